@@ -1,0 +1,115 @@
+"""The leak audit: what makes an index row weak evidence, said per row instead of silently changing the benchmark.
+
+`outcome_in_window`: what decides a "yes" happens before the window ends. `stay_ended_in_window`: so does the end of the
+stay. `label_vs_hospital_expire_flag`: the dod rule and admissions.hospital_expire_flag disagree on death in hospital.
+`target_in_context`: every answer of a decision sample stands, as a whole value, in a related table of the window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mimiciv_dataset import labels
+from mimiciv_dataset.events import EVENTS, MISSING
+from mimiciv_dataset.labels import Outcome
+from mimiciv_dataset.lookups import Lookups
+from mimiciv_dataset.tasks import Task
+from mimiciv_dataset.timeline import Timeline, example  # noqa: F401  (example: for the doctests)
+
+FLAGS = ("outcome_in_window", "stay_ended_in_window", "label_vs_hospital_expire_flag", "target_in_context")
+
+RELATED = {
+    "prescriptions": ("pharmacy", "emar"),
+    "emar": ("prescriptions", "pharmacy"),
+    "medrecon": ("pyxis",),
+    "pyxis": ("medrecon",),
+    "diagnosis": ("diagnoses_icd",),
+    "diagnoses_icd": ("diagnosis",),
+}
+"""Tables that may already show a decision task's answers, by the task's source event."""
+
+DEATH_IN_HOSPITAL = {
+    "ED_Inpatient_Mortality": labels.ed_mortality,
+    "ED_Critical_Outcomes": labels.ed_mortality,
+    "Inpatient_Mortality": labels.inpatient_mortality,
+}
+"""The dod rule inside the tasks that ask for death in hospital."""
+
+
+def audit_risk(task: Task, t: Timeline, anchor: int, end: int, outcome: Outcome) -> list[str]:
+    """The flags of a risk sample.
+
+    Args:
+        anchor, end: position of the anchor event; one past the window's last event.
+        outcome: what the task's rule gave.
+
+    >>> from mimiciv_dataset.tasks import TASKS
+    >>> t = example(("patients", None, None, {"dod": 0}), ("icustays", 1, "a", {"outtime": 9}), ("emar", 10, "a"))
+    >>> task = TASKS["ICU_Mortality_1day"]
+    >>> audit_risk(task, t, 1, 3, task.rule(t, 1, 3))
+    ['outcome_in_window', 'stay_ended_in_window']
+    >>> audit_risk(task, t, 1, 2, task.rule(t, 1, 2))
+    ['outcome_in_window']
+    """
+    flags = []
+    now = t.starts[end - 1]
+    known = outcome.position is not None and outcome.position < end
+    known = known or (outcome.time is not None and now is not None and outcome.time <= now)
+    if outcome.yes and known:
+        flags.append("outcome_in_window")
+    stay_end = t.time(anchor, task.stay_end) if task.stay_end else None
+    if stay_end is not None and now is not None and stay_end <= now:
+        flags.append("stay_ended_in_window")
+    if task.name in DEATH_IN_HOSPITAL:
+        death = DEATH_IN_HOSPITAL[task.name](t, anchor, end)
+        flag = _expire_flag(t, t.hadm_ids[anchor])
+        if death is not None and flag is not None and death.yes != (flag == "1"):
+            flags.append("label_vs_hospital_expire_flag")
+    return flags
+
+
+def _expire_flag(t: Timeline, hadm_id: str | None) -> str | None:
+    admission = t.next_of_stay("admissions", 0, hadm_id) if hadm_id is not None else None
+    return None if admission is None else t.value(admission, "hospital_expire_flag")
+
+
+class ShownValues:
+    """The values shown in each event of a trajectory, computed once an event."""
+
+    def __init__(self, t: Timeline, lookups: Lookups) -> None:
+        self._t, self._lookups = t, lookups
+        self._of_event: dict[int, frozenset[str]] = {}
+        related = {table for tables in RELATED.values() for table in tables}
+        self._positions = {table: [i for i, name in enumerate(t.file_names) if name == table] for table in related}
+
+    def _shown(self, position: int) -> frozenset[str]:
+        if position not in self._of_event:
+            event = EVENTS[self._t.file_names[position]]
+            columns, rows = self._t.records(position)
+            getters = [self._lookups.getter(event, key, columns) for key in event.shown]
+            values = {str(get(row)).strip() for row in rows for get in getters}
+            self._of_event[position] = frozenset(values - {MISSING, "None"})
+        return self._of_event[position]
+
+    def target_in_context(self, task: Task, begin: int, end: int, answers: Sequence[str]) -> bool:
+        """Whether every answer is a shown value of a related table in the window.
+
+        >>> from mimiciv_dataset.tasks import TASKS
+        >>> t = example(("patients",), ("pharmacy", 0, "a", {"medication": "Aspirin"}), ("prescriptions", 1, "a"))
+        >>> shown = ShownValues(t, Lookups("nowhere"))
+        >>> task = TASKS["prescriptions"]
+        >>> [shown.target_in_context(task, 1, 2, answers) for answers in (["Aspirin"], ["Aspirin", "Heparin"], ["Asp"])]
+        [True, False, False]
+        """
+        from bisect import bisect_left
+
+        left = set(answers)
+        for table in RELATED.get(task.event or "", ()):
+            if table in task.hidden:
+                continue
+            positions = self._positions[table]
+            for i in range(bisect_left(positions, begin), bisect_left(positions, end)):
+                left -= self._shown(positions[i])
+                if not left:
+                    return True
+        return False

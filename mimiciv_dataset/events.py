@@ -1,0 +1,232 @@
+"""The event registry: every MIMIC-IV table we read, declared once.
+
+Preprocessing, text, index generation and the docs all read this table. A new event type is one entry in `EVENTS`.
+The rules behind the columns are in docs/data.md (order, times, FLOAT columns) and docs/tasks.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MODULES = ("hosp", "note", "ed", "icu")
+"""The modules of MIMIC-IV in the order in which they break ties between records of the same time."""
+
+MISSING = "nan"
+"""How a missing value is written in a record."""
+
+# What pandas.read_csv takes for missing by default; the released trajectories were made so.
+MISSING_TEXTS = (
+    "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
+    "NULL", "NaN", "None", "n/a", "nan", "null",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """A shown key that is not a column of the record but is looked up in a dictionary by some of its columns.
+
+    `source` names the dictionary (see `lookups.py`), `by` the record's columns that make the key.
+    """
+
+    source: str
+    by: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class EventType:
+    """One MIMIC-IV table and the event it becomes.
+
+    Attributes:
+        name: the table, and the `file_name` of its events.
+        module: the folder it is in.
+        title: heading of the event in the text; None where the event is not rendered.
+        shown: keys shown in the text, in order; a key in `lookups` is looked up, any other is a column.
+        time: column of the record's time; None where records have no time (or take it from their ED stay).
+        time_fallback: column used where `time` is missing.
+        stay_time: for ED tables without a time of their own: the edstays column their time comes from.
+        stay_offset_s: seconds added to that.
+        floats: columns written as Python writes a float.
+        lookups: how to look up the shown keys that are not columns.
+        tie: columns that order records of the same time within the module, compared as numbers, missing first.
+        tie_rank: order among records with equal `tie`, before the table's name.
+        untimed_rank: for tables without a time: order among the untimed records of an admission.
+        needs: further columns that index generation and labels read.
+    """
+
+    name: str
+    module: str
+    title: str | None = None
+    shown: tuple[str, ...] = ()
+    time: str | None = None
+    time_fallback: str | None = None
+    stay_time: str | None = None
+    stay_offset_s: int = 0
+    floats: tuple[str, ...] = ()
+    lookups: tuple[tuple[str, Lookup], ...] = ()
+    tie: tuple[str, ...] = ()
+    tie_rank: int = 0
+    untimed_rank: int = 0
+    needs: tuple[str, ...] = ()
+
+    @property
+    def timed(self) -> bool:
+        return self.time is not None or self.stay_time is not None
+
+    @property
+    def rendered(self) -> bool:
+        return self.title is not None
+
+    def lookup(self, key: str) -> Lookup | None:
+        """How to look up `key`, or None where it is a column."""
+        return dict(self.lookups).get(key)
+
+    @property
+    def required_columns(self) -> tuple[str, ...]:
+        """Columns a raw file must have; every other column passes through.
+
+        >>> EVENTS["omr"].required_columns
+        ('subject_id', 'chartdate', 'result_name', 'result_value')
+        """
+        looked_up = dict(self.lookups)
+        wanted = ["subject_id", self.time, self.time_fallback, *self.tie]
+        wanted += ["stay_id"] if self.stay_time else []
+        wanted += [k for k in self.shown if k not in looked_up]
+        wanted += [column for lookup in looked_up.values() for column in lookup.by]
+        wanted += self.needs
+        return tuple(dict.fromkeys(c for c in wanted if c))
+
+
+def _item_name(table: str) -> tuple[tuple[str, Lookup], ...]:
+    return (("item_name", Lookup(table, ("itemid",))),)
+
+
+def _coded(key: str | None, names: str, ccs: str) -> tuple[tuple[str, Lookup], ...]:
+    by = ("icd_code", "icd_version")
+    named = ((key, Lookup(names, by)),) if key else ()
+    return (*named, ("CCS Type", Lookup(ccs, by)))
+
+
+_ATC = (("ATC Type", Lookup("d_atc_prescriptions", ("ndc",))),)
+_VITALS = ("temperature", "heartrate", "resprate", "o2sat", "sbp", "dbp")
+_RATES = ("amount", "rate", "originalamount", "originalrate")
+_ICU = {"module": "icu", "tie": ("hadm_id", "stay_id"), "tie_rank": 1}
+_HADM = ("hadm_id",)
+
+_TABLES = (
+    # --- hosp
+    EventType(
+        "patients", "hosp", "Patient Demographics", ("anchor_age", "gender"), needs=("dod",),
+    ),
+    EventType(
+        "admissions", "hosp", "Admissions", ("admission_type", "admission_location", "admission_info"),
+        time="admittime", needs=("hadm_id", "dischtime", "hospital_expire_flag"),
+    ),
+    EventType(
+        "diagnoses_icd", "hosp", "Diagnoses on International Classification of Diseases", ("diagnoses", "CCS Type"),
+        lookups=_coded("diagnoses", "d_icd_diagnoses", "d_ccs_diagnoses"), untimed_rank=1, needs=_HADM,
+    ),
+    EventType("drgcodes", "hosp", untimed_rank=2, needs=_HADM),
+    EventType(
+        "emar", "hosp", "Electronic Medicine Administration Record", ("medication", "event_txt"),
+        time="charttime", needs=_HADM,
+    ),
+    EventType("hcpcsevents", "hosp", time="chartdate", needs=_HADM),
+    EventType(
+        "labevents", "hosp", "Labotary Test Events",  # spelt so in the released data
+        ("item_name", "valuenum", "valueuom", "ref_range_lower", "ref_range_upper", "flag", "comments"),
+        time="charttime", floats=("valuenum", "ref_range_lower", "ref_range_upper"),
+        lookups=_item_name("d_labitems"), needs=_HADM,
+    ),
+    EventType(
+        "microbiologyevents", "hosp", "Microbiology Test Events",
+        ("test_name", "dilution_text", "interpretation", "comments", "ab_name"),
+        time="charttime", time_fallback="chartdate", floats=("dilution_value",), needs=_HADM,
+    ),
+    EventType("omr", "hosp", "Online Medical Record", ("result_name", "result_value"), time="chartdate"),
+    EventType(
+        "pharmacy", "hosp", "Pharmacy", ("medication", "proc_type", "status"),
+        time="entertime", floats=("doses_per_24_hrs",), needs=_HADM,
+    ),
+    EventType("poe", "hosp", "Provider Order Entry", ("order_type", "order_subtype"), time="ordertime", needs=_HADM),
+    EventType(
+        "prescriptions", "hosp", "Prescriptions",
+        ("drug", "ATC Type", "prod_strength", "dose_val_rx", "dose_unit_rx"),
+        time="starttime", floats=("doses_per_24_hrs",), lookups=_ATC, needs=_HADM,
+    ),
+    EventType(
+        "procedures_icd", "hosp", "Procedures on International Classification of Diseases", ("procedures", "CCS Type"),
+        time="chartdate", lookups=_coded("procedures", "d_icd_procedures", "d_ccs_procedures"), needs=_HADM,
+    ),
+    EventType("services", "hosp", "Services", ("curr_service",), time="transfertime", needs=_HADM),
+    EventType("transfers", "hosp", "Transfers", ("eventtype", "careunit"), time="intime", needs=_HADM),
+    # --- note
+    EventType(
+        "discharge", "note", "Discharge", ("note_type", "text"), time="charttime", tie=("note_seq",), needs=_HADM,
+    ),
+    EventType(
+        "radiology", "note", "Radiology Examinations", ("note_type", "exam_name", "text"),
+        time="charttime", tie=("note_seq",),
+        lookups=(("exam_name", Lookup("radiology_detail", ("note_id",))),), needs=_HADM,
+    ),
+    # --- ed
+    EventType(
+        "edstays", "ed", "EDstays", ("gender", "race"),
+        time="intime", tie=("stay_id",), tie_rank=0, needs=("hadm_id", "outtime"),
+    ),
+    EventType(
+        "triage", "ed", "Triage", (*_VITALS, "pain", "acuity", "chiefcomplaint"),
+        stay_time="intime", stay_offset_s=1, floats=(*_VITALS, "acuity"), tie=("stay_id",), tie_rank=1,
+    ),
+    EventType(
+        "medrecon", "ed", "Medrecon", ("name", "ATC Type"),
+        time="charttime", lookups=_ATC, tie=("stay_id",), tie_rank=2,
+    ),
+    EventType("pyxis", "ed", "Pyxis", ("name",), time="charttime", tie=("stay_id",), tie_rank=3),
+    EventType(
+        "vitalsign", "ed", "Vitalsign", (*_VITALS, "pain", "rhythm"),
+        time="charttime", floats=_VITALS, tie=("stay_id",), tie_rank=4,
+    ),
+    EventType(
+        "diagnosis", "ed", "ED Diagnoses on International Classification of Diseases", ("icd_title", "CCS Type"),
+        stay_time="outtime", lookups=_coded(None, "", "d_ccs_diagnoses"), tie=("stay_id",), tie_rank=5,
+    ),
+    # --- icu
+    EventType("icustays", title="ICUstays", time="intime", floats=("los",), **{**_ICU, "tie_rank": 0},
+              needs=("outtime",)),
+    EventType(
+        "chartevents", title="Chart Events", shown=("item_name", "valuenum", "valueuom", "warning"),
+        time="charttime", floats=("valuenum",), lookups=_item_name("d_items"), **_ICU,
+    ),
+    EventType(
+        "datetimeevents", title="Datetime Events", shown=("item_name",),
+        time="charttime", lookups=_item_name("d_items"), **_ICU,
+    ),
+    EventType(
+        "ingredientevents", title="Ingredient Events", shown=("item_name", "amount", "amountuom", "rate", "rateuom"),
+        time="starttime", floats=_RATES, lookups=_item_name("d_items"), **_ICU,
+    ),
+    EventType(
+        "inputevents", title="Input Events", shown=("item_name", "amount", "amountuom", "rate", "rateuom"),
+        time="starttime", floats=(*_RATES, "patientweight", "totalamount"), lookups=_item_name("d_items"), **_ICU,
+    ),
+    EventType(
+        "outputevents", title="Output Events", shown=("item_name", "value", "valueuom"),
+        time="charttime", floats=("value",), lookups=_item_name("d_items"), **_ICU,
+    ),
+    EventType(
+        "procedureevents", title="Procedure Events",
+        shown=("item_name", "value", "valueuom", "location", "locationcategory"),
+        time="starttime", floats=("value", "patientweight", "ORIGINALAMOUNT", "ORIGINALRATE"),
+        lookups=_item_name("d_items"), **_ICU,
+    ),
+)  # fmt: skip
+
+EVENTS: dict[str, EventType] = {event.name: event for event in _TABLES}
+"""Every table we read, by name."""
+
+DICTIONARIES = {
+    "hosp": ("d_hcpcs", "d_icd_diagnoses", "d_icd_procedures", "d_labitems"),
+    "icu": ("d_items",),
+    "note": ("radiology_detail", "discharge_detail"),
+}
+"""Raw tables that are copied to `index_mapping/` rather than read as events."""

@@ -1,0 +1,220 @@
+"""Values of a record: its own columns, and names looked up in the dictionaries of `index_mapping/`.
+
+Text, targets and label rules all ask here, so that a name means the same everywhere. A dictionary is read when it is
+first needed; only pyarrow is used, so that dataloader workers may fork.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+from mimiciv_dataset.commands import UserError
+from mimiciv_dataset.events import EVENTS, MISSING, MISSING_TEXTS, EventType
+
+HOW_TO_GET = (
+    "make it with preprocess/build_index_mapping.py (the d_* dictionaries come with MIMIC-IV, the CCS and ATC maps from "
+    "public sources: docs/data.md)"
+)
+
+
+@dataclass(frozen=True)
+class Dictionary:
+    """A file of `index_mapping/`: which columns are its key, which one is the name."""
+
+    module: str
+    key: tuple[str, ...]
+    name: str
+
+
+DICTIONARIES = {
+    "d_labitems": Dictionary("hosp", ("itemid",), "label"),
+    "d_items": Dictionary("icu", ("itemid",), "label"),
+    "d_icd_diagnoses": Dictionary("hosp", ("icd_code", "icd_version"), "long_title"),
+    "d_icd_procedures": Dictionary("hosp", ("icd_code", "icd_version"), "long_title"),
+    "d_ccs_diagnoses": Dictionary("hosp", ("icd_code", "icd_version"), "long_title"),
+    "d_ccs_procedures": Dictionary("hosp", ("icd_code", "icd_version"), "long_title"),
+    "d_atc_prescriptions": Dictionary("hosp", ("ndc_code",), "atc_name"),
+}
+
+
+def ndc_key(ndc: str) -> str:
+    """An NDC as the ATC map spells it: what stands before a point, padded to 11 digits; "" for the sentinel 0.
+
+    >>> ndc_key("2143361.0"), ndc_key("00002143361"), ndc_key("0"), ndc_key("nan")
+    ('00002143361', '00002143361', '', '')
+    """
+    code = ndc.partition(".")[0].strip()
+    return "" if code in ("", "0", MISSING) else code.zfill(11)
+
+
+def read_text_csv(path: Path, columns: tuple[str, ...]) -> Any:
+    """Columns of a CSV or CSV.gz as an all-text pyarrow table.
+
+    Raises:
+        UserError: a column is missing, or the file is no CSV.
+    """
+    import pyarrow as pa
+    import pyarrow.csv as pc
+
+    try:
+        table = pc.read_csv(
+            path,
+            parse_options=pc.ParseOptions(newlines_in_values=True),
+            convert_options=pc.ConvertOptions(
+                include_columns=list(columns),
+                column_types={column: pa.string() for column in columns},
+                null_values=list(MISSING_TEXTS),
+                strings_can_be_null=True,
+            ),
+        )
+    except (pa.ArrowInvalid, pa.ArrowKeyError, OSError, EOFError) as error:
+        raise UserError(f"{path}: wanted a CSV with columns {', '.join(columns)}, found {describe(error)}") from None
+    return table
+
+
+def describe(error: Exception) -> str:
+    """What pyarrow found wrong with a CSV, without the row's text that it quotes.
+
+    >>> describe(ValueError("CSV parse error: Expected 3 columns, got 2: 10001,Mr Smith"))
+    'a row of 2 fields where 3 were expected'
+    >>> describe(ValueError("Column 'label' in include_columns does not exist in CSV file"))
+    "Column 'label' in include_columns does not exist in CSV file"
+    >>> describe(OSError("Truncated compressed stream"))
+    'Truncated compressed stream'
+    """
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if match := re.search(r"Expected (\d+) columns, got (\d+)", text):
+        return f"a row of {match.group(2)} fields where {match.group(1)} were expected"
+    harmless = ("include_columns", "compressed", "inflate", "Empty CSV", "UTF8", "No such file", "Not a gzipped")
+    return text[:200] if any(word in text for word in harmless) else "a malformed row"
+
+
+class Lookups:
+    """The dictionaries of one `index_mapping/` folder.
+
+    Args:
+        folder: `index_mapping/`, with `hosp/`, `icu/` and `note/` below it; files `.csv` or `.csv.gz`.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        self._dictionaries: dict[str, dict[Any, str]] = {}
+        self._getters: dict[tuple[str, str, tuple[str, ...]], Callable[[list[Any]], Any]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder, "_dictionaries": {}, "_getters": {}}  # workers read their own: smaller pickles
+
+    def path(self, name: str) -> Path | None:
+        """The file of a dictionary, or None if it is not there."""
+        module = DICTIONARIES[name].module if name in DICTIONARIES else "note"
+        for suffix in (".csv", ".csv.gz"):
+            if (path := self.folder / module / f"{name}{suffix}").exists():
+                return path
+        return None
+
+    def dictionary(self, name: str) -> dict[Any, str]:
+        """Key → name of one dictionary; a key of several columns is a tuple. Empty if there is no such file."""
+        if name not in self._dictionaries:
+            entry, path = DICTIONARIES[name], self.path(name)
+            names: dict[Any, str] = {}
+            if path is not None:
+                table = read_text_csv(path, (*entry.key, entry.name))
+                columns = [[v and v.strip() for v in table[c].to_pylist()] for c in entry.key]
+                keys = columns[0] if len(columns) == 1 else zip(*columns, strict=True)
+                if name == "d_atc_prescriptions":
+                    keys = (ndc_key(key or "") for key in keys)
+                values = table[entry.name].to_pylist()
+                names = {key: MISSING if v is None else v for key, v in zip(keys, values, strict=True)}
+            self._dictionaries[name] = names
+        return self._dictionaries[name]
+
+    @cached_property
+    def _exam_names(self) -> _ExamNames:
+        return _ExamNames(self.path("radiology_detail"))
+
+    def getter(self, event: EventType, key: str, columns: tuple[str, ...]) -> Callable[[list[Any]], Any]:
+        """A function from the values of a record, whose columns are given, to the value of a shown or target key.
+
+        It gives text; a list of names for `exam_name`; None where the record lacks the column or the dictionary the code.
+        """
+        if (event.name, key, columns) not in self._getters:
+            self._getters[event.name, key, columns] = self._make_getter(event, key, columns)
+        return self._getters[event.name, key, columns]
+
+    def _make_getter(self, event: EventType, key: str, columns: tuple[str, ...]) -> Callable[[list[Any]], Any]:
+        lookup = event.lookup(key)
+        needed = lookup.by if lookup else (key,)
+        if any(column not in columns for column in needed):
+            return lambda row: None
+        at, *more = (columns.index(column) for column in needed)
+        if lookup is None:
+            return itemgetter(at)
+        if lookup.source == "radiology_detail":
+            return lambda row: self._exam_names.get(row[at])
+        names = self.dictionary(lookup.source)
+        if lookup.source == "d_atc_prescriptions":
+            return lambda row: names.get(ndc_key(row[at] or ""))
+        if more:
+            second = more[0]
+            return lambda row: names.get(((row[at] or "").strip(), row[second]))
+        return lambda row: names.get(row[at])
+
+    def missing_files(self) -> list[str]:
+        """Names of the dictionaries that are not in the folder."""
+        return [name for name in (*DICTIONARIES, "radiology_detail") if self.path(name) is None]
+
+
+class _ExamNames:
+    """note_id → its distinct exam names, in the order of radiology_detail.
+
+    MIMIC-IV-Note has six million detail rows, too many for a dict in every worker: they stay in Arrow arrays sorted by
+    note_id, and a note is found by bisection.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        self._ids, self._names = pa.array([], pa.string()), pa.array([], pa.string())
+        if path is None:
+            return
+        table = read_text_csv(path, ("note_id", "field_name", "field_value"))
+        table = table.filter(pc.equal(table["field_name"], "exam_name"))
+        table = table.filter(pc.is_valid(table["field_value"]))
+        table = table.append_column("row", pa.array(range(table.num_rows), pa.int64()))
+        table = table.sort_by([("note_id", "ascending"), ("row", "ascending")]).combine_chunks()
+        if table.num_rows:
+            self._ids, self._names = table["note_id"].chunk(0), table["field_value"].chunk(0)
+
+    def get(self, note_id: str | None) -> list[str] | None:
+        if note_id is None:
+            return None
+        low, high = 0, len(self._ids)
+        while low < high:
+            middle = (low + high) // 2
+            if self._ids[middle].as_py() < note_id:
+                low = middle + 1
+            else:
+                high = middle
+        names: dict[str, None] = {}
+        while low < len(self._ids) and self._ids[low].as_py() == note_id:
+            names[self._names[low].as_py()] = None
+            low += 1
+        return list(names) or None
+
+
+def event_type(name: str) -> EventType:
+    """The registry entry of a table.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name not in EVENTS:
+        raise UserError(f"event {name!r}: wanted one of {', '.join(EVENTS)}")
+    return EVENTS[name]

@@ -1,0 +1,59 @@
+"""The records of an event: a small table of text values."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+
+class Records(NamedTuple):
+    """Records of one table: column names, and a list of values for each record; None where a record lacks the column."""
+
+    columns: tuple[str, ...]
+    rows: list[list[Any]]
+
+    @classmethod
+    def of(cls, items: list[dict[str, Any]]) -> Records:
+        """From a list of records.
+
+        >>> Records.of([{"a": "1"}, {"a": "2", "b": "3"}])
+        Records(columns=('a', 'b'), rows=[['1', None], ['2', '3']])
+        """
+        columns = tuple(items[0]) if items else ()
+        if all(map(columns.__eq__, map(tuple, items))):
+            return cls(columns, [[*item.values()] for item in items])
+        columns = tuple(dict.fromkeys(column for item in items for column in item))
+        return cls(columns, [[item.get(column) for column in columns] for item in items])
+
+    def dicts(self) -> list[dict[str, Any]]:
+        """The records as the released files have them."""
+        return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+
+    def first(self, column: str) -> Any:
+        """A column of the first record; None if there is no such column."""
+        return self.rows[0][self.columns.index(column)] if self.rows and column in self.columns else None
+
+
+class Event(NamedTuple):
+    """One event of a trajectory, as stored.
+
+    `items` is JSON: with `columns`, a list of lists of values; without, a list of objects (the released layout).
+    """
+
+    file_name: str
+    starttime: str | None
+    endtime: str | None
+    hadm_id: str | None
+    items: str
+    columns: tuple[str, ...] | None = None
+
+    def records(self) -> Records:
+        """The parsed records.
+
+        >>> Event("omr", None, None, None, '[["1"]]', ("result_value",)).records().dicts()
+        [{'result_value': '1'}]
+        >>> Event("omr", None, None, None, '[{"result_value": "1"}]').records().first("result_value")
+        '1'
+        """
+        parsed = json.loads(self.items)
+        return Records.of(parsed) if self.columns is None else Records(self.columns, parsed)

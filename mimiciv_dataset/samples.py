@@ -1,0 +1,150 @@
+"""The samples of one patient: windows, targets and labels of every task, from a trajectory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mimiciv_dataset.audit import ShownValues, audit_risk
+from mimiciv_dataset.events import EVENTS, MISSING
+from mimiciv_dataset.lookups import Lookups
+from mimiciv_dataset.tasks import NO, TASKS, YES, Task
+from mimiciv_dataset.timeline import Timeline, example  # noqa: F401  (example: for the doctests)
+
+Target = list[str] | str
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One index row of a patient; positions are events of the trajectory.
+
+    `position` is the sample's own event: the target of a decision task, the anchor of a risk task.
+    """
+
+    task: str
+    event: str
+    position: int
+    hadm_id: str | None
+    context_begin: int
+    context_end: int
+    admissions_id: int | None
+    last_discharge_id: int | None
+    target: Target
+    audit: tuple[str, ...] = ()
+
+
+def decision_target(task: Task, t: Timeline, position: int, lookups: Lookups) -> Target | None:
+    """The answer of a decision or generation task at an event, or None where there is none.
+
+    >>> t = example(("patients",), ("emar", 1, "a", {"medication": " Aspirin "}), ("omr", 2), ("hcpcsevents", 3))
+    >>> none = Lookups("nowhere")
+    >>> decision_target(TASKS["emar"], t, 1, none), decision_target(TASKS["next_event"], t, 1, none)
+    (['Aspirin'], 'emar')
+    >>> decision_target(TASKS["omr"], t, 2, none), decision_target(TASKS["next_event"], t, 3, none)
+    (None, None)
+    """
+    table = t.file_names[position]
+    event = EVENTS[table]
+    if task.event is None:
+        return table if event.rendered else None
+    if task.kind == "generation":
+        text = t.records(position).first(task.target[0])
+        return text if len(t.records(position).rows) == 1 and text not in (None, MISSING) else None
+    columns, rows = t.records(position)
+    getters = [lookups.getter(event, key, columns) for key in task.target]
+    answers: dict[str, None] = {}
+    for row in rows:
+        for get in getters:
+            value = get(row)
+            values = [name.strip() for name in (value if isinstance(value, list) else [value]) if name is not None]
+            values = [name for name in values if name not in ("", MISSING)]
+            if values:
+                answers.update(dict.fromkeys(values))
+                break
+    return list(answers) or None
+
+
+def risk_window(task: Task, t: Timeline, anchor: int) -> tuple[int, int] | None:
+    """(context_begin, context_end) of a risk task at its anchor, or None: no sample."""
+    if task.window == "note":
+        begin = t.decision_begin(anchor)
+        return None if begin is None else (begin, anchor + 1)
+    if task.window == "until_out":
+        end = t.until_time(anchor, t.time(anchor, "outtime"))
+    else:
+        end = t.first_day(anchor)
+    return None if end is None else (anchor, end)
+
+
+def find_samples(
+    t: Timeline, lookups: Lookups, tasks: Sequence[Task] = tuple(TASKS.values()), audit: bool = True
+) -> Iterator[Sample]:
+    """All samples of a patient, task by task, in the order of the trajectory.
+
+    >>> t = example(("patients",), ("transfers", 0, "a", {"careunit": "MICU"}), ("emar", 1, "a", {"medication": "Aspirin"}))
+    >>> for s in find_samples(t, Lookups("nowhere")):
+    ...     print(s.task, s.position, (s.context_begin, s.context_end), s.target)
+    emar 2 (1, 2) ['Aspirin']
+    next_event 2 (1, 2) emar
+    """
+    admissions_ids, discharge_ids = t.anchors()
+    of_table: dict[str | None, list[int]] = {None: list(range(1, len(t)))}
+    for position in range(1, len(t)):
+        of_table.setdefault(t.file_names[position], []).append(position)
+    begins: dict[int, int | None] = {}
+    shown = ShownValues(t, lookups)
+
+    def sample(task: Task, position: int, window: tuple[int, int], target: Target, flags: Sequence[str]) -> Sample:
+        return Sample(
+            task.name, t.file_names[position], position, t.hadm_ids[position], *window, admissions_ids[position],
+            discharge_ids[position], target, tuple(flags),
+        )  # fmt: skip
+
+    for task in tasks:
+        for position in of_table.get(task.event, []):
+            if task.kind == "risk":
+                window = risk_window(task, t, position)
+                outcome = task.rule(t, position, window[1]) if window else None
+                if outcome is not None:
+                    flags = audit_risk(task, t, position, window[1], outcome) if audit else []
+                    yield sample(task, position, window, YES if outcome.yes else NO, flags)
+                continue
+            if position not in begins:
+                begins[position] = t.decision_begin(position)
+            begin = begins[position]
+            target = None if begin is None else decision_target(task, t, position, lookups)
+            if target is not None:
+                leaks = audit and shown.target_in_context(task, begin, position, target)
+                yield sample(task, position, (begin, position), target, ["target_in_context"] if leaks else [])
+
+
+def target_of_row(row: dict[str, Any], t: Timeline, lookups: Lookups) -> Target | None:
+    """The target that the trajectory gives for an index row, or None if it gives none there.
+
+    `row` has task, context_begin and context_end as integers. The sample's own event is at context_end for decision
+    tasks, at context_begin for risk tasks (Readmission: the window's last event).
+    """
+    task = TASKS[row["task"]]
+    begin, end = row["context_begin"], row["context_end"]
+    if task.kind != "risk":
+        return decision_target(task, t, end, lookups)
+    outcome = task.rule(t, end - 1 if task.window == "note" else begin, end)
+    return None if outcome is None else YES if outcome.yes else NO
+
+
+def label_list(target: Target) -> list[str]:
+    """The labels of a target: its answers, or the one answer."""
+    return target if isinstance(target, list) else [target]
+
+
+def target_weight(target: Target, counts: dict[str, int]) -> float:
+    """1 / the mean, over the row's labels, of how many rows of the task have that label.
+
+    >>> target_weight(["a", "b"], {"a": 1, "b": 3})
+    0.5
+    >>> target_weight("yes", {"yes": 4, "no": 96})
+    0.25
+    """
+    labels = label_list(target)
+    return len(labels) / sum(counts[label] for label in labels)

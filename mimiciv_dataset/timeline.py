@@ -1,0 +1,229 @@
+"""A trajectory as index generation sees it: what happened when, and the windows of the tasks.
+
+Every query takes logarithmic time in the number of events, so that indexing a patient is linear in the trajectory's
+length. Times are seconds since 1970 as integers; an event without a time is infinitely far from everything.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import accumulate
+from typing import Any
+
+from mimiciv_dataset.records import Event, Records
+
+HOUR = 3600
+DAY = 24 * HOUR
+
+_EPOCH = datetime(1970, 1, 1)
+_SECOND = timedelta(seconds=1)
+
+
+def seconds(text: str | None) -> int | None:
+    """Seconds since 1970 of a timestamp or a date (00:00:00); None for a missing one.
+
+    >>> seconds("1970-01-02"), seconds("1970-01-01 01:00:00"), seconds("nan"), seconds(None)
+    (86400, 3600, None, None)
+    """
+    if not text or text == "nan":
+        return None
+    return (datetime.fromisoformat(text) - _EPOCH) // _SECOND
+
+
+class Positions:
+    """Positions of timed events in the trajectory, ascending, with their times.
+
+    Times need not ascend (a released trajectory may hold ties in another order): running extremes make the answers
+    right all the same.
+    """
+
+    def __init__(self, positions: list[int], times: list[int]) -> None:
+        self.positions = positions
+        self._latest_so_far = list(accumulate(times, max))
+        self._earliest_to_come = list(accumulate(reversed(times), min))[::-1]
+
+    def first_after(self, time: float) -> int | None:
+        """The first position whose event starts later than `time`."""
+        i = bisect_right(self._latest_so_far, time)
+        return self.positions[i] if i < len(self.positions) else None
+
+    def last_before(self, time: float) -> int | None:
+        """The last position whose event starts earlier than `time`."""
+        i = bisect_left(self._earliest_to_come, time)
+        return self.positions[i - 1] if i else None
+
+    def last(self) -> int | None:
+        return self.positions[-1] if self.positions else None
+
+
+_NOWHERE = Positions([], [])
+
+
+def _next(positions: list[int], position: int) -> int | None:
+    i = bisect_right(positions, position)
+    return positions[i] if i < len(positions) else None
+
+
+class Timeline:
+    """One patient's events: table, start, admission, and on demand the records."""
+
+    def __init__(self, events: Sequence[Event]) -> None:
+        self.file_names = [event.file_name for event in events]
+        self.hadm_ids = [event.hadm_id for event in events]
+        self.starts = [seconds(event.starttime) for event in events]
+        self._events = list(events)
+        self._records: dict[int, Records] = {}
+        self._of_table: dict[str, list[int]] = {}
+        self._of_table_stay: dict[tuple[str, str | None], list[int]] = {}
+        self._of_stay: dict[str | None, Positions] = {}
+        for position, table in enumerate(self.file_names):
+            self._of_table.setdefault(table, []).append(position)
+            self._of_table_stay.setdefault((table, self.hadm_ids[position]), []).append(position)
+        timed: dict[str | None, list[int]] = {}
+        for position in range(1, len(self)):
+            if self.starts[position] is not None:
+                timed.setdefault(self.hadm_ids[position], []).append(position)
+        for hadm_id, positions in timed.items():
+            self._of_stay[hadm_id] = self._positions(positions)
+        everything = sorted(position for positions in timed.values() for position in positions)
+        self._timed = self._positions(everything)
+
+    def __len__(self) -> int:
+        return len(self.file_names)
+
+    def _positions(self, positions: list[int]) -> Positions:
+        return Positions(positions, [self.starts[p] for p in positions])
+
+    def records(self, position: int) -> Records:
+        """The event's records; parsed once."""
+        if position not in self._records:
+            self._records[position] = self._events[position].records()
+        return self._records[position]
+
+    def value(self, position: int, column: str) -> str | None:
+        """A column of the event's first record; None where it is missing."""
+        value = self.records(position).first(column)
+        return None if value == "nan" else value
+
+    def time(self, position: int, column: str) -> int | None:
+        """The same for a time, in seconds."""
+        return seconds(self.value(position, column))
+
+    def gap(self, start: int | None, end: int | None) -> float:
+        """Hours from `start` to `end`, both in seconds; infinite where one is missing."""
+        return math.inf if start is None or end is None else (end - start) / HOUR
+
+    def dod(self) -> int | None:
+        """Day of death, at 00:00, from the patients event."""
+        return self.time(0, "dod") if self.file_names[:1] == ["patients"] else None
+
+    def next_of(self, table: str, position: int) -> int | None:
+        """The first later event of `table`."""
+        return _next(self._of_table.get(table, []), position)
+
+    def next_of_stay(self, table: str, position: int, hadm_id: str | None) -> int | None:
+        """The first later event of `table` with this hadm_id; None equals None."""
+        return _next(self._of_table_stay.get((table, hadm_id), []), position)
+
+    def last_timed(self, hadm_id: str | None) -> int | None:
+        """The last timed event of an admission."""
+        return self._of_stay.get(hadm_id, _NOWHERE).last()
+
+    # --- windows
+
+    def sample_time(self, position: int) -> int | None:
+        """When a sample about this event is made: its start; a diagnoses_icd event has none and takes the one before."""
+        if self.file_names[position] == "diagnoses_icd" and position:
+            return self.starts[position - 1]
+        return self.starts[position]
+
+    def decision_begin(self, position: int) -> int | None:
+        """First event of a decision sample's window: the earliest of the last 24 h with the same hadm_id.
+
+        None where there is none: no sample. Event 0, the patient, never counts.
+
+        >>> t = example(("patients",), ("transfers", 0, "a"), ("emar", 1, "a"), ("labevents", 24, "a"), ("omr", 24))
+        >>> t.decision_begin(3), t.decision_begin(2), t.decision_begin(1), t.decision_begin(4)
+        (2, 1, None, None)
+        """
+        time = self.sample_time(position)
+        if time is None:
+            return None
+        begin = self._of_stay.get(self.hadm_ids[position], _NOWHERE).first_after(time - DAY)
+        return begin if begin is not None and begin < position else None
+
+    def until_time(self, position: int, time: int | None) -> int | None:
+        """One past the last later event of the whole trajectory that starts before `time`; None if there is none.
+
+        >>> t = example(("patients",), ("edstays", 0), ("triage", 1), ("pharmacy", None), ("vitalsign", 4), ("omr", 5))
+        >>> t.until_time(1, t.starts[1] + 5 * HOUR), t.until_time(1, t.starts[1] + HOUR)
+        (5, None)
+        """
+        last = self._timed.last_before(time) if time is not None else None
+        return last + 1 if last is not None and last > position else None
+
+    def first_day(self, position: int) -> int | None:
+        """One past the last later event of the same hadm_id that starts less than 24 h after this one.
+
+        >>> t = example(("patients",), ("icustays", 0, "a"), ("emar", 1, "a"), ("emar", 2, "b"), ("emar", 24, "a"))
+        >>> t.first_day(1), t.first_day(2), t.first_day(3)
+        (3, 5, None)
+        """
+        start = self.starts[position]
+        if start is None:
+            return None
+        last = self._of_stay.get(self.hadm_ids[position], _NOWHERE).last_before(start + DAY)
+        return last + 1 if last is not None and last > position else None
+
+    def anchors(self) -> tuple[list[int | None], list[int | None]]:
+        """For each event: admissions_id and last_discharge_id of a sample about it (docs/tasks.md).
+
+        >>> t = example(("patients",), ("admissions", 0, "a"), ("discharge", 9, "a"), ("omr", 10), ("admissions", 99, "b"))
+        >>> t.anchors()
+        ([None, 1, 1, None, 4], [None, None, None, 2, 2])
+        """
+        admissions_ids: list[int | None] = []
+        discharge_ids: list[int | None] = []
+        admission = discharge = None
+        for position, (table, hadm_id) in enumerate(zip(self.file_names, self.hadm_ids, strict=True)):
+            if table == "admissions":
+                admission = position
+            elif table == "discharge":
+                discharge = position
+            same = admission is not None and hadm_id is not None and self.hadm_ids[admission] == hadm_id
+            other = discharge is not None and self.hadm_ids[discharge] != hadm_id
+            admissions_ids.append(admission if same else None)
+            discharge_ids.append(discharge if other else None)
+        return admissions_ids, discharge_ids
+
+
+def example(*events: tuple[Any, ...]) -> Timeline:
+    """A hand-made timeline for doctests: `(table, hours, hadm_id, first record)`, hours after 2100-01-01 or None.
+
+    Numbers in the record are hours too.
+
+    >>> t = example(("patients",), ("edstays", 0.5, "a", {"outtime": 4}))
+    >>> t.starts[1] - seconds("2100-01-01"), t.value(1, "outtime"), t.hadm_ids
+    (1800, '2100-01-01 04:00:00', [None, 'a'])
+    """
+
+    import json
+
+    def text(hours: float | None) -> str | None:
+        if hours is None:
+            return None
+        moment = datetime(2100, 1, 1, tzinfo=UTC) + timedelta(hours=hours)
+        return moment.strftime("%Y-%m-%d %H:%M:%S")
+
+    rows = [(*event, *(None, None, {})[len(event) - 1 :]) for event in events]
+    return Timeline(
+        [
+            Event(table, text(hours), text(hours), hadm_id, json.dumps([
+                {key: text(value) if isinstance(value, int | float) else value for key, value in record.items()}
+            ]))
+            for table, hours, hadm_id, record in rows
+        ]
+    )  # fmt: skip
