@@ -1,0 +1,192 @@
+"""Running a model over samples: prompts, replies, and one line of `outputs.jsonl` for each as it finishes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evaluation.answers import read_items, split_reasoning
+from evaluation.backends import Backend
+from evaluation.metrics import sample_score
+from mimiciv_dataset.chat import (
+    THINK,
+    Dropped,
+    PromptBuilder,
+    evaluation_mode,
+    sha256,
+    with_candidates,
+)  # fmt: skip
+from mimiciv_dataset.commands import UserError, read_json, write_json
+from mimiciv_dataset.mimiciv import MIMICIV
+from mimiciv_dataset.tasks import TASKS, Task
+
+Line = dict[str, Any]
+
+TOO_LONG = "does not fit"
+CHAIN_END = 8
+"""Tokens kept free where a chain is scored: its closing mark is written anew, and one token is asked for."""
+
+PROMPT_FLAGS = ("prompt", "think_prompt", "direct_answer", "think_risk", "oracle_reasoning", "empty_think")
+
+
+@dataclass
+class Prompt:
+    """One sample's prompt and what its output line says of it."""
+
+    index: int
+    key: str
+    task: Task
+    text: str
+    mode: str
+    prefix: str
+    dropped: Dropped | None
+    sample: dict[str, Any]
+
+    @property
+    def fits(self) -> bool:
+        return self.dropped is None or self.dropped.fits
+
+    @property
+    def thinking_open(self) -> bool:
+        """Whether the prompt itself opens the reasoning, as some chat templates do: a reply then starts inside it."""
+        return not self.scored and self.text.rstrip().endswith("<think>")
+
+    @property
+    def scored(self) -> bool:
+        """Whether the answer is p(yes) right after the prompt, with nothing to generate."""
+        return self.task.kind == "risk" and not (self.mode == THINK and not self.prefix)
+
+
+def decoding(args: argparse.Namespace) -> Line:
+    """What besides its prompt decides a reply."""
+    return {
+        "max_new_tokens": args.max_new_tokens, "temperature": args.temperature, "max_seq_len": args.max_seq_len,
+        "model": str(args.model_name_or_path), "lora": str(args.lora_path or ""),
+    }  # fmt: skip
+
+
+def check_settings(folder: Path, args: argparse.Namespace, **hashes: str) -> None:
+    """Keep the settings of a run in its folder, and refuse to go on there with others: the scores would mix both.
+
+    Raises:
+        UserError: outputs in the folder were made with other settings.
+    """
+    path = folder / "run.json"
+    ours = {**decoding(args), **{name: getattr(args, name) for name in PROMPT_FLAGS}, **hashes}
+    if path.exists() and any(folder.glob("outputs*.jsonl")):
+        theirs = read_json(path)
+        differ = [name for name in ours if theirs.get(name) != ours[name]]
+        if differ:
+            said = ", ".join(f"{name} {theirs.get(name)!r} (now {ours[name]!r})" for name in differ)
+            raise UserError(f"{folder}: wanted the settings it was begun with, found others: {said}; "
+                            "choose another --output_path")  # fmt: skip
+    write_json(path, ours)
+
+
+def identity(row: Line) -> tuple[Any, ...]:
+    """What makes an index row a sample of its own; rows that share it would get the same key."""
+    info = row.get("task_info", {}) | row
+    where = tuple(info.get(name) for name in ("task", "subject_id", "period_begin", "period_end"))
+    return (*where, sha256(row["input"]) if "input" in row else None, row.get("idx") if where[1] is None else None)
+
+
+class Prompter:
+    """Makes the prompts of a dataset as test.py's arguments say."""
+
+    def __init__(self, dataset: MIMICIV, builder: PromptBuilder, args: argparse.Namespace) -> None:
+        self.dataset, self.builder, self.args = dataset, builder, args
+        self.decoding = decoding(args)
+
+    def __call__(self, index: int) -> Prompt:
+        sample, args = self.dataset[index], self.args
+        info = sample["task_info"]
+        task = TASKS[info["task"]]
+        mode = evaluation_mode(task, args.think_prompt, args.direct_answer, args.think_risk)
+        instruction = sample["instruction"]
+        if args.prompt:
+            instruction = with_candidates(instruction, task, sample["candidates"])
+        prefix = ""
+        if args.oracle_reasoning:
+            reasoning = info.get("reasoning")
+            if not reasoning:
+                raise UserError("--oracle_reasoning: wanted a column reasoning in the index, found a row without one")
+            mode, prefix = THINK, f"<think>\n{reasoning}\n</think>\n\n"
+        room = args.max_seq_len - (1 if task.kind == "risk" and mode != THINK else args.max_new_tokens)
+        room -= CHAIN_END if task.kind == "risk" and mode == THINK else 0
+        text, dropped = self.builder.fit(self.dataset.text(index), instruction, mode, room, prefix)
+        where = [info.get(name) for name in ("task", "subject_id", "period_begin", "period_end")]
+        key = sha256(json.dumps([*where, sample["idx"] if where[1] is None else None, sha256(text), self.decoding]))
+        return Prompt(index, key, task, text, mode, prefix, dropped, sample)
+
+
+def run_window(prompts: Sequence[Prompt], backend: Backend, args: argparse.Namespace) -> Iterator[Line]:
+    """Answer a window of prompts; yields their output lines."""
+    fitting = [prompt for prompt in prompts if prompt.fits]
+    scored = [prompt for prompt in fitting if prompt.scored]
+    generated = [prompt for prompt in fitting if not prompt.scored]
+    for prompt in prompts:
+        if not prompt.fits:
+            yield {**output_line(prompt, args, "", None, TOO_LONG), "error": TOO_LONG}
+    for prompt, p in zip(scored, backend.score_yes_no([prompt.text for prompt in scored]), strict=True):
+        yield output_line(prompt, args, "yes" if p >= 0.5 else "no", p, "scored")
+    replies = backend.generate([p.text for p in generated], args.max_new_tokens, args.temperature)
+    # a risk row that reasons is scored after its chain, where the chain ended
+    chains = [(p, r) for p, r in zip(generated, replies, strict=True) if p.task.kind == "risk" and "</think>" in r.text]
+    after = backend.score_yes_no([p.text + r.text[: r.text.rindex("</think>")] + "</think>\n\n" for p, r in chains])
+    p_of = {prompt.key: p for (prompt, _), p in zip(chains, after, strict=True)}
+    for prompt, reply in zip(generated, replies, strict=True):
+        yield output_line(prompt, args, reply.text, p_of.get(prompt.key), reply.finish_reason)
+
+
+def output_line(prompt: Prompt, args: argparse.Namespace, response: str, p_yes: float | None, reason: str) -> Line:
+    """The line of `outputs.jsonl` of one sample (docs/evaluation.md)."""
+    info = prompt.sample["task_info"]
+    thinking = prompt.mode == THINK and not prompt.prefix
+    reasoning, answer = split_reasoning(response, prompt.thinking_open)
+    items = read_items(answer) if answer is not None else []
+    score = sample_score(prompt.task, info["label"], answer, p_yes)
+    return {
+        "key": prompt.key,
+        "task_info": {name: value for name, value in info.items() if name != "reasoning"},
+        "candidates": prompt.sample["candidates"],
+        "mode": prompt.mode,
+        "prompt_sha256": sha256(prompt.text),
+        "template_sha256": args.template_sha256,
+        "thinking_open": prompt.thinking_open,
+        "truncated": prompt.dropped.to_dict() if prompt.dropped else None,
+        "outputs": [
+            {"response": response, "reasoning": reasoning if thinking else None, "items": items, "p_yes": p_yes,
+             "finish_reason": reason}
+        ],
+        "score": score,
+    }  # fmt: skip
+
+
+def read_keys(folder: Path, repair: Path) -> set[str]:
+    """Keys of the samples that are finished, in any chunk's file.
+
+    A torn last line, as a kill leaves it, does not count; from the file `repair`, which this process goes on writing, it
+    is taken off. The other files may be being written right now.
+
+    Raises:
+        UserError: another line is not JSON.
+    """
+    keys: set[str] = set()
+    for path in sorted(folder.glob("outputs*.jsonl")):
+        data = path.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        if path == repair and len(whole) < len(data):
+            with path.open("r+b") as file:
+                file.truncate(len(whole))
+        for number, line in enumerate(whole.splitlines(), 1):
+            try:
+                keys.add(json.loads(line)["key"])
+            except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
+                raise UserError(
+                    f"{path}, line {number}: wanted an output line, found something else; remove that line and use --resume"
+                ) from None
+    return keys
