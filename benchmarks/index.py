@@ -1,0 +1,60 @@
+"""Indexing a patient: milliseconds by trajectory length, and how they grow.
+
+Trajectories of 1,250 to 40,000 events are made of one synthetic pattern of events; linear growth shows as a constant time
+an event.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from mimiciv_dataset.commands import parse, parser, run
+
+PATTERN = (
+    ("labevents", {"itemid": "50912", "valuenum": "1.0"}, 8), ("emar", {"medication": "Aspirin"}, 2),
+    ("chartevents", {"itemid": "220045", "valuenum": "80.0"}, 20), ("poe", {"order_type": "Lab"}, 2),
+    ("prescriptions", {"drug": "Aspirin", "ndc": "00002143361"}, 2), ("pharmacy", {"medication": "Aspirin"}, 1),
+    ("inputevents", {"itemid": "220949", "amount": "5.0"}, 2), ("outputevents", {"itemid": "226559", "value": "9.0"}, 1),
+    ("icustays", {"outtime": "2150-03-01 00:00:00"}, 1), ("edstays", {"outtime": "2150-03-01 00:00:00"}, 1),
+    ("admissions", {"dischtime": "2150-03-01 00:00:00", "admission_type": "URGENT", "hospital_expire_flag": "0"}, 1),
+)  # fmt: skip
+"""Tables, a record of each, and records an event."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    cli = parser(__doc__)
+    cli.add_argument("--lengths", type=int, nargs="+", default=[1250, 2500, 5000, 10000, 20000, 40000])
+    cli.add_argument("--rounds", type=int, default=3)
+    args = parse(cli, argv)
+
+    from mimiciv_dataset.lookups import Lookups
+    from mimiciv_dataset.records import Event
+    from mimiciv_dataset.samples import find_samples
+    from mimiciv_dataset.timeline import Timeline
+
+    lookups = Lookups("nowhere")
+    print("| events | samples | ms | µs an event |\n| ---: | ---: | ---: | ---: |")
+    for length in args.lengths:
+        start = datetime(2150, 1, 1)
+        events = [Event("patients", None, None, None, '[{"dod": "nan"}]')]
+        for i in range(length - 1):
+            table, record, count = PATTERN[i % len(PATTERN)]
+            when = str(start + timedelta(minutes=20 * i))
+            columns = tuple(record)
+            items = json.dumps([list(record.values())] * count)
+            events.append(Event(table, when, when, str(1000 + i // 2000), items, columns))
+        seconds, samples = [], 0
+        for _ in range(args.rounds):
+            began = time.perf_counter()
+            samples = sum(1 for _ in find_samples(Timeline(events), lookups))
+            seconds.append(time.perf_counter() - began)
+        middle = statistics.median(seconds)
+        print(f"| {length:,} | {samples:,} | {middle * 1e3:,.0f} | {middle / length * 1e6:.1f} |")
+
+
+if __name__ == "__main__":
+    run(main)

