@@ -1,0 +1,78 @@
+"""Fixtures: where the real demo data is, and builds that several tests share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent
+TEST_DATA = Path(os.environ.get("EHR_TEST_DATA", REPO.parent / "shared"))
+
+sys.path.insert(0, str(Path(__file__).parent))  # helpers shared by tests are plain modules in this folder
+
+
+def command(script: str, *args: object, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a script of this repository as its user would, in another folder; its output is text."""
+    done = subprocess.run(
+        [sys.executable, str(REPO / script), *map(str, args)],
+        capture_output=True, text=True, cwd="/", env={**os.environ, "OMP_NUM_THREADS": "1", **env},
+    )  # fmt: skip
+    if check and done.returncode:
+        raise AssertionError(f"{script} exited with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+@pytest.fixture(scope="session")
+def run_command():
+    return command
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder with the MIMIC-IV demo and golden files; tests that need it are skipped where it is not."""
+    if not (TEST_DATA / "data" / "mimic-iv-demo").is_dir():
+        pytest.skip(f"no demo data in {TEST_DATA}: set EHR_TEST_DATA")
+    return TEST_DATA
+
+
+@pytest.fixture(scope="session")
+def demo(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A datas/ folder built from the demo by the real commands: trajectories in both layouts, dictionaries, index."""
+    root = tmp_path_factory.mktemp("demo")
+    mimic = test_data / "data" / "mimic-iv-demo"
+    command("preprocess/merge_patient.py", "--root_dir", root, "--mimic_dir", mimic, "--buckets", 3)
+    command("preprocess/rank.py", "--root_dir", root)
+    command("preprocess/combination.py", "--root_dir", root)
+    command("preprocess/combination.py", "--root_dir", root, "--layout", "patient",
+            "--output_path", root / "patients_ehr_files")  # fmt: skip
+    command("preprocess/build_index_mapping.py", "--root_dir", root, "--mimic_dir", mimic,
+            "--maps_from", test_data / "data" / "index_mapping" / "hosp")  # fmt: skip
+    command("mimiciv_dataset/task_sample_info_gen.py", "--root_dir", root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def small_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A datas/ folder of 40 hand-made patients, built by the real commands, with an index of all tasks."""
+    from tiny_mimic import many_patients, write_mimic
+
+    root = tmp_path_factory.mktemp("small")
+    write_mimic(root / "mimiciv", many_patients(20))
+    for script in ("preprocess/merge_patient.py", "preprocess/rank.py", "preprocess/combination.py",
+                   "mimiciv_dataset/task_sample_info_gen.py"):  # fmt: skip
+        command(script, "--root_dir", root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_model(small_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained model of Qwen3's shape, small enough for a test."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    index = small_root / "task_index/all"
+    command("scripts/make_tiny_model.py", "--root_dir", small_root, "--output_path", folder, "--vocab_size", 1024,
+            "--dataset_name", index / "emar.csv", index / "Inpatient_Mortality.csv")  # fmt: skip
+    return folder

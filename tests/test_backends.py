@@ -1,0 +1,115 @@
+"""The Transformers backend: answers do not depend on the batch, p(yes) is what the definition says."""
+
+from __future__ import annotations
+
+import argparse
+import random
+from pathlib import Path
+
+import pytest
+
+from evaluation.backends import load_backend, load_tokenizer, yes_no_tokens
+from mimiciv_dataset.commands import UserError
+
+WORDS = [
+    "Aspirin",
+    "yes",
+    "no",
+    "Patient",
+    "Event",
+    "##",
+    "Gender:",
+    "F",
+    "2150",
+    "Heparin",
+    "URGENT",
+    "[",
+    "]",
+    "7.0",
+    "Sodium",
+    "Chloride",
+]
+
+
+def args(model: Path | str, **more: object) -> argparse.Namespace:
+    given = {"model_name_or_path": str(model), "lora_path": None, "batch": 4, "dtype": "auto", "device": None,
+             "device_map": None, "seed": 0} | more  # fmt: skip
+    return argparse.Namespace(**given)
+
+
+def prompts(n: int) -> list[str]:
+    draw = random.Random(0)
+    return [" ".join(draw.choices(WORDS, k=draw.randint(1, 60))) for _ in range(n)]
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_model: Path):
+    return load_backend("transformers", args(tiny_model, batch=1))
+
+
+@pytest.mark.parametrize("batch", [3, 8])
+def test_results_do_not_depend_on_the_batch(tiny_model: Path, alone, batch: int) -> None:
+    together = load_backend("transformers", args(tiny_model, batch=batch))
+    texts = prompts(11)
+    assert together.generate(texts, 12) == alone.generate(texts, 12)
+    assert together.score_yes_no(texts) == pytest.approx(alone.score_yes_no(texts), abs=1e-5)
+
+
+def test_p_yes_by_its_definition(tiny_model: Path, alone) -> None:
+    import torch
+
+    yes, no = yes_no_tokens(alone.tokenizer)
+    assert {alone.tokenizer.decode([i]).strip().lower() for i in yes + no} == {"yes", "no"}
+    for text in prompts(3):
+        ids = torch.tensor([alone.tokenizer(text, add_special_tokens=False)["input_ids"]])
+        with torch.no_grad():
+            p = alone.model(ids).logits[0, -1].double().softmax(-1)
+        assert alone.score_yes_no([text])[0] == pytest.approx(float(p[yes].sum() / (p[yes].sum() + p[no].sum())), abs=1e-6)
+
+
+def test_it_stops_at_the_end_token_or_is_cut_off(alone) -> None:
+    replies = alone.generate(prompts(6), 5)
+    for reply in replies:
+        assert reply.finish_reason in ("stop", "length")
+        assert "<|im_end|>" not in reply.text
+    assert any(reply.finish_reason == "length" for reply in replies)
+
+
+def test_sampling_is_possible(alone) -> None:
+    assert len(alone.generate(prompts(2), 4, temperature=1.0)) == 2
+
+
+def test_a_models_own_repetition_penalty_is_not_used(tiny_model: Path, alone) -> None:
+    penalised = load_backend("transformers", args(tiny_model, batch=1))
+    penalised.model.generation_config.repetition_penalty = 1.3
+    assert penalised.generate(prompts(4), 12) == alone.generate(prompts(4), 12)
+
+
+def test_a_lora_adapter_is_used(tiny_model: Path, tmp_path: Path) -> None:
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model), LoraConfig(target_modules=["q_proj"]))
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_()
+    adapted.save_pretrained(tmp_path)
+    base = load_backend("transformers", args(tiny_model)).score_yes_no(prompts(2))
+    lora = load_backend("transformers", args(tiny_model, lora_path=str(tmp_path))).score_yes_no(prompts(2))
+    assert base != pytest.approx(lora, abs=1e-6)
+
+
+def test_no_such_model(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="wanted a model folder or Hub id with a tokenizer"):
+        load_tokenizer(str(tmp_path))
+
+
+def test_the_tiny_model_is_the_same_bytes_every_time(tiny_model: Path, small_root: Path, tmp_path: Path, run_command) -> None:
+    index = small_root / "task_index/all"
+    run_command("scripts/make_tiny_model.py", "--root_dir", small_root, "--output_path", tmp_path / "again",
+    "--vocab_size",
+                1024, "--dataset_name", index / "emar.csv", index / "Inpatient_Mortality.csv")  # fmt: skip
+    for path in tiny_model.iterdir():
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name

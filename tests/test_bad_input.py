@@ -1,0 +1,152 @@
+"""What is wrong with the raw data is said once, clearly: which file, what was wanted, what was found, what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import os
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import command
+from tiny_mimic import TWO_PATIENTS, read_trajectories, write_mimic
+
+
+def edit(file: str, change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    def apply(mimic: Path) -> None:
+        path = mimic / file
+        path.write_bytes(change(path.read_bytes()))
+
+    return apply
+
+
+def remove_table(mimic: Path) -> None:
+    (mimic / "icu" / "chartevents.csv").unlink()
+
+
+def truncate_gzip(mimic: Path) -> None:
+    path = mimic / "hosp" / "labevents.csv"
+    path.with_suffix(".csv.gz").write_bytes(gzip.compress(path.read_bytes() * 50)[:-40])
+    path.unlink()
+
+
+def both_spellings(mimic: Path) -> None:
+    path = mimic / "hosp" / "labevents.csv"
+    path.with_suffix(".csv.gz").write_bytes(gzip.compress(path.read_bytes()))
+
+
+LABS = "hosp/labevents.csv"
+SECRET = "PATIENT-SECRET"
+BROKEN = {
+    "missing table": (remove_table, r"chartevents\.csv: wanted this table"),
+    "missing column": (edit(LABS, lambda b: b.replace(b"itemid", b"item", 1)), r"labevents\.csv: wanted the column itemid"),
+    "wrong delimiter": (edit(LABS, lambda b: b.replace(b",", b";")), r"labevents.*delimiter seems to be ';'"),
+    "column twice": (edit(LABS, lambda b: b.replace(b"valueuom", b"itemid", 1)), r"found itemid twice in the header"),
+    "header repeated": (edit(LABS, lambda b: b + b.split(b"\n")[0] + b"\n"), r"row 5, column subject_id: wanted a number"),
+    "too few fields": (edit(LABS, lambda b: b + b"2,SECRET\n"), r"wanted \d+ fields in every row, found 2 in row \d"),
+    "too many fields": (edit(LABS, lambda b: b.rstrip(b"\n") + b",1,2,3,4,5,6,7,8,9\n"), r"fields in every row, found"),
+    "not UTF-8": (edit(LABS, lambda b: b.replace(b"50971", b"\xff\xfe")), r"labevents.*wanted UTF-8 text.*itemid"),
+    "truncated gzip": (truncate_gzip, r"labevents\.csv\.gz, after row [\d,]+: could not read on"),
+    "open quote": (edit("note/discharge.csv", lambda b: b[:-2] + b"\n"), r"discharge\.csv: wanted every quotation mark"),
+    "no such time": (edit(LABS, lambda b: b.replace(b"2150-01-03", b"2150-13-41")), r"row 3, column charttime: wanted a time"),
+    "empty file": (edit(LABS, lambda b: b""), r"labevents\.csv: wanted a header line, found an empty file"),
+    "both spellings": (both_spellings, r"wanted one of them, found both"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_table_is_one_clear_error(name: str, tmp_path: Path) -> None:
+    damage, message = BROKEN[name]
+    tables = {**TWO_PATIENTS, "labevents": [{**row, "valueuom": SECRET} for row in TWO_PATIENTS["labevents"]]}
+    tables["discharge"] = [{**row, "zz_last": "two\nlines"} for row in TWO_PATIENTS["discharge"]]
+    mimic = write_mimic(tmp_path / "mimiciv", tables)
+    damage(mimic)
+    done = command("preprocess/merge_patient.py", "--root_dir", tmp_path, check=False)
+    assert done.returncode == 2
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and re.search(message, errors[0]), done.stderr
+    assert "Traceback" not in done.stderr and SECRET not in done.stderr, "no patient text in messages"
+    assert not (tmp_path / "patients" / "manifest.json").exists()
+    later = command("preprocess/rank.py", "--root_dir", tmp_path, check=False)
+    assert later.returncode == 2 and "run preprocess/merge_patient.py to its end" in later.stderr
+
+
+def test_it_goes_on_once_the_file_is_repaired(tmp_path: Path) -> None:
+    mimic = write_mimic(tmp_path / "mimiciv", TWO_PATIENTS)
+    good = (mimic / LABS).read_bytes()
+    (mimic / LABS).write_bytes(good.replace(b"2150-01-03", b"2150-99-03"))
+    assert command("preprocess/merge_patient.py", "--root_dir", tmp_path, check=False).returncode == 2
+    (mimic / LABS).write_bytes(good)
+    command("preprocess/merge_patient.py", "--root_dir", tmp_path)
+
+
+def test_no_folder(tmp_path: Path) -> None:
+    done = command("preprocess/merge_patient.py", "--root_dir", tmp_path, check=False)
+    assert done.returncode == 2 and "wanted the MIMIC-IV folder" in done.stderr
+    (tmp_path / "mimiciv" / "physionet.org").mkdir(parents=True)
+    done = command("preprocess/merge_patient.py", "--root_dir", tmp_path, check=False)
+    assert "wanted a folder hosp/ in it, found physionet.org" in done.stderr
+
+
+def test_without_note_and_ed_the_rest_works(tmp_path: Path) -> None:
+    write_mimic(tmp_path / "mimiciv", TWO_PATIENTS, modules=("hosp", "icu"))
+    done = command("preprocess/merge_patient.py", "--root_dir", tmp_path)
+    assert "no rows: diagnosis, diagnosis_ccs, medrecon, medrecon_atc, pyxis, ED_Hospitalization" in done.stdout
+    assert "radiology, discharge, Readmission_30day" in done.stdout
+    command("preprocess/rank.py", "--root_dir", tmp_path)
+    command("preprocess/combination.py", "--root_dir", tmp_path, "--layout", "patient")
+    assert "edstays" not in {e["file_name"] for e in read_trajectories(tmp_path / "patients_ehr")["2"]}
+
+
+def test_other_input_or_options_do_not_mix(tmp_path: Path) -> None:
+    write_mimic(tmp_path / "mimiciv", TWO_PATIENTS)
+    command("preprocess/merge_patient.py", "--root_dir", tmp_path)
+    done = command("preprocess/merge_patient.py", "--root_dir", tmp_path, "--buckets", 9, check=False)
+    assert done.returncode == 2 and "wanted the same buckets as when it was begun" in done.stderr
+    command("preprocess/rank.py", "--root_dir", tmp_path)
+    command("preprocess/combination.py", "--root_dir", tmp_path)
+    done = command("preprocess/combination.py", "--root_dir", tmp_path, "--layout", "patient", check=False)
+    assert done.returncode == 2 and "wanted the same layout" in done.stderr
+    done = command("preprocess/combination.py", "--root_dir", tmp_path, "--output_path", tmp_path, check=False)
+    assert done.returncode == 2 and "wanted an empty folder" in done.stderr
+
+
+def test_dates_out_of_order_are_no_error(tmp_path: Path) -> None:
+    tables = {**TWO_PATIENTS, "admissions": [{**TWO_PATIENTS["admissions"][0], "dischtime": "2149-01-01 00:00:00"}]}
+    write_mimic(tmp_path / "mimiciv", tables)
+    for step in ("merge_patient", "rank", "combination"):
+        command(f"preprocess/{step}.py", "--root_dir", tmp_path)
+    command("mimiciv_dataset/task_sample_info_gen.py", "--root_dir", tmp_path)
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    folder.mkdir()
+    if os.getuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder]).returncode:
+        pytest.skip("cannot mount a small disk here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def test_read_only_output(tmp_path: Path) -> None:
+    write_mimic(tmp_path / "mimiciv", TWO_PATIENTS)
+    with small_disk(tmp_path / "disk", "1m") as disk:
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        done = command("preprocess/merge_patient.py", "--root_dir", tmp_path, "--output_path", disk / "p", check=False)
+    assert done.returncode == 1 and "the folder is read-only" in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_full_disk(tmp_path: Path) -> None:
+    rows = [{**TWO_PATIENTS["labevents"][0], "comments": os.urandom(30).hex()} for _ in range(20_000)]
+    write_mimic(tmp_path / "mimiciv", {**TWO_PATIENTS, "labevents": rows})
+    with small_disk(tmp_path / "disk", "300k") as disk:
+        done = command("preprocess/merge_patient.py", "--root_dir", tmp_path, "--output_path", disk / "p", check=False)
+        assert done.returncode == 1 and "the disk is full" in done.stderr and "Traceback" not in done.stderr, done.stderr
+        assert (disk / "p" / "hosp" / "admissions").is_dir() and not (disk / "p" / "hosp" / "labevents").exists()
+        subprocess.run(["mount", "-o", "remount,size=50m", disk], check=True)
+        command("preprocess/merge_patient.py", "--root_dir", tmp_path, "--output_path", disk / "p")

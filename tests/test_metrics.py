@@ -1,0 +1,238 @@
+"""Every metric against an independent implementation, and the laws that metrics and intervals obey."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rouge_score.rouge_scorer import RougeScorer
+from sklearn import metrics as sklearn
+
+from evaluation import metrics
+
+RNG = np.random.default_rng
+
+
+@st.composite
+def scored(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and scores with ties, both labels present."""
+    grid = st.integers(0, 8).map(lambda k: k / 8)
+    pairs = draw(st.lists(st.tuples(st.booleans(), grid), min_size=2, max_size=40))
+    labels = np.array([label for label, _ in pairs])
+    labels[:2] = [True, False]
+    return labels, np.array([score for _, score in pairs])
+
+
+def sample(seed: int, n: int = 300) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = RNG(seed)
+    labels = rng.random(n) < 0.3
+    scores = np.clip(np.round(rng.normal(0.4 + 0.2 * labels, 0.2), 2), 0, 1)  # rounded: ties
+    return labels, scores, rng.integers(0, 4, n)
+
+
+# --- one sample
+
+
+@given(*[st.lists(st.sampled_from("abcdef"), unique=True)] * 2)
+def test_set_scores_agree_with_scikit_learn(predicted: list[str], target: list[str]) -> None:
+    true, said = ([int(item in items) for item in "abcdef"] for items in (target, predicted))
+    expected = sklearn.precision_recall_fscore_support(true, said, average="binary", zero_division=0)[:3]
+    assert metrics.set_scores([f" {item.upper()} " for item in predicted], target) == pytest.approx(expected)
+
+
+def test_sets_ignore_case_repeats_and_blanks() -> None:
+    assert metrics.set_scores(["A", "a ", ""], ["a"]) == (1, 1, 1)
+    assert metrics.set_scores([], ["a"]) == metrics.set_scores([], []) == (0, 0, 0)
+
+
+@given(st.text(), st.text())
+@settings(deadline=None)
+def test_rouge1_agrees_with_rouge_score(predicted: str, target: str) -> None:
+    assert metrics.rouge1(predicted, target) == RougeScorer(["rouge1"]).score(target, predicted)["rouge1"].fmeasure
+
+
+@pytest.mark.parametrize(
+    ("task", "label", "answer", "p_yes", "score"),
+    [
+        ("labevents", ["Glucose", "Sodium"], "1. glucose\n2. SODIUM", None, 1),
+        ("labevents", ["Glucose", "Sodium"], "Glucose", None, 2 / 3),
+        ("labevents", ["Glucose"], "", None, 0),
+        ("labevents", ["Glucose"], None, None, 0),
+        ("services", "MED", "med", None, 1),
+        ("next_event", "labevents", "- **labevents**", None, 1),
+        ("next_event", ["labevents"], "LabEvents", None, 1),
+        ("next_event", "labevents", "labevents\nemar", None, 0),  # naming all tables must not pay
+        ("next_event", "labevents", None, None, 0),
+        ("ICU_Stay_7day", "yes", "Yes", None, 1),
+        ("ICU_Stay_7day", "yes", "no", None, 0),
+        ("ICU_Stay_7day", "no", "not sure", None, 0),
+        ("ICU_Stay_7day", "no", None, None, 0),
+        ("ICU_Stay_7day", "yes", "no", 0.5, 1),
+        ("ICU_Stay_7day", "no", "", 0.49, 1),
+        ("discharge", "The man is old.", "the man is old", None, 1),
+        ("discharge", "The man is old.", None, None, 0),
+    ],
+)
+def test_the_one_score_of_a_sample(task: str, label: object, answer: str | None, p_yes: float, score: float) -> None:
+    assert metrics.sample_score(task, label, answer, p_yes) == pytest.approx(score)
+
+
+# --- many samples
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_ranking_metrics_agree_with_scikit_learn(seed: int) -> None:
+    labels, scores, weights = sample(seed)
+    for given_weights in (None, weights):
+        auroc = sklearn.roc_auc_score(labels, scores, sample_weight=given_weights)
+        auprc = sklearn.average_precision_score(labels, scores, sample_weight=given_weights)
+        assert metrics.auroc(labels, scores, given_weights) == pytest.approx(auroc)
+        assert metrics.auprc(labels, scores, given_weights) == pytest.approx(auprc)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_other_metrics_agree_with_scikit_learn(seed: int) -> None:
+    labels, p, weights = sample(seed)
+    said = p >= 0.5
+    for given_weights in (None, weights):
+        expected = (
+            sklearn.brier_score_loss(labels, p, sample_weight=given_weights),
+            sklearn.accuracy_score(labels, said, sample_weight=given_weights),
+            sklearn.f1_score(labels, said, sample_weight=given_weights),
+        )
+        found = [f(labels, x, given_weights)[0] for f, x in
+                 ((metrics.brier, p), (metrics.accuracy, said), (metrics.f1_binary, said))]  # fmt: skip
+        assert found == pytest.approx(expected)
+
+
+def test_rows_of_weights_give_a_value_each() -> None:
+    labels, scores, _ = sample(0)
+    rows = RNG(1).integers(0, 3, (7, len(labels)))
+    said = scores >= 0.5
+    for statistic, values in (
+        (metrics.auroc_rows, scores), (metrics.auprc_rows, scores), (metrics.brier, scores),
+        (metrics.f1_binary, said), (metrics.accuracy, said),
+    ):  # fmt: skip
+        one_by_one = [statistic(labels, values, row)[0] for row in rows]
+        assert statistic(labels, values, rows) == pytest.approx(one_by_one)
+
+
+@pytest.mark.parametrize("labels", [[], [True], [False, False]])
+def test_one_label_has_no_ranking(labels: list[bool]) -> None:
+    assert metrics.auroc(np.array(labels), np.full(len(labels), 0.3)) is None
+    assert metrics.auprc(np.array(labels), np.full(len(labels), 0.3)) is None
+
+
+@given(scored())
+def test_laws_of_auroc(data: tuple[np.ndarray, np.ndarray]) -> None:
+    labels, scores = data
+    value = metrics.auroc(labels, scores)
+    assert 0 <= value <= 1
+    assert metrics.auroc(labels, 3 + np.exp(5 * scores)) == pytest.approx(value)  # only the order counts
+    assert metrics.auroc(labels, -scores) == pytest.approx(1 - value)
+    assert metrics.auroc(~labels, scores) == pytest.approx(1 - value)
+    assert metrics.auroc(labels, np.zeros(len(labels))) == 0.5
+    assert metrics.auroc(labels, labels) == 1 and metrics.auroc(labels, ~labels) == 0
+    assert metrics.auroc(np.tile(labels, 2), np.tile(scores, 2)) == pytest.approx(value)
+
+
+@given(scored())
+def test_laws_of_average_precision(data: tuple[np.ndarray, np.ndarray]) -> None:
+    labels, scores = data
+    assert 0 < metrics.auprc(labels, scores) <= 1 + 1e-12
+    assert metrics.auprc(labels, np.zeros(len(labels))) == pytest.approx(labels.mean())
+    assert metrics.auprc(labels, labels) == pytest.approx(1)
+
+
+def test_calibration_of_perfect_and_of_wrong_probabilities() -> None:
+    bins, error = metrics.calibration([1, 0, 0, 0, 1, 1, 1, 0], [0.25] * 4 + [0.75] * 4)
+    assert error == 0 and [one["n"] for one in bins] == [4, 4]
+    assert bins[0] == {"low": 0.2, "high": 0.3, "n": 4, "p": 0.25, "share": 0.25}
+    assert metrics.calibration([0, 0], [1.0, 1.0])[1] == 1
+    assert metrics.calibration([], []) == ([], None)
+
+
+@given(scored())
+def test_calibration_error_is_a_distance(data: tuple[np.ndarray, np.ndarray]) -> None:
+    bins, error = metrics.calibration(*data)
+    assert 0 <= error <= 1 and sum(one["n"] for one in bins) == len(data[0])
+
+
+# --- uncertainty
+
+
+def test_resampling_is_seeded_and_keeps_the_number_of_patients() -> None:
+    patients = ["b", "a", "c", "a"]
+    first, second = (metrics.resample_patients(order, 50, seed=3) for order in (patients, sorted(patients)))
+    assert (first.counts == second.counts).all() and (first.counts.sum(1) == 3).all()
+    assert (first.counts != metrics.resample_patients(patients, 50, seed=4).counts).any()
+
+
+def test_samples_of_a_patient_are_drawn_together() -> None:
+    """With all of a patient's samples alike, repeating them must not narrow the interval."""
+    values = RNG(0).random(40)
+    once = metrics.bootstrap(range(40), partial(metrics.mean, values))
+    often = metrics.bootstrap(np.repeat(range(40), 25).tolist(), partial(metrics.mean, np.repeat(values, 25)))
+    assert often == pytest.approx(once)
+
+
+def test_resampling_in_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels, scores, _ = sample(2)
+    statistic = partial(metrics.auroc_rows, labels, scores)
+    whole = metrics.bootstrap(range(300), statistic, 40)
+    monkeypatch.setattr(metrics, "_BLOCK", 1000)
+    assert metrics.bootstrap(range(300), statistic, 40) == pytest.approx(whole)
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
+    """400 studies of 60 patients with 1 to 5 correlated samples each: near 95 % of the intervals hold the true mean."""
+    rng, covered = RNG(0), 0
+    for study in range(400):
+        sizes = rng.integers(1, 6, 60)
+        patients = np.repeat(np.arange(60), sizes)
+        values = rng.normal(0, 1, 60)[patients] + rng.normal(0, 0.5, len(patients))
+        low, high = metrics.bootstrap(patients.tolist(), partial(metrics.mean, values), 300, study)
+        covered += low <= 0 <= high
+    assert 0.91 <= covered / 400 <= 0.98
+
+
+def test_nothing_to_resample() -> None:
+    assert metrics.bootstrap([], partial(metrics.mean, [])) is None
+    one_label = partial(metrics.auroc_rows, np.ones(3, dtype=bool), np.arange(3))
+    assert metrics.bootstrap("abc", one_label) is None
+
+
+def test_comparison_of_models() -> None:
+    rng = RNG(0)
+    patients, base = list(range(200)), rng.random(200)
+    worse, same = base - 0.1 + rng.normal(0, 0.1, 200), rng.permutation(base)
+    pairs = {"clear": (base, worse), "alike": (base, base), "noise": (base, same)}
+    tasks = {name: (patients, partial(metrics.mean, a), partial(metrics.mean, b)) for name, (a, b) in pairs.items()}
+    found = metrics.compare(tasks, 500)
+    assert found["clear"].difference == pytest.approx((base - worse).mean()) and found["clear"].ci[0] > 0
+    assert found["clear"].p == pytest.approx(2 / 501) and found["clear"].p_holm == pytest.approx(6 / 501)
+    assert found["alike"] == (0, [0, 0], 1, 1)
+    assert found["noise"].p > 0.05 and found["noise"].ci[0] < 0 < found["noise"].ci[1]
+    turned = metrics.compare({name: (rows, b, a) for name, (rows, a, b) in tasks.items()}, 500)
+    assert turned["clear"].difference == pytest.approx(-found["clear"].difference)
+    assert turned["clear"].p == found["clear"].p
+
+
+def test_a_comparison_without_a_metric_is_no_test() -> None:
+    nothing = partial(metrics.auroc_rows, np.ones(3, dtype=bool), np.arange(3))
+    assert metrics.compare({"t": ([1, 2, 3], nothing, nothing)}, 20)["t"] == (None, None, None, None)
+
+
+@given(st.lists(st.none() | st.floats(0, 1), max_size=20))
+def test_laws_of_holm(p_values: list[float | None]) -> None:
+    adjusted = metrics.holm(p_values)
+    assert [p is None for p in adjusted] == [p is None for p in p_values]
+    pairs = sorted((p, q) for p, q in zip(p_values, adjusted, strict=True) if p is not None)
+    corrected = [q for _, q in pairs]
+    assert corrected == sorted(corrected)
+    assert all(p <= q <= 1 for p, q in pairs)
+    if pairs:
+        assert corrected[0] == pytest.approx(min(1, pairs[0][0] * len(pairs)))

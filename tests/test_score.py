@@ -1,0 +1,221 @@
+"""Scoring stored outputs: rigged models get the figures they must, and damaged files are told apart from whole ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from evaluation.score import Sample, main_statistic, print_table, read_samples, score_dir
+from mimiciv_dataset.commands import UserError
+from mimiciv_dataset.tasks import TASKS
+
+RUN = {"resamples": 50}
+Line = dict[str, Any]
+
+
+def line(task: str, number: int, label: Any, response: str = "", p_yes: float | None = None, **more: Any) -> Line:
+    """An output line as test.py writes it; four samples to a patient."""
+    info = {"task": task, "label": label, "subject_id": f"p{number // 4}"}
+    return {"key": f"{task}-{number}", "task_info": info, "candidates": None,
+            "outputs": [{"response": response, "p_yes": p_yes}], **more}  # fmt: skip
+
+
+def write(folder: Path, lines: list[Line], name: str = "outputs.jsonl", tail: str = "") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(one) + "\n" for one in lines)
+    (folder / name).write_text(text + tail, encoding="utf-8")
+    return folder
+
+
+def rigged(right: bool, n: int = 12) -> list[Line]:
+    """Every task answered all right, or all wrong; both labels of risk tasks."""
+    lines = []
+    for name, task in TASKS.items():
+        for number in range(n):
+            if task.kind == "risk":
+                yes = number % 3 == 0
+                says = yes == right
+                lines.append(line(name, number, "yes" if yes else "no", "yes" if says else "no", 0.0 + says))
+            else:
+                label = "The man is old." if task.metric == "rouge1" else [f"A{number}", f"B, {number}"]
+                if task.metric == "accuracy":
+                    label = "labevents"
+                answer = label if isinstance(label, str) else "\n".join(label)
+                lines.append(line(name, number, label, f"<think>B</think>{answer if right else 'Wrong'}"))
+    return lines
+
+
+METRICS = {
+    "f1": ("precision", "recall", "f1"),
+    "accuracy": ("accuracy",),
+    "rouge1": ("rouge1",),
+    "auroc": ("auroc", "accuracy", "f1"),
+}
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_all_right_is_best_and_all_wrong_is_worst(tmp_path: Path, right: bool) -> None:
+    result = score_dir(write(tmp_path, rigged(right)), **RUN)
+    assert list(result["tasks"]) == list(TASKS)
+    for name, found in result["tasks"].items():
+        assert (found["n"], found["patients"], found["invalid"]) == (12, 3, 0)
+        for metric in METRICS[TASKS[name].metric]:
+            assert found[metric] == float(right), (name, metric)
+            assert found[f"{metric}_ci"] == [float(right)] * 2, (name, metric)
+        if TASKS[name].kind == "risk":
+            assert found["brier"] == found["ece"] == float(not right)
+            assert (found["auprc"] == 1) == right
+    for suite, decisions in (("paper", 24), ("released", 27)):
+        macro = result["macro"][suite]
+        assert macro["decision_f1"] == macro["risk_auroc"] == float(right)
+        assert macro["decision_f1_ci"] == macro["risk_auroc_ci"] == [float(right)] * 2
+        assert (macro["decision_tasks"], macro["risk_tasks"], macro["missing"]) == (decisions, 18, [])
+    assert json.loads((tmp_path / "result.json").read_text()) == result
+
+
+def test_a_constant_says_nothing(tmp_path: Path) -> None:
+    lines = [line("ICU_Stay_7day", k, "yes" if k % 4 == 0 else "no", "no", 0.2) for k in range(40)]
+    found = score_dir(write(tmp_path, lines), **RUN)["tasks"]["ICU_Stay_7day"]
+    assert found["auroc"] == 0.5 and found["auroc_ci"] == [0.5, 0.5]
+    assert found["auprc"] == 0.25 and found["accuracy"] == 0.75 and found["f1"] == 0
+    assert found["ece"] == pytest.approx(0.05) and found["positives"] == 10
+
+
+def test_one_label_has_no_auroc(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = score_dir(write(tmp_path, [line("ICU_Stay_7day", k, "no", "no", 0.1) for k in range(9)]), **RUN)
+    found = result["tasks"]["ICU_Stay_7day"]
+    assert found["auroc"] is found["auroc_ci"] is None and found["accuracy"] == 1
+    assert result["macro"]["paper"]["risk_auroc"] is None and "ICU_Stay_7day" in result["macro"]["paper"]["missing"]
+    print_table(result)
+    assert "ICU_Stay_7day" in capsys.readouterr().out
+
+
+def test_words_never_become_probabilities(tmp_path: Path) -> None:
+    labels = ["yes", "no", "no", "no"]
+    words = [line("ICU_Stay_7day", k, label, label) for k, label in enumerate(labels)]
+    found = score_dir(write(tmp_path / "words", words), **RUN)["tasks"]["ICU_Stay_7day"]
+    assert found["accuracy"] == found["f1"] == 1 and found["auroc"] is None and "note" in found
+    some = [line("ICU_Stay_7day", 9, "no", "no", 0.1), *words]
+    found = score_dir(write(tmp_path / "some", some), **RUN)["tasks"]["ICU_Stay_7day"]
+    assert found["auroc"] == pytest.approx((3 * 0.5 + 1) / 4) and found["note"].startswith("4 of 5 rows")
+
+
+def test_a_row_without_an_answer_is_wrong(tmp_path: Path) -> None:
+    task = "ICU_Stay_7day"
+    lines = [
+        line(task, 0, "no", "<think>so it is no", 0.0),  # cut off: p_yes was not taken after the chain
+        line(task, 1, "yes", "so yes", thinking_open=True),
+        line(task, 2, "yes", "not sure"),
+        line(task, 3, "no", error="does not fit", outputs=[]),
+        line(task, 4, "no", "<think>so</think>no", 0.1),
+        line(task, 5, "yes", "", 0.9),  # only p_yes was asked for
+        line("emar", 0, ["A"], "<think>A"),
+        line("emar", 1, ["A"], "<think>hm</think>\n\n"),
+        line("emar", 2, ["A"], "A", error="does not fit"),
+        line("emar", 3, ["A"], "B</think>A"),
+    ]
+    tasks = score_dir(write(tmp_path, lines), **RUN)["tasks"]
+    assert tasks[task]["accuracy"] == pytest.approx(2 / 6) and tasks[task]["invalid"] == pytest.approx(4 / 6)
+    assert tasks[task]["f1"] == pytest.approx(2 / (2 + 2 + 2)) and tasks[task]["brier"] == pytest.approx((4 / 4 + 0.02) / 6)
+    assert tasks["emar"]["f1"] == 0.25 and tasks["emar"]["invalid"] == 0.75
+
+
+def test_answers_outside_the_candidates_are_counted(tmp_path: Path) -> None:
+    lines = [
+        line("emar", 0, ["A", "B"], "A", candidates=["a", "b", "c"]),
+        line("emar", 1, ["A", "B"], "A", candidates=["A", "c"]),
+        line("emar", 2, ["A", "B"], "A", candidates=[]),
+        line("emar", 3, ["A", "B"], "A"),
+    ]
+    assert score_dir(write(tmp_path, lines), **RUN)["tasks"]["emar"]["unanswerable"] == 0.25
+
+
+def test_macro_is_the_mean_over_tasks_not_over_samples(tmp_path: Path) -> None:
+    lines = [line("emar", k, ["A"], "A") for k in range(9)] + [line("poe", 0, ["A"], "B")]
+    lines += [line("next_event", k, "emar", "emar") for k in range(2)]
+    macro = score_dir(write(tmp_path, lines), **RUN)["macro"]
+    assert macro["paper"]["decision_f1"] == 0.5 and macro["released"]["decision_f1"] == pytest.approx(2 / 3)
+    assert len(macro["paper"]["missing"]) == 22 + 18 and "discharge" not in macro["released"]["missing"]
+
+
+def test_chunks_duplicates_and_a_torn_line(tmp_path: Path) -> None:
+    first = [line("emar", 0, ["A"], "B"), line("emar", 1, ["A"], "A"), line("emar", 1, ["A"], "A")]
+    write(tmp_path, first, "outputs-0-of-2.jsonl", tail='{"key": "emar-5", "task_in')
+    write(tmp_path, [line("emar", 0, ["A"], "A"), line("emar", 2, ["A"], "B")], "outputs-1-of-2.jsonl", tail="\n")
+    found = score_dir(tmp_path, **RUN)["tasks"]["emar"]
+    assert found["n"] == 3 and found["f1"] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        ('{"key": "x", "task', "line 2.*wanted JSON"),
+        ("[]", "line 2: wanted an object with task_info"),
+        (json.dumps(line("unknown", 0, "x", "x")), "line 2: task_info.task 'unknown'"),
+        (json.dumps(line("emar", 0, None, "x")), "line 2: task_info.label None"),
+        (json.dumps(line("emar", 0, [], "x")), "line 2: task_info.label"),
+        (json.dumps(line("ICU_Stay_7day", 0, "maybe", "x")), "wanted yes or no"),
+        (json.dumps(line("ICU_Stay_7day", 0, "no", "x", 1.5)), "line 2: p_yes 1.5"),
+        (json.dumps(line("ICU_Stay_7day", 0, "no", "x", float("nan"))), "line 2: p_yes nan"),
+        (json.dumps(line("emar", 0, "A", "x") | {"outputs": []}), "line 2: wanted outputs"),
+        (json.dumps({name: x for name, x in line("emar", 0, "A", "x").items() if name != "key"}), "wanted a key"),
+    ],
+)
+def test_a_broken_line_is_named(tmp_path: Path, broken: str, words: str) -> None:
+    write(tmp_path, [line("emar", 0, "A", "A")], tail=f"{broken}\n{json.dumps(line('emar', 1, 'A', 'A'))}\n")
+    with pytest.raises(UserError, match=f"outputs.jsonl, {words}" if words.startswith("line") else words):
+        score_dir(tmp_path, **RUN)
+
+
+def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="found none"):
+        score_dir(tmp_path)
+    with pytest.raises(UserError, match="found nothing there"):
+        score_dir(tmp_path / "no")
+    assert score_dir(write(tmp_path, []), **RUN)["tasks"] == {}
+
+
+def test_samples_without_patients_stand_alone(tmp_path: Path) -> None:
+    lines = [line("emar", k, "A", "A") for k in range(5)]
+    for one in lines:
+        del one["task_info"]["subject_id"]
+    assert score_dir(write(tmp_path, lines), **RUN)["tasks"]["emar"]["patients"] == 5
+
+
+def test_the_order_of_lines_does_not_matter(tmp_path: Path) -> None:
+    lines = [line("emar", k, ["A"], "AB"[k % 2]) for k in range(50)]
+    lines += [line("ICU_Stay_7day", k, ("yes", "no")[k % 3 > 0], "", k % 7 / 7) for k in range(50)]
+    one, other = (score_dir(write(tmp_path / str(step), lines[::step]), **RUN) for step in (1, -1))
+    for name, found in one["tasks"].items():
+        for metric in set(found) - {"calibration"}:
+            value = found[metric]
+            assert value == pytest.approx(other["tasks"][name][metric]), (name, metric)
+
+
+def test_the_statistic_to_compare_models_by_is_the_one_reported(tmp_path: Path) -> None:
+    lines = [line("emar", k, ["A"], "AB"[k % 2]) for k in range(9)]
+    lines += [line("ICU_Stay_7day", k, ("yes", "no")[k % 3 > 0], "", k % 7 / 7) for k in range(20)]
+    tasks = score_dir(write(tmp_path, lines), **RUN)["tasks"]
+    samples = read_samples(tmp_path).values()
+    for name, metric in (("emar", "f1"), ("ICU_Stay_7day", "auroc")):
+        rows = [sample for sample in samples if sample.task == name]
+        assert main_statistic(name, rows)(np.ones((1, len(rows)))) == [tasks[name][metric]]
+    assert main_statistic("ICU_Stay_7day", [Sample("ICU_Stay_7day", ("no",), "p", "no")]) is None
+
+
+def test_the_command_scores_again_and_keeps_what_the_run_said(tmp_path: Path, run_command: Any) -> None:
+    folder = write(tmp_path, rigged(True, n=4))
+    first = score_dir(folder, **RUN, expected=46 * 4, extra={"arguments": {"model": "m"}})
+    done = run_command("evaluation/score.py", folder, "--resamples", 50)
+    again = json.loads((folder / "result.json").read_text())
+    assert again | {"git": first["git"]} == first  # the checkout may have changed between the two
+    assert "macro, paper: decision_f1 1.0000 [1.0000, 1.0000] over 24 tasks" in done.stdout
+    write(folder, rigged(True, n=4)[1:])
+    done = run_command("evaluation/score.py", folder, "--resamples", 50, check=False)
+    assert done.returncode == 1 and "missing samples: 1 of 184" in done.stdout
+    done = run_command("evaluation/score.py", tmp_path / "no", check=False)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
