@@ -1,6 +1,7 @@
-"""Write docs/tasks.md from the task registry, with the counts of an index (the MIMIC-IV demo's in this repository).
+"""Write docs/tasks.md from the task registry, and the tables of docs/synthetic.md from the generator.
 
-The counts stand in docs/demo_counts.json, so that the page can be made again without the data; --index takes them anew.
+The tasks' counts are those of an index (the MIMIC-IV demo's in this repository); they stand in docs/demo_counts.json, so that
+the page can be made again without the data; --index takes them anew.
 """
 
 from __future__ import annotations
@@ -70,22 +71,83 @@ is still in the ED, so that the window holds the answer.
 def main(argv: Sequence[str] | None = None) -> int:
     cli = parser(__doc__)
     cli.add_argument("--index", type=Path, help="folder of a task index to take the counts from")
-    cli.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the page is not up to date")
+    cli.add_argument("--check", action="store_true", help="write nothing; fail if a page is not up to date")
     args = parse(cli, argv)
     summary = Summary("make_docs")
     kept = DOCS / "demo_counts.json"
     if args.index:
         found = read_json(args.index / "provenance.json")
         write_json(kept, {"patients": found["options"]["patients"], "tasks": found["tasks"]})
-    page = make_page(read_json(kept))
-    path = DOCS / "tasks.md"
-    if args.check:
-        if path.read_text(encoding="utf-8") != page:
-            raise UserError(f"{path}: wanted the page of today's registry, found another; run scripts/make_docs.py")
-        return 0
-    path.write_text(page, encoding="utf-8")
-    summary.print(f"→ {path}")
+    tasks, synthetic = DOCS / "tasks.md", DOCS / "synthetic.md"
+    pages = {
+        tasks: make_page(read_json(kept)),
+        synthetic: with_tables(synthetic.read_text(encoding="utf-8"), synthetic_tables()),
+    }
+    for path, page in pages.items():
+        if not args.check:
+            path.write_text(page, encoding="utf-8")
+        elif path.read_text(encoding="utf-8") != page:
+            raise UserError(f"{path}: wanted the page of today's code, found another; run scripts/make_docs.py")
+    summary.print(f"{', '.join(map(str, pages))} {'are up to date' if args.check else 'written'}")
     return 0
+
+
+def with_tables(page: str, tables: dict[str, list[tuple[str, ...]]]) -> str:
+    """The page with each table between its marks made anew.
+
+    >>> print(with_tables("<!-- made: x -->\\nold\\n<!-- end: x -->", {"x": [("a", "b"), ("1", "2")]}))
+    <!-- made: x -->
+    | a | b |
+    |---|---|
+    | 1 | 2 |
+    <!-- end: x -->
+    """
+    for name, rows in tables.items():
+        begin, end = f"<!-- made: {name} -->\n", f"\n<!-- end: {name} -->"
+        lines = ["| " + " | ".join(row) + " |" for row in rows]
+        lines.insert(1, "|" + "---|" * len(rows[0]))
+        page = page[: page.index(begin) + len(begin)] + "\n".join(lines) + page[page.index(end) :]
+    return page
+
+
+def synthetic_tables(batches: int = 12) -> dict[str, list[tuple[str, ...]]]:
+    """The signs of the indicators, the outcomes drawn from them, and the AUROC of the probabilities themselves."""
+    from collections import defaultdict
+
+    from sklearn.metrics import roc_auc_score
+
+    from preprocess.synthetic_patients import BATCH
+    from preprocess.synthetic_visits import INDICATORS, simulate
+    from preprocess.synthetic_vocab import OUTCOMES, SIGNS
+
+    windows = {
+        "ed": "ED stay", "adm": "first day of the admission", "icu": "first day in intensive care",
+        "end": "day before discharge",
+    }  # fmt: skip
+    cells: dict[tuple[str, str], str] = {}
+    for sign in SIGNS:
+        value = f" = `{sign.value}`" if sign.value else ""
+        cells[sign.indicator, sign.window] = f"{sign.table} `{sign.item}`{value}"
+    signs = [(name, *(cells.get((name, window), "") for window in windows)) for name in INDICATORS]
+    outcomes = [
+        (
+            outcome.name, ", ".join(outcome.indicators), f"{outcome.weight:g}",
+            ", ".join(f"{task} {value:g}" for task, value in zip(outcome.tasks, outcome.thresholds, strict=True)),
+        )
+        for outcome in OUTCOMES.values()
+    ]  # fmt: skip
+    chances: dict[str, list[float]] = defaultdict(list)
+    drawn: dict[str, list[bool]] = defaultdict(list)
+    for index in range(batches):
+        for task, _, _, chance, outcome in simulate(0, index, BATCH).truth:
+            chances[task] += chance.tolist()
+            drawn[task] += outcome.tolist()
+    optimum = [(task, f"{sum(yes) / len(yes):.0%}", f"{roc_auc_score(yes, chances[task]):.3f}") for task, yes in drawn.items()]
+    return {
+        "signs": [("indicator", *windows.values()), *signs],
+        "outcomes": [("outcome", "indicators", "weight", "tasks and thresholds"), *outcomes],
+        "optimum": [("task", "yes", "optimum"), *optimum],
+    }
 
 
 def make_page(counts: dict) -> str:

@@ -9,7 +9,7 @@ from conftest import REPO, command
 from mimiciv_dataset.tasks import task_table
 
 
-def test_the_task_page_is_made_from_the_registry() -> None:
+def test_pages_made_from_code_are_up_to_date() -> None:
     command("scripts/make_docs.py", "--check")
     assert task_table() in (REPO / "docs/tasks.md").read_text(encoding="utf-8")
 

@@ -8,7 +8,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from conftest import REPO, command
+from conftest import command
 
 from mimiciv_dataset.commands import UserError
 from mimiciv_dataset.events import DICTIONARIES, EVENTS
@@ -179,8 +179,9 @@ def test_quirks_are_there(root: Path) -> None:
     started = [r for r in rows(mimic / "hosp", "admissions") if r["hadm_id"] in by_hadm]
     assert started
     for r in started:
-        stay = by_hadm[r["hadm_id"]]
-        assert stay["intime"] <= r["admittime"] <= stay["outtime"]
+        assert by_hadm[r["hadm_id"]]["intime"] <= r["admittime"]
+    early = sum(r["admittime"] <= by_hadm[r["hadm_id"]]["outtime"] for r in started)
+    assert 0.2 < early / len(started) < 0.6, "some admissions are entered while the patient is still in the ED, some later"
 
 
 def test_death_ends_a_record(root: Path) -> None:
@@ -304,13 +305,3 @@ def _shows(sign: Sign, record: dict[str, str], items: dict[tuple[str, str], str]
     names = {"0DN80ZZ", "5459"} if sign.table == "procedures_icd" else {items.get((sign.table, sign.item), sign.item)}
     values = set(cells.values())
     return bool(names & values) and (not sign.value or sign.value in values)
-
-
-def test_the_docs_have_every_sign_and_outcome() -> None:
-    text = (REPO / "docs/synthetic.md").read_text(encoding="utf-8")
-    assert [s.item for s in SIGNS if f"`{s.item}`" not in text] == []
-    lines = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("| ")}
-    for outcome in OUTCOMES.values():
-        assert ", ".join(outcome.indicators) in lines[outcome.name]
-        for task, threshold in zip(outcome.tasks, outcome.thresholds, strict=True):
-            assert f"{task} {threshold:g}" in lines[outcome.name]
