@@ -12,6 +12,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from evaluation.arguments import add_model_flags, add_prompt_flags, backend_name, check_lengths, empty_think
 from mimiciv_dataset.commands import (
     Summary,
     UserError,
@@ -30,39 +31,18 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     data = cli.add_argument_group("data")
     data.add_argument("--dataset_name", required=True, help="index CSV or JSONL; several with commas between")
     data.add_argument("--output_path", required=True, type=Path, help="folder for outputs.jsonl and result.json")
-    data.add_argument("--instructions", type=Path, help="JSON, task → sentence, in place of ours")
+    data.add_argument(
+        "--prompt", action="store_true", help="add candidates and answer rules, for models not trained on EHR-Ins"
+    )
+    data.add_argument("--oracle_reasoning", action="store_true", help="pre-fill the row's own reasoning")
     data.add_argument("--limit", type=int, help="only the first so many samples, for a quick look")
     data.add_argument("--resume", action="store_true", help="go on in a used folder; only what is missing is done")
     add_chunks(data)
-    model = cli.add_argument_group("model")
-    model.add_argument("--model_name_or_path", required=True, help="Hub id, local folder, or a name of models.yaml")
-    model.add_argument("--lora_path", help="a LoRA adapter on top of it")
-    model.add_argument("--dtype", default="auto", help="float32, bfloat16, float16 or auto (float32 on CPU)")
-    model.add_argument("--device", help="cpu, cuda, cuda:1 (the GPU if there is one)")
-    model.add_argument("--device_map", help="Transformers' device_map, such as auto, for models larger than a GPU")
-    model.add_argument("--batch", type=int, default=1, help="prompts in a Transformers batch (1)")
-    model.add_argument("--use_vllm", action="store_true", help="run with vLLM")
-    model.add_argument("--gpu_memory_utilization", type=float, default=0.85, help="vLLM: share of GPU memory (0.85)")
-    model.add_argument("--tensor_parallel_size", type=int, help="vLLM: GPUs a layer is spread over (all visible)")
-    model.add_argument("--seed", type=int, default=0, help="seed of sampling and of the bootstrap (0)")
-    prompt = cli.add_argument_group("prompt and decoding")
-    prompt.add_argument(
-        "--prompt", action="store_true", help="add candidates and answer rules, for models not trained on EHR-Ins"
-    )
-    prompt.add_argument("--think_prompt", action="store_true", help="let decision tasks reason before they answer")
-    prompt.add_argument("--direct_answer", action="store_true", help="with --think_prompt: answer at once (/no_think)")
-    prompt.add_argument("--think_risk", action="store_true", help="let risk tasks reason too; p(yes) comes after the chain")
-    prompt.add_argument("--oracle_reasoning", action="store_true", help="pre-fill the row's own reasoning")
-    prompt.add_argument("--empty_think", help="the empty think block of models without an enable_thinking switch")
-    prompt.add_argument("--max_seq_len", type=int, default=32000, help="tokens of prompt and reply together (32000)")
-    prompt.add_argument("--max_new_tokens", type=int, help="tokens of a reply (2048; 4096 with reasoning)")
-    prompt.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest token (0)")
+    add_model_flags(cli)
+    add_prompt_flags(cli)
     cli.add_argument("--resamples", type=int, default=1000, help="bootstrap resamples for the intervals (1000)")
     args = parse(cli, argv)
-    if args.max_new_tokens is None:
-        args.max_new_tokens = 4096 if args.think_prompt else 2048
-    if args.max_new_tokens >= args.max_seq_len:
-        raise UserError(f"--max_new_tokens {args.max_new_tokens}: wanted fewer than --max_seq_len {args.max_seq_len}")
+    check_lengths(args)
     return args
 
 
@@ -82,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from evaluation.backends import load_backend
     from evaluation.inference import Prompter, check_settings, identity, read_keys, run_window
     from evaluation.score import print_table, score_dir
-    from mimiciv_dataset.chat import EMPTY_THINK, PromptBuilder, instructions_sha256
+    from mimiciv_dataset.chat import PromptBuilder, instructions_sha256
     from mimiciv_dataset.mimiciv import MIMICIV
 
     datasets = [MIMICIV(args.root_dir, path, lazzy_mode=True, shuffle=False, instructions=args.instructions) for path in files]
@@ -93,9 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     samples = list(samples.values())[: args.limit]
     mine = chunk(samples, args.chunk_num, args.chunk_idx)
     mine.sort(key=lambda sample: str(sample[0].row(sample[1]).get("subject_id")))  # a patient's prompts share a prefix
-    backend = load_backend("vllm" if args.use_vllm else "transformers", args)
-    empty_think = EMPTY_THINK if args.empty_think is None else args.empty_think.replace("\\n", "\n")
-    builder = PromptBuilder(backend.tokenizer, empty_think)
+    backend = load_backend(backend_name(args), args)
+    builder = PromptBuilder(backend.tokenizer, empty_think(args))
     args.template_sha256 = builder.template_sha256
     wording = instructions_sha256(datasets[0].instructions)
     check_settings(args.output_path, args, template_sha256=builder.template_sha256, instructions_sha256=wording)

@@ -105,7 +105,7 @@ class Prompter:
         sample, args = self.dataset[index], self.args
         info = sample["task_info"]
         task = TASKS[info["task"]]
-        mode = evaluation_mode(task, args.think_prompt, args.direct_answer, args.think_risk)
+        mode = evaluation_mode(task.kind, args.think_prompt, args.direct_answer, args.think_risk)
         instruction = sample["instruction"]
         if args.prompt:
             instruction = with_candidates(instruction, task, sample["candidates"])
@@ -135,11 +135,24 @@ def run_window(prompts: Sequence[Prompt], backend: Backend, args: argparse.Names
         yield output_line(prompt, args, "yes" if p >= 0.5 else "no", p, "scored")
     replies = backend.generate([p.text for p in generated], args.max_new_tokens, args.temperature)
     # a risk row that reasons is scored after its chain, where the chain ended
-    chains = [(p, r) for p, r in zip(generated, replies, strict=True) if p.task.kind == "risk" and "</think>" in r.text]
-    after = backend.score_yes_no([p.text + r.text[: r.text.rindex("</think>")] + "</think>\n\n" for p, r in chains])
-    p_of = {prompt.key: p for (prompt, _), p in zip(chains, after, strict=True)}
+    chains = {
+        prompt.key: chain
+        for prompt, reply in zip(generated, replies, strict=True)
+        if prompt.task.kind == "risk" and (chain := after_chain(prompt.text, reply.text))
+    }
+    p_of = dict(zip(chains, backend.score_yes_no(list(chains.values())), strict=True))
     for prompt, reply in zip(generated, replies, strict=True):
         yield output_line(prompt, args, reply.text, p_of.get(prompt.key), reply.finish_reason)
+
+
+def after_chain(prompt: str, reply: str) -> str | None:
+    """The prompt and the reply's reasoning, closed: what p(yes) of a model that reasons is asked after; None if never closed.
+
+    >>> after_chain("P", "<think>old</think> yes")
+    'P<think>old</think>\\n\\n'
+    """
+    before, closed, _ = reply.rpartition("</think>")
+    return f"{prompt}{before}</think>\n\n" if closed else None
 
 
 def output_line(prompt: Prompt, args: argparse.Namespace, response: str, p_yes: float | None, reason: str) -> Line:

@@ -39,19 +39,17 @@ def training_mode(stage: str, reasoning: str | None) -> str:
     return THINK if reasoning else NO_THINK
 
 
-def evaluation_mode(task: Task, think_prompt: bool = False, direct_answer: bool = False, think_risk: bool = False) -> str:
-    """The mode of an evaluated row, by the flags of test.py.
+def evaluation_mode(kind: str, think_prompt: bool = False, direct_answer: bool = False, think_risk: bool = False) -> str:
+    """The mode of an evaluated row, by its task's kind and the flags of test.py.
 
-    >>> from mimiciv_dataset.tasks import TASKS
-    >>> decision, risk = TASKS["emar"], TASKS["ICU_Readmission"]
-    >>> evaluation_mode(decision), evaluation_mode(decision, think_prompt=True), evaluation_mode(risk, think_prompt=True)
+    >>> evaluation_mode("decision"), evaluation_mode("decision", think_prompt=True), evaluation_mode("risk", think_prompt=True)
     ('plain', 'think', 'no_think')
-    >>> evaluation_mode(risk, think_prompt=True, think_risk=True), evaluation_mode(decision, True, direct_answer=True)
+    >>> evaluation_mode("risk", think_prompt=True, think_risk=True), evaluation_mode("decision", True, direct_answer=True)
     ('think', 'no_think')
     """
     if not think_prompt:
         return PLAIN
-    if direct_answer or (task.kind == "risk" and not think_risk):
+    if direct_answer or (kind == "risk" and not think_risk):
         return NO_THINK
     return THINK
 

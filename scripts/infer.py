@@ -1,0 +1,109 @@
+"""Ask a model about one record: markdown text and a question in, the answer out.
+
+RECORD is a file (or - for standard input) with a record as this repository renders it (docs/data.md; `input` of a sample). The
+question is a task's own (--task), or yours (--instruction). The prompt is built by the code that training and evaluation
+use, so a model reads here what it reads there. Risk tasks answer yes or no with p(yes). The answer goes to standard output; a
+record too long for --max_seq_len loses its oldest events, and a line on standard error says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from evaluation.arguments import add_model_flags, add_prompt_flags, backend_name, check_lengths, empty_think
+from mimiciv_dataset.commands import UserError, parse, parser, require, run
+from mimiciv_dataset.tasks import NO, TASKS, YES, load_instructions
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    cli = parser(__doc__)
+    cli.add_argument("record", metavar="RECORD", help="file with the record, or - for standard input")
+    cli.add_argument("--task", choices=tuple(TASKS), metavar="TASK", help="ask this task's question (--list_tasks of "
+                     "mimiciv_dataset/task_sample_info_gen.py shows them)")  # fmt: skip
+    cli.add_argument("--instruction", help="the question itself, in place of a task's wording")
+    cli.add_argument("--json", action="store_true", help="print reasoning, items, p(yes) and more as one JSON object")
+    add_model_flags(cli)
+    add_prompt_flags(cli)
+    args = parse(cli, argv)
+    if not (args.task or args.instruction):
+        raise UserError("infer.py: wanted a question, found neither --task nor --instruction")
+    check_lengths(args)
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = arguments(argv)
+    record = read_record(args.record)
+    task = TASKS[args.task] if args.task else None
+    kind = task.kind if task else "decision"
+    instruction = args.instruction or load_instructions(args.instructions)[task.name]
+
+    from evaluation.answers import read_items, split_reasoning
+    from evaluation.backends import load_backend
+    from evaluation.inference import CHAIN_END, after_chain
+    from mimiciv_dataset.chat import THINK, PromptBuilder, evaluation_mode, sha256
+    from mimiciv_dataset.text import SampleText
+
+    backend = load_backend(backend_name(args), args)
+    builder = PromptBuilder(backend.tokenizer, empty_think(args))
+    mode = evaluation_mode(kind, args.think_prompt, args.direct_answer, args.think_risk)
+    scored = kind == "risk" and mode != THINK
+    room = args.max_seq_len - (1 if scored else args.max_new_tokens) - (CHAIN_END if kind == "risk" and not scored else 0)
+    prompt, dropped = builder.fit(SampleText.parse(record, task), instruction, mode, room)
+    if dropped:
+        print(
+            f"the prompt has {dropped.tokens_before:,} tokens, with room for {room:,}: left out the {dropped.events:,} "
+            f"oldest events and {dropped.lines:,} lines of the last discharge note",
+            file=sys.stderr,
+        )
+        if not dropped.fits:
+            raise UserError(f"{args.record}: wanted a record of at most {room:,} tokens after truncation, found "
+                            f"{dropped.tokens_after:,}; raise --max_seq_len or shorten the record")  # fmt: skip
+    found: dict[str, Any] = {"p_yes": None, "finish_reason": "scored"}
+    if scored:
+        found["p_yes"] = backend.score_yes_no([prompt])[0]
+        reply = YES if found["p_yes"] >= 0.5 else NO
+    else:
+        (generation,) = backend.generate([prompt], args.max_new_tokens, args.temperature)
+        reply, found["finish_reason"] = generation.text, generation.finish_reason
+        chain = after_chain(prompt, reply) if kind == "risk" else None
+        if chain:
+            found["p_yes"] = backend.score_yes_no([chain])[0]
+    reasoning, answer = split_reasoning(reply, not scored and prompt.rstrip().endswith("<think>"))
+    if args.json:
+        found |= {"reasoning": reasoning, "answer": answer, "items": read_items(answer), "mode": mode,
+                  "truncated": dropped.to_dict() if dropped else None, "prompt_sha256": sha256(prompt)}  # fmt: skip
+        print(json.dumps(found, ensure_ascii=False))
+    else:
+        parts = [reasoning, answer, f"p(yes) = {found['p_yes']:.4f}" if found["p_yes"] is not None else None]
+        print("\n\n".join(part for part in parts if part))
+    if answer is None:
+        print("the reply was cut off inside its reasoning; raise --max_new_tokens", file=sys.stderr)
+    return int(answer is None)
+
+
+def read_record(name: str) -> str:
+    """The record's text; one line end at its end is the file's own and goes.
+
+    Raises:
+        UserError: there is no such file, it is empty, or it is not UTF-8.
+    """
+    try:
+        if name == "-":
+            text = sys.stdin.read()
+        else:
+            text = require(Path(name), "a text file with a record", "save one sample's `input`").read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{name}: wanted a record as UTF-8 text, found other bytes") from None
+    if not text.strip():
+        raise UserError(f"{name}: wanted a record, found nothing in it")
+    return text.removesuffix("\n")
+
+
+if __name__ == "__main__":
+    run(main)
