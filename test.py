@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_settings(args.output_path, args, template_sha256=builder.template_sha256, instructions_sha256=wording)
     prompters = {id(dataset): Prompter(dataset, builder, args) for dataset in datasets}
     finished = read_keys(args.output_path, repair=output)
-    before, truncated, too_long = len(finished), 0, 0
+    before, answered, truncated, too_long = len(finished), 0, 0, 0
     with output.open("a", encoding="utf-8") as file, progress(total=len(mine), desc="test.py", unit="sample") as bar:
         for start in range(0, len(mine), backend.window):
             window = [prompters[id(dataset)](index) for dataset, index in mine[start : start + backend.window]]
@@ -91,11 +91,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
                 file.flush()
                 finished.add(line["key"])
+                answered += 1
             bar.update(len(window))
 
-    done = (
-        f"{len(finished) - before:,} samples answered, {before:,} were there, {truncated:,} truncated, {too_long:,} too long"
-    )
+    finished = read_keys(args.output_path, repair=output)  # chunks that run beside this one have gone on
+    done = f"{answered:,} samples answered, {before:,} were there, {truncated:,} truncated, {too_long:,} too long"
     if len(finished) < len(samples):
         print(f"{len(finished):,} of {len(samples):,} samples are there; the other chunks are not finished. "
               f"When they are: python -m evaluation.score {args.output_path}")  # fmt: skip

@@ -20,7 +20,8 @@ def add_model_flags(cli: argparse.ArgumentParser) -> None:
     model.add_argument("--batch", type=int, default=1, help="prompts in a Transformers batch (1)")
     model.add_argument("--use_vllm", action="store_true", help="run with vLLM")
     model.add_argument("--gpu_memory_utilization", type=float, default=0.85, help="vLLM: share of GPU memory (0.85)")
-    model.add_argument("--tensor_parallel_size", type=int, help="vLLM: GPUs a layer is spread over (all visible)")
+    model.add_argument("--tensor_parallel_size", type=int, help="vLLM: GPUs a layer is spread over (all visible / pipeline)")
+    model.add_argument("--pipeline_parallel_size", type=int, default=1, help="vLLM: groups of GPUs that share the layers (1)")
     model.add_argument("--seed", type=int, default=0, help="seed of sampling, and of the bootstrap where scores are made (0)")
 
 

@@ -29,7 +29,7 @@ class VLLMBackend:
 
     Args:
         args: `model_name_or_path`, `lora_path`, `dtype`, `max_seq_len`, `gpu_memory_utilization`,
-            `tensor_parallel_size` (None: all visible GPUs), `seed`.
+            `tensor_parallel_size` (None: all visible GPUs, but for pipeline), `pipeline_parallel_size`, `seed`.
 
     Raises:
         UserError: vLLM is not installed, or cannot load the model.
@@ -120,12 +120,22 @@ class VLLMBackend:
 
 
 def _device_options(gpus: int, args: argparse.Namespace) -> dict[str, Any]:
-    """vLLM's settings for this machine: all visible GPUs, or the CPU build's."""
+    """vLLM's settings for this machine: all visible GPUs, or the CPU build's.
+
+    Raises:
+        UserError: more GPUs are asked for than there are.
+    """
+    pipeline = args.pipeline_parallel_size
+    tensor = args.tensor_parallel_size or max(1, gpus // max(1, pipeline))
+    if min(pipeline, tensor) < 1 or pipeline * tensor > max(gpus, 1):
+        raise UserError(f"--tensor_parallel_size {tensor} × --pipeline_parallel_size {pipeline}: wanted at most "
+                        f"{max(gpus, 1)} in all (visible GPUs: {gpus}), each at least 1")  # fmt: skip
     if gpus:
         return {
             "dtype": args.dtype,
             "gpu_memory_utilization": args.gpu_memory_utilization,
-            "tensor_parallel_size": args.tensor_parallel_size or gpus,
+            "tensor_parallel_size": tensor,
+            "pipeline_parallel_size": pipeline,
         }
     for name, value in CPU_ENVIRONMENT.items():
         os.environ.setdefault(name, value)

@@ -1,0 +1,111 @@
+"""The launchers: every chunk is done, failures are said, and what is together is one run."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import REPO, command
+from test_evaluation_cli import flags, lines, same
+
+from evaluation.vllm_backend import _device_options
+from mimiciv_dataset.commands import UserError, read_json
+
+LAUNCHERS = sorted((REPO / "scripts/test").glob("test_*.sh"))
+
+
+def bash(script: str | Path, *words: object, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", str(REPO / script), *map(str, words)], capture_output=True, text=True, cwd="/",
+        env={**os.environ, "OMP_NUM_THREADS": "1", **env},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(small_root: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("launchers") / "out"
+    command("test.py", *flags(small_root, tiny_model, output, "--limit", 20))
+    return output
+
+
+def test_data_parallel_is_one_run(whole: Path, small_root: Path, tiny_model: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    words = ["--processes", 2, *flags(small_root, tiny_model, output, "--limit", 20)]
+    done = bash("scripts/test/test_dp.sh", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    same(lines(output), lines(whole))
+    assert {path.name for path in output.glob("outputs*")} == {"outputs-0-of-2.jsonl", "outputs-1-of-2.jsonl"}
+    one, other = read_json(output / "result.json"), read_json(whole / "result.json")
+    assert one["tasks"]["emar"]["f1"] == other["tasks"]["emar"]["f1"] and one["missing"] == 0
+    again = bash("scripts/test/test_dp.sh", *words)
+    assert again.returncode == 1 and "add --resume" in again.stderr, "a used folder is refused"
+    assert bash("scripts/test/test_dp.sh", *words, "--resume").returncode == 0
+
+
+def test_a_failed_chunk_fails_the_launcher(small_root: Path, tmp_path: Path) -> None:
+    done = bash("scripts/test/test_dp.sh", *flags(small_root, tmp_path / "no-model", tmp_path / "out"))
+    assert done.returncode == 1 and "chunk 0 failed" in done.stderr and "wanted a model folder or Hub id" in done.stderr
+
+
+def test_wrong_use_is_said() -> None:
+    dp = "scripts/test/test_dp.sh"
+    for words, message in (
+        ([], "wanted --output_path"),
+        (["--output_path", "x", "--chunk_idx", 1], "--chunk_idx: the chunks are set here"),
+        (["--output_path", "x", "--processes", "two"], "wanted a number"),
+    ):
+        done = bash(dp, *words)
+        assert done.returncode == 2 and message in done.stderr
+    too_many = bash(dp, "--output_path", "x", "--processes", 2, CUDA_VISIBLE_DEVICES="0")
+    assert too_many.returncode == 2 and "at most one for every visible GPU, found 1" in too_many.stderr
+
+
+@pytest.mark.parametrize("script", LAUNCHERS, ids=lambda path: path.name)
+def test_help(script: Path) -> None:
+    done = bash(script, "--help")
+    assert done.returncode == 0 and f"bash scripts/test/{script.name}" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["test_tp.sh", "test_pp.sh"])
+def test_no_gpu_is_said(name: str, tmp_path: Path) -> None:
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")  # a machine without a GPU, wherever the test runs
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = bash(f"scripts/test/{name}", "--output_path", tmp_path, PATH=path, CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 2 and f"{name}: wanted a visible GPU" in done.stderr
+
+
+def sizes(tensor: int | None, pipeline: int) -> argparse.Namespace:
+    return argparse.Namespace(
+        tensor_parallel_size=tensor, pipeline_parallel_size=pipeline, dtype="auto", gpu_memory_utilization=0.85
+    )
+
+
+@pytest.mark.parametrize(
+    ("tensor", "pipeline", "wanted"), [(None, 1, (8, 1)), (None, 8, (1, 8)), (None, 2, (4, 2)), (2, 2, (2, 2))]
+)
+def test_parallel_sizes(tensor: int | None, pipeline: int, wanted: tuple[int, int]) -> None:
+    options = _device_options(8, sizes(tensor, pipeline))
+    assert (options["tensor_parallel_size"], options["pipeline_parallel_size"]) == wanted
+
+
+@pytest.mark.parametrize(("gpus", "tensor", "pipeline"), [(8, 8, 2), (0, None, 2), (0, 2, 1), (8, None, 0), (8, -1, 1)])
+def test_more_than_there_are_is_said(gpus: int, tensor: int | None, pipeline: int) -> None:
+    with pytest.raises(UserError, match="wanted at most"):
+        _device_options(gpus, sizes(tensor, pipeline))
+
+
+def test_the_slurm_array_covers_every_chunk(whole: Path, small_root: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """The batch script's own body, with the variables that SLURM sets; array numbers need not begin at 0."""
+    output = tmp_path / "out"
+    for number in (3, 4):
+        done = bash("scripts/slurm/test_array.slurm", *flags(small_root, tiny_model, output, "--limit", 20),
+                    SLURM_ARRAY_TASK_COUNT="2", SLURM_ARRAY_TASK_MIN="3", SLURM_ARRAY_TASK_ID=str(number),
+                    SLURM_SUBMIT_DIR=str(REPO))  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    same(lines(output), lines(whole))
+    alone = bash("scripts/slurm/test_array.slurm", SLURM_SUBMIT_DIR=str(REPO))
+    assert alone.returncode != 0 and "wanted to run as a job array" in alone.stderr
