@@ -9,21 +9,26 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from evaluation.arguments import add_model_flags, add_prompt_flags, backend_name, check_lengths, empty_think
+from evaluation.arguments import add_model_flags, add_prompt_flags, backend_name, check_lengths, parse_model
 from mimiciv_dataset.commands import (
     Summary,
     UserError,
     add_chunks,
     chunk,
-    parse,
     parser,
     progress,
     require,
     run,
 )  # fmt: skip
+
+if TYPE_CHECKING:
+    from mimiciv_dataset.mimiciv import MIMICIV
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -41,8 +46,11 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add_model_flags(cli)
     add_prompt_flags(cli)
     cli.add_argument("--resamples", type=int, default=1000, help="bootstrap resamples for the intervals (1000)")
-    args = parse(cli, argv)
+    args = parse_model(cli, argv)
     check_lengths(args)
+    if args.data_parallel_size > 1 and (args.chunk_num > 1 or args.url):
+        raise UserError("--data_parallel_size: wanted it without --chunk_num, whose chunks it makes, and without --url, whose "
+                        "server decides on its own replicas")  # fmt: skip
     return args
 
 
@@ -59,10 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                         "or choose another --output_path")  # fmt: skip
     args.output_path.mkdir(parents=True, exist_ok=True)
 
-    from evaluation.backends import load_backend
-    from evaluation.inference import Prompter, check_settings, identity, read_keys, run_window
+    from evaluation.inference import identity, length, read_keys
+    from evaluation.replicas import run_replicas
     from evaluation.score import print_table, score_dir
-    from mimiciv_dataset.chat import PromptBuilder, instructions_sha256
+    from mimiciv_dataset.chat import instructions_sha256
     from mimiciv_dataset.mimiciv import MIMICIV
 
     datasets = [MIMICIV(args.root_dir, path, lazzy_mode=True, shuffle=False, instructions=args.instructions) for path in files]
@@ -71,36 +79,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         for index in range(len(dataset)):
             samples.setdefault(identity(dataset.row(index)), (dataset, index))
     samples = list(samples.values())[: args.limit]
-    mine = chunk(samples, args.chunk_num, args.chunk_idx)
-    mine.sort(key=lambda sample: str(sample[0].row(sample[1]).get("subject_id")))  # a patient's prompts share a prefix
-    backend = load_backend(backend_name(args), args)
-    builder = PromptBuilder(backend.tokenizer, empty_think(args))
-    args.template_sha256 = builder.template_sha256
     wording = instructions_sha256(datasets[0].instructions)
-    check_settings(args.output_path, args, template_sha256=builder.template_sha256, instructions_sha256=wording)
-    prompters = {id(dataset): Prompter(dataset, builder, args) for dataset in datasets}
-    finished = read_keys(args.output_path, repair=output)
-    before, answered, truncated, too_long = len(finished), 0, 0, 0
-    with output.open("a", encoding="utf-8") as file, progress(total=len(mine), desc="test.py", unit="sample") as bar:
-        for start in range(0, len(mine), backend.window):
-            window = [prompters[id(dataset)](index) for dataset, index in mine[start : start + backend.window]]
-            todo = {prompt.key: prompt for prompt in window if prompt.key not in finished}
-            truncated += sum(prompt.dropped is not None for prompt in todo.values())
-            too_long += sum(not prompt.fits for prompt in todo.values())
-            for line in run_window(list(todo.values()), backend, args):
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-                file.flush()
-                finished.add(line["key"])
-                answered += 1
-            bar.update(len(window))
-
-    finished = read_keys(args.output_path, repair=output)  # chunks that run beside this one have gone on
-    done = f"{answered:,} samples answered, {before:,} were there, {truncated:,} truncated, {too_long:,} too long"
+    failures: Counter[str] = Counter()
+    if args.data_parallel_size > 1:
+        run_replicas(sys.argv[1:] if argv is None else argv, args, len(samples), len(read_keys(args.output_path)))
+        done = f"{args.data_parallel_size} processes"
+    else:
+        if args.chunk_num > 1:  # chunks with as many long samples as short ones
+            samples.sort(key=lambda sample: length(sample[0].row(sample[1])))
+        done, failures = run_samples(chunk(samples, args.chunk_num, args.chunk_idx), output, wording, args)
+    for reason, count in failures.most_common():
+        print(f"no reply to {count:,} samples: {reason}; --resume asks for them again", file=sys.stderr)
+    finished = read_keys(args.output_path)  # chunks that run beside this one have gone on
     if len(finished) < len(samples):
-        print(f"{len(finished):,} of {len(samples):,} samples are there; the other chunks are not finished. "
-              f"When they are: python -m evaluation.score {args.output_path}")  # fmt: skip
+        why = "the other chunks are not finished. When they are" if chunked else "some got no reply. As it is"
+        print(f"{len(finished):,} of {len(samples):,} samples are there; {why}: python -m evaluation.score {args.output_path}")
         summary.print(f"{done} → {output}")
-        return 0 if chunked else 1
+        return 0 if chunked and not failures else 1
     about = {
         "arguments": {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()},
         "instructions_sha256": wording,
@@ -109,6 +104,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     print_table(score_dir(args.output_path, resamples=args.resamples, seed=args.seed, expected=len(samples), extra=about))
     summary.print(f"{done} → {args.output_path}/result.json")
     return 0
+
+
+def run_samples(
+    samples: list[tuple[MIMICIV, int]], output: Path, wording: str, args: argparse.Namespace
+) -> tuple[str, Counter[str]]:
+    """Answer these samples (dataset, position), a line each to `output`; what was done, and why samples got no reply."""
+    from evaluation.backends import load_backend
+    from evaluation.inference import Prompter, check_settings, read_keys, run_window
+
+    samples.sort(key=lambda sample: str(sample[0].row(sample[1]).get("subject_id")))  # a patient's prompts share a prefix
+    backend = load_backend(backend_name(args), args)
+    args.template_sha256 = backend.builder.template_sha256
+    check_settings(args.output_path, args, template_sha256=args.template_sha256, instructions_sha256=wording)
+    prompters = {id(dataset): Prompter(dataset, backend, args) for dataset, _ in samples}
+    finished = read_keys(args.output_path, repair=output)
+    before, answered, truncated, too_long = len(finished), 0, 0, 0
+    with output.open("a", encoding="utf-8") as file, progress(total=len(samples), desc="test.py", unit="sample") as bar:
+        for start in range(0, len(samples), backend.window):
+            window = [prompters[id(dataset)](index) for dataset, index in samples[start : start + backend.window]]
+            todo = {prompt.key: prompt for prompt in window if prompt.key not in finished}
+            truncated += sum(prompt.dropped is not None for prompt in todo.values())
+            too_long += sum(not prompt.fits for prompt in todo.values())
+            bar.update(len(window) - len(todo))
+            for line in run_window(list(todo.values()), backend, args):
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                file.flush()
+                finished.add(line["key"])
+                answered += 1
+                bar.update()
+    done = f"{answered:,} samples answered, {before:,} were there, {truncated:,} truncated, {too_long:,} too long"
+    return done, backend.failures
 
 
 if __name__ == "__main__":

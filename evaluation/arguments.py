@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
+from evaluation.client import add_server_flags
 from mimiciv_dataset.chat import EMPTY_THINK
-from mimiciv_dataset.commands import UserError
+from mimiciv_dataset.commands import UserError, parse, require
+
+MODELS_FILE = Path(__file__).resolve().parent.parent / "models.yaml"
 
 
 def add_model_flags(cli: argparse.ArgumentParser) -> None:
     """Which model runs, and how."""
     model = cli.add_argument_group("model")
-    model.add_argument("--model_name_or_path", required=True, help="Hub id or local folder")
+    model.add_argument("--model_name_or_path", required=True, help="Hub id, local folder, short name of --models, or with "
+                       "--url the server's name for it")  # fmt: skip
+    model.add_argument("--models", type=Path, default=MODELS_FILE, help="YAML of short names (the repository's models.yaml)")
     model.add_argument("--lora_path", help="a LoRA adapter on top of it")
     model.add_argument("--dtype", default="auto", help="float32, bfloat16, float16 or auto (float32 on CPU)")
     model.add_argument("--device", help="cpu, cuda, cuda:1 (the GPU if there is one)")
@@ -22,7 +28,52 @@ def add_model_flags(cli: argparse.ArgumentParser) -> None:
     model.add_argument("--gpu_memory_utilization", type=float, default=0.85, help="vLLM: share of GPU memory (0.85)")
     model.add_argument("--tensor_parallel_size", type=int, help="vLLM: GPUs a layer is spread over (all visible / pipeline)")
     model.add_argument("--pipeline_parallel_size", type=int, default=1, help="vLLM: groups of GPUs that share the layers (1)")
+    model.add_argument("--data_parallel_size", type=int, default=1, help="processes that share the samples, each with a "
+                       "model and GPUs of its own (1)")  # fmt: skip
     model.add_argument("--seed", type=int, default=0, help="seed of sampling, and of the bootstrap where scores are made (0)")
+    server = cli.add_argument_group("server", "an OpenAI-compatible API in place of a model in this process")
+    add_server_flags(server)
+    server.add_argument("--tokenizer", help="its Hub id or folder, if --model_name_or_path is only the server's name")
+    server.add_argument("--chat", action="store_true", help="the chat endpoint, for hosted models whose prompts cannot be "
+                        "rendered here")  # fmt: skip
+
+
+def parse_model(cli: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse; a short name of `--models` stands for the flags it lists, which flags on the command line override.
+
+    Raises:
+        UserError: the file of short names cannot be read, or names a flag that there is not.
+    """
+    args = parse(cli, argv)
+    entry = short_names(args.models).get(args.model_name_or_path)
+    if entry is None:
+        return args
+    name = args.model_name_or_path
+    unknown = [flag for flag in entry if not hasattr(args, flag)]
+    if unknown or "model_name_or_path" not in entry:
+        found = f"{', '.join(unknown)}, which are none" if unknown else "none"
+        raise UserError(f"{args.models}, {name}: wanted names of flags with model_name_or_path among them, found {found}")
+    cli.set_defaults(**entry)
+    args = parse(cli, argv)
+    args.model_name_or_path = entry["model_name_or_path"]
+    return args
+
+
+def short_names(path: Path) -> dict[str, dict[str, object]]:
+    """Short name → flags, of a models.yaml.
+
+    Raises:
+        UserError: there is no such file, or it is not a mapping of mappings.
+    """
+    import yaml
+
+    try:
+        found = yaml.safe_load(require(path, "a YAML file of short names", "check --models").read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: wanted YAML, found something else: {' '.join(str(error).split())}") from None
+    if not isinstance(found, dict) or not all(isinstance(entry, dict) for entry in found.values()):
+        raise UserError(f"{path}: wanted short names, each with flags below it, found something else")
+    return found
 
 
 def add_prompt_flags(cli: argparse.ArgumentParser) -> None:
@@ -39,8 +90,18 @@ def add_prompt_flags(cli: argparse.ArgumentParser) -> None:
 
 
 def backend_name(args: argparse.Namespace) -> str:
-    """The entry of `evaluation.backends.BACKENDS` that the flags choose."""
-    return "vllm" if args.use_vllm else "transformers"
+    """The entry of `evaluation.backends.BACKENDS` that the flags choose.
+
+    Raises:
+        UserError: they contradict each other.
+    """
+    if args.url is None:
+        if args.chat or args.tokenizer:
+            raise UserError("--chat, --tokenizer: wanted --url with them, found none")
+        return "vllm" if args.use_vllm else "transformers"
+    if args.use_vllm:
+        raise UserError("--url, --use_vllm: wanted one of them, found both; with --url the server runs the model")
+    return "openai"
 
 
 def empty_think(args: argparse.Namespace) -> str:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from mimiciv_dataset.chat import PromptBuilder
 from mimiciv_dataset.commands import UserError
 
 if TYPE_CHECKING:
@@ -19,31 +21,49 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Generation:
-    """A reply: its raw text, and why it ended (`stop`, or `length` when it was cut off)."""
+    """A reply: its raw text; why it ended (`stop`, `length` when cut off, `scored` when only p(yes) was asked); p(yes)."""
 
     text: str
     finish_reason: str
+    p_yes: float | None = None
+
+    @classmethod
+    def scored(cls, p_yes: float) -> Generation:
+        """What p(yes) alone says."""
+        return cls("yes" if p_yes >= 0.5 else "no", "scored", p_yes)
 
 
 class Backend(Protocol):
-    """Generates many, and scores yes or no many; results come in the order of the prompts.
+    """Generates many, and scores yes or no many.
 
-    `window` is how many prompts to hand over at once.
+    Both yield (position of the prompt, reply) as replies finish, in any order, so that what is done can be kept. A prompt
+    that a server would not answer is left out; `failures` says why.
+
+    Attributes:
+        builder: renders the prompts this backend reads.
+        window: how many prompts to hand over at once.
+        continues: whether a prompt may end in the middle of the reply; a chat endpoint's cannot.
+        failures: reason → how many prompts got no reply.
     """
 
-    tokenizer: PreTrainedTokenizerBase
+    builder: PromptBuilder
     window: int
+    continues: bool
+    failures: Counter[str]
 
-    def generate(self, prompts: Sequence[str], max_new_tokens: int, temperature: float = 0.0) -> list[Generation]:
+    def generate(
+        self, prompts: Sequence[str], max_new_tokens: int, temperature: float = 0.0
+    ) -> Iterator[tuple[int, Generation]]:
         """Replies to rendered prompts."""
 
-    def score_yes_no(self, prompts: Sequence[str]) -> list[float]:
+    def score_yes_no(self, prompts: Sequence[str]) -> Iterator[tuple[int, Generation]]:
         """p(yes) = P(yes) / (P(yes) + P(no)) at the first position after each prompt, in one forward pass."""
 
 
 BACKENDS = {
     "transformers": "evaluation.transformers_backend:TransformersBackend",
     "vllm": "evaluation.vllm_backend:VLLMBackend",
+    "openai": "evaluation.openai_backend:OpenAIBackend",
 }
 """Where each backend is; imported when it is chosen."""
 

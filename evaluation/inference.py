@@ -5,17 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from evaluation.answers import read_items, split_reasoning
-from evaluation.backends import Backend
+from evaluation.backends import Backend, Generation
 from evaluation.metrics import sample_score
 from mimiciv_dataset.chat import (
     THINK,
     Dropped,
-    PromptBuilder,
     evaluation_mode,
     sha256,
     with_candidates,
@@ -65,7 +64,7 @@ def decoding(args: argparse.Namespace) -> Line:
     """What besides its prompt decides a reply."""
     return {
         "max_new_tokens": args.max_new_tokens, "temperature": args.temperature, "max_seq_len": args.max_seq_len,
-        "model": str(args.model_name_or_path), "lora": str(args.lora_path or ""),
+        "model": str(args.model_name_or_path), "lora": str(args.lora_path or ""), "chat": args.chat,
     }  # fmt: skip
 
 
@@ -94,11 +93,18 @@ def identity(row: Line) -> tuple[Any, ...]:
     return (*where, sha256(row["input"]) if "input" in row else None, row.get("idx") if where[1] is None else None)
 
 
+def length(row: Line) -> int:
+    """A measure of how long a sample's record is, for an even share of the work: events of its window, or characters."""
+    return len(row["input"]) if "input" in row else row["period_end"] - row["period_begin"]
+
+
 class Prompter:
     """Makes the prompts of a dataset as test.py's arguments say."""
 
-    def __init__(self, dataset: MIMICIV, builder: PromptBuilder, args: argparse.Namespace) -> None:
-        self.dataset, self.builder, self.args = dataset, builder, args
+    def __init__(self, dataset: MIMICIV, backend: Backend, args: argparse.Namespace) -> None:
+        if args.oracle_reasoning and not backend.continues:
+            raise UserError("--oracle_reasoning: wanted a backend whose prompts can hold the start of the reply, found --chat")
+        self.dataset, self.builder, self.args = dataset, backend.builder, args
         self.decoding = decoding(args)
 
     def __call__(self, index: int) -> Prompt:
@@ -124,25 +130,32 @@ class Prompter:
 
 
 def run_window(prompts: Sequence[Prompt], backend: Backend, args: argparse.Namespace) -> Iterator[Line]:
-    """Answer a window of prompts; yields their output lines."""
-    fitting = [prompt for prompt in prompts if prompt.fits]
-    scored = [prompt for prompt in fitting if prompt.scored]
-    generated = [prompt for prompt in fitting if not prompt.scored]
+    """Answer a window of prompts; yields their output lines as replies come. What a server would not answer is left out."""
     for prompt in prompts:
         if not prompt.fits:
-            yield {**output_line(prompt, args, "", None, TOO_LONG), "error": TOO_LONG}
-    for prompt, p in zip(scored, backend.score_yes_no([prompt.text for prompt in scored]), strict=True):
-        yield output_line(prompt, args, "yes" if p >= 0.5 else "no", p, "scored")
-    replies = backend.generate([p.text for p in generated], args.max_new_tokens, args.temperature)
-    # a risk row that reasons is scored after its chain, where the chain ended
-    chains = {
-        prompt.key: chain
-        for prompt, reply in zip(generated, replies, strict=True)
-        if prompt.task.kind == "risk" and (chain := after_chain(prompt.text, reply.text))
-    }
-    p_of = dict(zip(chains, backend.score_yes_no(list(chains.values())), strict=True))
-    for prompt, reply in zip(generated, replies, strict=True):
-        yield output_line(prompt, args, reply.text, p_of.get(prompt.key), reply.finish_reason)
+            yield {**output_line(prompt, args, Generation("", TOO_LONG)), "error": TOO_LONG}
+    fitting = [prompt for prompt in prompts if prompt.fits]
+    for prompt, reply in replies(fitting, backend, args):
+        yield output_line(prompt, args, reply)
+
+
+def replies(prompts: Sequence[Prompt], backend: Backend, args: argparse.Namespace) -> Iterator[tuple[Prompt, Generation]]:
+    """Each prompt with its reply, as replies come; risk tasks have p(yes) in theirs: after the chain, if they reason."""
+    scored = [prompt for prompt in prompts if prompt.scored]
+    generated = [prompt for prompt in prompts if not prompt.scored]
+    for index, reply in backend.score_yes_no([prompt.text for prompt in scored]):
+        yield scored[index], reply
+    chains: list[tuple[Prompt, Generation, str]] = []
+    for index, reply in backend.generate([prompt.text for prompt in generated], args.max_new_tokens, args.temperature):
+        prompt = generated[index]
+        chain = after_chain(prompt.text, reply.text) if prompt.task.kind == "risk" and backend.continues else None
+        if chain:
+            chains.append((prompt, reply, chain))
+        else:
+            yield prompt, reply
+    for index, scored_reply in backend.score_yes_no([chain for _, _, chain in chains]):
+        prompt, reply, _ = chains[index]
+        yield prompt, replace(reply, p_yes=scored_reply.p_yes)
 
 
 def after_chain(prompt: str, reply: str) -> str | None:
@@ -155,13 +168,13 @@ def after_chain(prompt: str, reply: str) -> str | None:
     return f"{prompt}{before}</think>\n\n" if closed else None
 
 
-def output_line(prompt: Prompt, args: argparse.Namespace, response: str, p_yes: float | None, reason: str) -> Line:
+def output_line(prompt: Prompt, args: argparse.Namespace, reply: Generation) -> Line:
     """The line of `outputs.jsonl` of one sample (docs/evaluation.md)."""
     info = prompt.sample["task_info"]
     thinking = prompt.mode == THINK and not prompt.prefix
-    reasoning, answer = split_reasoning(response, prompt.thinking_open)
+    reasoning, answer = split_reasoning(reply.text, prompt.thinking_open)
     items = read_items(answer) if answer is not None else []
-    score = sample_score(prompt.task, info["label"], answer, p_yes)
+    score = sample_score(prompt.task, info["label"], answer, reply.p_yes)
     return {
         "key": prompt.key,
         "task_info": {name: value for name, value in info.items() if name != "reasoning"},
@@ -172,14 +185,14 @@ def output_line(prompt: Prompt, args: argparse.Namespace, response: str, p_yes: 
         "thinking_open": prompt.thinking_open,
         "truncated": prompt.dropped.to_dict() if prompt.dropped else None,
         "outputs": [
-            {"response": response, "reasoning": reasoning if thinking else None, "items": items, "p_yes": p_yes,
-             "finish_reason": reason}
+            {"response": reply.text, "reasoning": reasoning if thinking else None, "items": items, "p_yes": reply.p_yes,
+             "finish_reason": reply.finish_reason}
         ],
         "score": score,
     }  # fmt: skip
 
 
-def read_keys(folder: Path, repair: Path) -> set[str]:
+def read_keys(folder: Path, repair: Path | None = None) -> set[str]:
     """Keys of the samples that are finished, in any chunk's file.
 
     A torn last line, as a kill leaves it, does not count; from the file `repair`, which this process goes on writing, it

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import torch
 from transformers import AutoModelForCausalLM
 
+from evaluation.arguments import empty_think
 from evaluation.backends import Generation, load_tokenizer, yes_no_tokens
+from mimiciv_dataset.chat import PromptBuilder
 from mimiciv_dataset.commands import UserError
 
 
@@ -16,8 +19,10 @@ class TransformersBackend:
     """A causal language model of Transformers.
 
     Args:
-        args: `model_name_or_path`, `lora_path`, `batch`, `dtype`, `device`, `device_map`, `seed`.
+        args: `model_name_or_path`, `lora_path`, `batch`, `dtype`, `device`, `device_map`, `seed`, `empty_think`.
     """
+
+    continues = True
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.batch = args.batch
@@ -25,6 +30,8 @@ class TransformersBackend:
         self.tokenizer = load_tokenizer(args.model_name_or_path, padding_side="left")
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.builder = PromptBuilder(self.tokenizer, empty_think(args))
+        self.failures: Counter[str] = Counter()
         device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = args.dtype if args.dtype != "auto" else ("float32" if device == "cpu" else "auto")
         try:
@@ -55,9 +62,10 @@ class TransformersBackend:
             yield rows, {name: tensor.to(self.model.device) for name, tensor in padded.items()}
 
     @torch.inference_mode()
-    def generate(self, prompts: Sequence[str], max_new_tokens: int, temperature: float = 0.0) -> list[Generation]:
+    def generate(
+        self, prompts: Sequence[str], max_new_tokens: int, temperature: float = 0.0
+    ) -> Iterator[tuple[int, Generation]]:
         """Replies to rendered prompts; temperature 0 is greedy."""
-        replies: list[Generation | None] = [None] * len(prompts)
         sampling = {"do_sample": True, "temperature": temperature, "top_p": 1.0, "top_k": 0} if temperature > 0 else {
             "do_sample": False, "temperature": None, "top_p": None, "top_k": None}  # fmt: skip
         sampling["repetition_penalty"] = 1.0  # a model's own generation settings (Qwen2.5: 1.05) would change answers
@@ -69,18 +77,15 @@ class TransformersBackend:
             for row, ids in zip(rows, output[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
                 end = next((i for i, token in enumerate(ids) if token in self._ends), None)
                 text = self.tokenizer.decode(ids[:end], skip_special_tokens=False)
-                replies[row] = Generation(text, "length" if end is None else "stop")
-        return replies
+                yield row, Generation(text, "length" if end is None else "stop")
 
     @torch.inference_mode()
-    def score_yes_no(self, prompts: Sequence[str]) -> list[float]:
+    def score_yes_no(self, prompts: Sequence[str]) -> Iterator[tuple[int, Generation]]:
         """p(yes) after each prompt, from log-probabilities in fp32."""
-        scores = [0.0] * len(prompts)
         for rows, batch in self._batches(prompts):
             positions = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)
             logits = self.model(**batch, position_ids=positions, logits_to_keep=1).logits[:, -1].float()
             yes = logits[:, self._yes].logsumexp(-1)
             no = logits[:, self._no].logsumexp(-1)
-            for row, score in zip(rows, torch.sigmoid(yes - no).tolist(), strict=True):
-                scores[row] = score
-        return scores
+            for row, p_yes in zip(rows, torch.sigmoid(yes - no).tolist(), strict=True):
+                yield row, Generation.scored(p_yes)

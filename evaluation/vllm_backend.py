@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any
 
+from evaluation.arguments import empty_think
 from evaluation.backends import Generation, load_tokenizer, p_yes, yes_no_tokens
+from mimiciv_dataset.chat import PromptBuilder
 from mimiciv_dataset.commands import UserError
 
 WINDOW = 512
@@ -29,13 +32,14 @@ class VLLMBackend:
 
     Args:
         args: `model_name_or_path`, `lora_path`, `dtype`, `max_seq_len`, `gpu_memory_utilization`,
-            `tensor_parallel_size` (None: all visible GPUs, but for pipeline), `pipeline_parallel_size`, `seed`.
+            `tensor_parallel_size` (None: all visible GPUs, but for pipeline), `pipeline_parallel_size`, `seed`,
+            `empty_think`.
 
     Raises:
         UserError: vLLM is not installed, or cannot load the model.
     """
 
-    window = WINDOW
+    window, continues = WINDOW, True
 
     def __init__(self, args: argparse.Namespace) -> None:
         if find_spec("vllm") is None:
@@ -44,6 +48,8 @@ class VLLMBackend:
         import torch
 
         self.tokenizer = load_tokenizer(args.model_name_or_path)
+        self.builder = PromptBuilder(self.tokenizer, empty_think(args))
+        self.failures: Counter[str] = Counter()
         self._yes, self._no = yes_no_tokens(self.tokenizer)
         options = _device_options(torch.cuda.device_count(), args)
         from vllm import LLM
@@ -89,28 +95,27 @@ class VLLMBackend:
         )
         return [one.outputs[0] for one in done]
 
-    def generate(self, prompts: Sequence[str], max_new_tokens: int, temperature: float = 0.0) -> list[Generation]:
+    def generate(
+        self, prompts: Sequence[str], max_new_tokens: int, temperature: float = 0.0
+    ) -> Iterator[tuple[int, Generation]]:
         """Replies to rendered prompts; temperature 0 is greedy."""
         # The text is decoded by us, as the Transformers backend does it: same tokens, same text.
         done = self._run(
             prompts, temperature=temperature, max_tokens=max_new_tokens, stop_token_ids=self._ends, detokenize=False
         )
-        replies = []
-        for one in done:
+        for row, one in enumerate(done):
             ids = list(one.token_ids)
             end = next((i for i, token in enumerate(ids) if token in self._ends), None)
             text = self.tokenizer.decode(ids[:end], skip_special_tokens=False)
-            replies.append(Generation(text, "length" if end is None else "stop"))
-        return replies
+            yield row, Generation(text, "length" if end is None else "stop")
 
-    def score_yes_no(self, prompts: Sequence[str]) -> list[float]:
+    def score_yes_no(self, prompts: Sequence[str]) -> Iterator[tuple[int, Generation]]:
         """p(yes) after each prompt, from the log-probabilities of exactly the tokens that spell yes and no."""
         wanted = [*self._yes, *self._no]
-        scores = []
-        for one in self._run(prompts, temperature=0.0, max_tokens=1, logprob_token_ids=wanted, detokenize=False):
+        done = self._run(prompts, temperature=0.0, max_tokens=1, logprob_token_ids=wanted, detokenize=False)
+        for row, one in enumerate(done):
             found = {token: entry.logprob for token, entry in one.logprobs[0].items()}
-            scores.append(p_yes([found[token] for token in self._yes], [found[token] for token in self._no]))
-        return scores
+            yield row, Generation.scored(p_yes([found[token] for token in self._yes], [found[token] for token in self._no]))
 
     def prefix_cache_hit_rate(self) -> float | None:
         """Share of prompt tokens so far that were found in the prefix cache; None before any prompt."""

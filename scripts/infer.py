@@ -13,11 +13,10 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from evaluation.arguments import add_model_flags, add_prompt_flags, backend_name, check_lengths, empty_think
-from mimiciv_dataset.commands import UserError, parse, parser, require, run
-from mimiciv_dataset.tasks import NO, TASKS, YES, load_instructions
+from evaluation.arguments import add_model_flags, add_prompt_flags, backend_name, check_lengths, parse_model
+from mimiciv_dataset.commands import UserError, parser, require, run
+from mimiciv_dataset.tasks import TASKS, load_instructions
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -29,7 +28,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     cli.add_argument("--json", action="store_true", help="print reasoning, items, p(yes) and more as one JSON object")
     add_model_flags(cli)
     add_prompt_flags(cli)
-    args = parse(cli, argv)
+    args = parse_model(cli, argv)
     if not (args.task or args.instruction):
         raise UserError("infer.py: wanted a question, found neither --task nor --instruction")
     check_lengths(args)
@@ -46,15 +45,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     from evaluation.answers import read_items, split_reasoning
     from evaluation.backends import load_backend
     from evaluation.inference import CHAIN_END, after_chain
-    from mimiciv_dataset.chat import THINK, PromptBuilder, evaluation_mode, sha256
+    from mimiciv_dataset.chat import THINK, evaluation_mode, sha256
     from mimiciv_dataset.text import SampleText
 
     backend = load_backend(backend_name(args), args)
-    builder = PromptBuilder(backend.tokenizer, empty_think(args))
     mode = evaluation_mode(kind, args.think_prompt, args.direct_answer, args.think_risk)
     scored = kind == "risk" and mode != THINK
     room = args.max_seq_len - (1 if scored else args.max_new_tokens) - (CHAIN_END if kind == "risk" and not scored else 0)
-    prompt, dropped = builder.fit(SampleText.parse(record, task), instruction, mode, room)
+    prompt, dropped = backend.builder.fit(SampleText.parse(record, task), instruction, mode, room)
     if dropped:
         print(
             f"the prompt has {dropped.tokens_before:,} tokens, with room for {room:,}: left out the {dropped.events:,} "
@@ -64,23 +62,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not dropped.fits:
             raise UserError(f"{args.record}: wanted a record of at most {room:,} tokens after truncation, found "
                             f"{dropped.tokens_after:,}; raise --max_seq_len or shorten the record")  # fmt: skip
-    found: dict[str, Any] = {"p_yes": None, "finish_reason": "scored"}
     if scored:
-        found["p_yes"] = backend.score_yes_no([prompt])[0]
-        reply = YES if found["p_yes"] >= 0.5 else NO
+        answers = backend.score_yes_no([prompt])
     else:
-        (generation,) = backend.generate([prompt], args.max_new_tokens, args.temperature)
-        reply, found["finish_reason"] = generation.text, generation.finish_reason
-        chain = after_chain(prompt, reply) if kind == "risk" else None
-        if chain:
-            found["p_yes"] = backend.score_yes_no([chain])[0]
-    reasoning, answer = split_reasoning(reply, not scored and prompt.rstrip().endswith("<think>"))
+        answers = backend.generate([prompt], args.max_new_tokens, args.temperature)
+    for _, reply in answers:  # noqa: B007  the one reply; none if the server refused
+        break
+    else:
+        raise UserError(f"{args.url}: wanted a reply, found none: {', '.join(backend.failures)}")
+    p_yes = reply.p_yes
+    chain = after_chain(prompt, reply.text) if kind == "risk" and not scored and backend.continues else None
+    if chain:
+        p_yes = next((scored_reply.p_yes for _, scored_reply in backend.score_yes_no([chain])), None)
+    reasoning, answer = split_reasoning(reply.text, not scored and prompt.rstrip().endswith("<think>"))
     if args.json:
-        found |= {"reasoning": reasoning, "answer": answer, "items": read_items(answer), "mode": mode,
-                  "truncated": dropped.to_dict() if dropped else None, "prompt_sha256": sha256(prompt)}  # fmt: skip
+        found = {"p_yes": p_yes, "finish_reason": reply.finish_reason, "reasoning": reasoning, "answer": answer,
+                 "items": read_items(answer), "mode": mode,
+                 "truncated": dropped.to_dict() if dropped else None, "prompt_sha256": sha256(prompt)}  # fmt: skip
         print(json.dumps(found, ensure_ascii=False))
     else:
-        parts = [reasoning, answer, f"p(yes) = {found['p_yes']:.4f}" if found["p_yes"] is not None else None]
+        parts = [reasoning, answer, f"p(yes) = {p_yes:.4f}" if p_yes is not None else None]
         print("\n\n".join(part for part in parts if part))
     if answer is None:
         print("the reply was cut off inside its reasoning; raise --max_new_tokens", file=sys.stderr)

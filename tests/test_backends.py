@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from evaluation.backends import load_backend, load_tokenizer, yes_no_tokens
+from evaluation.backends import Generation, load_backend, load_tokenizer, yes_no_tokens
 from mimiciv_dataset.commands import UserError
 
 WORDS = [
@@ -33,8 +34,17 @@ WORDS = [
 
 def args(model: Path | str, **more: object) -> argparse.Namespace:
     given = {"model_name_or_path": str(model), "lora_path": None, "batch": 4, "dtype": "auto", "device": None,
-             "device_map": None, "seed": 0} | more  # fmt: skip
+             "device_map": None, "seed": 0, "empty_think": None} | more  # fmt: skip
     return argparse.Namespace(**given)
+
+
+def replies(found: Iterator[tuple[int, Generation]]) -> list[Generation]:
+    """Replies in the order of their prompts."""
+    return [reply for _, reply in sorted(found, key=lambda pair: pair[0])]
+
+
+def p_yes(found: Iterator[tuple[int, Generation]]) -> list[float]:
+    return [reply.p_yes for reply in replies(found)]
 
 
 def prompts(n: int) -> list[str]:
@@ -51,8 +61,8 @@ def alone(tiny_model: Path):
 def test_results_do_not_depend_on_the_batch(tiny_model: Path, alone, batch: int) -> None:
     together = load_backend("transformers", args(tiny_model, batch=batch))
     texts = prompts(11)
-    assert together.generate(texts, 12) == alone.generate(texts, 12)
-    assert together.score_yes_no(texts) == pytest.approx(alone.score_yes_no(texts), abs=1e-5)
+    assert replies(together.generate(texts, 12)) == replies(alone.generate(texts, 12))
+    assert p_yes(together.score_yes_no(texts)) == pytest.approx(p_yes(alone.score_yes_no(texts)), abs=1e-5)
 
 
 def test_p_yes_by_its_definition(tiny_model: Path, alone) -> None:
@@ -64,25 +74,26 @@ def test_p_yes_by_its_definition(tiny_model: Path, alone) -> None:
         ids = torch.tensor([alone.tokenizer(text, add_special_tokens=False)["input_ids"]])
         with torch.no_grad():
             p = alone.model(ids).logits[0, -1].double().softmax(-1)
-        assert alone.score_yes_no([text])[0] == pytest.approx(float(p[yes].sum() / (p[yes].sum() + p[no].sum())), abs=1e-6)
+        by_definition = float(p[yes].sum() / (p[yes].sum() + p[no].sum()))
+        assert p_yes(alone.score_yes_no([text])) == pytest.approx([by_definition], abs=1e-6)
 
 
 def test_it_stops_at_the_end_token_or_is_cut_off(alone) -> None:
-    replies = alone.generate(prompts(6), 5)
-    for reply in replies:
+    found = replies(alone.generate(prompts(6), 5))
+    for reply in found:
         assert reply.finish_reason in ("stop", "length")
         assert "<|im_end|>" not in reply.text
-    assert any(reply.finish_reason == "length" for reply in replies)
+    assert any(reply.finish_reason == "length" for reply in found)
 
 
 def test_sampling_is_possible(alone) -> None:
-    assert len(alone.generate(prompts(2), 4, temperature=1.0)) == 2
+    assert len(replies(alone.generate(prompts(2), 4, temperature=1.0))) == 2
 
 
 def test_a_models_own_repetition_penalty_is_not_used(tiny_model: Path, alone) -> None:
     penalised = load_backend("transformers", args(tiny_model, batch=1))
     penalised.model.generation_config.repetition_penalty = 1.3
-    assert penalised.generate(prompts(4), 12) == alone.generate(prompts(4), 12)
+    assert replies(penalised.generate(prompts(4), 12)) == replies(alone.generate(prompts(4), 12))
 
 
 def test_a_lora_adapter_is_used(tiny_model: Path, tmp_path: Path) -> None:
@@ -96,8 +107,8 @@ def test_a_lora_adapter_is_used(tiny_model: Path, tmp_path: Path) -> None:
         if "lora_B" in name:
             parameter.data.normal_()
     adapted.save_pretrained(tmp_path)
-    base = load_backend("transformers", args(tiny_model)).score_yes_no(prompts(2))
-    lora = load_backend("transformers", args(tiny_model, lora_path=str(tmp_path))).score_yes_no(prompts(2))
+    base = p_yes(load_backend("transformers", args(tiny_model)).score_yes_no(prompts(2)))
+    lora = p_yes(load_backend("transformers", args(tiny_model, lora_path=str(tmp_path))).score_yes_no(prompts(2)))
     assert base != pytest.approx(lora, abs=1e-6)
 
 

@@ -11,6 +11,7 @@ import pytest
 from conftest import REPO, command
 from test_evaluation_cli import flags, lines, same
 
+from evaluation.replicas import gpu_groups, visible_gpus
 from evaluation.vllm_backend import _device_options
 from mimiciv_dataset.commands import UserError, read_json
 
@@ -33,7 +34,7 @@ def whole(small_root: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathF
 
 def test_data_parallel_is_one_run(whole: Path, small_root: Path, tiny_model: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    words = ["--processes", 2, *flags(small_root, tiny_model, output, "--limit", 20)]
+    words = ["--gpus", 2, *flags(small_root, tiny_model, output, "--limit", 20)]
     done = bash("scripts/test/test_dp.sh", *words)
     assert done.returncode == 0, done.stdout + done.stderr
     same(lines(output), lines(whole))
@@ -41,26 +42,33 @@ def test_data_parallel_is_one_run(whole: Path, small_root: Path, tiny_model: Pat
     one, other = read_json(output / "result.json"), read_json(whole / "result.json")
     assert one["tasks"]["emar"]["f1"] == other["tasks"]["emar"]["f1"] and one["missing"] == 0
     again = bash("scripts/test/test_dp.sh", *words)
-    assert again.returncode == 1 and "add --resume" in again.stderr, "a used folder is refused"
+    assert again.returncode == 2 and "add --resume" in again.stderr, "a used folder is refused"
     assert bash("scripts/test/test_dp.sh", *words, "--resume").returncode == 0
 
 
 def test_a_failed_chunk_fails_the_launcher(small_root: Path, tmp_path: Path) -> None:
-    done = bash("scripts/test/test_dp.sh", *flags(small_root, tmp_path / "no-model", tmp_path / "out"))
-    assert done.returncode == 1 and "chunk 0 failed" in done.stderr and "wanted a model folder or Hub id" in done.stderr
+    done = bash("scripts/test/test_dp.sh", "--gpus", 2, *flags(small_root, tmp_path / "no-model", tmp_path / "out"))
+    assert (
+        done.returncode == 2 and "2 of 2 processes failed" in done.stderr and "wanted a model folder or Hub id" in done.stderr
+    )
 
 
 def test_wrong_use_is_said() -> None:
     dp = "scripts/test/test_dp.sh"
     for words, message in (
-        ([], "wanted --output_path"),
-        (["--output_path", "x", "--chunk_idx", 1], "--chunk_idx: the chunks are set here"),
-        (["--output_path", "x", "--processes", "two"], "wanted a number"),
+        (["--gpus"], "wanted a number after it"),
+        (["--gpus", "two"], "wanted a number"),
+        (["--gpus", 2, *flags(Path("x"), Path("m"), Path("x")), "--chunk_num", 2], "wanted it without --chunk_num"),
     ):
         done = bash(dp, *words)
         assert done.returncode == 2 and message in done.stderr
-    too_many = bash(dp, "--output_path", "x", "--processes", 2, CUDA_VISIBLE_DEVICES="0")
-    assert too_many.returncode == 2 and "at most one for every visible GPU, found 1" in too_many.stderr
+
+
+def test_each_replica_has_its_own_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    assert gpu_groups(visible_gpus(), replicas=2, each=2) == [["4", "5"], ["6", "7"]]
+    with pytest.raises(UserError, match="wanted 2 GPUs for each, found 4 in all"):
+        gpu_groups(visible_gpus(), replicas=3, each=2)
 
 
 @pytest.mark.parametrize("script", LAUNCHERS, ids=lambda path: path.name)
@@ -69,7 +77,7 @@ def test_help(script: Path) -> None:
     assert done.returncode == 0 and f"bash scripts/test/{script.name}" in done.stdout
 
 
-@pytest.mark.parametrize("name", ["test_tp.sh", "test_pp.sh"])
+@pytest.mark.parametrize("name", ["test_dp.sh", "test_tp.sh", "test_pp.sh"])
 def test_no_gpu_is_said(name: str, tmp_path: Path) -> None:
     (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")  # a machine without a GPU, wherever the test runs
     (tmp_path / "nvidia-smi").chmod(0o755)

@@ -1,0 +1,45 @@
+"""Short names of models.yaml: each stands for flags, and flags on the command line override them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import REPO
+
+from evaluation.arguments import add_model_flags, add_prompt_flags, parse_model, short_names
+from mimiciv_dataset.commands import UserError, parser
+
+
+def parsed(*words: str):
+    cli = parser("x")
+    add_model_flags(cli)
+    add_prompt_flags(cli)
+    return parse_model(cli, list(words))
+
+
+def test_a_short_name_stands_for_its_flags(tmp_path: Path) -> None:
+    models = tmp_path / "models.yaml"
+    models.write_text("mine:\n  model_name_or_path: /data/mine\n  max_new_tokens: 77\n  batch: 4\n", encoding="utf-8")
+    args = parsed("--models", str(models), "--model_name_or_path", "mine", "--batch", "2")
+    assert (args.model_name_or_path, args.max_new_tokens, args.batch) == ("/data/mine", 77, 2)
+    assert parsed("--models", str(models), "--model_name_or_path", "other/model").model_name_or_path == "other/model"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("m: {model_name_or_path: x, colour: red}", "colour"), ("m: {batch: 2}", "model_name_or_path among them"),
+     ("- m", "wanted short names"), ("m: [", "wanted YAML"), ("m: path", "wanted short names")],
+)  # fmt: skip
+def test_a_wrong_file_is_said(tmp_path: Path, text: str, message: str) -> None:
+    models = tmp_path / "models.yaml"
+    models.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=message):
+        parsed("--models", str(models), "--model_name_or_path", "m")
+
+
+def test_every_entry_of_the_repository_is_valid() -> None:
+    names = short_names(REPO / "models.yaml")
+    assert names
+    for name, entry in names.items():
+        assert parsed("--model_name_or_path", name).model_name_or_path == entry["model_name_or_path"]

@@ -1,0 +1,227 @@
+"""Evaluation through an OpenAI-compatible server: what is sent, what is read, and a real vLLM server on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from importlib.util import find_spec
+from math import log
+from pathlib import Path
+
+import pytest
+from conftest import command
+from scripted_server import ScriptedServer
+from test_evaluation_cli import flags
+from test_evaluation_cli import lines as lines_by_key
+
+from mimiciv_dataset.commands import read_json
+
+
+def words_of(root: Path, model: Path | str, output: Path, *more: object) -> list[object]:
+    """test.py's flags: 20 samples of a decision task and 4 of a risk task."""
+    index = root / "task_index/all"
+    names = f"{index / 'emar.csv'},{index / 'LengthOfStay_3day.csv'}"
+    return [*flags(root, model, output), "--dataset_name", names, "--limit", 24, *more]
+
+
+def lines(folder: Path) -> list[dict]:
+    return list(lines_by_key(folder).values())
+
+
+def text_of(body: dict, tokenizer) -> str:
+    return tokenizer.decode(body["prompt"])
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_model: Path):
+    from evaluation.backends import load_tokenizer
+
+    return load_tokenizer(str(tiny_model))
+
+
+@pytest.fixture(scope="module")
+def local(small_root: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same samples by the Transformers backend."""
+    output = tmp_path_factory.mktemp("local") / "out"
+    command("test.py", *words_of(small_root, tiny_model, output))
+    return output
+
+
+def test_a_server_reads_the_same_prompts(small_root: Path, tiny_model: Path, tokenizer, local: Path, tmp_path: Path) -> None:
+    """Token ids of the very prompts that the other backends read; risk rows ask for log-probabilities."""
+    from mimiciv_dataset.chat import sha256
+
+    top = {" yes": log(0.3), "Yes": log(0.1), "no": log(0.2), "The": log(0.1)}
+    with ScriptedServer(lambda body, number: {"text": "1. Aspirin\nHeparin", "top": top}) as server:
+        done = command("test.py", *words_of(small_root, tiny_model, tmp_path / "out", "--url", server.url))
+    ours, theirs = lines(tmp_path / "out"), lines(local)
+    assert {line["prompt_sha256"] for line in ours} == {line["prompt_sha256"] for line in theirs}
+    sent = {sha256(text_of(body, tokenizer)): body for _, _, body in server.asked}
+    assert len(ours) == len(theirs) == len(server.asked) == 24
+    assert set(sent) == {line["prompt_sha256"] for line in ours}
+    kinds = {line["task_info"]["task_type"] for line in ours}
+    assert kinds == {"decision", "risk"}
+    for line in ours:
+        body, output = sent[line["prompt_sha256"]], line["outputs"][0]
+        assert body["temperature"] == 0 and body["model"] == str(tiny_model)
+        if line["task_info"]["task_type"] == "risk":
+            assert output["p_yes"] == pytest.approx(0.4 / 0.6) and body["max_tokens"] == 1
+        else:
+            assert output["items"] == ["Aspirin", "Heparin"] and body["max_tokens"] == 8 and output["p_yes"] is None
+    assert "24 samples answered" in done.stdout
+
+
+def test_an_answer_goes_to_disk_as_it_comes_and_the_rest_is_resumed(
+    small_root: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    broken = True
+
+    def script(body: dict, number: int) -> dict:
+        return (
+            {"status": 400, "message": "no room"} if broken and number % 3 == 0 else {"text": "Aspirin", "top": {"yes": -1.0}}
+        )
+
+    with ScriptedServer(script) as server:
+        words = words_of(small_root, tiny_model, tmp_path / "out", "--url", server.url)
+        done = command("test.py", *words, check=False)
+        assert done.returncode == 1 and "no reply to 8 samples: HTTP 400: no room; --resume asks" in done.stderr
+        assert len(lines(tmp_path / "out")) == 16 and not (tmp_path / "out/result.json").exists()
+        broken = False
+        command("test.py", *words, "--resume")
+    keys = [line["key"] for line in lines(tmp_path / "out")]
+    assert len(keys) == len(set(keys)) == 24 and read_json(tmp_path / "out/result.json")["missing"] == 0
+    assert len(server.asked) == 24 + 8
+
+
+def test_hosted_models_by_the_chat_endpoint(small_root: Path, tmp_path: Path) -> None:
+    """Messages, no tokenizer; a model that gives no log-probabilities is read by its words, reasoning apart."""
+
+    def script(body: dict, number: int) -> dict:
+        if body.get("logprobs"):
+            return {"status": 400, "message": "logprobs are not supported by this model"}
+        return {"text": "**Yes**", "reasoning": "no sign of it"}
+
+    with ScriptedServer(script) as server:
+        words = words_of(small_root, "hosted-model", tmp_path / "out", "--chat", "--url", server.url)
+        command("test.py", *words)
+    for line in lines(tmp_path / "out"):
+        output = line["outputs"][0]
+        assert output["response"] == "<think>\nno sign of it\n</think>\n\n**Yes**" and output["items"] == ["Yes"]
+        if line["task_info"]["task_type"] == "risk":
+            assert output["p_yes"] is None and line["score"] == (line["task_info"]["label"] == "yes")
+    bodies = [body for _, path, body in server.asked if path.endswith("/chat/completions")]
+    assert bodies and all([turn["role"] for turn in body["messages"]] == ["system", "user"] for body in bodies)
+    risk = read_json(tmp_path / "out/result.json")["tasks"]["LengthOfStay_3day"]
+    assert risk["auroc"] is None and risk["accuracy"] is not None
+
+
+def test_log_probabilities_of_the_chat_endpoint(small_root: Path, tmp_path: Path) -> None:
+    top = {"No": log(0.6), " yes": log(0.2), "Well": log(0.1)}
+    with ScriptedServer(lambda body, number: {"text": "No", "top": top}) as server:
+        words = words_of(small_root, "hosted-model", tmp_path / "out", "--chat", "--url", server.url)
+        command("test.py", *words)
+    found = {line["outputs"][0]["p_yes"] for line in lines(tmp_path / "out") if line["task_info"]["task_type"] == "risk"}
+    assert [round(p, 6) for p in found] == [0.25]
+
+
+def test_records_are_cut_to_length_without_a_tokenizer(small_root: Path, tmp_path: Path) -> None:
+    with ScriptedServer(lambda body, number: {"text": "yes"}) as server:
+        words = words_of(small_root, "m", tmp_path / "out", "--chat", "--url", server.url, "--max_seq_len", 160)
+        command("test.py", *words)
+    assert any(line["truncated"] for line in lines(tmp_path / "out"))
+    assert all(len(json.dumps(body["messages"], ensure_ascii=False)) <= 480 for _, _, body in server.asked)
+
+
+def test_wrong_use_is_said(small_root: Path, tiny_model: Path, tmp_path: Path) -> None:
+    def refused(*more: object) -> str:
+        done = command("test.py", *words_of(small_root, tiny_model, tmp_path / "out", *more), check=False)
+        assert done.returncode == 2 and "Traceback" not in done.stderr
+        return done.stderr
+
+    local = "http://127.0.0.1:9/v1"
+    assert "--allow_remote" in refused("--url", "https://1.1.1.1/v1")
+    assert "wanted --url with them" in refused("--chat")
+    assert "found both" in refused("--use_vllm", "--url", local)
+    assert "without --url" in refused("--url", local, "--data_parallel_size", 2)
+    assert "wanted a number above 0" in refused("--url", local, "--num_worker", 0)
+    assert "wanted no adapter with --url" in refused("--url", local, "--lora_path", "x")
+    assert "found --chat" in refused("--url", local, "--chat", "--oracle_reasoning")
+
+
+def test_infer_asks_a_server(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "record.md").write_text("## Patient Demographics [None]\n- Gender: F\n", encoding="utf-8")
+    with ScriptedServer(lambda body, number: {"text": "Aspirin", "top": {"yes": log(0.9), "no": log(0.1)}}) as server:
+        words = (tmp_path / "record.md", "--model_name_or_path", tiny_model, "--url", server.url)
+        assert command("scripts/infer.py", *words, "--task", "emar").stdout == "Aspirin\n"
+        assert "p(yes) = 0.9000" in command("scripts/infer.py", *words, "--task", "Inpatient_Mortality").stdout
+
+
+# --- a real server
+
+
+@pytest.fixture(scope="module")
+def vllm_server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a vLLM server on the CPU that serves the tiny model under the name `tiny`."""
+    from evaluation.vllm_backend import CPU_ENVIRONMENT
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log_file = tmp_path_factory.mktemp("server") / "log"
+    with log_file.open("wb") as file:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(tiny_model),
+             "--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port), "--enforce-eager",
+             "--dtype", "float32", "--max-model-len", "4096", "--generation-config", "vllm"],
+            stdout=file, stderr=subprocess.STDOUT, env={**os.environ, **CPU_ENVIRONMENT, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+    try:
+        for _ in range(600):
+            if server.poll() is not None:
+                raise AssertionError(log_file.read_text(encoding="utf-8")[-3000:])
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
+                    break
+            except OSError:
+                time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
+def test_a_vllm_server_answers_as_transformers_does(
+    vllm_server: str, small_root: Path, tiny_model: Path, local: Path, tmp_path: Path
+) -> None:
+    words = words_of(small_root, "tiny", tmp_path / "out", "--url", vllm_server, "--tokenizer", tiny_model)
+    command("test.py", *words)
+    place = ("task", "subject_id", "period_begin", "period_end")
+    theirs = {tuple(line["task_info"][name] for name in place): line for line in lines(local)}
+    ours = lines(tmp_path / "out")
+    assert len(ours) == 24
+    for line in ours:
+        one, other = line["outputs"][0], theirs[tuple(line["task_info"][name] for name in place)]["outputs"][0]
+        assert one["response"] == other["response"] and one["finish_reason"] == other["finish_reason"]
+        assert (one["p_yes"] is None) == (other["p_yes"] is None)
+        if one["p_yes"] is not None:
+            assert one["p_yes"] == pytest.approx(other["p_yes"], abs=1e-3)
+    # the chat endpoint renders the same template itself: the same prompt, so the same replies to plain prompts
+    command("test.py", *words_of(small_root, "tiny", tmp_path / "chat", "--url", vllm_server, "--chat"))
+    assert len(lines(tmp_path / "chat")) == 24
+
+
+def test_the_key_is_nowhere(small_root: Path, tiny_model: Path, tmp_path: Path) -> None:
+    with ScriptedServer(lambda body, number: {"text": "yes", "top": {"yes": -0.5}}) as server:
+        words = words_of(small_root, tiny_model, tmp_path / "out", "--url", server.url)
+        done = command("test.py", *words, OPENAI_API_KEY="sk-very-secret")
+    written = "".join(path.read_text(encoding="utf-8") for path in (tmp_path / "out").rglob("*") if path.is_file())
+    assert not re.search("sk-very-secret", done.stdout + done.stderr + written)
