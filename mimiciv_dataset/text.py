@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mimiciv_dataset.events import EVENTS
@@ -44,14 +44,25 @@ class SampleText:
         r"""The parts of a rendered `input`, as the released JSONL has it; joined again they give the same bytes.
 
         The anchor of a risk `task` is the first event of its table in the window (the last one, if its window ends in
-        it). A text that is not a rendered record becomes one part, which truncation leaves whole.
+        it; none for a task of another benchmark). Solved examples of other patients may stand before the record: they
+        become part of `patient`, which truncation keeps. A text that is not a rendered record becomes one part, which
+        truncation leaves whole.
 
         >>> first, last = "## Patient Demographics [None]\n- Gender: F", "## EDstays [2100-01-01 00:00:00]"
         >>> text = first + 3 * "\n\n" + last
         >>> parts = SampleText.parse(text, TASKS["ED_Hospitalization"])
         >>> parts.window, parts.anchor, str(parts) == text
         (('## EDstays [2100-01-01 00:00:00]',), 0, True)
+        >>> shown = f"# Example\n{text}\nAnswer: yes\n\n# Patient\n"
+        >>> SampleText.parse(shown + text).patient == shown + parts.patient
+        True
         """
+        if not text.startswith(_heading("patients")):
+            start = text.rfind("\n" + _heading("patients")) + 1
+            if not start:
+                return cls(text, None, None, ())
+            record = cls.parse(text[start:], task)
+            return replace(record, patient=text[:start] + record.patient)
         pieces = _BETWEEN_EVENTS.split(text)
         # An empty part is nothing between two separators: the split leaves its separator on the piece before it.
         patient = pieces[0].rstrip("\n")
@@ -63,10 +74,10 @@ class SampleText:
         if parts[2:] and parts[2].startswith(_heading("admissions")):
             admission = parts[2].rstrip("\n")
             parts[2:3] = [admission, *[""] * ((len(parts[2]) - len(admission)) // 2)]
-        if len(parts) < 3 or not patient.startswith(_heading("patients")) or "\n\n".join(parts) != text:
+        if len(parts) < 3 or "\n\n".join(parts) != text:
             return cls(text, None, None, ())
         window, anchor = tuple(parts[3:]), None
-        if task is not None and task.kind == "risk":
+        if task is not None and task.kind == "risk" and task.event:
             found = [i for i, event in enumerate(window) if event.startswith(_heading(task.event))]
             anchor = (found[-1] if task.window == "note" else found[0]) if found else None
         return cls(*parts[:3], window, anchor)
