@@ -91,6 +91,23 @@ _TITLES = "|".join(re.escape(event.title) for event in EVENTS.values() if event.
 _BETWEEN_EVENTS = re.compile(rf"\n\n(?=## (?:{_TITLES}) \[(?:None|\d{{4}}-\d\d-\d\d[^\]\n]*)\](?:\n|\Z))")
 
 
+def event_text(title: str, time: str | None, keys: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """An event with these records: a line a key for one record, a table for several.
+
+    >>> print(event_text("Omr", None, ["Result_Name", "Result_Value"], [["BMI", 21]]))
+    ## Omr [None]
+    - Result_Name: BMI
+    - Result_Value: 21
+    """
+    heading = f"## {title} [{time}]"
+    if len(rows) == 1:
+        lines = [f"- {key}: {value}" for key, value in zip(keys, rows[0], strict=True)]
+        return "\n".join([heading, *lines]) if lines else heading + "\n"
+    lines = [heading, "| " + " | ".join(keys) + " |", "| " + " | ".join(["------"] * len(keys)) + " |"]
+    lines += ["| " + " | ".join([str(value) for value in row]) + " |" for row in rows]
+    return "\n".join(lines)
+
+
 class Renderer:
     """Renders events with the dictionaries of one `index_mapping/` folder."""
 
@@ -124,18 +141,9 @@ class Renderer:
         if columns is None:
             columns = [(key.title(), self.lookups.getter(kind, key, names)) for key in kind.shown]
             self._columns[kind.name, names] = columns
-        title = f"## {kind.title} [{event.starttime}]"
-        if len(rows) == 1:
-            lines = [f"- {key}: {value(rows[0])}" for key, value in columns]
-            return "\n".join([title, *lines]) if lines else title + "\n"
-        lines = [
-            title,
-            "| " + " | ".join([key for key, _ in columns]) + " |",
-            "| " + " | ".join(["------"] * len(columns)) + " |",
-        ]
-        getters = [value for _, value in columns]
-        lines += ["| " + " | ".join([str(value(row)) for value in getters]) + " |" for row in rows]
-        return "\n".join(lines)
+        return event_text(
+            kind.title, event.starttime, [key for key, _ in columns], [[value(row) for _, value in columns] for row in rows]
+        )
 
     def sample(
         self,
