@@ -21,7 +21,7 @@ from mimiciv_dataset.chat import (
 )  # fmt: skip
 from mimiciv_dataset.commands import UserError, read_json, write_json
 from mimiciv_dataset.mimiciv import MIMICIV
-from mimiciv_dataset.tasks import TASKS, Task
+from mimiciv_dataset.tasks import ALL_TASKS, Task
 
 Line = dict[str, Any]
 
@@ -110,7 +110,7 @@ class Prompter:
     def __call__(self, index: int) -> Prompt:
         sample, args = self.dataset[index], self.args
         info = sample["task_info"]
-        task = TASKS[info["task"]]
+        task = ALL_TASKS[info["task"]]
         mode = evaluation_mode(task.kind, args.think_prompt, args.direct_answer, args.think_risk)
         instruction = sample["instruction"]
         if args.prompt:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from evaluation.answers import read_items, read_yes_no
-from mimiciv_dataset.tasks import NO, TASKS, YES, Task
+from mimiciv_dataset.tasks import ALL_TASKS, NO, YES, Task
 
 Statistic = Callable[[np.ndarray], np.ndarray]
 """From weights, shape (R, n), to the metric under each row of weights, shape (R,); NaN where it is not defined."""
@@ -88,7 +88,7 @@ def sample_score(task: str | Task, label: Any, answer: str | None, p_yes: float 
     (1.0, 0.0)
     """
     labels = label_list(label)
-    match (TASKS[task] if isinstance(task, str) else task).metric:
+    match (ALL_TASKS[task] if isinstance(task, str) else task).metric:
         case "auroc":
             said = said_yes(answer, p_yes)
             return float(said is not None and (YES if said else NO) == labels[0].strip().casefold())

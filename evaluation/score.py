@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimiciv_dataset.commands import DATA_USE, UserError, git_revision, parser, read_json, require, run, write_json
-from mimiciv_dataset.tasks import NO, TASKS, YES
+from mimiciv_dataset.tasks import ALL_TASKS, NO, TASKS, YES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -99,7 +99,7 @@ def parse_line(line: Any) -> tuple[str, Sample]:
     if not isinstance(line, dict) or not isinstance(line.get("task_info"), dict):
         raise UserError("wanted an object with task_info")
     info, error = line["task_info"], line.get("error")
-    task = TASKS.get(info.get("task"))
+    task = ALL_TASKS.get(info.get("task"))
     if task is None:
         raise UserError(f"task_info.task {info.get('task')!r}: wanted one of the tasks (--list_tasks)")
     labels = info.get("label")
@@ -144,7 +144,7 @@ def score_samples(samples: Iterable[Sample], resamples: int = 1000, seed: int = 
     drawn = resample_patients({sample.subject_id for rows in by_task.values() for sample in rows}, resamples, seed)
     tasks: dict[str, dict[str, Any]] = {}
     replicates: dict[str, np.ndarray] = {}
-    for name in [task for task in TASKS if task in by_task]:
+    for name in [task for task in ALL_TASKS if task in by_task]:
         rows = by_task[name]
         result, statistics = _score(name, rows)
         result = {"n": len(rows), "patients": len({row.subject_id for row in rows})} | result
@@ -159,7 +159,7 @@ def score_samples(samples: Iterable[Sample], resamples: int = 1000, seed: int = 
 
 def main_metric(task: str) -> str:
     """The metric a task is judged by: `f1`, `accuracy`, `rouge1` or `auroc`."""
-    return TASKS[task].metric
+    return ALL_TASKS[task].metric
 
 
 def main_statistic(task: str, rows: Sequence[Sample]) -> Statistic | None:
@@ -169,7 +169,7 @@ def main_statistic(task: str, rows: Sequence[Sample]) -> Statistic | None:
 
 def _score(name: str, rows: Sequence[Sample]) -> tuple[dict[str, Any], dict[str, Statistic]]:
     """What of a task's result has no interval, and the statistics that have one."""
-    return _score_risk(rows) if TASKS[name].kind == "risk" else _score_words(name, rows)
+    return _score_risk(rows) if ALL_TASKS[name].kind == "risk" else _score_words(name, rows)
 
 
 def _with_intervals(
@@ -193,9 +193,9 @@ def _score_words(name: str, rows: Sequence[Sample]) -> tuple[dict[str, Any], dic
     else:
         scores = [sample_score(name, row.labels, answer) for answer, row in zip(answers, rows, strict=True)]
         columns = {main_metric(name): scores}
-    unread = [not (_items(answer) if TASKS[name].kind == "decision" else answer) for answer in answers]
+    unread = [not (_items(answer) if ALL_TASKS[name].kind == "decision" else answer) for answer in answers]
     result = {"invalid": _share(unread)}
-    if TASKS[name].kind == "decision":
+    if ALL_TASKS[name].kind == "decision":
         result["unanswerable"] = _share(_unanswerable(row) for row in rows)
     return result, {metric: partial(mean, values) for metric, values in columns.items()}
 
@@ -263,7 +263,7 @@ def _share(flags: Iterable[bool]) -> float:
 
 
 def _macro(tasks: Mapping[str, Mapping[str, Any]], replicates: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
-    """Unweighted means over tasks: the paper's 24 + 18 tasks, and the released benchmark's 27 + 18.
+    """Unweighted means over tasks: the paper's 24 + 18, the released benchmark's 27 + 18, and EHRSHOT's 14 if they were run.
 
     decision_f1 is the mean F1 of the decision tasks, where next_event (released only) contributes its accuracy;
     risk_auroc is the mean AUROC. Tasks without a value are listed as missing and are not part of the mean, so only
@@ -274,11 +274,20 @@ def _macro(tasks: Mapping[str, Mapping[str, Any]], replicates: Mapping[str, np.n
     from evaluation.metrics import interval
 
     macro: dict[str, dict[str, Any]] = {}
-    for suite, chosen in (("paper", lambda task: task.paper), ("released", lambda task: task.released)):
+    suites = {
+        "paper": [task for task in TASKS.values() if task.paper],
+        "released": [task for task in TASKS.values() if task.released],
+        "ehrshot": [task for task in ALL_TASKS.values() if task.suite == "ehrshot"],
+    }
+    if not any(task.name in tasks for task in suites["ehrshot"]):
+        del suites["ehrshot"]
+    for suite, members in suites.items():
         result: dict[str, Any] = {}
         missing = []
         for kind, title in (("decision", "decision_f1"), ("risk", "risk_auroc")):
-            names = [name for name, task in TASKS.items() if task.kind == kind and chosen(task)]
+            names = [task.name for task in members if task.kind == kind]
+            if not names:
+                continue
             values = {name: tasks[name][main_metric(name)] for name in names if name in tasks}
             have = [name for name, value in values.items() if value is not None]
             missing += [name for name in names if name not in have]
@@ -350,10 +359,13 @@ def table(result: Mapping[str, Any]) -> str:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines.insert(1, "-" * len(lines[0]))
     for suite, found in result["macro"].items():
+        if not any(ALL_TASKS[name].suite in ("", suite) for name in result["tasks"]):
+            continue  # only another benchmark was run
         parts = []
         for kind, title in (("decision", "decision_f1"), ("risk", "risk_auroc")):
-            ci = _interval(found[f"{title}_ci"])
-            parts.append(f"{title} {_figure(found[title])} {ci} over {found[f'{kind}_tasks']} tasks")
+            if title in found:
+                ci = _interval(found[f"{title}_ci"])
+                parts.append(f"{title} {_figure(found[title])} {ci} over {found[f'{kind}_tasks']} tasks")
         lines.append(f"macro, {suite}: {'; '.join(parts)}")
         if found["missing"]:
             lines.append(f"  without a value: {', '.join(found['missing'])}")

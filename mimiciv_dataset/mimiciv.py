@@ -14,7 +14,7 @@ from mimiciv_dataset.commands import ROOT_DIR, UserError, progress
 from mimiciv_dataset.index_files import Rows, normalise_row, read_rows
 from mimiciv_dataset.lookups import Lookups
 from mimiciv_dataset.samples import target_of_row
-from mimiciv_dataset.tasks import TASKS, Task, load_instructions
+from mimiciv_dataset.tasks import ALL_TASKS, TASKS, Task, load_instructions
 from mimiciv_dataset.text import Renderer, SampleText
 from mimiciv_dataset.trajectory import Trajectories
 
@@ -102,9 +102,9 @@ class MIMICIV(Dataset):
             UserError: no such task.
         """
         name = row.get("task") or row.get("task_info", {}).get("task")
-        if name not in TASKS:
+        if name not in (ALL_TASKS if "input" in row else TASKS):
             raise UserError(f"task {name!r}: wanted one of {', '.join(TASKS)}")
-        return TASKS[name]
+        return ALL_TASKS[name]
 
     def __getitem__(self, index: int) -> Row:
         if not -len(self) <= index < len(self):

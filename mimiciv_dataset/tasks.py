@@ -1,4 +1,4 @@
-"""The task registry: all 46 tasks, declared once.
+"""The task registry: all 46 tasks, declared once, and those of other benchmarks that we can score.
 
 Index generation, datasets, evaluation and the docs read this table. A new decision task is one entry; a new risk task is
 one entry and a label rule in `labels.py`.
@@ -40,6 +40,7 @@ class Task:
         horizon: how far ahead the answer lies, in words.
         weighted: sampled by target_weight when a set is drawn.
         inside: only rows whose admission lies inside the window are drawn.
+        suite: the other benchmark the task belongs to; "" for ours.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Task:
     horizon: str = "the next event"
     weighted: bool = False
     inside: bool = False
+    suite: str = ""
 
     @property
     def when(self) -> str:
@@ -163,6 +165,26 @@ _TASKS = (
 
 TASKS: dict[str, Task] = {task.name: task for task in _TASKS}
 """Every task by name; decision tasks first, then risk tasks."""
+
+
+def _external(suite: str, kind: str, metric: str, *names: str) -> dict[str, Task]:
+    return {name: Task(name, kind, None, metric, paper=False, released=False, suite=suite) for name in names}
+
+
+EXTERNAL_TASKS: dict[str, Task] = {
+    **_external(
+        "ehrshot", "risk", "auroc", "guo_los", "guo_readmission", "guo_icu", "lab_thrombocytopenia", "lab_hyperkalemia",
+        "lab_hypoglycemia", "lab_hyponatremia", "lab_anemia", "new_hypertension", "new_hyperlipidemia", "new_pancan",
+        "new_celiac", "new_lupus", "new_acutemi",
+    ),
+    **_external("cdm", "decision", "accuracy", "cdm_pathology"),
+    **_external("cdm", "decision", "f1", "cdm_diagnoses"),
+}  # fmt: skip
+"""Tasks of other benchmarks (docs/external.md): their rows bring their own text and question, so that a model is run on
+them and scored as on ours. They have no event and no window: no index, no training set and no macro of ours has them."""
+
+ALL_TASKS = TASKS | EXTERNAL_TASKS
+"""What can be run and scored."""
 
 
 def needs_modules(task: Task) -> set[str]:

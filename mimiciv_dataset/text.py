@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mimiciv_dataset.events import EVENTS
@@ -44,14 +44,25 @@ class SampleText:
         r"""The parts of a rendered `input`, as the released JSONL has it; joined again they give the same bytes.
 
         The anchor of a risk `task` is the first event of its table in the window (the last one, if its window ends in
-        it). A text that is not a rendered record becomes one part, which truncation leaves whole.
+        it; none for a task of another benchmark). Solved examples of other patients may stand before the record: they
+        become part of `patient`, which truncation keeps. A text that is not a rendered record becomes one part, which
+        truncation leaves whole.
 
         >>> first, last = "## Patient Demographics [None]\n- Gender: F", "## EDstays [2100-01-01 00:00:00]"
         >>> text = first + 3 * "\n\n" + last
         >>> parts = SampleText.parse(text, TASKS["ED_Hospitalization"])
         >>> parts.window, parts.anchor, str(parts) == text
         (('## EDstays [2100-01-01 00:00:00]',), 0, True)
+        >>> shown = f"# Example\n{text}\nAnswer: yes\n\n# Patient\n"
+        >>> SampleText.parse(shown + text).patient == shown + parts.patient
+        True
         """
+        if not text.startswith(_heading("patients")):
+            start = text.rfind("\n" + _heading("patients")) + 1
+            if not start:
+                return cls(text, None, None, ())
+            record = cls.parse(text[start:], task)
+            return replace(record, patient=text[:start] + record.patient)
         pieces = _BETWEEN_EVENTS.split(text)
         # An empty part is nothing between two separators: the split leaves its separator on the piece before it.
         patient = pieces[0].rstrip("\n")
@@ -63,10 +74,10 @@ class SampleText:
         if parts[2:] and parts[2].startswith(_heading("admissions")):
             admission = parts[2].rstrip("\n")
             parts[2:3] = [admission, *[""] * ((len(parts[2]) - len(admission)) // 2)]
-        if len(parts) < 3 or not patient.startswith(_heading("patients")) or "\n\n".join(parts) != text:
+        if len(parts) < 3 or "\n\n".join(parts) != text:
             return cls(text, None, None, ())
         window, anchor = tuple(parts[3:]), None
-        if task is not None and task.kind == "risk":
+        if task is not None and task.kind == "risk" and task.event:
             found = [i for i, event in enumerate(window) if event.startswith(_heading(task.event))]
             anchor = (found[-1] if task.window == "note" else found[0]) if found else None
         return cls(*parts[:3], window, anchor)
@@ -78,6 +89,23 @@ def _heading(table: str) -> str:
 
 _TITLES = "|".join(re.escape(event.title) for event in EVENTS.values() if event.rendered)
 _BETWEEN_EVENTS = re.compile(rf"\n\n(?=## (?:{_TITLES}) \[(?:None|\d{{4}}-\d\d-\d\d[^\]\n]*)\](?:\n|\Z))")
+
+
+def event_text(title: str, time: str | None, keys: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """An event with these records: a line a key for one record, a table for several.
+
+    >>> print(event_text("Omr", None, ["Result_Name", "Result_Value"], [["BMI", 21]]))
+    ## Omr [None]
+    - Result_Name: BMI
+    - Result_Value: 21
+    """
+    heading = f"## {title} [{time}]"
+    if len(rows) == 1:
+        lines = [f"- {key}: {value}" for key, value in zip(keys, rows[0], strict=True)]
+        return "\n".join([heading, *lines]) if lines else heading + "\n"
+    lines = [heading, "| " + " | ".join(keys) + " |", "| " + " | ".join(["------"] * len(keys)) + " |"]
+    lines += ["| " + " | ".join([str(value) for value in row]) + " |" for row in rows]
+    return "\n".join(lines)
 
 
 class Renderer:
@@ -113,18 +141,9 @@ class Renderer:
         if columns is None:
             columns = [(key.title(), self.lookups.getter(kind, key, names)) for key in kind.shown]
             self._columns[kind.name, names] = columns
-        title = f"## {kind.title} [{event.starttime}]"
-        if len(rows) == 1:
-            lines = [f"- {key}: {value(rows[0])}" for key, value in columns]
-            return "\n".join([title, *lines]) if lines else title + "\n"
-        lines = [
-            title,
-            "| " + " | ".join([key for key, _ in columns]) + " |",
-            "| " + " | ".join(["------"] * len(columns)) + " |",
-        ]
-        getters = [value for _, value in columns]
-        lines += ["| " + " | ".join([str(value(row)) for value in getters]) + " |" for row in rows]
-        return "\n".join(lines)
+        return event_text(
+            kind.title, event.starttime, [key for key, _ in columns], [[value(row) for _, value in columns] for row in rows]
+        )
 
     def sample(
         self,

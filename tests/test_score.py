@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evaluation.score import Sample, main_statistic, print_table, read_samples, score_dir
+from evaluation.score import Sample, main_statistic, print_table, read_samples, score_dir, table
 from mimiciv_dataset.commands import UserError
 from mimiciv_dataset.tasks import TASKS
 
@@ -219,3 +219,17 @@ def test_the_command_scores_again_and_keeps_what_the_run_said(tmp_path: Path, ru
     assert done.returncode == 1 and "missing samples: 1 of 184" in done.stdout
     done = run_command("evaluation/score.py", tmp_path / "no", check=False)
     assert done.returncode == 2 and "Traceback" not in done.stderr
+
+
+def test_tasks_of_other_benchmarks_are_scored_but_are_in_no_macro_of_ours(tmp_path: Path) -> None:
+    ours = rigged(True)
+    other = [line("guo_los", k, ("yes", "no")[k % 2], "", float(k % 2)) for k in range(8)]
+    other += [line("cdm_pathology", k, "appendicitis", "Appendicitis") for k in range(3)]
+    other += [line("cdm_diagnoses", k, ["A", "B"], "A") for k in range(3)]
+    alone, both = (score_dir(write(tmp_path / name, lines), **RUN) for name, lines in (("a", ours), ("b", ours + other)))
+    assert both["tasks"]["guo_los"]["auroc"] == 0 and both["tasks"]["cdm_pathology"]["accuracy"] == 1
+    assert both["tasks"]["cdm_diagnoses"]["f1"] == pytest.approx(2 / 3)
+    assert {name: both["macro"][name] for name in ("paper", "released")} == alone["macro"]
+    assert both["macro"]["ehrshot"]["risk_auroc"] == 0 and len(both["macro"]["ehrshot"]["missing"]) == 13
+    only = table(score_dir(write(tmp_path / "c", other), **RUN))
+    assert "macro, ehrshot: risk_auroc 0.0000" in only and "macro, paper" not in only

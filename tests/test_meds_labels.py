@@ -1,0 +1,113 @@
+"""The MEDS export says of our samples what they are, at a time before their answer is known."""
+
+from __future__ import annotations
+
+import csv
+import json
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from conftest import command
+from meds import LabelSchema
+
+from evaluation.external.meds_labels import main, own_event
+from mimiciv_dataset.commands import UserError
+from mimiciv_dataset.index_files import read_rows
+from mimiciv_dataset.tasks import TASKS
+from mimiciv_dataset.trajectory import Trajectories
+
+Labels = dict[str, list[dict[str, Any]]]
+
+
+def index_of(root: Path) -> Labels:
+    """The rows of the index that can be exported, by task, in file order: no notes, no answers in the window."""
+    rows = {name: list(read_rows(root / f"task_index/all/{name}.csv")) for name in TASKS if TASKS[name].kind != "generation"}
+    return {name: [row for row in of if "outcome_in_window" not in (row["audit"] or "")] for name, of in rows.items()}
+
+
+def export(root: Path, output: Path, *files: Path) -> Labels:
+    main(["--root_dir", str(root), "--data_index", *map(str, files), "--output_path", str(output)])
+    return {path.stem: pq.read_table(path).to_pylist() for path in output.glob("*.parquet")}
+
+
+def export_all(root: Path, output: Path) -> Labels:
+    return export(root, output, *sorted((root / "task_index/all").glob("*.csv")))
+
+
+def test_files_follow_the_meds_schema(small_root: Path, tmp_path: Path) -> None:
+    labels = export_all(small_root, tmp_path)
+    assert len(labels) > 10 and "discharge" not in labels
+    for task, rows in labels.items():
+        table = pq.read_table(tmp_path / f"{task}.parquet")
+        LabelSchema.validate(table)
+        value = "boolean_value" if TASKS[task].kind == "risk" else "categorical_value"
+        assert table.column_names == ["subject_id", "prediction_time", value] and rows
+
+
+def check_labels(root: Path, output: Path) -> int:
+    """That the export of all tasks is the index without what its audit calls known; returns the samples tied in time."""
+    labels, timeline, tied = export_all(root, output), cache(Trajectories(root / "patients_ehr").timeline), 0
+    for task, rows in index_of(root).items():
+        risk = TASKS[task].kind == "risk"
+        for row, label in zip(rows, labels.get(task, []), strict=True):
+            assert label["subject_id"] == int(row["subject_id"])
+            if risk:
+                assert label["boolean_value"] == (row["target"] == "yes")
+            else:
+                text = label["categorical_value"]
+                assert row["target"] == (text if task == "next_event" else json.loads(text))
+            t, begin, end = timeline(row["subject_id"]), row["period_begin"], row["period_end"]
+            made = label["prediction_time"].replace(tzinfo=UTC).timestamp()
+            last = max(start for start in t.starts[begin:end] if start is not None)
+            asked = t.starts[own_event(TASKS[task], begin, end)]
+            if risk:
+                assert made == last
+            elif asked is not None:
+                assert made < asked and made == (last if last < asked else asked - 1e-6)
+                tied += last == asked
+            else:
+                assert made <= last
+    return tied
+
+
+def test_labels_are_those_of_the_index_before_their_answer_is_known(small_root: Path, tmp_path: Path) -> None:
+    check_labels(small_root, tmp_path)
+
+
+def test_the_same_on_the_demo_where_events_share_a_time(demo: Path, tmp_path: Path) -> None:
+    assert check_labels(demo, tmp_path) > 1000
+
+
+def test_the_command(small_root: Path, tmp_path: Path) -> None:
+    index = small_root / "task_index/all"
+    done = command("evaluation/external/meds_labels.py", "--root_dir", small_root, "--data_index", index / "emar.csv",
+                   index / "Inpatient_Mortality.csv", index / "ED_Hospitalization.csv", "--output_path", tmp_path)  # fmt: skip
+    assert "40 labels of 2 tasks, 20 left out that have their answer in the window" in done.stdout
+    row = pq.read_table(tmp_path / "emar.parquet").to_pylist()[0]
+    assert row["prediction_time"] < datetime(2200, 1, 1) and isinstance(json.loads(row["categorical_value"]), list)
+
+
+def test_wrong_use_is_said(small_root: Path, tmp_path: Path) -> None:
+    index = small_root / "task_index/all/Inpatient_Mortality.csv"
+    with index.open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    for column, text in (("target", '"no"' if "yes" in rows[0][header.index("target")] else '"yes"'), ("context_begin", "2"),
+                         ("context_end", "9999")):  # fmt: skip
+        changed = list(rows[0])
+        changed[header.index(column)] = text
+        other = tmp_path / "other.csv"
+        with other.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([header, changed])
+        with pytest.raises(UserError, match="belong to different builds"):
+            export(small_root, tmp_path / "out", other)
+    rendered = tmp_path / "rows.jsonl"
+    rendered.write_text(json.dumps({"input": "x", "output": "no", "task_info": {"task": "guo_icu"}}) + "\n")
+    with pytest.raises(UserError, match="rows.jsonl: wanted an index CSV of our tasks"):
+        export(small_root, tmp_path / "out", rendered)
+    with pytest.raises(UserError, match=r"no.csv: wanted an index CSV"):
+        export(small_root, tmp_path / "out", tmp_path / "no.csv")
+    assert not (tmp_path / "out").exists()
