@@ -98,10 +98,10 @@ code { font: 13px ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; back
 ul.notices { list-style: none; margin: 0 0 16px; padding: 0 }
 ul.notices li { border-left: 4px solid #c77700; background: #fff8ec; padding: 8px 12px; margin: 0 0 8px; max-width: 100ch;
   overflow-wrap: anywhere }
-.grid { display: grid; gap: 24px 32px; grid-template-columns: repeat(auto-fill, minmax(min(100%, var(--least)), 1fr)) }
+.grid { display: grid; gap: 24px; grid-template-columns: repeat(auto-fit, minmax(min(100%, var(--least)), 1fr)) }
 .grid > * { min-width: 0 }
 figure { margin: 0 }
-.pair { display: flex; flex-wrap: wrap; gap: 4px 12px }
+.pair { display: flex; flex-wrap: wrap; gap: 4px 8px }
 .scroll { overflow-x: auto; margin: 0 0 12px; border: 1px solid var(--line); border-radius: 6px }
 table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums }
 .scroll table { width: 100% }
@@ -114,32 +114,33 @@ caption { text-align: left; color: var(--soft); padding: 8px 10px }
 .scroll tbody th { font-weight: 500 }
 .scroll tbody tr:last-child > * { border-bottom: 0 }
 .scroll tbody tr:hover > * { background: var(--tint) }
-.scroll td.text { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 12ch }
+.scroll .text { text-align: left }
+.scroll td.long { white-space: normal; overflow-wrap: anywhere; min-width: 20ch }
 td small { display: block }
 th button { all: unset; cursor: pointer; font-weight: 600 }
 th button:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px }
 th button::after { content: "\\2195"; color: #8b95a3; margin-left: 4px }
 th[aria-sort=ascending] button::after { content: "\\2191"; color: var(--accent) }
 th[aria-sort=descending] button::after { content: "\\2193"; color: var(--accent) }
-tr.differs > * { background: #fff8ec }
 table.bars { width: 100%; table-layout: fixed }
-table.bars th { width: 34%; text-align: left; font-weight: 500; padding: 0 8px 0 0; line-height: 1.25;
+table.bars th { width: 37%; text-align: left; font-weight: 500; padding: 0 8px 0 0; line-height: 1.25;
   overflow-wrap: anywhere }
 table.bars td { padding: 0; height: 30px }
-table.bars td:last-child { width: 118px; padding-left: 8px; line-height: 1.2 }
+table.bars td:last-child { width: 108px; padding-left: 8px; line-height: 1.2 }
 table.bars svg { display: block; width: 100%; height: 30px }
 svg { max-width: 100% }
 svg text { font-size: 12px; fill: var(--soft) }
 ul.legend { list-style: none; display: flex; flex-wrap: wrap; gap: 4px 20px; margin: 0 0 16px; padding: 0; font-size: 13px }
 ul.legend svg { vertical-align: middle; margin-right: 6px }
-details { margin: 0 0 12px }
-summary { cursor: pointer; padding: 4px 0; overflow-wrap: anywhere }
-footer { color: var(--soft); font-size: 13px }
+details { margin: 0 }
+summary { cursor: pointer; padding: 3px 0; overflow-wrap: anywhere }
 @media (max-width: 600px) {
   header, main { padding: 0 16px }
   header { padding-top: 20px }
   h1 { font-size: 23px }
-  .scroll th:first-child { max-width: 44vw; white-space: normal; overflow-wrap: anywhere }
+  .scroll th, .scroll td { padding: 5px 8px }
+  .scroll th:first-child { min-width: 38vw; max-width: 47vw; white-space: normal; overflow-wrap: anywhere }
+  caption { position: sticky; left: 0; max-width: 86vw }
 }
 """
 
@@ -177,6 +178,10 @@ def details(summary: Content, *content: Content) -> Html:
 # --- tables
 
 
+LONG = 30
+"""Characters from which on the text of a cell may be broken."""
+
+
 class Cell(NamedTuple):
     """What a cell shows, and what it is sorted by."""
 
@@ -195,16 +200,18 @@ def table(caption: Content, columns: Sequence[str], rows: Sequence[Sequence[Cont
     ]  # fmt: skip
 
     def head(name: str, number: bool) -> Html:
+        text = None if number else "text"
         if not sort:
-            return tag("th", name, scope="col")
+            return tag("th", name, scope="col", class_=text)
         first = "descending" if number else "ascending"
-        return tag("th", tag("button", name, type="button"), scope="col", aria_sort="none", data_first=first)
+        return tag("th", tag("button", name, type="button"), scope="col", class_=text, aria_sort="none", data_first=first)
 
     def body(cell: Cell, first: bool, number: bool) -> Html:
         value = ("" if cell.value is None else cell.value) if sort else None
         if first:
             return tag("th", cell.content, scope="row", data_value=value)
-        return tag("td", cell.content, data_value=value, class_=None if number else "text")
+        text = None if number else "text long" if len(str(cell.value or "")) > LONG else "text"
+        return tag("td", cell.content, class_=text, data_value=value)
 
     lines = [
         tag("tr", *(body(cell, index == 0, numeric[index]) for index, cell in enumerate(row))) for row in cells

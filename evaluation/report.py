@@ -54,7 +54,9 @@ from mimiciv_dataset.events import EVENTS
 from mimiciv_dataset.tasks import TASKS, YES
 
 if TYPE_CHECKING:
-    from evaluation.metrics import Comparison
+    import numpy as np
+
+    from evaluation.metrics import Comparison, Statistic
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#5b3fa0")
 """Told apart by the colour-blind too (after Okabe and Ito 2008); a report has seldom more models."""
@@ -66,7 +68,7 @@ KINDS = {"decision": "Decision-making", "risk": "Risk prediction", "generation":
 MAIN = {"decision": ("decision_f1", "F1", None), "risk": ("risk_auroc", "AUROC", 0.5)}
 """Kind of task → its macro average in result.json, what that is called, and what it is by chance."""
 
-GROUPS = {"hosp": "hospital", "ed": "emergency department", "icu": "intensive care", "note": "notes"}
+GROUPS = {"hosp": "hospital", "ed": "ED", "icu": "ICU", "note": "notes"}
 """Groups of tasks: by the module of the event that a sample is about."""
 
 SETTINGS = (
@@ -269,15 +271,8 @@ def overview(runs: Sequence[Run]) -> Html:
     """The paper's first figure and its numbers: macro averages by model, with the published ones for reference."""
     figures = []
     for kind, (key, metric, chance) in MAIN.items():
-        rows = [
-            Bar(one.name, value, found[f"{key}_ci"], one.style)
-            for one in runs
-            if (value := (found := one.result["macro"]["paper"])[key]) is not None
-        ]
-        reference = sorted(PUBLISHED.items(), key=lambda entry: getattr(entry[1], key) or 0)
-        rows += [Bar(name, value, None, OUTLINE) for name, one in reference if (value := getattr(one, key)) is not None]
-        title = f"{KINDS[kind]}: macro {metric}"
-        figures.append(bars(title, rows, chance, "Outlined: as published." + (" Dashed: by chance." if chance else "")))
+        note = "Outlined: as published." + (" Dashed: by chance." if chance else "")
+        figures.append(bars(f"{KINDS[kind]}: macro {metric}", macro_bars(runs, key), chance, note))
     note = (
         "Averages over the paper's 24 decision-making and 18 risk prediction tasks, each task counting once; fewer where a "
         "run has no value for some. Published figures are those of the whole EHR-Bench, so only a run on all of it can "
@@ -297,6 +292,14 @@ def overview(runs: Sequence[Run]) -> Html:
     ]
     caption = "Macro averages: the paper's 42 tasks, and the released benchmark's 45."
     return join(grid(figures, 340), tag("p", note, class_="note"), table(caption, columns, rows))
+
+
+def macro_bars(runs: Sequence[Run], key: str) -> list[Bar]:
+    """A macro average of the runs, then the published ones, best first; models without it are left out."""
+    found = [(one, one.result["macro"]["paper"]) for one in runs]
+    ours = [Bar(one.name, macro[key], macro[f"{key}_ci"], one.style) for one, macro in found if macro[key] is not None]
+    theirs = [Bar(name, value, None, OUTLINE) for name, one in PUBLISHED.items() if (value := getattr(one, key)) is not None]
+    return ours + sorted(theirs, key=lambda bar: -bar.value)
 
 
 def _figure(result: Mapping[str, Any], metric: str, bold: bool = False, extra: str = "") -> Cell:
@@ -361,49 +364,85 @@ def groups(runs: Sequence[Run]) -> Html:
 
 def comparison(runs: Sequence[Run], resamples: int) -> Html:
     """Each run against the others and against the baselines, on the samples both have."""
-    pairs = [
-        (a, b) for a, b in itertools.combinations(runs, 2) if not a.baseline
-    ]  # fmt: skip
+    pairs = [(a, b) for a, b in itertools.combinations(runs, 2) if not a.baseline]
     if not pairs:
         return tag("p", "There is one run and no baseline, so nothing to compare.")
     parts, rows = [], []
     for a, b in progress(pairs, desc="comparing", unit="pair"):
-        found, sizes = compare_runs(a, b, resamples)
-        sure = [one.difference for one in found.values() if one.p_holm is not None and one.p_holm < 0.05]
+        name, (tasks, macros, sizes) = f"{a.name} − {b.name}", compare_runs(a, b, resamples)
+        sure = [one.difference for one in tasks.values() if one.p_holm is not None and one.p_holm < 0.05]
         better, worse = sum(one > 0 for one in sure), sum(one < 0 for one in sure)
-        rows.append([f"{a.name} − {b.name}", len(found), sum(sizes.values()), better, worse, len(found) - len(sure)])
-        lines = [
-            [task, sizes[task], main_metric(task), _figure({"d": one.difference, "d_ci": one.ci}, "d"), one.p, one.p_holm]
-            for task, one in found.items()
-        ]
+        rows.append([
+            name, *(part for kind in MAIN for part in _difference(macros.get(kind))), sum(sizes.values()),
+            better, worse, len(tasks) - len(sure),
+        ])  # fmt: skip
+        lines = [[task, sizes[task], main_metric(task), *_difference(one), _p(one.p_holm)] for task, one in tasks.items()]
         if lines:
             columns = ["task", "common samples", "metric", "difference", "p", "p, Holm"]
-            title = f"{a.name} − {b.name}"
-            parts.append(details(f"{title}: by task", table(f"{title}: above 0, {a.name} is better.", columns, lines)))
-    columns = ["pair", "tasks", "common samples", "better in", "worse in", "not told apart in"]
+            parts.append(details(f"{name}: by task", table(f"{name}: above 0, {a.name} is better.", columns, lines)))
+    columns = ["pair", "macro F1", "p", "macro AUROC", "p", "common samples", "better in", "worse in", "not told apart in"]
+    most = max(len(one.tasks) for one in runs)
     note = (
-        f"Paired bootstrap over patients ({_count(resamples, 'resample')}) on the samples that both have, by task; p-values "
-        "of a pair are corrected over its tasks (Holm). Better and worse: p < 0.05 after the correction."
+        f"Differences on the samples that both have, by a paired bootstrap over patients ({_count(resamples, 'resample')}); "
+        "macro: the mean over all tasks that both have. Better, worse, not told apart: number of tasks, where p < 0.05 after "
+        f"Holm's correction over the tasks; it takes {40 * most:,} resamples to get there with {most} tasks."
     )
-    return join(tag("p", note, class_="note"), table("The first of a pair against the second.", columns, rows), *parts)
+    caption = "The first of a pair minus the second, 95 % interval below."
+    return join(tag("p", note, class_="note"), table(caption, columns, rows), *parts)
 
 
-def compare_runs(a: Run, b: Run, resamples: int) -> tuple[dict[str, Comparison], dict[str, int]]:
-    """The comparison of two runs by task, and how many samples each has in both."""
+def _difference(found: Comparison | None) -> tuple[Cell | None, Cell | None]:
+    """A difference with its interval, and its p."""
+    if found is None:
+        return None, None
+    return _figure({"d": found.difference, "d_ci": found.ci}, "d"), _p(found.p)
+
+
+def _p(p: float | None) -> Cell:
+    """A p-value, which is never 0."""
+    return Cell("< 0.001" if p is not None and p < 0.001 else p, p)
+
+
+def compare_runs(a: Run, b: Run, resamples: int) -> tuple[dict[str, Comparison], dict[str, Comparison], dict[str, int]]:
+    """Two runs on the samples both have: by task, the macro averages by kind of task, and number of samples by task."""
     from evaluation.metrics import compare
 
     common: dict[str, list[tuple[str | None, ...]]] = defaultdict(list)
     for name, row in a.rows.items():
         if name in b.rows:
             common[row.sample.task].append(name)
-    asked = {}
+    tasks = {}
     for task in [task for task in TASKS if task in common]:
         ours, theirs = ([one.rows[name].sample for name in common[task]] for one in (a, b))
         statistics = main_statistic(task, ours), main_statistic(task, theirs)
         if None not in statistics:
-            asked[task] = ([sample.subject_id for sample in ours], *statistics)
-    found = compare(asked, resamples) if asked else {}
-    return found, {task: len(common[task]) for task in found}
+            tasks[task] = ([sample.subject_id for sample in ours], *statistics)
+    macros = {}
+    for kind in MAIN:
+        chosen = [asked for task, asked in tasks.items() if TASKS[task].kind == kind]
+        if chosen:
+            patients, ours, theirs = zip(*chosen, strict=True)
+            sizes = [len(some) for some in patients]
+            macros[kind] = list(itertools.chain(*patients)), mean_statistic(ours, sizes), mean_statistic(theirs, sizes)
+    return compare(tasks, resamples), compare(macros, resamples), {task: len(common[task]) for task in tasks}
+
+
+def mean_statistic(statistics: Sequence[Statistic], sizes: Sequence[int]) -> Statistic:
+    """The mean of several tasks' statistics as one, over the samples of all tasks, which stand task after task.
+
+    A task that has no value in a resample is left out there.
+    """
+    import numpy as np
+
+    ends = list(itertools.accumulate(sizes))
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        parts = [one(weights[:, end - size : end]) for one, size, end in zip(statistics, sizes, ends, strict=True)]
+        defined = [~np.isnan(part) for part in parts]
+        counts = np.sum(defined, axis=0)
+        return np.divide(np.nansum(parts, axis=0), counts, out=np.full(len(weights), np.nan), where=counts > 0)
+
+    return statistic
 
 
 def roc_and_calibration(runs: Sequence[Run], tasks: Sequence[str]) -> Html:
@@ -419,7 +458,7 @@ def roc_and_calibration(runs: Sequence[Run], tasks: Sequence[str]) -> Html:
             for one in shown
         ]
         charts = [
-            curves(f"{task}: {title}", Axis(x, 0, 1, FRACTION_TICKS), Axis(y, 0, 1, FRACTION_TICKS), lines, (200, 200), True)
+            curves(f"{task}: {title}", Axis(x, 0, 1, FRACTION_TICKS), Axis(y, 0, 1, FRACTION_TICKS), lines, (174, 180), True)
             for title, x, y, lines in (
                 ("ROC", "1 − specificity", "sensitivity", roc), ("calibration", "p(yes)", "share of yes", reliability),
             )
@@ -428,7 +467,8 @@ def roc_and_calibration(runs: Sequence[Run], tasks: Sequence[str]) -> Html:
     if not cards:
         return tag("p", "No run has p(yes) of a risk task.")
     note = "Left: ROC. Right: calibration in ten bins of p(yes). Dashed: by chance, and perfectly calibrated."
-    return join(tag("p", note, class_="note"), legend([(one.name, one.style) for one in runs]), grid(cards, 412))
+    drawn = [(one.name, one.style) for one in runs if any(found.get("calibration") for found in one.tasks.values())]
+    return join(tag("p", note, class_="note"), legend(drawn), grid(cards, 356))
 
 
 def roc_points(samples: Sequence[Sample], most: int = 200) -> list[tuple[float, float]]:
@@ -565,20 +605,19 @@ def write_png(path: Path, runs: Sequence[Run]) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 2, figsize=(11, 1.6 + 0.3 * (len(runs) + len(PUBLISHED))), layout="constrained")
+    figure, axes = pyplot.subplots(1, 2, figsize=(12, 1.4 + 0.28 * (len(runs) + len(PUBLISHED))), layout="constrained")
+    figure.get_layout_engine().set(wspace=0.1)
     for axis, (kind, (key, metric, chance)) in zip(axes, MAIN.items(), strict=True):
-        entries = [(one.name, one.result["macro"]["paper"], one.style) for one in runs]
-        entries += [(name, {key: getattr(one, key)}, OUTLINE) for name, one in PUBLISHED.items()]
-        entries = [(name, found, style) for name, found, style in entries if found[key] is not None][::-1]
-        for place, (_, found, style) in enumerate(entries):
-            low, high = found.get(f"{key}_ci") or (found[key], found[key])
-            axis.barh(place, found[key], color="none" if style.hollow else style.colour, edgecolor=style.colour)
-            if high > low:
-                axis.plot([low, high], [place, place], color="#1b2430", marker="|")
-            axis.text(1.02, place, f"{found[key]:.3f}", va="center", fontsize=9)
+        rows = macro_bars(runs, key)[::-1]
+        for place, bar in enumerate(rows):
+            fill = "none" if bar.style.hollow else bar.style.colour
+            axis.barh(place, bar.value, height=0.7, color=fill, edgecolor=bar.style.colour)
+            if bar.interval:
+                axis.plot(bar.interval, [place, place], color="#1b2430", marker="|", linewidth=1.2)
+            axis.text(1.02, place, f"{bar.value:.3f}", va="center", fontsize=9)
         if chance:
             axis.axvline(chance, color="#566273", linestyle="--", linewidth=1)
-        axis.set_yticks(range(len(entries)), [name for name, _, _ in entries])
+        axis.set_yticks(range(len(rows)), [bar.name for bar in rows])
         axis.set(xlim=(0, 1), title=f"{KINDS[kind]}: macro {metric}")
         axis.spines[["top", "right"]].set_visible(False)
     with atomic_path(path) as temporary:
@@ -595,7 +634,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("--output_path", type=Path, help="the page (report.html in the first DIR)")
     cli.add_argument("--png", action="store_true", help="the first figure as an image beside it")
     cli.add_argument("--markdown", action="store_true", help="tables for a paper beside it")
-    cli.add_argument("--resamples", type=int, default=1000, help="bootstrap resamples of the comparison (1000)")
+    cli.add_argument("--resamples", type=int, default=5000, help="bootstrap resamples of the comparison (5000)")
     args = cli.parse_args(argv)
     summary = Summary("report")
     if args.resamples < 1:

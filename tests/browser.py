@@ -104,8 +104,8 @@ def chromium(folder: Path) -> Iterator[Browser]:
     (their_read, our_write), (our_read, their_write) = os.pipe(), os.pipe()
     # The browser reads commands from descriptor 3 and writes to 4; a shell puts the pipes there.
     launch = ["bash", "-c", f'exec "$@" 3<&{their_read} 4>&{their_write}', "bash", program]
-    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--hide-scrollbars",
-             "--remote-debugging-pipe", f"--user-data-dir={folder}"]  # fmt: skip
+    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
+             "--hide-scrollbars", "--remote-debugging-pipe", f"--user-data-dir={folder}"]  # fmt: skip
     process = subprocess.Popen([*launch, *flags], pass_fds=(their_read, their_write), stderr=subprocess.DEVNULL)
     os.close(their_read)
     os.close(their_write)
