@@ -151,7 +151,8 @@ def read_run(folder: Path, baseline: bool) -> Run:
     Raises:
         UserError: there is no result, or it is not of these outputs.
     """
-    path = require(folder / "result.json", "the result of a finished run", "run test.py to its end first")
+    maker = f"python -m evaluation.baselines {folder.parent.parent}" if baseline else "test.py"
+    path = require(folder / "result.json", "the result of a finished run", f"run {maker} to its end first")
     result = read_json(path)
     rows: dict[str, tuple[tuple[str | None, ...], Row]] = {}
     for key, sample, line in read_outputs(folder):
