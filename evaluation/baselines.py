@@ -178,7 +178,12 @@ def logistic_regression(work: Run) -> Answers:
 
     from mimiciv_dataset.mimiciv import MIMICIV
 
-    tasks = [found for found in work.tasks("risk") if len({says_yes(row) for row in found[2]}) == 2]
+    tasks = []
+    for found in work.tasks("risk"):
+        if len({says_yes(row) for row in found[2]}) == 2:
+            tasks.append(found)
+        else:
+            print(f"logistic_regression: {found[0].name} left out, all its training rows say the same")
     with progress(
         total=sum(len(lines) + len(rows) for _, lines, rows in tasks), desc="logistic_regression", unit="record"
     ) as bar:
