@@ -38,7 +38,7 @@ from mimiciv_dataset.commands import (
     run,
     write_json,
 )
-from mimiciv_dataset.index_files import index_files, parse_target, reading, scan, task_of_file
+from mimiciv_dataset.index_files import clean_id, clean_position, index_files, parse_target, reading, scan, task_of_file
 from mimiciv_dataset.tasks import TASKS, YES, Task
 
 if TYPE_CHECKING:
@@ -143,11 +143,11 @@ def copy_last(work: Run) -> Answers:
     from mimiciv_dataset.samples import decision_target
     from mimiciv_dataset.trajectory import Trajectories
 
-    patients: dict[str, list[Line]] = defaultdict(list)
+    patients: dict[str | None, list[Line]] = defaultdict(list)
     for name, lines in work.lines.items():
         if TASKS[name].kind != "risk":
             for line in lines:
-                patients[line["task_info"].get("subject_id")].append(line)
+                patients[clean_id(line["task_info"].get("subject_id"))].append(line)
     if None in patients:
         raise UserError(f"{work.args.dir}: copy_last wants rows with subject_id, found rows without; "
                         "leave it out (--baselines majority logistic_regression)")  # fmt: skip
@@ -158,7 +158,7 @@ def copy_last(work: Run) -> Answers:
         for line in lines:
             task = TASKS[line["task_info"]["task"]]
             answer: str | list[str] | None = None
-            for position in range(int(line["task_info"]["period_end"]) - 1, 0, -1):
+            for position in range(clean_position(line["task_info"]["period_end"]) - 1, 0, -1):
                 if task.event in (None, timeline.file_names[position]):
                     answer = decision_target(task, timeline, position, lookups)
                 if answer is not None:
@@ -312,7 +312,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     lines = read_lines(args.dir)
     subjects = set(read_subject_ids(args.train_subjects))
-    both = subjects & {str(line["task_info"].get("subject_id")) for found in lines.values() for line in found}
+    both = subjects & {clean_id(line["task_info"].get("subject_id")) for found in lines.values() for line in found}
     if both:
         raise UserError(f"{args.train_subjects}: wanted patients that are not in the run, found {len(both):,} of its "
                         "patients; say --train_subjects, the training patients")  # fmt: skip
@@ -349,8 +349,12 @@ def write(folder: Path, name: str, work: Run, result: Mapping[str, Any]) -> None
         "train_index": str(work.args.train_index), "train_subjects": str(work.args.train_subjects),
         "max_train": work.args.max_train, "seed": work.args.seed,
     }  # fmt: skip
+    answers = list(BASELINES[name](work))
+    if not answers:
+        print(f"{name}: no sample here that it could answer, so nothing is written")
+        return
     with atomic_path(folder / "outputs.jsonl") as temporary, temporary.open("w", encoding="utf-8") as file:
-        for line, response, p_yes in BASELINES[name](work):
+        for line, response, p_yes in answers:
             info = line["task_info"]
             score = sample_score(info["task"], info["label"], response, p_yes)
             output = {"response": response, "reasoning": None, "p_yes": p_yes, "finish_reason": "stop"}
