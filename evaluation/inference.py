@@ -180,6 +180,8 @@ def output_line(prompt: Prompt, args: argparse.Namespace, reply: Generation) -> 
         "task_info": {name: value for name, value in info.items() if name != "reasoning"},
         "candidates": prompt.sample["candidates"],
         "mode": prompt.mode,
+        "input_sha256": sha256(prompt.sample["input"]),
+        "prompt_chars": len(prompt.text),
         "prompt_sha256": sha256(prompt.text),
         "template_sha256": args.template_sha256,
         "thinking_open": prompt.thinking_open,

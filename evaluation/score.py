@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimiciv_dataset.commands import DATA_USE, UserError, git_revision, parser, read_json, require, run, write_json
+from mimiciv_dataset.index_files import clean_id
 from mimiciv_dataset.tasks import ALL_TASKS, NO, TASKS, YES
 
 if TYPE_CHECKING:
@@ -61,20 +62,45 @@ def read_samples(path: Path | str) -> dict[str, Sample]:
     Raises:
         UserError: there is no such file, or a line (but a torn last one) cannot be read.
     """
+    samples: dict[str, Sample] = {}
+    for key, sample, _ in read_outputs(path):
+        samples.pop(key, None)
+        samples[key] = sample
+    return samples
+
+
+def read_outputs(path: Path | str) -> Iterator[tuple[str, Sample, dict[str, Any]]]:
+    """Key, sample and the line itself of every output in a folder, files by name; a key can stand several times.
+
+    Raises:
+        UserError: there is no such file, or a line (but a torn last one) cannot be read.
+    """
     folder = require(path, "a folder of outputs", "run test.py first")
     files = sorted(folder.glob("outputs*.jsonl"))
     if not files:
         raise UserError(f"{folder}: wanted outputs*.jsonl, found none; run test.py first")
-    samples: dict[str, Sample] = {}
     for file in files:
         for number, line in _lines(file):
             try:
-                key, sample = parse_line(line)
+                yield *parse_line(line), line
             except UserError as error:
                 raise UserError(f"{file}, line {number}: {error}; remove the line and resume the run") from None
-            samples.pop(key, None)
-            samples[key] = sample
-    return samples
+
+
+def sample_name(info: Mapping[str, Any], input_sha256: str | None = None) -> tuple[str | None, ...]:
+    """What names the same sample in the outputs of any model, where `key` names it with a prompt and a model.
+
+    Args:
+        info: the index row or `task_info`: task, subject_id and window.
+        input_sha256: hash of its record, which stands in for patient and window where a row has none.
+
+    >>> sample_name({"task": "emar", "subject_id": 7.0, "period_begin": 3, "period_end": "9"})
+    ('emar', '7', '3', '9')
+    >>> sample_name({"task": "emar"}, "ab12")
+    ('emar', 'ab12')
+    """
+    window = [clean_id(info.get(name)) for name in ("subject_id", "period_begin", "period_end")]
+    return (info["task"], *window) if None not in window else (info["task"], input_sha256)
 
 
 def _lines(file: Path) -> Iterator[tuple[int, Any]]:
@@ -269,10 +295,6 @@ def _macro(tasks: Mapping[str, Mapping[str, Any]], replicates: Mapping[str, np.n
     risk_auroc is the mean AUROC. Tasks without a value are listed as missing and are not part of the mean, so only
     results with nothing missing can be compared with others.
     """
-    import numpy as np
-
-    from evaluation.metrics import interval
-
     macro: dict[str, dict[str, Any]] = {}
     suites = {
         "paper": [task for task in TASKS.values() if task.paper],
@@ -291,14 +313,27 @@ def _macro(tasks: Mapping[str, Mapping[str, Any]], replicates: Mapping[str, np.n
             values = {name: tasks[name][main_metric(name)] for name in names if name in tasks}
             have = [name for name, value in values.items() if value is not None]
             missing += [name for name in names if name not in have]
-            result[title] = float(np.mean([values[name] for name in have])) if have else None
-            draws = np.stack([replicates[name] for name in have]) if have else np.empty((0, 0))
-            defined = ~np.isnan(draws)  # a small task may have no value in a resample: the others' mean stands in
-            sums, counts = np.nansum(draws, axis=0), defined.sum(axis=0)
-            result[f"{title}_ci"] = interval(sums[counts > 0] / counts[counts > 0])
+            found = mean_over_tasks([values[name] for name in have], [replicates[name] for name in have])
+            result[title], result[f"{title}_ci"] = found
             result[f"{kind}_tasks"] = len(have)
         macro[suite] = result | {"missing": missing}
     return macro
+
+
+def mean_over_tasks(values: Sequence[float], replicates: Sequence[np.ndarray]) -> tuple[float | None, list[float] | None]:
+    """Unweighted mean of tasks' values, and its interval from their replicates on the same resampled patients.
+
+    A small task may have no value in a resample: the mean of the others stands in.
+    """
+    import numpy as np
+
+    from evaluation.metrics import interval
+
+    if not len(values):
+        return None, None
+    draws = np.stack(replicates)
+    sums, counts = np.nansum(draws, axis=0), (~np.isnan(draws)).sum(axis=0)
+    return float(np.mean(values)), interval(sums[counts > 0] / counts[counts > 0])
 
 
 # --- the command

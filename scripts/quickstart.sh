@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole road on data made on the spot: environment, synthetic MIMIC-IV, trajectories, index, benchmark, a tiny model,
-# evaluation, the score table. Each step says what it made. Safe to run again: finished steps are skipped or quick.
+# evaluation, baselines, the report. Each step says what it made. Safe to run again: finished steps are skipped or quick.
 #   --root_dir DIR     where everything goes (./datas/quickstart)
 #   --mimic_dir DIR    your own MIMIC-IV (hosp/, icu/, ed/, note/) in place of the synthetic one
 #   --maps_from DIR    ready CCS and ATC maps for it (docs/data.md)
@@ -20,7 +20,7 @@ while [ $# -gt 0 ]; do
   esac
 done
 
-steps=9 number=0
+steps=10 number=0
 step() { number=$((number + 1)); printf '\n\033[1m[%d/%d] %s\033[0m\n' "$number" "$steps" "$1"; }
 look() { printf '      look: %s\n' "$1"; }
 
@@ -82,6 +82,11 @@ step "Evaluation: answers, p(yes), F1 and AUROC with intervals"
   --dataset_name "$bench/decision_making.csv,$bench/risk_prediction.csv" --batch 4 --max_seq_len 3072 --max_new_tokens 32
 look "head -1 $root/results/tiny/outputs.jsonl; cat $root/results/tiny/result.json"
 
+step "Baselines to judge it by, and the report: one page with figures, tables and intervals"
+(cd "$repo" && "$python" -m evaluation.baselines "$root/results/tiny")
+(cd "$repo" && "$python" -m evaluation.report "$root/results/tiny" --markdown)
+look "open $root/results/tiny/report.html"
+
 cat <<END
 
 Done. The model above is untrained, so its scores are those of chance.
@@ -90,4 +95,5 @@ Now with your MIMIC-IV:
   bash scripts/quickstart.sh --mimic_dir /path/to/mimiciv --root_dir ./datas
 
 or step by step, as the README shows. Everything made here is in $root
+The report, for your browser: file://$root/results/tiny/report.html
 END

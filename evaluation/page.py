@@ -1,0 +1,362 @@
+"""HTML pages: one self-contained file each, without a network, a library or a font of its own.
+
+Text is escaped unless it is `Html` already, so nothing gets onto a page by mistake. Tables sort on a click; charts are
+inline SVG. Pages are meant to be read on a laptop and on a phone: charts and tables never make the page itself wider.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import NamedTuple
+
+
+class Html(str):
+    """Markup that goes onto a page as it is; any other text is escaped."""
+
+
+Content = str | int | float | None
+
+
+def html(content: Content) -> Html:
+    """Content as markup: text escaped, fractions with three decimals, None as a dash.
+
+    >>> html("a < b"), html(tag("b", "a < b")), html(0.5), html(1200), html(None)
+    ('a &lt; b', '<b>a &lt; b</b>', '0.500', '1,200', '–')
+    """
+    if isinstance(content, Html):
+        return content
+    if isinstance(content, str):
+        return Html(escape(content))
+    return Html("–" if content is None else f"{content:.3f}" if isinstance(content, float) else f"{content:,}")
+
+
+def tag(name: str, *children: Content, **attributes: Content) -> Html:
+    """An element. Attributes are written as in Python (`class_`, `aria_sort`); those that are None are left out.
+
+    >>> print(tag("p", "1 & 2", class_="note", id=None))
+    <p class="note">1 &amp; 2</p>
+    """
+    pairs = [(key.rstrip("_").replace("_", "-"), value) for key, value in attributes.items() if value is not None]
+    opening = "".join(f' {key}="{escape(str(value))}"' for key, value in pairs)
+    return Html(f"<{name}{opening}>{join(*children)}</{name}>")
+
+
+def join(*contents: Content) -> Html:
+    """Contents one after the other."""
+    return Html("".join(map(html, contents)))
+
+
+# --- the page
+
+
+def page(title: str, lead: Content, sections: Sequence[tuple[str, Content]]) -> str:
+    """A whole page: title, a lead paragraph, and sections (heading, content) with a list of links to them."""
+    links = [tag("a", heading, href=f"#{_anchor(heading)}") for heading, _ in sections]
+    head = (
+        Html('<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'),
+        Html('<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
+             "style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:\">"),
+        Html('<link rel="icon" href="data:,">'),
+        tag("title", title),
+        tag("style", Html(_STYLE)),
+    )  # fmt: skip
+    body = (
+        tag("header", tag("h1", title), tag("p", lead, class_="lead"), tag("nav", *links, aria_label="Sections")),
+        tag("main", *(tag("section", tag("h2", heading), content, id=_anchor(heading)) for heading, content in sections)),
+        tag("script", Html(_SCRIPT)),
+    )
+    return f'<!DOCTYPE html>\n<html lang="en"><head>{join(*head)}</head>\n<body>{join(*body)}</body></html>\n'
+
+
+def _anchor(heading: str) -> str:
+    return "".join(letter if letter.isalnum() else "-" for letter in heading.casefold())
+
+
+_STYLE = """
+:root { color-scheme: light; --ink: #1b2430; --soft: #566273; --line: #dde2e9; --paper: #fff; --tint: #f5f7fa;
+  --accent: #0a5ca8 }
+* { box-sizing: border-box }
+body { margin: 0; color: var(--ink); background: var(--paper);
+  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif }
+header, main { max-width: 1320px; margin: 0 auto; padding: 0 24px }
+header { padding-top: 32px }
+h1 { font-size: 28px; line-height: 1.2; margin: 0 0 8px; overflow-wrap: anywhere }
+h2 { font-size: 20px; margin: 0 0 8px; padding-top: 20px; border-top: 2px solid var(--ink) }
+h3 { font-size: 15px; margin: 0 0 6px; overflow-wrap: anywhere }
+p { margin: 0 0 12px; max-width: 80ch }
+.lead, .note, figcaption, small { color: var(--soft) }
+.note, figcaption { font-size: 13px }
+small { font-size: 12px; white-space: nowrap }
+section { margin: 36px 0 }
+a { color: var(--accent) }
+nav { display: flex; flex-wrap: wrap; gap: 4px 18px; font-size: 14px }
+code { font: 13px ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; background: var(--tint); padding: 1px 4px;
+  border-radius: 3px; overflow-wrap: anywhere }
+ul.notices { list-style: none; margin: 0 0 16px; padding: 0 }
+ul.notices li { border-left: 4px solid #c77700; background: #fff8ec; padding: 8px 12px; margin: 0 0 8px; max-width: 100ch;
+  overflow-wrap: anywhere }
+.grid { display: grid; gap: 24px; grid-template-columns: repeat(auto-fit, minmax(min(100%, var(--least)), 1fr)) }
+.grid > * { min-width: 0 }
+figure { margin: 0 }
+.pair { display: flex; flex-wrap: wrap; gap: 4px 8px }
+.scroll { overflow-x: auto; margin: 0 0 12px; border: 1px solid var(--line); border-radius: 6px }
+table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums }
+.scroll table { width: 100% }
+caption { text-align: left; color: var(--soft); padding: 8px 10px }
+.scroll th, .scroll td { padding: 5px 10px; text-align: right; vertical-align: top; white-space: nowrap;
+  border-bottom: 1px solid var(--line) }
+.scroll th:first-child { text-align: left; position: sticky; left: 0; background: var(--paper); z-index: 1 }
+.scroll thead th { background: var(--tint); vertical-align: bottom; border-bottom: 2px solid var(--line) }
+.scroll thead th:first-child { background: var(--tint) }
+.scroll tbody th { font-weight: 500 }
+.scroll tbody tr:last-child > * { border-bottom: 0 }
+.scroll tbody tr:hover > * { background: var(--tint) }
+.scroll .text { text-align: left }
+.scroll td.long { white-space: normal; overflow-wrap: anywhere; min-width: 20ch }
+td small { display: block }
+th button { all: unset; cursor: pointer; font-weight: 600 }
+th button:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px }
+th button::after { content: "\\2195"; color: #8b95a3; margin-left: 4px }
+th[aria-sort=ascending] button::after { content: "\\2191"; color: var(--accent) }
+th[aria-sort=descending] button::after { content: "\\2193"; color: var(--accent) }
+table.bars { width: 100%; table-layout: fixed }
+table.bars th { width: 37%; text-align: left; font-weight: 500; padding: 0 8px 0 0; line-height: 1.25;
+  overflow-wrap: anywhere }
+table.bars td { padding: 0; height: 30px }
+table.bars td:last-child { width: 108px; padding-left: 8px; line-height: 1.2 }
+table.bars svg { display: block; width: 100%; height: 30px }
+svg { max-width: 100% }
+svg text { font-size: 12px; fill: var(--soft) }
+ul.legend { list-style: none; display: flex; flex-wrap: wrap; gap: 4px 20px; margin: 0 0 16px; padding: 0; font-size: 13px }
+ul.legend svg { vertical-align: middle; margin-right: 6px }
+details { margin: 0 }
+summary { cursor: pointer; padding: 3px 0; overflow-wrap: anywhere }
+@media (max-width: 600px) {
+  header, main { padding: 0 16px }
+  header { padding-top: 20px }
+  h1 { font-size: 23px }
+  .scroll th, .scroll td { padding: 5px 8px }
+  .scroll th:first-child { min-width: 38vw; max-width: 47vw; white-space: normal; overflow-wrap: anywhere }
+  caption { position: sticky; left: 0; max-width: 86vw }
+}
+"""
+
+# A click sorts the rows by their cells' data-value (numbers as numbers), a second one turns the order; empty cells stay last.
+_SCRIPT = """
+"use strict";
+for (const button of document.querySelectorAll("th button")) button.addEventListener("click", () => {
+  const head = button.parentElement, body = head.closest("table").tBodies[0];
+  const down = head.ariaSort === "none" ? head.dataset.first === "descending" : head.ariaSort === "ascending";
+  for (const other of head.parentElement.children) if (other.ariaSort) other.ariaSort = "none";
+  head.ariaSort = down ? "descending" : "ascending";
+  const value = row => row.cells[head.cellIndex].dataset.value;
+  const compare = (a, b) => head.dataset.first === "descending" ? a - b : a.localeCompare(b, "en", { numeric: true });
+  const order = (a, b) => (a === "") - (b === "") || (down ? compare(b, a) : compare(a, b));
+  body.append(...[...body.rows].sort((a, b) => order(value(a), value(b))));
+});
+"""
+
+
+def notices(texts: Sequence[Content]) -> Html:
+    """What a reader must know before reading on; nothing where there is nothing."""
+    return tag("ul", *(tag("li", text) for text in texts), class_="notices") if texts else Html("")
+
+
+def grid(parts: Sequence[Content], least: int) -> Html:
+    """Parts side by side, as many as fit with `least` pixels each."""
+    return tag("div", *parts, class_="grid", style=f"--least: {least}px")
+
+
+def details(summary: Content, *content: Content) -> Html:
+    """Content that is shown on a click."""
+    return tag("details", tag("summary", summary), *content)
+
+
+# --- tables
+
+
+LONG = 30
+"""Characters from which on the text of a cell may be broken."""
+
+
+class Cell(NamedTuple):
+    """What a cell shows, and what it is sorted by."""
+
+    content: Content
+    value: Content
+
+
+def table(caption: Content, columns: Sequence[str], rows: Sequence[Sequence[Content | Cell]], sort: bool = True) -> Html:
+    """A table whose rows begin with their name; a click on a column's head sorts (numbers: highest first).
+
+    A column is numeric where all its values are numbers or None.
+    """
+    cells = [[cell if isinstance(cell, Cell) else Cell(cell, cell) for cell in row] for row in rows]
+    numeric = [
+        index > 0 and not any(isinstance(row[index].value, str) for row in cells) for index in range(len(columns))
+    ]  # fmt: skip
+
+    def head(name: str, number: bool) -> Html:
+        text = None if number else "text"
+        if not sort:
+            return tag("th", name, scope="col", class_=text)
+        first = "descending" if number else "ascending"
+        return tag("th", tag("button", name, type="button"), scope="col", class_=text, aria_sort="none", data_first=first)
+
+    def body(cell: Cell, first: bool, number: bool) -> Html:
+        value = ("" if cell.value is None else cell.value) if sort else None
+        if first:
+            return tag("th", cell.content, scope="row", data_value=value)
+        text = None if number else "text long" if len(str(cell.value or "")) > LONG else "text"
+        return tag("td", cell.content, class_=text, data_value=value)
+
+    lines = [
+        tag("tr", *(body(cell, index == 0, numeric[index]) for index, cell in enumerate(row))) for row in cells
+    ]  # fmt: skip
+    heads = tag("thead", tag("tr", *(head(name, number) for name, number in zip(columns, numeric, strict=True))))
+    return tag("div", tag("table", tag("caption", caption), heads, tag("tbody", *lines)), class_="scroll", tabindex=0)
+
+
+# --- charts
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a model is drawn, in every chart of a page; `hollow`: a figure that was not measured here."""
+
+    colour: str
+    dash: str | None = None
+    hollow: bool = False
+
+
+class Bar(NamedTuple):
+    """A bar from 0 to 1, and its interval."""
+
+    name: str
+    value: float
+    interval: Sequence[float] | None
+    style: Style
+
+
+def bars(title: str, rows: Sequence[Bar], chance: float | None = None, note: Content = "") -> Html:
+    """Horizontal bars with intervals, each beside its figure; `chance`: where a model that knows nothing would be."""
+
+    def line(x: float, **attributes: Content) -> Html:
+        return tag("line", x1=f"{x * 100:.2f}", x2=f"{x * 100:.2f}", vector_effect="non-scaling-stroke", **attributes)
+
+    def drawn(bar: Bar) -> Html:
+        fill = "none" if bar.style.hollow else bar.style.colour
+        parts = [line(x, y1=0, y2=30, stroke="#dde2e9") for x in (0, 0.25, 0.5, 0.75, 1)]
+        if chance is not None:
+            parts.append(line(chance, y1=0, y2=30, stroke="#566273", stroke_dasharray="3 3"))
+        parts.append(tag("rect", x=0, y=7, width=f"{bar.value * 100:.2f}", height=16, fill=fill, stroke=bar.style.colour,
+                         vector_effect="non-scaling-stroke"))  # fmt: skip
+        if bar.interval:
+            low, high = bar.interval
+            parts += [line(end, y1=10, y2=20, stroke="#1b2430", stroke_width="1.5") for end in (low, high)]
+            parts.append(tag("line", x1=f"{low * 100:.2f}", x2=f"{high * 100:.2f}", y1=15, y2=15, stroke="#1b2430",
+                             stroke_width="1.5", vector_effect="non-scaling-stroke"))  # fmt: skip
+        return tag("svg", *parts, viewBox="0 0 100 30", preserveAspectRatio="none", aria_hidden="true")
+
+    lines = [
+        tag("tr", tag("th", bar.name, scope="row"), tag("td", drawn(bar)),
+            tag("td", tag("b", bar.value), tag("small", interval_text(bar.interval))))
+        for bar in rows
+    ]  # fmt: skip
+    heading = tag("h3", title)
+    if not rows:
+        return tag("figure", heading, tag("figcaption", "No model has a value."))
+    shown = tag("table", tag("tbody", *lines), class_="bars", aria_label=title)
+    return tag("figure", heading, shown, tag("figcaption", note) if note else "")
+
+
+def interval_text(interval: Sequence[float] | None) -> str:
+    """An interval in words of a table; nothing where there is none.
+
+    >>> interval_text([0.25, 0.75]), interval_text(None)
+    ('[0.250, 0.750]', '')
+    """
+    return f"[{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
+
+
+class Curve(NamedTuple):
+    """A line through points (x, y), given in the chart's units; `dots`: the points are shown too."""
+
+    points: Sequence[tuple[float, float]]
+    style: Style
+    dots: bool = False
+
+
+class Axis(NamedTuple):
+    """An axis: what it shows, its range, and the ticks that are written (position, text)."""
+
+    label: str
+    low: float
+    high: float
+    ticks: Sequence[tuple[float, str]]
+
+
+FRACTION_TICKS = ((0, "0"), (0.5, "0.5"), (1, "1"))
+
+
+def log_axis(label: str, low: float, high: float) -> Axis:
+    """An axis of powers of ten around [low, high]; its units are log10.
+
+    >>> log_axis("tokens", 30, 1200).ticks
+    ((1, '10'), (2, '100'), (3, '1k'), (4, '10k'))
+    """
+    first, last = math.floor(math.log10(low)), max(math.ceil(math.log10(high)), math.floor(math.log10(low)) + 1)
+    names = ("1", "10", "100", "1k", "10k", "100k", "1M", "10M", "100M")
+    return Axis(label, first, last, tuple((power, names[power]) for power in range(first, last + 1)))
+
+
+def curves(title: str, x: Axis, y: Axis, lines: Sequence[Curve], size: tuple[int, int], diagonal: bool = False) -> Html:
+    """A chart of curves, `size` pixels, which is also its size on a phone; `diagonal`: a dashed line of y = x."""
+    width, height = size
+    left, right, top, bottom = 40, width - 10, 8, height - 38
+
+    def at(point: tuple[float, float]) -> tuple[float, float]:
+        across, up = ((v - a.low) / (a.high - a.low) for v, a in zip(point, (x, y), strict=True))
+        return left + across * (right - left), bottom - up * (bottom - top)
+
+    def path(points: Sequence[tuple[float, float]]) -> str:
+        return " ".join(f"{a:.1f},{b:.1f}" for a, b in map(at, points))
+
+    parts = [
+        tag("title", title),
+        tag("rect", x=left, y=top, width=right - left, height=bottom - top, fill="none", stroke="#dde2e9"),
+    ]
+    for value, text in x.ticks:
+        across, _ = at((value, y.low))
+        parts.append(tag("line", x1=f"{across:.1f}", x2=f"{across:.1f}", y1=top, y2=bottom, stroke="#eef1f5"))
+        parts.append(tag("text", text, x=f"{across:.1f}", y=bottom + 15, text_anchor="middle"))
+    for value, text in y.ticks:
+        _, down = at((x.low, value))
+        parts.append(tag("line", x1=left, x2=right, y1=f"{down:.1f}", y2=f"{down:.1f}", stroke="#eef1f5"))
+        parts.append(tag("text", text, x=left - 5, y=f"{down + 4:.1f}", text_anchor="end"))
+    parts.append(tag("text", x.label, x=(left + right) / 2, y=height - 5, text_anchor="middle"))
+    parts.append(tag("text", y.label, transform=f"translate(11 {(top + bottom) / 2}) rotate(-90)", text_anchor="middle"))
+    if diagonal:
+        ends = path([(x.low, y.low), (x.high, y.high)])
+        parts.append(tag("polyline", points=ends, fill="none", stroke="#8b95a3", stroke_dasharray="3 3"))
+    for line in lines:
+        parts.append(tag("polyline", points=path(line.points), fill="none", stroke=line.style.colour, stroke_width="1.8",
+                         stroke_dasharray=line.style.dash, stroke_linejoin="round"))  # fmt: skip
+        if line.dots:
+            parts += [
+                tag("circle", cx=f"{a:.1f}", cy=f"{b:.1f}", r="2.5", fill=line.style.colour) for a, b in map(at, line.points)
+            ]  # fmt: skip
+    return tag("svg", *parts, width=width, height=height, viewBox=f"0 0 {width} {height}", role="img", aria_label=title)
+
+
+def legend(entries: Sequence[tuple[str, Style]]) -> Html:
+    """Which line is whose."""
+
+    def swatch(style: Style) -> Html:
+        line = tag("line", x1=0, x2=26, y1=6, y2=6, stroke=style.colour, stroke_width=3, stroke_dasharray=style.dash)
+        return tag("svg", line, width=26, height=12, aria_hidden="true")
+
+    return tag("ul", *(tag("li", swatch(style), name) for name, style in entries), class_="legend")

@@ -1,0 +1,244 @@
+"""The report: what its page says, for one run and several, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from conftest import command
+from hypothesis import given
+from hypothesis import strategies as st
+from written_runs import SECRET, write_run
+
+from evaluation.page import Cell, page, table, tag
+from evaluation.published import PUBLISHED
+from evaluation.report import compare_runs, main, read_run
+from mimiciv_dataset.commands import UserError, read_json
+from mimiciv_dataset.tasks import TASKS
+
+SOME = ("emar", "labevents", "next_event", "discharge", "ICU_Stay_7day", "ED_Hospitalization")
+VOID = {"meta", "link", "br"}
+
+
+class Reader(HTMLParser):
+    """Checks that elements are closed in order; collects what a reader sees, and the addresses.
+
+    Attributes:
+        rows: the cells of all tables' rows, but those of bar charts.
+        bold: (first cell of the row, number of the cell) of those cells that hold something bold.
+        notices: the warnings.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.addresses: list[str] = []
+        self.rows: list[list[str]] = []
+        self.bold: list[tuple[str, int]] = []
+        self.notices: list[str] = []
+        self._skip = self._notice = False
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, name: str, attributes: list[tuple[str, str | None]]) -> None:
+        about = dict(attributes)
+        self.addresses += [about[key] or "" for key in ("src", "href", "action") if key in about]
+        if name in ("table", "ul"):
+            self._skip, self._notice = about.get("class") == "bars", about.get("class") == "notices"
+        if name == "li" and self._notice:
+            self.notices.append("")
+        if name == "tr" and not self._skip:
+            self.rows.append([])
+        if name in ("td", "th") and not self._skip:
+            self.rows[-1].append("")
+        if name == "b" and {"td", "th"} & set(self.open) and not self._skip:
+            self.bold.append((self.rows[-1][0].strip(), len(self.rows[-1]) - 1))
+        if name not in VOID:
+            self.open.append(name)
+
+    def handle_endtag(self, name: str) -> None:
+        assert self.open.pop() == name
+
+    def handle_data(self, data: str) -> None:
+        if not {"style", "script"} & set(self.open):
+            self.words.append(data)
+        if {"td", "th"} & set(self.open) and not self._skip:
+            self.rows[-1][-1] += data + " "
+        if "li" in self.open and self._notice:
+            self.notices[-1] += data
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.words)
+
+    def cells(self, first: str) -> list[str]:
+        """The cells of the first row that begins with `first`."""
+        return next([cell.strip() for cell in row] for row in self.rows if row[0].strip() == first)
+
+
+def report(*folders: Path, flags: tuple[str, ...] = ()) -> Reader:
+    target = folders[0] / "report.html"
+    assert main([*map(str, folders), "--resamples", "60", *flags]) == 0
+    return Reader(target.read_text(encoding="utf-8"))
+
+
+def test_one_run_through_the_command_line(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    done = command("evaluation/report.py", folder, "--resamples", 50)
+    assert str(folder / "report.html") in done.stdout and done.stdout.startswith("report: 1 model")
+    found, result = Reader((folder / "report.html").read_text(encoding="utf-8")), read_json(folder / "result.json")
+    for task in TASKS:
+        value, n = result["tasks"][task], found.cells(task)[1]
+        main_value = value[TASKS[task].metric]
+        assert found.cells(task)[3].startswith(f"{main_value:.3f} [") and n == "24"
+    macro = result["macro"]["paper"]
+    assert found.cells("tiny")[1] == f"{macro['decision_f1']:.3f} [{macro['decision_f1_ci'][0]:.3f}, " \
+                                     f"{macro['decision_f1_ci'][1]:.3f}]"  # fmt: skip
+    for name, one in PUBLISHED.items():
+        assert found.cells(f"{name}, published")[1] == f"{one.decision_f1:.3f}"
+    assert f"python -m evaluation.baselines {folder}" in found.text
+    assert "nothing to compare" in found.text
+    assert "a" * 12 in found.cells("instructions_sha256")
+
+
+def test_nothing_is_fetched_and_no_patient_text_is_shown(tmp_path: Path) -> None:
+    found = report(write_run(tmp_path / "a", "A"), write_run(tmp_path / "b", "B"))
+    assert all(address.startswith(("#", "data:")) for address in found.addresses)
+    text = (tmp_path / "a/report.html").read_text(encoding="utf-8")
+    assert SECRET not in text and SECRET.casefold() not in text.casefold()
+    assert "url(" not in text and "@import" not in text
+
+
+def test_several_runs_stand_side_by_side(tmp_path: Path) -> None:
+    good, bad = write_run(tmp_path / "good", "good", 0.9, SOME), write_run(tmp_path / "bad", "bad", 0.2, SOME)
+    found = report(good, bad)
+    ours, theirs = read_json(good / "result.json")["tasks"], read_json(bad / "result.json")["tasks"]
+    for task in SOME:
+        metric = TASKS[task].metric
+        assert ours[task][metric] > theirs[task][metric]
+        assert [cell.split()[0] for cell in found.cells(task)[3:]] == [f"{one[task][metric]:.3f}" for one in (ours, theirs)]
+        assert (task, 3) in found.bold and (task, 4) not in found.bold
+    pair = found.cells("good − bad")
+    f1 = [sum(one[task][TASKS[task].metric] for task in ("emar", "labevents", "next_event")) / 3 for one in (ours, theirs)]
+    assert pair[1].startswith(f"{f1[0] - f1[1]:.3f} [")
+    assert pair[5] == str(24 * len(SOME))
+
+
+def test_a_comparison_is_the_difference_of_the_figures(tmp_path: Path) -> None:
+    a, b = (read_run(write_run(tmp_path / name, name, skill, SOME), False) for name, skill in (("a", 0.8), ("b", 0.3)))
+    tasks, macros, sizes = compare_runs(a, b, 200)
+    for task, found in tasks.items():
+        metric = TASKS[task].metric
+        assert found.difference == pytest.approx(a.tasks[task][metric] - b.tasks[task][metric])
+        assert found.ci[0] <= found.difference <= found.ci[1] and sizes[task] == 24
+    for kind, key in (("decision", "decision_f1"), ("risk", "risk_auroc")):
+        difference = a.result["macro"]["released"][key] - b.result["macro"]["released"][key]
+        assert macros[kind].difference == pytest.approx(difference)
+    same, _, _ = compare_runs(a, a, 200)
+    assert all((found.difference, found.ci, found.p_holm) == (0, [0, 0], 1) for found in same.values())
+
+
+def test_only_common_samples_are_compared(tmp_path: Path) -> None:
+    a, b = write_run(tmp_path / "a", "a", n=24, tasks=SOME), write_run(tmp_path / "b", "b", n=12, tasks=SOME[:3])
+    found = report(a, b)
+    assert found.cells("a − b")[5] == "36"
+    assert "The runs have different samples: a 144, b 36; 36 in common" in found.notices[0]
+
+
+def test_what_makes_runs_differ_is_said(tmp_path: Path) -> None:
+    a = write_run(tmp_path / "a", "org/EHR-R1-8B", tasks=SOME)
+    b = write_run(tmp_path / "b", "b", tasks=SOME, words_only=True, instructions_sha256="c" * 64)
+    (b / "outputs.jsonl").write_text((b / "outputs.jsonl").read_text().replace("record 1", "record X"))
+    for folder in (a, b):
+        result = read_json(folder / "result.json")
+        (folder / "result.json").write_text(json.dumps(result | {"missing": 2 if folder == b else 0}))
+    found = report(a, b)
+    said = "\n".join(found.notices)
+    assert len(found.notices) == 6
+    for words in ("different instruction wording", "b: 2 samples not answered yet", "EHR-R1-8B: published EHR-R1 checkpoints",
+                  "b: p(yes) is missing, in part or whole, in ED_Hospitalization, ICU_Stay_7day",
+                  "samples in common whose records read differently", "No baselines are here"):  # fmt: skip
+        assert words in said, words
+    assert found.cells("ICU_Stay_7day")[4] == "–"
+    for name in "cd":
+        write_run(tmp_path / name / "baselines/majority", "majority", tasks=SOME)
+    assert report(*(write_run(tmp_path / name, name, tasks=SOME) for name in "cd")).notices == []
+
+
+@pytest.mark.parametrize(
+    ("tasks", "words_only"),
+    [
+        (("emar",), False),
+        (("ICU_Stay_7day",), False),
+        (("ICU_Stay_7day",), True),
+        (("discharge",), False),
+        (("next_event",), False),
+    ],
+)
+def test_runs_of_one_kind(tmp_path: Path, tasks: tuple[str, ...], words_only: bool) -> None:
+    folders = [write_run(tmp_path / name, name, tasks=tasks, words_only=words_only) for name in "ab"]
+    found = report(*folders, flags=("--markdown",))
+    assert found.cells(tasks[0])[1] == "24" and ("No run has p(yes)" in found.text) != ("ROC. Right" in found.text)
+
+
+def test_baselines_below_the_runs_are_shown_once(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / name, name, tasks=SOME) for name in "ab"]
+    write_run(folders[1] / "baselines/majority", "majority", 0.1, SOME)
+    shutil.copytree(folders[1] / "baselines", folders[0] / "baselines")
+    write_run(folders[1] / "baselines/copy_last", "copy_last", 0.1, SOME[:2])
+    found = report(*folders, folders[0])
+    assert "2 runs and 2 baselines" in found.text and found.notices == []
+    pairs = {row[0].strip() for row in found.rows if row and " − " in row[0]}
+    assert pairs == {"a − b", "a − majority", "a − copy_last", "b − majority", "b − copy_last"}
+
+
+def test_names_of_models_are_escaped_and_told_apart(tmp_path: Path) -> None:
+    bad = "<script>alert(1)</script>&\"'"
+    folders = [write_run(tmp_path / name, bad, tasks=SOME[:1]) for name in ("a", "b", "x/a")]
+    report(*folders, flags=("--markdown",))
+    text = (folders[0] / "report.html").read_text(encoding="utf-8")
+    assert text.count("<script") == 1
+    assert "script&gt;&amp;&quot;&#x27; (b)" in text and f"in {tmp_path / 'x'}" in text
+
+
+@given(st.text(), st.text())
+def test_text_comes_through_a_page_as_it_is(one: str, other: str) -> None:
+    clean = [text.replace("\r", "\n").replace("\0", "") for text in (one, other)]  # what HTML itself changes
+    made = table(clean[0], ["name", "value"], [[clean[1], Cell("shown", clean[0])]], sort=False)
+    found = Reader(made)
+    assert "".join(found.words) == clean[0] + "name" + "value" + clean[1] + "shown"
+    assert Reader(tag("p", title=clean[0])) and page(clean[0], clean[1], [(clean[0], clean[1])]).count("<script>") == 1
+
+
+def test_tables_for_a_paper(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", "a|b", tasks=SOME)
+    assert main([str(folder), "--markdown", "--png", "--output_path", str(tmp_path / "page/all.html")]) == 0
+    text, result = (tmp_path / "page/all.md").read_text(encoding="utf-8"), read_json(folder / "result.json")
+    emar = result["tasks"]["emar"]
+    assert f"| emar | 24 | f1 | {emar['f1']:.3f} [{emar['f1_ci'][0]:.3f}, {emar['f1_ci'][1]:.3f}] |" in text
+    assert "| EHR-R1-8B, published | 0.601 | 0.919 |" in text and "| a\\|b |" in text
+    assert (tmp_path / "page/all.png").read_bytes().startswith(b"\x89PNG") and SECRET not in text
+
+
+def test_wrong_use_is_said_at_once(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="result.json: wanted the result of a finished run, found nothing there; run test.py"):
+        main([str(tmp_path / "no")])
+    stale = write_run(tmp_path / "stale", tasks=SOME)
+    with (stale / "outputs.jsonl").open("a", encoding="utf-8") as file:
+        file.write((stale / "outputs.jsonl").read_text(encoding="utf-8").splitlines()[0].replace("tiny emar 0", "new") + "\n")
+    with pytest.raises(UserError, match=r"wanted the 145 outputs .* found 144; score it again: python -m evaluation.score"):
+        main([str(stale)])
+    old = write_run(tmp_path / "old", tasks=SOME)
+    (old / "result.json").write_text(json.dumps(read_json(old / "result.json") | {"score_version": 0}))
+    with pytest.raises(UserError, match="wanted a result of score version"):
+        main([str(old)])
+    half = write_run(tmp_path / "half", tasks=SOME)
+    (half / "baselines/majority").mkdir(parents=True)
+    with pytest.raises(UserError, match=f"run python -m evaluation.baselines {half} to its end"):
+        main([str(half)])
+    done = command("evaluation/report.py", old, "--resamples", 0, check=False)
+    assert done.returncode == 2 and "--resamples 0: wanted 1 or more" in done.stderr and "Traceback" not in done.stderr

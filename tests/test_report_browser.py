@@ -1,0 +1,96 @@
+"""The report in a real browser: it is readable on a laptop and a phone, tables sort, and nothing is asked of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from browser import Browser, chromium
+from written_runs import write_run
+
+from evaluation.report import main
+
+SIZES = ((1366, 768), (390, 844))
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with chromium(tmp_path_factory.mktemp("profile")) as tab:
+        yield tab
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page with every part: three models with long names, baselines, all tasks."""
+    root = tmp_path_factory.mktemp("runs")
+    names = ("organisation/a-model-with-quite-a-long-name-70B-Instruct", "Qwen3-8B", "EHR-R1-8B")
+    folders = [write_run(root / f"run{number}", name, 0.3 + 0.2 * number) for number, name in enumerate(names)]
+    for name in ("majority", "copy_last", "logistic_regression"):
+        write_run(folders[0] / "baselines" / name, name, 0.1)
+    main([*map(str, folders), "--resamples", "50"])
+    return folders[0] / "report.html"
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_the_page_is_readable(browser: Browser, report: Path, width: int, height: int) -> None:
+    browser.open(report, width, height)
+    browser.js("document.querySelectorAll('details').forEach(one => one.open = true)")
+    assert browser.js("[innerWidth, document.documentElement.scrollWidth]") == [width, width]
+    visible = "[...document.querySelectorAll('body *')].filter(e => e.getClientRects().length)"
+    too_wide = f"{visible}.filter(e => !e.closest('.scroll') && e.getBoundingClientRect().right > innerWidth + 1)"
+    assert browser.js(f"{too_wide}.map(e => e.tagName + ' ' + e.textContent.slice(0, 40))") == []
+    # Letters as they are seen: the size of the font times the scale of the chart it stands in.
+    scale = "(e.ownerSVGElement ? e.ownerSVGElement.getBoundingClientRect().width / e.ownerSVGElement.width.baseVal.value : 1)"
+    sizes = f"{visible}.filter(e => [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim()))"
+    smallest = (
+        f"Math.min(...{sizes}.filter(e => e.tagName !== 'title').map(e => parseFloat(getComputedStyle(e).fontSize) * {scale}))"
+    )
+    assert browser.js(smallest) >= 12
+    assert browser.js("document.querySelectorAll('main svg').length") > 60
+    assert browser.errors == [] and browser.requests == [report.as_uri()]
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_a_click_on_a_head_sorts_by_number(browser: Browser, report: Path, width: int, height: int) -> None:
+    browser.open(report, width, height)
+    table = "document.querySelectorAll('#tasks table')[1]"
+    head, body = f"{table}.tHead.rows[0].cells[5]", f"[...{table}.tBodies[0].rows]"
+    values = f"{body}.map(row => parseFloat(row.cells[5].textContent))"
+    before = browser.js(values)
+    assert browser.js(f"{head}.getAttribute('aria-sort')") == "none"
+    browser.click(f"{head}.firstChild")
+    assert browser.js(values) == sorted(before, reverse=True) != before
+    assert browser.js(f"{head}.getAttribute('aria-sort')") == "descending"
+    browser.click(f"{head}.firstChild")
+    assert browser.js(values) == sorted(before) and browser.js(f"{head}.getAttribute('aria-sort')") == "ascending"
+    browser.click(f"{table}.tHead.rows[0].cells[0].firstChild")
+    tasks = browser.js(f"{body}.map(row => row.cells[0].textContent)")
+    assert tasks.index("ICU_Mortality_2day") < tasks.index("ICU_Mortality_14day")
+    assert browser.js(f"{head}.getAttribute('aria-sort')") == "none"
+    assert browser.errors == []
+
+
+def test_cells_without_a_value_stay_last(browser: Browser, report: Path) -> None:
+    browser.open(report, *SIZES[0])
+    table = "document.querySelector('#overview .scroll table')"
+    head, last = f"{table}.tHead.rows[0].cells[5]", f"{table}.tBodies[0].rows.item({table}.tBodies[0].rows.length - 1)"
+    for _ in range(2):
+        browser.click(f"{head}.firstChild")
+        assert browser.js(f"{last}.cells[5].textContent") == "–"
+
+
+def test_the_page_can_be_used_without_a_mouse_or_sight(browser: Browser, report: Path) -> None:
+    browser.open(report, *SIZES[0])
+    assert browser.js("document.documentElement.lang") == "en"
+    levels = browser.js("[...document.querySelectorAll('h1,h2,h3')].map(h => Number(h.tagName[1]))")
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert browser.js("[...document.querySelectorAll('th')].every(th => th.scope)")
+    assert browser.js("[...document.querySelectorAll('svg')].every(s => s.ariaHidden === 'true' || s.ariaLabel)")
+    links = browser.js("[...document.querySelectorAll('nav a')].map(a => !!document.querySelector(a.getAttribute('href')))")
+    assert len(links) == 8 and all(links)
+    browser.js("document.querySelector('#tasks th button').focus()")
+    for kind in ("keyDown", "keyUp"):
+        browser.ask("Input.dispatchKeyEvent", type=kind, key="Enter", code="Enter", text="\r", windowsVirtualKeyCode=13)
+    assert browser.js("document.querySelector('#tasks th').ariaSort") == "ascending"

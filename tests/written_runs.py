@@ -1,0 +1,59 @@
+"""Writes finished runs of made-up models, as test.py leaves them."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from evaluation.score import score_dir
+from mimiciv_dataset.tasks import TASKS
+
+SECRET = "Zebrafish extract"
+"""Part of every answer and reply: patient text, which no page may show."""
+
+
+def write_run(
+    folder: Path, model: str = "tiny", skill: float = 0.5, tasks: Iterable[str] = tuple(TASKS), n: int = 24,
+    words_only: bool = False, **result: Any,
+) -> Path:  # fmt: skip
+    """A run whose model knows the answer with probability `skill`; the same samples for every model.
+
+    `words_only`: no p_yes. `result`: more for result.json, such as instructions_sha256; `arguments` are added to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    arguments = {"model_name_or_path": model, "max_seq_len": 2048} | result.pop("arguments", {})
+    lines = []
+    for name in tasks:
+        task = TASKS[name]
+        for number in range(n):
+            chance = random.Random(f"{model} {name} {number}")
+            known, label = chance.random() < skill, _label(task.metric, number)
+            response, p_yes = label if isinstance(label, str) else "\n".join(label), None
+            if task.kind == "risk":
+                p_yes = min(1.0, max(0.0, chance.gauss(0.5 + skill * (0.3 if label == "yes" else -0.3), 0.15)))
+                response, p_yes = "yes" if p_yes >= 0.5 else "no", None if words_only else p_yes
+            elif not known:
+                response = f"{SECRET} 0"
+            info = {"task": name, "subject_id": f"{number // 3}", "period_begin": number, "period_end": number + 12,
+                    "task_type": task.kind, "label": label}  # fmt: skip
+            lines.append({
+                "key": f"{model} {name} {number}", "task_info": info, "candidates": None, "mode": "plain",
+                "input_sha256": f"record {number}", "prompt_chars": 900 + 40 * number, "prompt_sha256": f"{model} {number}",
+                "truncated": {"events": 3} if number % 4 == 0 else None,
+                "outputs": [{"response": response, "p_yes": p_yes, "finish_reason": "length" if number % 6 == 0 else "stop"}],
+            })  # fmt: skip
+    (folder / "outputs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    more = {"instructions_sha256": "a" * 64, "trajectories": "b" * 64} | result
+    score_dir(folder, resamples=40, expected=len(lines), extra={"arguments": arguments, **more})
+    return folder
+
+
+def _label(metric: str, number: int) -> Any:
+    if metric == "auroc":
+        return "yes" if number % 3 == 0 else "no"
+    if metric == "accuracy":
+        return "labevents"
+    return f"{SECRET} and rest" if metric == "rouge1" else [f"{SECRET} {number + 1}", f"{SECRET} {number + 2}"]
