@@ -1,4 +1,4 @@
-"""Figures that the paper publishes, for reports to stand beside.
+"""Figures that the paper publishes, and runs beside them: `python -m evaluation.published DIR [DIR …]` prints the difference.
 
 EHR-Bench, all of its samples: macro F1 over the decision-making tasks and macro AUROC over the risk prediction tasks
 (Liao et al., "EHR-R1: A Reasoning-Enhanced Foundational Language Model for Electronic Health Record Analysis", 2025,
@@ -8,7 +8,12 @@ None: no figure is published.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mimiciv_dataset.commands import parser, read_json, require, run
 
 
 class Published(NamedTuple):
@@ -32,3 +37,47 @@ PUBLISHED: dict[str, Published] = {
     "EHR-R1-8B": Published(0.6006, 0.9188),
     "EHR-R1-72B": Published(0.6744, 0.9328),
 }
+
+
+def published_name(model: str) -> str | None:
+    """The name under which the paper has a model; None if it has none like it.
+
+    >>> published_name("meta-llama/Llama-3.3-70B-Instruct"), published_name("./models/ehr-r1-1.7b"), published_name("gpt2")
+    ('Llama3.3-70B', 'EHR-R1-1.7B', None)
+    """
+    ours = _plain(model)
+    return max((name for name in PUBLISHED if _plain(name) in ours), key=len, default=None)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def compare_with_published(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """A table of runs (folder → result.json): our figure and interval, the published one, the difference."""
+    rows = [("run", "figure", "ours", "95 % interval", "published", "difference", "tasks")]
+    for folder, result in results.items():
+        name = published_name(result.get("arguments", {}).get("model_name_or_path", folder)) or published_name(folder)
+        macro = result["macro"]["paper"]
+        for kind, figure in (("decision", "decision_f1"), ("risk", "risk_auroc")):
+            ours, ci = macro[figure], macro[f"{figure}_ci"]
+            theirs = getattr(PUBLISHED[name], figure) if name else None
+            rows.append((
+                f"{folder} ({name or 'not in the paper'})", figure, "–" if ours is None else f"{ours:.4f}",
+                f"[{ci[0]:.4f}, {ci[1]:.4f}]" if ci else "–", "–" if theirs is None else f"{theirs:.4f}",
+                "–" if None in (ours, theirs) else f"{ours - theirs:+.4f}", f"{macro[f'{kind}_tasks']}",
+            ))  # fmt: skip
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    cli = parser(__doc__)
+    cli.add_argument("dirs", nargs="+", type=Path, metavar="DIR", help="a run's folder, with result.json")
+    args = cli.parse_args(argv)
+    how = "run test.py, or python -m evaluation.score, on it first"
+    print(compare_with_published({path.name: read_json(require(path / "result.json", "a result", how)) for path in args.dirs}))
+
+
+if __name__ == "__main__":
+    run(main)
