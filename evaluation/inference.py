@@ -108,7 +108,7 @@ class Prompter:
         self.decoding = decoding(args)
 
     def __call__(self, index: int) -> Prompt:
-        sample, args = self.dataset[index], self.args
+        (sample, record), args = self.dataset.with_text(index), self.args
         info = sample["task_info"]
         task = ALL_TASKS[info["task"]]
         mode = evaluation_mode(task.kind, args.think_prompt, args.direct_answer, args.think_risk)
@@ -123,7 +123,7 @@ class Prompter:
             mode, prefix = THINK, f"<think>\n{reasoning}\n</think>\n\n"
         room = args.max_seq_len - (1 if task.kind == "risk" and mode != THINK else args.max_new_tokens)
         room -= CHAIN_END if task.kind == "risk" and mode == THINK else 0
-        text, dropped = self.builder.fit(self.dataset.text(index), instruction, mode, room, prefix)
+        text, dropped = self.builder.fit(record, instruction, mode, room, prefix)
         where = [info.get(name) for name in ("task", "subject_id", "period_begin", "period_end")]
         key = sha256(json.dumps([*where, sample["idx"] if where[1] is None else None, sha256(text), self.decoding]))
         return Prompt(index, key, task, text, mode, prefix, dropped, sample)

@@ -119,6 +119,11 @@ class MIMICIV(Dataset):
         row = self.row(index)
         return SampleText.parse(row["input"], self.task(row)) if "input" in row else self._text(row)
 
+    def with_text(self, index: int) -> tuple[Row, SampleText]:
+        """Sample `index` and the parts of its input, rendered once."""
+        text = self.text(index)
+        return self._make(index, text), text
+
     def _text(self, row: Row) -> SampleText:
         task, begin, end = self.task(row), row["period_begin"], row["period_end"]
         note, admission = row.get("last_discharge_id"), row.get("admissions_id")
@@ -133,7 +138,7 @@ class MIMICIV(Dataset):
             window=[events[position] for position in window],
         )
 
-    def _make(self, index: int) -> Row:
+    def _make(self, index: int, text: SampleText | None = None) -> Row:
         row = self.row(index)
         task = self.task(row)
         if "input" in row:
@@ -150,7 +155,7 @@ class MIMICIV(Dataset):
         return {
             "idx": self._order[index],
             "instruction": self.instructions[task.name],
-            "input": str(self._text(row)),
+            "input": str(text or self._text(row)),
             "output": "\n".join(answers),
             "candidates": self.candidates.of(task, answers, key),
             "task_info": {

@@ -1,0 +1,92 @@
+r"""Reinforcement learning, stage 3 (GRPO), with the evaluation's own scores as rewards.
+
+    accelerate launch --config_file scripts/accelerate_configs/deepspeed_zero3.yaml grpo.py \
+        --config scripts/recipes/Qwen3-1.7B/grpo.yaml --dataset_name datas/ehr_ins/ehr_ins_rl.csv \
+        --model_name_or_path models/stage2 --output_dir models/stage3
+
+Prompts are those of evaluation, byte for byte; rewards are functions of training/rewards.py. Completions go to
+OUTPUT/completions/ on this machine only, unless --log_completions_to_tracker. docs/training.md
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mimiciv_dataset.commands import Summary, UserError, run
+from training.arguments import GRPOArguments
+from training.flags import help_text, settle, translate
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    words, notes = translate(sys.argv[1:] if argv is None else argv)
+    if {"-h", "--help"} & set(words):
+        return print(help_text(__doc__, GRPOArguments))
+
+    from trl import GRPOConfig, ModelConfig, TrlParser, get_peft_config, get_quantization_config
+
+    from training.rewards import REWARDS, for_trl
+    from training.runs import CompletionLog, begin, end_processes, finish, save_arguments, train
+    from training.samples import REASONING, PromptSamples, Source, lazy
+    from training.setup import load_tokenizer, model_options, settings_of, split_files
+    from training.trainer import RenderedGRPOTrainer
+
+    summary = Summary("grpo.py")
+    parser = TrlParser((GRPOArguments, GRPOConfig, ModelConfig))
+    data, args, model_args = parser.parse_args_and_config(["--help"] if "--help_all" in words else words)
+    notes += settle(args, args.world_size, args.device.type != "cpu")
+    output = Path(args.output_dir)
+    main_process = args.process_index == 0
+    unknown = [name for name in data.rewards if name not in REWARDS]
+    if unknown:
+        raise UserError(f"--rewards {', '.join(unknown)}: wanted some of {', '.join(REWARDS)}")
+    if args.log_completions and not data.log_completions_to_tracker:
+        args.log_completions = False
+        notes.append("--log_completions is set false: completions are text about patients; they stand in OUTPUT/completions/. "
+                     "--log_completions_to_tracker sends them to the tracker all the same")  # fmt: skip
+    args.log_completions = args.log_completions or data.log_completions_to_tracker
+
+    # --- data
+    tokenizer = load_tokenizer(model_args, None)
+    files = split_files(data)
+    limit, stage = data.max_prompt_length, data.stage or REASONING
+    source = Source(data.root_dir, files, tokenizer, limit, stage, data.instructions, prompt_tokens=True)
+    samples = PromptSamples(source)
+    if main_process:
+        source.check()
+    samples = PromptSamples(source)
+
+    # --- training
+    each_step = args.generation_batch_size // args.num_generations
+    settings = settings_of("GRPO", model_args, source, args, each_step) | {
+        "rewards": data.rewards, "num_generations": args.num_generations, "temperature": args.temperature,
+    }  # fmt: skip
+    if main_process:
+        output.mkdir(parents=True, exist_ok=True)
+        print(save_arguments(output, {"data": data, "training": args, "model": model_args}))
+        for note in notes:
+            print(f"note: {note}")
+        first = source.render(0)
+        print(f"first prompt: task {first.task}, mode {first.mode}, {source.builder.tokens(first.prompt):,} tokens"
+              + (f"\n{first.prompt}" if data.show_sample else ""), flush=True)  # fmt: skip
+    with args.main_process_first(desc="settings"):
+        checkpoint = begin(output, settings, source.patients())
+    args.model_init_kwargs = model_options(model_args, args.model_init_kwargs)
+    args.remove_unused_columns = False
+    log = CompletionLog(output / "completions" / f"rank-{args.process_index}.jsonl")
+    trainer = RenderedGRPOTrainer(
+        model=model_args.model_name_or_path, args=args, train_dataset=lazy(samples), processing_class=tokenizer,
+        reward_funcs=[log.keep(for_trl(data.rewards[0])), *map(for_trl, data.rewards[1:])],
+        peft_config=get_peft_config(model_args), quantization_config=get_quantization_config(model_args),
+    )  # fmt: skip
+    metrics = train(trainer, checkpoint)
+    finish(trainer, settings, metrics)
+    if main_process:
+        summary.print(f"{trainer.state.global_step:,} steps of {each_step} prompts × {args.num_generations} completions, "
+                      f"{int(samples.left_out):,} prompts left out as too long → {output}")  # fmt: skip
+    end_processes()
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,39 @@
+"""TRL's trainers with our order of samples and our prompts' tokens; all else is theirs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import TrainerCallback
+from trl import GRPOTrainer, SFTTrainer
+
+from training.order import EpochSampler
+
+
+class OrderedSFTTrainer(SFTTrainer):
+    """`SFTTrainer` that reads its samples in the order of an `EpochSampler`."""
+
+    def __init__(self, *args: Any, sampler: EpochSampler, **more: Any) -> None:
+        self.sampler = sampler
+        super().__init__(*args, **more)
+        self.add_callback(_EpochCallback(sampler))
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
+        return self.sampler
+
+
+class _EpochCallback(TrainerCallback):
+    """Tells the sampler which epoch begins; after a resume that is not the first."""
+
+    def __init__(self, sampler: EpochSampler) -> None:
+        self.sampler = sampler
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.sampler.epoch = int((state.epoch or 0) + 1e-6)
+
+
+class RenderedGRPOTrainer(GRPOTrainer):
+    """`GRPOTrainer` whose prompts are rendered already: their special tokens are in the text, none is added."""
+
+    def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        return self.processing_class(text=prompts, add_special_tokens=False)["input_ids"], None, {}
