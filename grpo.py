@@ -16,7 +16,7 @@ from pathlib import Path
 
 from mimiciv_dataset.commands import Summary, UserError, run
 from training.arguments import GRPOArguments
-from training.flags import help_text, settle, translate
+from training.flags import for_this_machine, help_text, settle, translate
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -33,9 +33,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     from training.trainer import RenderedGRPOTrainer
 
     summary = Summary("grpo.py")
+    words, more = for_this_machine(words)
     parser = TrlParser((GRPOArguments, GRPOConfig, ModelConfig))
     data, args, model_args = parser.parse_args_and_config(["--help"] if "--help_all" in words else words)
-    notes += settle(args, args.world_size, args.device.type != "cpu")
+    notes += more + settle(args, args.world_size, args.device.type != "cpu")
     output = Path(args.output_dir)
     main_process = args.process_index == 0
     unknown = [name for name in data.rewards if name not in REWARDS]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mimiciv_dataset.commands import Summary, UserError, run
 from training.arguments import SFTArguments
-from training.flags import help_text, settle, translate
+from training.flags import for_this_machine, help_text, settle, translate
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -32,10 +32,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     from training.trainer import OrderedSFTTrainer
 
     summary = Summary("sft.py")
+    words, more = for_this_machine(words)
     parser = TrlParser((SFTArguments, SFTConfig, ModelConfig))
     data, args, model_args = parser.parse_args_and_config(["--help"] if "--help_all" in words else words)
     on_gpu = args.device.type != "cpu"
-    notes += settle(args, args.world_size, on_gpu)
+    notes += more + settle(args, args.world_size, on_gpu)
     if args.packing and not keeps_samples_apart(model_args, on_gpu):
         args.packing = False
         notes.append(

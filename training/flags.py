@@ -47,6 +47,15 @@ def translate(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     return translated, notes
 
 
+def for_this_machine(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The command line with `--use_cpu True` where there is no GPU: it must be known before the arguments are made."""
+    import torch
+
+    if torch.cuda.is_available() or any(word.startswith("--use_cpu") for word in argv):
+        return list(argv), []
+    return [*argv, "--use_cpu", "True"], ["no GPU: --use_cpu True"]
+
+
 def settle(args: Any, processes: int, on_gpu: bool) -> list[str]:
     """Set what must be otherwise now in parsed training arguments; notes say what.
 
@@ -68,6 +77,9 @@ def settle(args: Any, processes: int, on_gpu: bool) -> list[str]:
     if accelerator.dispatch_batches:
         accelerator.dispatch_batches = False
         notes.append("dispatch_batches is set false: every process renders its own samples, none waits for the first")
+    if accelerator.split_batches and hasattr(args, "num_generations"):
+        accelerator.split_batches = False
+        notes.append("split_batches is set false: in GRPO --per_device_train_batch_size is each process's own")
     if accelerator.split_batches:
         if args.per_device_train_batch_size % processes:
             raise UserError(f"--per_device_train_batch_size {args.per_device_train_batch_size} with split_batches: wanted a "
@@ -79,9 +91,6 @@ def settle(args: Any, processes: int, on_gpu: bool) -> list[str]:
     if getattr(args, "use_liger_kernel", False) and not on_gpu:
         args.use_liger_kernel = False
         notes.append("--use_liger_kernel is set false: its kernels need a GPU")
-    if not on_gpu and not args.use_cpu:
-        args.use_cpu = True
-        notes.append("no GPU: --use_cpu True")
     if args.dataloader_pin_memory and not on_gpu:
         args.dataloader_pin_memory = False
     return notes

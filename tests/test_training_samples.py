@@ -1,0 +1,267 @@
+"""Training data: the prompts of evaluation, loss on answers only, orders and rewards that follow their rules."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evaluation.backends import Generation, load_tokenizer
+from evaluation.inference import Prompt, Prompter, output_line
+from mimiciv_dataset.chat import SYSTEM, PromptBuilder
+from mimiciv_dataset.commands import UserError
+from mimiciv_dataset.mimiciv import MIMICIV
+from mimiciv_dataset.tasks import TASKS
+from training.order import curriculum, grouped_by_length, second_so_far, shuffled
+from training.rewards import REWARDS, for_trl
+from training.samples import IGNORED, PromptSamples, Source, TokenSamples, chain_of, direct, lazy
+
+CHAIN = "## Extraction\n- **Admissions [2150]**: urgent\n## Reasoning\nSo.\n## Final Results\nAspirin"
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_model: Path):
+    return load_tokenizer(str(tiny_model))
+
+
+def index_of(root: Path, folder: Path, *tasks: str, rows: int = 3, **columns: str) -> str:
+    """An index of the first rows of some tasks, with more columns."""
+    found = []
+    for task in tasks:
+        with (root / f"task_index/all/{task}.csv").open(newline="", encoding="utf-8") as file:
+            found += list(csv.DictReader(file))[:rows]
+    path = folder / "index.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(found[0] | columns))
+        writer.writeheader()
+        writer.writerows(row | columns for row in found)
+    return str(path)
+
+
+def all_tasks(root: Path) -> list[str]:
+    """Tasks with rows in the index."""
+    files = {task: root / f"task_index/all/{task}.csv" for task in TASKS}
+    return [task for task, file in files.items() if file.exists() and len(file.read_bytes().splitlines()) > 1]
+
+
+def prefixes_hold(source: Source, rows: range) -> None:
+    samples, tokenizer = TokenSamples(source), source.tokenizer
+    for index in rows:
+        rendered, made = source.render(index), samples.sample(index)
+        if not rendered.fits:
+            continue
+        prompt = tokenizer(rendered.prompt, add_special_tokens=False)["input_ids"]
+        together = tokenizer(rendered.prompt + rendered.completion, add_special_tokens=False)["input_ids"]
+        assert made["input_ids"] == together and together[: len(prompt)] == prompt
+        assert made["labels"] == [IGNORED] * len(prompt) + together[len(prompt) :]
+        assert SYSTEM in rendered.prompt and len(together) <= source.max_tokens
+
+
+def test_prompt_ids_are_a_prefix_of_all_ids(small_root: Path, tokenizer) -> None:
+    files = [str(small_root / f"task_index/all/{task}.csv") for task in all_tasks(small_root)]
+    source = Source(small_root, files, tokenizer, 4096)
+    assert len(source) > 100
+    prefixes_hold(source, range(len(source)))
+
+
+def test_prompt_ids_are_a_prefix_on_real_records(demo: Path, tokenizer) -> None:
+    """Every 200th sample of the demo (all 48,632 were checked once by hand: docs/training.md)."""
+    files = [str(demo / f"task_index/all/{task}.csv") for task in all_tasks(demo)]
+    source = Source(demo, files, tokenizer, 4096)
+    prefixes_hold(source, range(0, len(source), 200))
+
+
+def test_a_record_too_long_loses_events_and_one_that_cannot_fit_trains_nothing(small_root: Path, tokenizer) -> None:
+    file = str(small_root / "task_index/all/emar.csv")
+    whole = Source(small_root, [file], tokenizer, 4096)
+    tokens = len(TokenSamples(whole).sample(0)["input_ids"])
+    prefixes_hold(Source(small_root, [file], tokenizer, tokens - 20), range(1))
+    samples = TokenSamples(Source(small_root, [file], tokenizer, 60))
+    assert samples.sample(0)["labels"] == [IGNORED] and int(samples.left_out) == 1
+
+
+@pytest.mark.parametrize("chain", ["nan", "NaN", "", "None", "  "])
+def test_no_chain_is_never_trained_as_one(small_root: Path, tokenizer, tmp_path: Path, chain: str) -> None:
+    file = index_of(small_root, tmp_path, "emar", reasoning=chain)
+    rendered = Source(small_root, [file], tokenizer, 4096, stage="reasoning").render(0)
+    assert rendered.mode == "no_think" and rendered.prompt.endswith("<think>\n\n</think>\n\n")
+    assert "think" not in rendered.completion and "nan" not in rendered.completion.lower().split()
+    assert chain_of({"reasoning": float("nan")}) is None
+
+
+def test_prompts_are_those_of_evaluation(small_root: Path, tokenizer, tmp_path: Path) -> None:
+    """Stage 1 and test.py; stages 2 and 3 and test.py --think_prompt: the same bytes for all tasks."""
+    tasks = all_tasks(small_root)
+    file = index_of(small_root, tmp_path, *tasks, reasoning=CHAIN)
+    stage1 = Source(small_root, [file], tokenizer, 4096, stage="domain")
+    stage2 = Source(small_root, [file], tokenizer, 4096, stage="reasoning")
+    rl = Source(small_root, [file], tokenizer, 4096, stage="reasoning", prompt_tokens=True)
+
+    class Renders:
+        builder, continues = PromptBuilder(tokenizer), True
+
+    def prompts(**flags: bool) -> list[str]:
+        given = {"think_prompt": False, "direct_answer": False, "think_risk": True, "prompt": False, "oracle_reasoning": False,
+                 "max_seq_len": 5000, "max_new_tokens": 100, "temperature": 0.0, "model_name_or_path": "m", "lora_path": None,
+                 "chat": False}  # fmt: skip
+        dataset = MIMICIV(small_root, file, lazzy_mode=True, shuffle=False)
+        prompter = Prompter(dataset, Renders(), argparse.Namespace(**given | flags))
+        return [prompter(index).text for index in range(len(dataset))]
+
+    rows = range(len(stage1))
+    assert {stage1.render(index).task for index in rows} == set(tasks)
+    assert [stage1.render(index).prompt for index in rows] == prompts()
+    assert [stage2.render(index).prompt for index in rows] == prompts(think_prompt=True)
+    assert [rl.render(index).prompt for index in rows] == prompts(think_prompt=True)
+    assert PromptSamples(rl)({"index": list(rows)})["prompt"] == prompts(think_prompt=True)
+    assert all(stage2.render(index).completion.startswith(f"<think>\n{CHAIN}\n</think>\n\n") for index in rows)
+
+
+def test_rl_on_rows_without_chains_reasons_on_decisions(small_root: Path, tokenizer, tmp_path: Path) -> None:
+    file = index_of(small_root, tmp_path, "emar", "LengthOfStay_3day", rows=1)
+    source = Source(small_root, [file], tokenizer, 4096, stage="reasoning", prompt_tokens=True)
+    assert [source.render(index).mode for index in range(2)] == ["think", "no_think"]
+
+
+def test_lazy_is_direct(small_root: Path, tokenizer, tmp_path: Path) -> None:
+    file = index_of(small_root, tmp_path, "emar", "labevents", "LengthOfStay_3day")
+    samples = TokenSamples(Source(small_root, [file], tokenizer, 4096))
+    ahead, when_asked = direct(samples, tmp_path / "cache", 1), lazy(samples)
+    assert len(ahead) == len(when_asked) > 4
+    assert list(ahead) == list(when_asked)
+    assert len(list((tmp_path / "cache").glob("*.arrow"))) == 1
+    other = TokenSamples(Source(small_root, [file], tokenizer, 300))
+    direct(other, tmp_path / "cache", 1)
+    assert len(list((tmp_path / "cache").glob("*.arrow"))) == 2, "other settings, another file"
+
+
+def test_loss_is_taken_on_the_answer_only(small_root: Path, tiny_model: Path, tokenizer, tmp_path: Path) -> None:
+    """The trainer's loss is the answer tokens' mean cross-entropy; what the prompt's labels would be does not matter."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+    file = index_of(small_root, tmp_path, "emar")
+    samples = TokenSamples(Source(small_root, [file], tokenizer, 4096))
+    made = [samples.sample(index) for index in range(3)]
+    batch = DataCollatorForLanguageModeling(tokenizer.pad_token_id)(made)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    loss = model(**batch).loss
+    by_hand, tokens = 0.0, 0
+    for row, one in enumerate(made):
+        first = one["labels"].index(next(label for label in one["labels"] if label != IGNORED))
+        answer = torch.tensor(one["input_ids"][first:])
+        by_hand += torch.nn.functional.cross_entropy(
+            logits[row, first - 1 : len(one["input_ids"]) - 1], answer, reduction="sum"
+        )
+        tokens += len(answer)
+    assert float(loss) == pytest.approx(float(by_hand / tokens), rel=1e-5)
+    (gradient,) = torch.autograd.grad(model(input_ids=batch["input_ids"], labels=batch["labels"]).loss, [model.lm_head.weight])
+    batch["labels"][:, 0] = 7  # the first token's label is no target
+    assert float(model(**batch).loss) == pytest.approx(float(loss), rel=1e-6) and gradient.abs().sum() > 0
+    everything = TokenSamples(samples.source, loss_on_prompt=True).sample(0)
+    assert everything["labels"] == everything["input_ids"]
+
+
+def test_what_would_stop_a_run_is_found_before_it(small_root: Path, tokenizer, tmp_path: Path) -> None:
+    def fault(**changes: str) -> str:
+        file = index_of(small_root, tmp_path, "emar", **changes)
+        with pytest.raises(UserError) as error:
+            Source(small_root, [file], tokenizer, 4096).check()
+        return str(error.value)
+
+    assert "row 1: wanted an answer to train on, found an empty one" in fault(target="[]")
+    assert "different builds" in fault(context_end="99999")
+    assert "0 events" in fault(subject_id="424242")
+    empty = tmp_path / "empty.csv"
+    empty.write_text("subject_id,task,event,context_begin,context_end,target\n", encoding="utf-8")
+    with pytest.raises(UserError, match="wanted rows to train on"):
+        Source(small_root, [str(empty)], tokenizer, 4096).check()
+
+
+# --- orders
+
+sizes = st.integers(2, 300).flatmap(lambda n1: st.tuples(st.just(n1), st.integers(1, n1 - 1)))
+
+
+@given(sizes, st.integers(0, 5))
+def test_a_curriculum_uses_every_sample_once_and_keeps_the_rule(both: tuple[int, int], epoch: int) -> None:
+    n1, n2 = both
+    order = curriculum(n1, n2, seed=1, epoch=epoch)
+    assert sorted(order.tolist()) == list(range(n1 + n2))
+    assert order.tolist() == curriculum(n1, n2, seed=1, epoch=epoch).tolist()
+    only_first = max(0, int((n1 + n2) * (1 - 2 * n2 / n1)))
+    assert (order[:only_first] < n1).all()
+    counts = [second_so_far(n1, n2, step) for step in range(n1 + n2 + 1)]
+    assert counts == np.concatenate([[0], np.cumsum(order >= n1)]).tolist()
+    steps = np.diff(counts)
+    assert set(steps.tolist()) <= {0, 1}
+
+
+def test_the_second_source_rises() -> None:
+    order = curriculum(1000, 200, seed=0, epoch=0) >= 1000
+    parts = [order[start : start + 120].mean() for start in range(0, 1200, 120)]
+    assert parts[:6] == [0] * 6 and parts[6:9] == sorted(parts[6:9]) and parts[8] > 0.5
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=300), st.integers(1, 9), st.integers(0, 3))
+def test_grouping_by_length_loses_nothing(lengths: list[int], batch: int, epoch: int) -> None:
+    order = grouped_by_length(shuffled(len(lengths), 0, epoch), lengths, batch, 0, epoch)
+    assert sorted(order.tolist()) == list(range(len(lengths)))
+
+
+def test_grouping_by_length_saves_padding() -> None:
+    lengths = np.random.default_rng(0).lognormal(5, 1, 4000).astype(int)
+
+    def useful(order: np.ndarray) -> float:
+        batches = lengths[order].reshape(-1, 8)
+        return batches.sum() / (batches.max(1) * 8).sum()
+
+    mixed = shuffled(4000, 0, 0)
+    assert useful(grouped_by_length(mixed, lengths, 8, 0, 0)) > 0.85 > 0.6 > useful(mixed)
+    assert shuffled(4000, 0, 0).tolist() != shuffled(4000, 0, 1).tolist()
+
+
+# --- rewards
+
+
+@pytest.mark.parametrize(
+    ("task", "label"),
+    [("emar", ["Aspirin", "Heparin"]), ("ICU_Stay_7day", "no"), ("next_event", "emar"), ("discharge", "Well.")],
+)
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "Aspirin",
+        "no",
+        "No.",
+        "emar",
+        "",
+        f"<think>\n{CHAIN}\n</think>\n\nAspirin\nheparin",
+        "<think>\nAspirin",
+        "- Aspirin\n- Aspirin",
+        "Well.",
+    ],
+)
+def test_the_reward_is_the_evaluations_score(task: str, label: list[str] | str, reply: str) -> None:
+    sample = {"task_info": {"task": task, "label": label}, "candidates": None, "input": "record"}
+    prompt = Prompt(0, "k", TASKS[task], "p", "think", "", None, sample)
+    line = output_line(prompt, argparse.Namespace(template_sha256="t"), Generation(reply, "stop"))
+    rewards = for_trl("accuracy")([reply], task=[task], label=[json.dumps(label)], mode=["think"])
+    assert rewards == [line["score"]]
+
+
+def test_every_reward_is_between_0_and_1_or_none() -> None:
+    for name in REWARDS:
+        for reply in ("", "<think>", "</think>" * 9, "x" * 10_000, CHAIN, f"<think>\n{CHAIN}\n</think>\n\nAspirin"):
+            for mode in ("think", "no_think"):
+                (value,) = for_trl(name)([reply], task=["emar"], label=['["Aspirin"]'], mode=[mode])
+                assert 0 <= value <= 1
+        assert for_trl(name)(["x"], task=["emar"], label=["[]"], mode=["think"]) == [None]
