@@ -120,8 +120,20 @@ def test_a_row_without_an_answer_is_wrong(tmp_path: Path) -> None:
     ]
     tasks = score_dir(write(tmp_path, lines), **RUN)["tasks"]
     assert tasks[task]["accuracy"] == pytest.approx(2 / 6) and tasks[task]["invalid"] == pytest.approx(4 / 6)
-    assert tasks[task]["f1"] == pytest.approx(2 / (2 + 2 + 2)) and tasks[task]["brier"] == pytest.approx((4 / 4 + 0.02) / 6)
+    assert tasks[task]["f1"] == pytest.approx(2 / (2 + 2 + 2)) and tasks[task]["brier"] == pytest.approx((4 + 0.02) / 6)
     assert tasks["emar"]["f1"] == 0.25 and tasks["emar"]["invalid"] == 0.75
+
+
+def test_failing_is_never_right(tmp_path: Path) -> None:
+    """A model that rarely says yes, and is cut off, too long or unreadable just where yes is right, ranks all wrong."""
+    failures = ({"response": "<think>so"}, {"error": "does not fit"}, {"response": "not sure"})
+    lines = [line("ICU_Stay_7day", k, "no", "no", 0.1) for k in range(9)]
+    lines += [line("ICU_Stay_7day", 9 + k, "yes", **failures[k % 3]) for k in range(6)]
+    found = score_dir(write(tmp_path / "some", lines), **RUN)["tasks"]["ICU_Stay_7day"]
+    assert found["auroc"] == 0 and found["auprc"] == pytest.approx(6 / 15) and "note" not in found
+    lines = [line("ICU_Stay_7day", k, ("yes", "no")[k % 2], error="does not fit") for k in range(8)]
+    found = score_dir(write(tmp_path / "all", lines), **RUN)["tasks"]["ICU_Stay_7day"]
+    assert found["auroc"] == found["accuracy"] == 0 and found["invalid"] == 1
 
 
 def test_answers_outside_the_candidates_are_counted(tmp_path: Path) -> None:
