@@ -1,4 +1,4 @@
-"""test.py killed, resumed, or split over processes: the same samples once each, the same answers, the same scores."""
+"""Whole runs of test.py on real labels: their scores, and that a killed, resumed or split run has the same."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from typing import Any
 
 import pytest
 from conftest import REPO, command
+from sklearn import metrics
 from test_evaluation_cli import lines, same
 
 from mimiciv_dataset.commands import read_json
 
-TASKS = ("emar", "next_event", "ED_Hospitalization", "Readmission_60day")
+TASKS = ("emar", "next_event", "ED_Hospitalization", "LengthOfStay_3day", "Readmission_60day")
 
 
 @pytest.fixture(scope="module")
 def given(synthetic_root: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[object]:
-    """Flags of a run over 10 rows of each task, no two of which read the same; some are truncated."""
+    """Flags of a run over 10 rows of each task, no two of which read the same; some are truncated, some too long."""
     path = tmp_path_factory.mktemp("index") / "index.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
         for task in TASKS:
@@ -46,8 +47,20 @@ def whole(given: list[object], tmp_path_factory: pytest.TempPathFactory) -> Path
     output = tmp_path_factory.mktemp("whole") / "out"
     command("test.py", *given, "--output_path", output)
     found = lines(output).values()
-    assert len(found) == 40 and any(line["truncated"] for line in found)
+    assert len(found) == 50 and any(line["truncated"] for line in found) and any("error" in line for line in found)
     return output
+
+
+@pytest.mark.parametrize("task", ["ED_Hospitalization", "LengthOfStay_3day"])
+def test_figures_are_scikit_learns_on_the_stored_p_yes(whole: Path, task: str) -> None:
+    rows = [line for line in lines(whole).values() if line["task_info"]["task"] == task]
+    labels = [line["task_info"]["label"] == "yes" for line in rows]
+    p_yes = [line["outputs"][0]["p_yes"] for line in rows]
+    assert len(rows) == 10 and 0 < sum(labels) < 10 and len(set(p_yes)) == 10
+    found = read_json(whole / "result.json")["tasks"][task]
+    assert found["auroc"] == pytest.approx(metrics.roc_auc_score(labels, p_yes))
+    assert found["auprc"] == pytest.approx(metrics.average_precision_score(labels, p_yes))
+    assert found["brier"] == pytest.approx(metrics.brier_score_loss(labels, p_yes))
 
 
 def leaves(value: Any, *path: object) -> Iterator[tuple[tuple[object, ...], Any]]:
