@@ -81,7 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     prompters = {id(dataset): Prompter(dataset, builder, args) for dataset in datasets}
     finished = read_keys(args.output_path, repair=output)
     before, answered, truncated, too_long = len(finished), 0, 0, 0
-    with output.open("a", encoding="utf-8") as file, progress(total=len(mine), desc="test.py", unit="sample") as bar:
+    bar = progress(total=len(mine), desc="test.py", unit="sample")
+    with bar, output.open("a", encoding="utf-8", errors="replace") as file:  # half a surrogate pair ends no run
         for start in range(0, len(mine), backend.window):
             window = [prompters[id(dataset)](index) for dataset, index in mine[start : start + backend.window]]
             todo = {prompt.key: prompt for prompt in window if prompt.key not in finished}

@@ -7,6 +7,7 @@ import csv
 import json
 import runpy
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from conftest import REPO
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_score import NONSENSE
 
 from evaluation import backends
 from evaluation.backends import Generation, load_tokenizer
@@ -322,6 +324,14 @@ def test_a_model_that_always_says_the_same_ranks_nothing(rigged: Any) -> None:
             assert found["auprc"] == pytest.approx(found["positives"] / found["n"])
     for suite in ("paper", "released"):
         assert result["macro"][suite]["risk_auroc"] == 0.5 and result["macro"][suite]["risk_auroc_ci"] == [0.5, 0.5]
+
+
+def test_nonsense_is_recorded_and_scored(rigged: Any) -> None:
+    replies = cycle(NONSENSE)
+    result, lines = rigged(lambda output: (next(replies), 0.5), "--think_prompt", "--think_risk")
+    assert len(lines) == sum(found["n"] for found in result["tasks"].values())
+    macro = result["macro"]["released"]
+    assert macro["decision_f1"] == 0 and 0 < macro["risk_auroc"] < 0.5, "some risk replies are cut off"
 
 
 def test_a_record_that_cannot_fit_is_recorded_and_wrong(rigged: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evaluation.score import Sample, main_statistic, print_table, read_samples, score_dir
+from evaluation.score import Sample, main_metric, main_statistic, print_table, read_samples, score_dir
 from mimiciv_dataset.commands import UserError
 from mimiciv_dataset.tasks import TASKS
 
@@ -75,6 +75,31 @@ def test_all_right_is_best_and_all_wrong_is_worst(tmp_path: Path, right: bool) -
         assert macro["decision_f1_ci"] == macro["risk_auroc_ci"] == [float(right)] * 2
         assert (macro["decision_tasks"], macro["risk_tasks"], macro["missing"]) == (decisions, 18, [])
     assert json.loads((tmp_path / "result.json").read_text()) == result
+
+
+NONSENSE = [
+    "", " \n\n", "x" * 100_000, "the patient " * 9000, "Aspirin\n" * 15_000, "<think>" * 2000, "</think>" * 2000,
+    "<think><think>a</think>b</think><think>c", '{"items": ["A", "B"], "answer": null}', '[["A"], {"b": 1}]', "[" * 5000,
+    "阿司匹林、肝素\n是的，会的。", "我不知道", "\x00\ud800\ufeff", "%s %d {} \\n \\", "yes no yes", "<|channel|>final", "NaN",
+]  # fmt: skip
+
+
+def test_nonsense_is_scored(tmp_path: Path) -> None:
+    """Every task, with and without a p_yes beside the words."""
+    rows = []
+    for name, task in TASKS.items():
+        label: Any = "The man is old." if task.metric == "rouge1" else ["A1", "B, 2"]
+        for number, text in enumerate(NONSENSE * 2):
+            risk, with_p = task.kind == "risk", number < len(NONSENSE)
+            given_p = 0.3 if risk and with_p else None
+            rows.append(line(name, number, ("yes", "no")[number % 2] if risk else label, text, given_p))
+    result = score_dir(write(tmp_path, rows), **RUN)
+    for name, found in result["tasks"].items():
+        assert found["n"] == 2 * len(NONSENSE)
+        metric = main_metric(name)
+        assert 0 <= found[metric] <= 0.5 and found["invalid"] > 0 or name == "discharge"
+        assert 0 <= found[f"{metric}_ci"][0] <= found[metric] <= found[f"{metric}_ci"][1] <= 1
+    assert result["macro"]["released"]["decision_f1"] == 0
 
 
 def test_a_constant_says_nothing(tmp_path: Path) -> None:
