@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,18 +25,23 @@ from mimiciv_dataset.commands import read_json
 TASKS = ("emar", "next_event", "ED_Hospitalization", "LengthOfStay_3day", "Readmission_60day")
 
 
+def write_index(path: Path, root: Path, tasks: Sequence[str], each: int) -> Path:
+    """An index file with so many rows of each task, from all over the tasks' own files."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        for task in tasks:
+            with (root / f"task_index/all/{task}.csv").open(newline="", encoding="utf-8") as source:
+                rows = list(csv.DictReader(source))
+            writer = csv.DictWriter(file, rows[0])
+            if task == tasks[0]:
+                writer.writeheader()
+            writer.writerows(rows[:: len(rows) // each][:each])
+    return path
+
+
 @pytest.fixture(scope="module")
 def given(synthetic_root: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[object]:
     """Flags of a run over 10 rows of each task, no two of which read the same; some are truncated, some too long."""
-    path = tmp_path_factory.mktemp("index") / "index.csv"
-    with path.open("w", newline="", encoding="utf-8") as file:
-        for task in TASKS:
-            with (synthetic_root / f"task_index/all/{task}.csv").open(newline="", encoding="utf-8") as source:
-                rows = list(csv.DictReader(source))
-            writer = csv.DictWriter(file, rows[0])
-            if task == TASKS[0]:
-                writer.writeheader()
-            writer.writerows(rows[:: len(rows) // 10][:10])
+    path = write_index(tmp_path_factory.mktemp("index") / "index.csv", synthetic_root, TASKS, 10)
     return ["--root_dir", synthetic_root, "--dataset_name", path, "--model_name_or_path", tiny_model,
             "--max_new_tokens", 8, "--max_seq_len", 1200, "--batch", 3, "--resamples", 100]  # fmt: skip
 
