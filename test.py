@@ -48,6 +48,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     cli.add_argument("--resamples", type=int, default=1000, help="bootstrap resamples for the intervals (1000)")
     args = parse_model(cli, argv)
     check_lengths(args)
+    if args.chat and args.oracle_reasoning:
+        raise UserError("--oracle_reasoning: wanted prompts that can hold the start of the reply, found --chat")
     if args.data_parallel_size > 1 and (args.chunk_num > 1 or args.url):
         raise UserError("--data_parallel_size: wanted it without --chunk_num, whose chunks it makes, and without --url, whose "
                         "server decides on its own replicas")  # fmt: skip
@@ -117,10 +119,11 @@ def run_samples(
     backend = load_backend(backend_name(args), args)
     args.template_sha256 = backend.builder.template_sha256
     check_settings(args.output_path, args, template_sha256=args.template_sha256, instructions_sha256=wording)
-    prompters = {id(dataset): Prompter(dataset, backend, args) for dataset, _ in samples}
+    prompters = {id(dataset): Prompter(dataset, backend.builder, args) for dataset, _ in samples}
     finished = read_keys(args.output_path, repair=output)
     before, answered, truncated, too_long = len(finished), 0, 0, 0
-    with output.open("a", encoding="utf-8") as file, progress(total=len(samples), desc="test.py", unit="sample") as bar:
+    bar = progress(total=len(samples), desc="test.py", unit="sample")
+    with bar, output.open("a", encoding="utf-8", errors="replace") as file:  # half a surrogate pair ends no run
         for start in range(0, len(samples), backend.window):
             window = [prompters[id(dataset)](index) for dataset, index in samples[start : start + backend.window]]
             todo = {prompt.key: prompt for prompt in window if prompt.key not in finished}

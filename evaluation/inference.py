@@ -15,6 +15,7 @@ from evaluation.metrics import sample_score
 from mimiciv_dataset.chat import (
     THINK,
     Dropped,
+    PromptBuilder,
     evaluation_mode,
     sha256,
     with_candidates,
@@ -101,10 +102,8 @@ def length(row: Line) -> int:
 class Prompter:
     """Makes the prompts of a dataset as test.py's arguments say."""
 
-    def __init__(self, dataset: MIMICIV, backend: Backend, args: argparse.Namespace) -> None:
-        if args.oracle_reasoning and not backend.continues:
-            raise UserError("--oracle_reasoning: wanted a backend whose prompts can hold the start of the reply, found --chat")
-        self.dataset, self.builder, self.args = dataset, backend.builder, args
+    def __init__(self, dataset: MIMICIV, builder: PromptBuilder, args: argparse.Namespace) -> None:
+        self.dataset, self.builder, self.args = dataset, builder, args
         self.decoding = decoding(args)
 
     def __call__(self, index: int) -> Prompt:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from evaluation.metrics import Resampling, Statistic
 
-SCORE_VERSION = 1
+SCORE_VERSION = 2
 """Raised whenever the same outputs would get other figures."""
 
 _OURS = ("tasks", "macro", "missing", "score_version", "git", "resamples", "seed", "data_use")
@@ -229,8 +229,10 @@ def _score_words(name: str, rows: Sequence[Sample]) -> tuple[dict[str, Any], dic
 def _score_risk(rows: Sequence[Sample]) -> tuple[dict[str, Any], dict[str, Statistic]]:
     """Result and statistics of a yes/no task.
 
-    A row without a readable answer counts as wrong in accuracy and F1. In the metrics of p_yes a row without one counts
-    as 0.5; what the words say is never taken for a probability. With no p_yes at all these metrics are null.
+    A row without a readable answer (too long, cut off, neither yes nor no) counts as wrong: in the metrics of p_yes as sure
+    of the wrong label. At 0.5 it would outrank the answers of a model that rarely says yes, and be right by failing. A row
+    that answers in words, without p_yes, counts as 0.5 there; what the words say is never taken for a probability. Where
+    no row that answers has a p_yes these metrics are null.
     """
     import numpy as np
 
@@ -241,17 +243,20 @@ def _score_risk(rows: Sequence[Sample]) -> tuple[dict[str, Any], dict[str, Stati
     read = [said_yes(_answer(row), row.p_yes) if ok else None for row, ok in zip(rows, usable, strict=True)]
     said = np.array([not label if one is None else one for label, one in zip(labels, read, strict=True)], dtype=bool)
     known = [row.p_yes if ok else None for row, ok in zip(rows, usable, strict=True)]
-    p = np.array([0.5 if one is None else one for one in known], dtype=float)
+    p = np.array([
+        one if one is not None else 0.5 if word is not None else float(not label)
+        for one, word, label in zip(known, read, labels, strict=True)
+    ], dtype=float)  # fmt: skip
     result: dict[str, Any] = {"positives": int(labels.sum()), "invalid": _share(one is None for one in read)}
     statistics: dict[str, Statistic] = {
         "accuracy": partial(accuracy, labels, said),
         "f1": partial(f1_binary, labels, said),
     }
-    missing = sum(one is None for one in known)
-    if missing == len(rows):
+    if any(usable) and all(one is None for one in known):
         note = "no p_yes in these outputs: AUROC and the other metrics of probabilities are not defined"
         empty = ("auroc", "auroc_ci", "auprc", "auprc_ci", "brier", "brier_ci", "ece")
         return result | dict.fromkeys(empty) | {"note": note}, statistics
+    missing = sum(one is None and word is not None for one, word in zip(known, read, strict=True))
     if missing:
         result["note"] = f"{missing} of {len(rows)} rows without p_yes count as 0.5"
     bins, ece = calibration(labels, p)

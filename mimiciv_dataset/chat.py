@@ -198,12 +198,16 @@ class PromptBuilder:
         before = self.tokens(whole)
         if before <= max_tokens:
             return whole, None
-        droppable = [i for i in range(len(text.window)) if i != text.anchor]
+        # An event that is not rendered is only a blank line, which goes with the event before it: the same text is left of a
+        # record whether its events are known or read back from the text.
+        droppable = [i for i, event in enumerate(text.window) if i != text.anchor and (event or i == 0)]
         lines = text.last_discharge.split("\n") if text.last_discharge else []
 
         def without(events: int, last_lines: int) -> SampleText:
-            gone = set(droppable[:events])
-            kept = [event for i, event in enumerate(text.window) if i not in gone]
+            gone, kept, keeps = set(droppable[:events]), [], True
+            for i, event in enumerate(text.window):
+                keeps = i not in gone if event or i == 0 else keeps
+                kept += [event] if keeps else []
             note = "\n".join(lines[: len(lines) - last_lines]) if lines else text.last_discharge
             return replace(text, window=tuple(kept), last_discharge=note, anchor=None)
 

@@ -69,6 +69,17 @@ def small_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def synthetic_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A datas/ folder of 40 synthetic patients, built by the real commands: every task has rows."""
+    root = tmp_path_factory.mktemp("synthetic_root")
+    command("preprocess/synthetic_mimic.py", "--root_dir", root, "--patients", 40)
+    for script in ("preprocess/merge_patient.py", "preprocess/rank.py", "preprocess/combination.py",
+                   "preprocess/build_index_mapping.py", "mimiciv_dataset/task_sample_info_gen.py"):  # fmt: skip
+        command(script, "--root_dir", root)
+    return root
+
+
+@pytest.fixture(scope="session")
 def tiny_model(small_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained model of Qwen3's shape, small enough for a test."""
     folder = tmp_path_factory.mktemp("models") / "tiny"

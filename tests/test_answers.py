@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
+import json
 import time
+from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from evaluation.answers import read_items, read_yes_no, split_reasoning
+from evaluation.metrics import label_list, sample_score
+from mimiciv_dataset.index_files import read_rows
+from mimiciv_dataset.tasks import TASKS
 
 
 @pytest.mark.parametrize(
@@ -136,6 +144,55 @@ def test_plain_names_come_back_from_every_layout(names: list[str]) -> None:
         assert read_items("\n".join(layout.format(name) for name in names)) == names
     assert read_items(str(names)) == names
     assert read_items("\\n".join(names)) == names
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.sampled_from(list(TASKS)), TEXTS, st.none() | st.floats(0, 1))
+def test_any_reply_has_a_score(task: str, text: str, p_yes: float | None) -> None:
+    label = {"auroc": "yes", "rouge1": "The man is old."}.get(TASKS[task].metric, ["Aspirin", "0.9% Sodium Chloride"])
+    for answer in (text, split_reasoning(text)[1]):
+        assert 0 <= sample_score(task, label, answer, p_yes if TASKS[task].kind == "risk" else None) <= 1
+
+
+def test_repeated_lines_count_once() -> None:
+    assert read_items("Aspirin\n" * 20_000 + "heparin") == ["Aspirin", "heparin"]
+    assert sample_score("emar", ["Aspirin"], "- Aspirin\n" * 20_000) == 1
+
+
+def test_every_answer_of_the_demo_is_read_as_itself(demo: Path) -> None:
+    """Drugs, laboratory tests, diagnoses: names with percent signs, numbers, asterisks, commas and slashes."""
+    answers: set[str] = set()
+    for task in TASKS.values():
+        path = demo / f"task_index/all/{task.name}.csv"
+        rows = read_rows(path) if path.exists() and task.kind == "decision" else []
+        for row in rows:
+            target = label_list(row["target"])
+            once: dict[str, str] = {}  # some lists hold a name in two cases
+            for name in target:
+                once.setdefault(name.casefold(), name)
+            assert read_items("\n".join(target)) == list(once.values())
+            assert sample_score(task, target, "\n".join(target)) == 1
+            answers.update(target)
+    assert {"%", "*", ",", "/", "(", "'"} <= set("".join(answers)) and len(answers) > 2000
+    comes_back(answers)
+
+
+def test_every_name_of_the_dictionaries_is_read_as_itself(demo: Path) -> None:
+    names: set[str] = set()
+    for path in (demo / "index_mapping").rglob("d_*.csv.gz"):
+        with gzip.open(path, "rt", newline="", encoding="utf-8") as file:
+            names.update(value for row in csv.DictReader(file) for value in row.values())
+    assert len(names) > 10_000
+    comes_back(names)
+
+
+def comes_back(names: Iterable[str]) -> None:
+    """In the layouts that models write, all names at once."""
+    stripped = {name.strip().casefold(): name.strip() for name in names if name.strip()}
+    unique = sorted(stripped.values())
+    for layout in ("{}", "- {}", "* {}", "1. {}", "2) {}"):
+        assert read_items("\n".join(layout.format(name) for name in unique)) == unique
+    assert read_items(json.dumps(unique)) == unique
 
 
 @pytest.mark.parametrize(

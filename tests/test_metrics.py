@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -187,16 +188,64 @@ def test_resampling_in_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> No
     assert metrics.bootstrap(range(300), statistic, 40) == pytest.approx(whole)
 
 
-def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
-    """400 studies of 60 patients with 1 to 5 correlated samples each: near 95 % of the intervals hold the true mean."""
+COHORT = np.repeat(np.arange(120), RNG(0).integers(1, 8, 120))
+"""Patients of a study's samples: 120 of them with 1 to 7 samples each."""
+
+
+def f1_like(rng: np.random.Generator) -> np.ndarray:
+    """Scores of samples in quarters, by patients of their own difficulty; true mean 0.4."""
+    return rng.binomial(4, rng.beta(2, 3, 120)[COHORT]) / 4
+
+
+def risk_like(rng: np.random.Generator, models: int = 1) -> tuple[np.ndarray, ...]:
+    """Labels, and each model's scores of samples that share a patient's level; true AUROC Φ(1 / √(2·(0.7² + 0.8²)))."""
+    labels, level = rng.random(len(COHORT)) < 0.3, rng.normal(0, 0.7, 120)[COHORT]
+    return labels, *(level + labels + rng.normal(0, 0.8, len(COHORT)) for _ in range(models))
+
+
+@pytest.mark.parametrize(("metric", "studies"), [("f1", 1500), ("auroc", 800)])
+def test_intervals_cover_the_truth_as_often_as_they_say(metric: str, studies: int) -> None:
+    """Studies whose samples are correlated within patients: near 95 % of the intervals hold the true value."""
     rng, covered = RNG(0), 0
+    drawn = metrics.resample_patients(COHORT.tolist(), 1000)
+    truth = 0.4 if metric == "f1" else NormalDist().cdf(1 / (2 * (0.7**2 + 0.8**2)) ** 0.5)
+    for _ in range(studies):
+        statistic = partial(metrics.mean, f1_like(rng)) if metric == "f1" else partial(metrics.auroc_rows, *risk_like(rng))
+        low, high = metrics.interval(drawn.apply(COHORT.tolist(), statistic))
+        covered += low <= truth <= high
+    assert 0.93 <= covered / studies <= 0.97
+
+
+def test_models_that_are_alike_seldom_differ() -> None:
+    """Two models of the same quality: p ≤ α in about a share α of the studies, and in fewer families after Holm."""
+    rng, tasks = RNG(0), {}
+    for study in range(1600):
+        difficulty = rng.beta(2, 3, 120)[COHORT]
+        pair = [partial(metrics.mean, rng.binomial(4, difficulty) / 4) for _ in range(2)]
+        tasks[f"f1 {study}"] = (COHORT.tolist(), *pair)
     for study in range(400):
-        sizes = rng.integers(1, 6, 60)
-        patients = np.repeat(np.arange(60), sizes)
-        values = rng.normal(0, 1, 60)[patients] + rng.normal(0, 0.5, len(patients))
-        low, high = metrics.bootstrap(patients.tolist(), partial(metrics.mean, values), 300, study)
-        covered += low <= 0 <= high
-    assert 0.91 <= covered / 400 <= 0.98
+        labels, a, b = risk_like(rng, models=2)
+        tasks[f"auroc {study}"] = (
+            COHORT.tolist(),
+            partial(metrics.auroc_rows, labels, a),
+            partial(metrics.auroc_rows, labels, b),
+        )
+    found = metrics.compare(tasks, 1000)
+    for metric in ("f1", "auroc"):
+        p = np.array([row.p for name, row in found.items() if name.startswith(metric)])
+        assert (p <= 0.05).mean() <= 0.07 and (p <= 0.01).mean() <= 0.02
+        assert 0.4 <= np.median(p) <= 0.6
+    p = [row.p for row in found.values()]
+    families = [metrics.holm(p[start : start + 10]) for start in range(0, 2000, 10)]
+    assert np.mean([min(family) <= 0.05 for family in families]) <= 0.09
+
+
+def test_a_clear_difference_on_every_task_survives_the_correction() -> None:
+    """As many tasks as the paper has, each with as small a p as the resamples allow."""
+    values = RNG(0).random(60)
+    pair = partial(metrics.mean, values + 1), partial(metrics.mean, values)
+    found = metrics.compare({str(task): (list(range(60)), *pair) for task in range(42)})
+    assert all(row.p_holm < 0.05 for row in found.values())
 
 
 def test_nothing_to_resample() -> None:

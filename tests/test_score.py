@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evaluation.score import Sample, main_statistic, print_table, read_samples, score_dir, table
+from evaluation.score import Sample, main_metric, main_statistic, print_table, read_samples, score_dir, table
 from mimiciv_dataset.commands import UserError
 from mimiciv_dataset.tasks import TASKS
 
@@ -77,6 +77,31 @@ def test_all_right_is_best_and_all_wrong_is_worst(tmp_path: Path, right: bool) -
     assert json.loads((tmp_path / "result.json").read_text()) == result
 
 
+NONSENSE = [
+    "", " \n\n", "x" * 100_000, "the patient " * 9000, "Aspirin\n" * 15_000, "<think>" * 2000, "</think>" * 2000,
+    "<think><think>a</think>b</think><think>c", '{"items": ["A", "B"], "answer": null}', '[["A"], {"b": 1}]', "[" * 5000,
+    "阿司匹林、肝素\n是的，会的。", "我不知道", "\x00\ud800\ufeff", "%s %d {} \\n \\", "yes no yes", "<|channel|>final", "NaN",
+]  # fmt: skip
+
+
+def test_nonsense_is_scored(tmp_path: Path) -> None:
+    """Every task, with and without a p_yes beside the words."""
+    rows = []
+    for name, task in TASKS.items():
+        label: Any = "The man is old." if task.metric == "rouge1" else ["A1", "B, 2"]
+        for number, text in enumerate(NONSENSE * 2):
+            risk, with_p = task.kind == "risk", number < len(NONSENSE)
+            given_p = 0.3 if risk and with_p else None
+            rows.append(line(name, number, ("yes", "no")[number % 2] if risk else label, text, given_p))
+    result = score_dir(write(tmp_path, rows), **RUN)
+    for name, found in result["tasks"].items():
+        assert found["n"] == 2 * len(NONSENSE)
+        metric = main_metric(name)
+        assert 0 <= found[metric] <= 0.5 and found["invalid"] > 0 or name == "discharge"
+        assert 0 <= found[f"{metric}_ci"][0] <= found[metric] <= found[f"{metric}_ci"][1] <= 1
+    assert result["macro"]["released"]["decision_f1"] == 0
+
+
 def test_a_constant_says_nothing(tmp_path: Path) -> None:
     lines = [line("ICU_Stay_7day", k, "yes" if k % 4 == 0 else "no", "no", 0.2) for k in range(40)]
     found = score_dir(write(tmp_path, lines), **RUN)["tasks"]["ICU_Stay_7day"]
@@ -120,8 +145,20 @@ def test_a_row_without_an_answer_is_wrong(tmp_path: Path) -> None:
     ]
     tasks = score_dir(write(tmp_path, lines), **RUN)["tasks"]
     assert tasks[task]["accuracy"] == pytest.approx(2 / 6) and tasks[task]["invalid"] == pytest.approx(4 / 6)
-    assert tasks[task]["f1"] == pytest.approx(2 / (2 + 2 + 2)) and tasks[task]["brier"] == pytest.approx((4 / 4 + 0.02) / 6)
+    assert tasks[task]["f1"] == pytest.approx(2 / (2 + 2 + 2)) and tasks[task]["brier"] == pytest.approx((4 + 0.02) / 6)
     assert tasks["emar"]["f1"] == 0.25 and tasks["emar"]["invalid"] == 0.75
+
+
+def test_failing_is_never_right(tmp_path: Path) -> None:
+    """A model that rarely says yes, and is cut off, too long or unreadable just where yes is right, ranks all wrong."""
+    failures = ({"response": "<think>so"}, {"error": "does not fit"}, {"response": "not sure"})
+    lines = [line("ICU_Stay_7day", k, "no", "no", 0.1) for k in range(9)]
+    lines += [line("ICU_Stay_7day", 9 + k, "yes", **failures[k % 3]) for k in range(6)]
+    found = score_dir(write(tmp_path / "some", lines), **RUN)["tasks"]["ICU_Stay_7day"]
+    assert found["auroc"] == 0 and found["auprc"] == pytest.approx(6 / 15) and "note" not in found
+    lines = [line("ICU_Stay_7day", k, ("yes", "no")[k % 2], error="does not fit") for k in range(8)]
+    found = score_dir(write(tmp_path / "all", lines), **RUN)["tasks"]["ICU_Stay_7day"]
+    assert found["auroc"] == found["accuracy"] == 0 and found["invalid"] == 1
 
 
 def test_answers_outside_the_candidates_are_counted(tmp_path: Path) -> None:

@@ -103,15 +103,12 @@ def test_prompts_are_those_of_evaluation(small_root: Path, tokenizer, tmp_path: 
     stage2 = Source(small_root, [file], tokenizer, 4096, stage="reasoning")
     rl = Source(small_root, [file], tokenizer, 4096, stage="reasoning", prompt_tokens=True)
 
-    class Renders:
-        builder, continues = PromptBuilder(tokenizer), True
-
     def prompts(**flags: bool) -> list[str]:
         given = {"think_prompt": False, "direct_answer": False, "think_risk": True, "prompt": False, "oracle_reasoning": False,
                  "max_seq_len": 5000, "max_new_tokens": 100, "temperature": 0.0, "model_name_or_path": "m", "lora_path": None,
                  "chat": False}  # fmt: skip
         dataset = MIMICIV(small_root, file, lazzy_mode=True, shuffle=False)
-        prompter = Prompter(dataset, Renders(), argparse.Namespace(**given | flags))
+        prompter = Prompter(dataset, PromptBuilder(tokenizer), argparse.Namespace(**given | flags))
         return [prompter(index).text for index in range(len(dataset))]
 
     rows = range(len(stage1))
