@@ -70,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.output_path.mkdir(parents=True, exist_ok=True)
 
     from evaluation.inference import identity, length, read_keys
+    from evaluation.provenance import warnings_for
     from evaluation.replicas import run_replicas
     from evaluation.score import print_table, score_dir
     from mimiciv_dataset.chat import instructions_sha256
@@ -82,6 +83,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             samples.setdefault(identity(dataset.row(index)), (dataset, index))
     samples = list(samples.values())[: args.limit]
     wording = instructions_sha256(datasets[0].instructions)
+    patients = {str(row["subject_id"]) for dataset, index in samples if "subject_id" in (row := dataset.row(index))}
+    for warning in warnings_for(args.model_name_or_path, wording, args.instructions is not None, patients):
+        print(f"warning: {warning}", file=sys.stderr)
     failures: Counter[str] = Counter()
     if args.data_parallel_size > 1:
         run_replicas(sys.argv[1:] if argv is None else argv, args, len(samples), len(read_keys(args.output_path)))

@@ -71,7 +71,7 @@ class ScriptedServer:
                     return
                 writer.write(response(path, body, answer))
                 await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
             return
         finally:
             writer.close()

@@ -139,7 +139,7 @@ def test_closing_early_cancels_what_is_in_flight() -> None:
     with ScriptedServer(lambda body, number: {"delay": 0 if number == 0 else 30}) as server:
         client = Client(server.url, workers=4)
         stream = client.send(chat("x") for _ in range(100))
-        assert next(stream)[0] == 0
+        next(stream)
         start = time.monotonic()
         stream.close()
         client.close()

@@ -159,10 +159,10 @@ def test_loss_is_taken_on_the_answer_only(small_root: Path, tiny_model: Path, to
             logits[row, first - 1 : len(one["input_ids"]) - 1], answer, reduction="sum"
         )
         tokens += len(answer)
-    assert float(loss) == pytest.approx(float(by_hand / tokens), rel=1e-5)
+    assert loss.item() == pytest.approx((by_hand / tokens).item(), rel=1e-5)
     (gradient,) = torch.autograd.grad(model(input_ids=batch["input_ids"], labels=batch["labels"]).loss, [model.lm_head.weight])
     batch["labels"][:, 0] = 7  # the first token's label is no target
-    assert float(model(**batch).loss) == pytest.approx(float(loss), rel=1e-6) and gradient.abs().sum() > 0
+    assert model(**batch).loss.item() == pytest.approx(loss.item(), rel=1e-6) and gradient.abs().sum() > 0
     everything = TokenSamples(samples.source, loss_on_prompt=True).sample(0)
     assert everything["labels"] == everything["input_ids"]
 

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evaluation.provenance import PATIENTS, SETTINGS, patient_hash
 from mimiciv_dataset.commands import DATA_USE, UserError, atomic_path, git_revision, read_json, write_json
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainingArguments
-
-SETTINGS = "ehr_training.json"
-"""Data, stage, hashes: in the run's folder from its start, and so in the model's."""
-
-PATIENTS = "train_patients.sha256"
-"""Hashes of the patients trained on, one a line, for test.py to warn of an overlap."""
 
 STATE = "trainer_state.json"  # written last: a checkpoint that has it is whole
 
@@ -50,10 +44,6 @@ def begin(folder: Path, settings: Mapping[str, Any], patients: Iterable[str]) ->
     return checkpoint
 
 
-def patient_hash(subject_id: str) -> str:
-    return hashlib.sha256(str(subject_id).encode()).hexdigest()[:16]
-
-
 def save_arguments(folder: Path, tables: Mapping[str, Any]) -> str:
     """Write every resolved argument to arguments.json; the text, to print."""
     text = json.dumps({name: _plain(table) for name, table in tables.items()}, indent=2, sort_keys=True, default=str)
@@ -72,9 +62,11 @@ def train(trainer: Trainer, checkpoint: Path | None) -> dict[str, float]:
     Raises:
         UserError: the disk refused while saving; checkpoints written before stand.
     """
+    from safetensors import SafetensorError
+
     try:
         return trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None).metrics
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         refused = ("No space left", "quota exceeded", "File too large", "PytorchStreamWriter", "unexpected pos")
         if not any(words in str(error) for words in refused):
             raise
@@ -108,8 +100,7 @@ def model_card(
         f"# {Path(args.output_dir).name}", "",
         f"{settings['model']}, trained on electronic health records: {settings['method']}, stage `{data['stage']}`.",
         "", DATA_USE, "", "## Data", "", "| file | rows | sha256 |", "|---|---|---|",
-        *(f"| {name} | {rows:,} | {digest[:16]} |"
-          for (name, digest), rows in zip(data["files"].items(), data["rows"], strict=True)),
+        *(f"| {name} | {rows:,} | {digest[:16]} |" for name, rows, digest in data["files"]),
         "", f"Instructions {data['instructions_sha256'][:16]}, chat template {data['template_sha256'][:16]}; evaluate with "
         "the same instructions.", "", "## Training", "",
         f"Learning rate {args.learning_rate}, {args.lr_scheduler_type}, {args.num_train_epochs:g} epochs, "

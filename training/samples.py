@@ -182,10 +182,9 @@ class Source:
         return Rendered(prompt, answer, mode, info["task"], info["label"], dropped is None or dropped.fits)
 
     def about(self) -> dict[str, Any]:
-        """What names this data: files with their hashes, stage, instruction and template hashes, trajectory digest."""
+        """What names this data: files with their rows and hashes, stage, instruction and template hashes, trajectory digest."""
         return {
-            "files": {Path(file).name: _file_sha256(file) for file in self.files},
-            "rows": self.sizes,
+            "files": [[Path(file).name, size, _file_sha256(file)] for file, size in zip(self.files, self.sizes, strict=True)],
             "stage": self.stage,
             "max_tokens": self.max_tokens,
             "instructions_sha256": instructions_sha256(self.datasets[0].instructions),

@@ -1,0 +1,272 @@
+"""sft.py and grpo.py as their users run them: equal trajectories, several processes, resume, bad input, nothing told."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import REPO, command
+from test_training_samples import CHAIN, index_of
+
+from mimiciv_dataset.commands import read_json
+
+BIN = Path(sys.executable).parent
+QUIET = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "WANDB_MODE": "offline"}
+DECISIONS = ("prescriptions", "labevents", "transfers")
+
+
+@pytest.fixture(scope="module")
+def model(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model whose tokenizer knows the synthetic records."""
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    index = synthetic_root / "task_index/all"
+    command("scripts/make_tiny_model.py", "--root_dir", synthetic_root, "--output_path", folder, "--vocab_size", 1024,
+            "--samples", 100, "--dataset_name", *(index / f"{task}.csv" for task in DECISIONS))  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index of 48 rows, decisions and risks."""
+    folder = tmp_path_factory.mktemp("data")
+    return Path(index_of(synthetic_root, folder, *DECISIONS, "LengthOfStay_3day", rows=12))
+
+
+def words(root: Path, model: Path, data: Path | str, output: Path, *more: object) -> list[str]:
+    given = ["--model_name_or_path", model, "--dataset_name", data, "--root_dir", root, "--output_dir", output,
+             "--max_length", 400, "--bf16", "False", "--report_to", "none", "--logging_steps", 1, "--learning_rate", "1e-3",
+             "--gradient_checkpointing", "False", "--max_steps", 6, "--save_strategy", "no",
+             "--lr_scheduler_type", "constant"]  # fmt: skip
+    return [str(word) for word in (*given, *more)]
+
+
+def train(script: str, flags: list[str], launch: tuple[str, ...] = (), check: bool = True, **env: str):
+    """Run a trainer, with a launcher before it, from the repository as its users do."""
+    start = [str(BIN / launch[0]), *launch[1:]] if launch else [sys.executable]
+    done = subprocess.run(
+        [*start, str(REPO / script), *flags], capture_output=True, text=True, cwd=REPO, env={**os.environ, **QUIET, **env}
+    )
+    assert not check or done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    return done
+
+
+def losses(output: Path) -> list[float]:
+    history = read_json(output / "trainer_state.json")["log_history"]
+    return [entry["loss"] for entry in history if "loss" in entry]
+
+
+TORCHRUN = ("torchrun", "--nproc_per_node", "2", "--master_port", "29511")
+
+
+@pytest.fixture(scope="module")
+def once(synthetic_root: Path, model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One process, a batch of 8, a checkpoint at step 3."""
+    output = tmp_path_factory.mktemp("once") / "out"
+    flags = words(synthetic_root, model, data, output, "--per_device_train_batch_size", 8)
+    done = train("sft.py", [*flags, "--save_strategy", "steps", "--save_steps", "3"])
+    assert "6 steps of 8 samples, 0 samples left out" in done.stdout
+    return output
+
+
+@pytest.mark.slow
+def test_equal_batches_give_equal_losses(synthetic_root: Path, model: Path, data: Path, once: Path, tmp_path: Path) -> None:
+    """1 × 8, 8 × 1, 2 processes × 4, ahead of time and packed: one loss curve, but for the order of float sums (1e-3)."""
+    wanted = losses(once)
+    assert len(wanted) == 6 and wanted[-1] < wanted[0]
+
+    def run(name: str, *more: object, **launch: object) -> list[float]:
+        train("sft.py", words(synthetic_root, model, data, tmp_path / name, *more), **launch)
+        return losses(tmp_path / name)
+
+    eight = run("eight", "--per_device_train_batch_size", 1, "--gradient_accumulation_steps", 8)
+    assert eight == pytest.approx(wanted, rel=1e-3)
+    two = run("two", "--per_device_train_batch_size", 4, launch=TORCHRUN, ACCELERATE_USE_CPU="true")
+    assert two == pytest.approx(wanted, rel=1e-3)
+    ahead = run("ahead", "--per_device_train_batch_size", 8, "--load_dataset_mode", "direct")
+    assert ahead == pytest.approx(wanted, rel=1e-6)
+    packed = run("packed", "--per_device_train_batch_size", 8, "--packing", "True", "--length_grouping", "False")
+    padded = run("padded", "--per_device_train_batch_size", 8, "--length_grouping", "False")
+    assert packed == pytest.approx(padded, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_goes_on_at_the_next_unseen_sample(
+    synthetic_root: Path, model: Path, data: Path, once: Path, tmp_path: Path
+) -> None:
+    """Cut off after step 3 (or killed at any moment): the same losses as without, through two epochs."""
+    output = tmp_path / "out"
+    flags = words(synthetic_root, model, data, output, "--per_device_train_batch_size", 8)
+    flags += ["--save_strategy", "steps", "--save_steps", "2", "--max_steps", "8"]
+    process = subprocess.Popen([sys.executable, str(REPO / "sft.py"), *flags], cwd=REPO, env={**os.environ, **QUIET},
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    while not (output / "checkpoint-2/trainer_state.json").exists() and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    (output / "checkpoint-99").mkdir()  # a checkpoint that a crash cut short: no state in it
+    train("sft.py", flags)
+    whole = tmp_path / "whole"
+    train("sft.py", [str(whole) if word == str(output) else word for word in flags])
+    assert len(losses(whole)) == 8
+    assert losses(output) == pytest.approx(losses(whole), rel=1e-5)
+    other = train("sft.py", [*flags, "--learning_rate", "5e-5"], check=False)
+    assert other.returncode == 2 and "found those of another: learning_rate" in other.stderr
+
+
+ZERO3 = ("accelerate", "launch", "--config_file", "./scripts/accelerate_configs/deepspeed_zero3.yaml", "--num_processes", "2")
+
+
+@pytest.mark.slow
+def test_the_published_command_under_zero3(synthetic_root: Path, model: Path, data: Path, tmp_path: Path) -> None:
+    """Word for word but for paths, process count and precision; it resumes, and the model answers in test.py."""
+    output = tmp_path / "out"
+    flags = [
+        "--bf16", "True", "--use_liger_kernel", '--accelerator_config={"split_batches": true, "dispatch_batches": true}',
+        "--load_dataset_mode", "lazzy", "--model_name_or_path", model, "--dataset_name", data, "--output_dir", output,
+        "--max_seq_length", 512, "--num_train_epochs", 1, "--per_device_train_batch_size", 8,
+        "--per_device_eval_batch_size", 1, "--gradient_accumulation_steps", 1, "--eval_strategy", "no",
+        "--save_strategy", "steps", "--save_steps", 2, "--save_total_limit", 3, "--learning_rate", "2e-5",
+        "--weight_decay", "0.", "--warmup_ratio", 0.03, "--lr_scheduler_type", "cosine", "--logging_steps", 1,
+        "--gradient_checkpointing", "True", "--dataset_num_proc", 1, "--dataloader_num_workers", 1,
+        "--dataloader_pin_memory", "--ignore_data_skip", "--report_to", "wandb", "--root_dir", synthetic_root,
+    ]  # fmt: skip
+    flags = [str(flag) for flag in flags]
+    done = train("sft.py", flags, launch=ZERO3, DS_ACCELERATOR="cpu", WANDB_DIR=str(tmp_path))
+    for note in ("--max_seq_length → --max_length", "--warmup_ratio → --warmup_steps", "--ignore_data_skip is set false",
+                 "dispatch_batches is set false", "2 processes together, 4 each", "--use_liger_kernel is set false"):  # fmt: skip
+        assert note in done.stdout
+    first = losses(output)
+    shutil.rmtree(output / "checkpoint-6")
+    train("sft.py", flags, launch=ZERO3, DS_ACCELERATOR="cpu", WANDB_DIR=str(tmp_path))
+    assert losses(output) == pytest.approx(first, rel=1e-6), "resumed from step 4"
+    answers = tmp_path / "answers"
+    command("test.py", "--root_dir", synthetic_root, "--model_name_or_path", output, "--dataset_name", data, "--limit", 8,
+            "--output_path", answers, "--max_new_tokens", 4, "--max_seq_len", 600)  # fmt: skip
+    assert read_json(answers / "result.json")["missing"] == 0
+    assert "patients of this evaluation were trained on" in command(
+        "test.py", "--root_dir", synthetic_root, "--model_name_or_path", output, "--dataset_name", data, "--limit", 8,
+        "--output_path", answers, "--max_new_tokens", 4, "--max_seq_len", 600, "--resume").stderr  # fmt: skip
+
+
+@pytest.mark.slow
+def test_grpo_under_zero3(synthetic_root: Path, model: Path, data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    flags = words(synthetic_root, model, data, output, "--max_steps", 2, "--per_device_train_batch_size", 4,
+                  "--num_generations", 4, "--max_completion_length", 8, "--max_prompt_length", 400)  # fmt: skip
+    at = flags.index("--max_length")
+    del flags[at : at + 2]
+    train("grpo.py", flags, launch=ZERO3, DS_ACCELERATOR="cpu")
+    kept = [json.loads(line) for path in (output / "completions").glob("*.jsonl") for line in path.open(encoding="utf-8")]
+    assert len(kept) == 16 and {"task", "mode", "completion", "accuracy"} == set(kept[0])
+    assert (output / "model.safetensors").exists() and read_json(output / "ehr_training.json")["rewards"] == [
+        "accuracy",
+        "format",
+    ]
+
+
+@pytest.mark.slow
+def test_no_patient_text_reaches_a_tracker_or_the_screen(
+    synthetic_root: Path, model: Path, data: Path, tmp_path: Path
+) -> None:
+    """With every default: neither wandb (offline), tensorboard nor the logs hold a line of a record or an answer."""
+    more = ("--max_steps", 1, "--per_device_train_batch_size", 4)
+    env = {"WANDB_DIR": str(tmp_path), "TENSORBOARD_LOGGING_DIR": str(tmp_path / "tb")}
+    said = train("sft.py", words(synthetic_root, model, data, tmp_path / "sft", *more, "--report_to", "wandb"), **env)
+    rl = words(synthetic_root, model, data, tmp_path / "rl", *more, "--report_to", "tensorboard", "--num_generations", 4, "--max_completion_length", 8,
+               "--log_completions", "True")  # fmt: skip
+    at = rl.index("--max_length")
+    del rl[at : at + 2]
+    said_rl = train("grpo.py", rl, **env)
+    assert "--log_completions is set false" in said_rl.stdout
+    text = said.stdout + said.stderr + said_rl.stdout + said_rl.stderr
+    trackers = [path for path in tmp_path.rglob("*") if path.is_file() and ("wandb" in path.parts or "tfevents" in path.name)]
+    assert any("wandb" in path.parts for path in trackers) and any("tfevents" in path.name for path in trackers)
+    text += "".join(path.read_bytes().decode("latin-1") for path in trackers)
+    assert not re.search(r"## (Patient Demographics|Labotary|Prescriptions|Transfers) ?", text)
+    with data.open(newline="", encoding="utf-8") as file:
+        answers = {name for row in csv.DictReader(file) for name in re.findall(r'"([^"]{8,})"', row["target"])}
+    assert answers and not [name for name in answers if name in text]
+
+
+@pytest.mark.slow
+def test_it_learns_32_samples_by_heart(synthetic_root: Path, model: Path, tmp_path: Path) -> None:
+    """Then test.py on them: F1 at least 0.95, every risk answer right."""
+    tasks = ("prescriptions", "transfers", "LengthOfStay_3day", "ED_Hospitalization")
+    data = index_of(synthetic_root, tmp_path, *tasks, rows=8)
+    output, answers = tmp_path / "out", tmp_path / "answers"
+    flags = words(synthetic_root, model, data, output, "--max_steps", 250, "--per_device_train_batch_size", 16,
+                  "--learning_rate", "5e-3", "--load_dataset_mode", "direct", "--max_length", 300, "--logging_steps", 50,
+                  "--lr_scheduler_type", "cosine", "--warmup_ratio", 0.1)  # fmt: skip
+    train("sft.py", flags)
+    command("test.py", "--root_dir", synthetic_root, "--model_name_or_path", output, "--dataset_name", data,
+            "--output_path", answers, "--max_new_tokens", 100, "--max_seq_len", 400, "--batch", 8)  # fmt: skip
+    result = read_json(answers / "result.json")["tasks"]
+    assert min(result[task]["f1"] for task in tasks[:2]) >= 0.95
+    assert min(result[task]["accuracy"] for task in tasks[2:]) == 1
+
+
+@pytest.mark.slow
+def test_a_full_disk_leaves_the_last_good_checkpoint(synthetic_root: Path, model: Path, data: Path, tmp_path: Path) -> None:
+    """A limit on file sizes makes saving fail as a full disk does."""
+    output = tmp_path / "out"
+    flags = words(synthetic_root, model, data, output, "--per_device_train_batch_size", 8, "--save_strategy", "steps",
+                  "--save_steps", 2, "--max_steps", 2)  # fmt: skip
+    train("sft.py", flags)
+    more = [*flags, "--max_steps", "4"]
+    line = "trap '' XFSZ; ulimit -f 100; exec " + " ".join(
+        f"'{word}'" for word in [sys.executable, str(REPO / "sft.py"), *more]
+    )
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=REPO, env={**os.environ, **QUIET})
+    assert done.returncode == 2 and "the disk refused while saving" in done.stderr and "checkpoint-2" in done.stderr, (
+        done.stderr[-2000:]
+    )
+    train("sft.py", more)
+    assert len(losses(output)) == 4
+
+
+def test_bad_input_is_said_before_anything_is_loaded(synthetic_root: Path, model: Path, data: Path, tmp_path: Path) -> None:
+    def refused(*more: object, script: str = "sft.py", **changes: object) -> str:
+        given = {"root": synthetic_root, "model": model, "data": data, "output": tmp_path / "out"} | changes
+        done = train(script, words(*given.values(), *more), check=False)
+        assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr[-1500:]
+        return done.stderr
+
+    missing = tmp_path / "no-column.csv"
+    missing.write_text("subject_id,event\n1,emar\n", encoding="utf-8")
+    assert "wanted columns" in refused(data=missing)
+    assert "wanted an index CSV or JSONL, found nothing there" in refused(data=tmp_path / "none.csv")
+    bare = tmp_path / "bare"
+    shutil.copytree(model, bare)
+    (bare / "chat_template.jinja").unlink()
+    assert "wanted a model with a chat template" in refused(model=bare)
+    assert "--curriculum: wanted two files" in refused("--curriculum", "True")
+    assert "--stage third" in refused("--stage", "third")
+
+
+def test_help_is_quick_and_names_our_flags() -> None:
+    for script in ("sft.py", "grpo.py"):
+        done = command(script, "--help")
+        assert "--load_dataset_mode" in done.stdout and "--help_all" in done.stdout
+
+
+@pytest.mark.slow
+def test_stage_two_and_a_curriculum(synthetic_root: Path, model: Path, data: Path, tmp_path: Path) -> None:
+    """Chains train think, rows without one no_think; the second source comes in late."""
+    chains = index_of(synthetic_root, tmp_path, "prescriptions", rows=12, reasoning=CHAIN)
+    flags = words(synthetic_root, model, f"{data},{chains}", tmp_path / "out", "--curriculum", "True",
+                  "--per_device_train_batch_size", 4, "--max_steps", 3)  # fmt: skip
+    done = train("sft.py", flags)
+    assert "mode no_think" in done.stdout
+    about = read_json(tmp_path / "out/ehr_training.json")
+    assert about["curriculum"] and about["data"]["stage"] == "reasoning" and about["data"]["files"][1][1] == 12
+    card = (tmp_path / "out/README.md").read_text(encoding="utf-8")
+    assert "stage `reasoning`" in card and "data use agreement" in card
