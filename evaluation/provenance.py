@@ -33,17 +33,18 @@ def warnings_for(model: str, instructions_sha256: str, own_wording: bool, patien
     if (folder / SETTINGS).exists():
         trained_on = read_json(folder / SETTINGS)["data"]["instructions_sha256"]
         if trained_on != instructions_sha256:
-            found.append(f"{model} was trained on other instruction wording ({trained_on[:12]}, now {instructions_sha256[:12]}): "
-                         "its scores will suffer; give its wording with --instructions")  # fmt: skip
+            found.append(f"{model} was trained on other instruction wording ({trained_on[:12]}, now "
+                         f"{instructions_sha256[:12]}): its scores will suffer; give its wording with --instructions")  # fmt: skip
     elif "ehr-r1" in model.lower() and not own_wording:
-        found.append(f"{model} looks like a released EHR-R1 checkpoint, which was trained on its makers' instruction wording, not "
-                     "ours: take it from a released JSONL with scripts/extract_instructions.py and give it with "
-                     "--instructions")  # fmt: skip
+        found.append(
+            f"{model} looks like a released EHR-R1 checkpoint, which was trained on its makers' instruction wording, not ours: "
+            "take it from a released JSONL with scripts/extract_instructions.py and give it with --instructions"
+        )
     if (folder / PATIENTS).exists():
         seen = set((folder / PATIENTS).read_text(encoding="utf-8").split())
         asked = {str(patient) for patient in patients}
         both = sum(patient_hash(patient) in seen for patient in asked)
         if both:
-            found.append(f"{both:,} of {len(asked):,} patients of this evaluation were trained on: its scores say how well the "
-                         "model remembers, not how well it judges")  # fmt: skip
+            found.append(f"{both:,} of {len(asked):,} patients of this evaluation were trained on: its scores say how well "
+                         "the model remembers, not how well it judges")  # fmt: skip
     return found

@@ -182,7 +182,7 @@ class Source:
         return Rendered(prompt, answer, mode, info["task"], info["label"], dropped is None or dropped.fits)
 
     def about(self) -> dict[str, Any]:
-        """What names this data: files with their rows and hashes, stage, instruction and template hashes, trajectory digest."""
+        """What names this data: files with rows and hashes, stage, instruction and template hashes, trajectory digest."""
         return {
             "files": [[Path(file).name, size, _file_sha256(file)] for file, size in zip(self.files, self.sizes, strict=True)],
             "stage": self.stage,
