@@ -33,12 +33,14 @@ def warnings_for(model: str, instructions_sha256: str, own_wording: bool, patien
     if (folder / SETTINGS).exists():
         trained_on = read_json(folder / SETTINGS)["data"]["instructions_sha256"]
         if trained_on != instructions_sha256:
-            found.append(f"{model} was trained on other instruction wording ({trained_on[:12]}, now "
-                         f"{instructions_sha256[:12]}): its scores will suffer; give its wording with --instructions")  # fmt: skip
+            found.append(
+                f"{model} was trained on other instruction wording ({trained_on[:12]}, now {instructions_sha256[:12]}): its "
+                "scores will suffer; give its wording with --instructions"
+            )
     elif "ehr-r1" in model.lower() and not own_wording:
         found.append(
-            f"{model} looks like a released EHR-R1 checkpoint, which was trained on its makers' instruction wording, not ours: "
-            "take it from a released JSONL with scripts/extract_instructions.py and give it with --instructions"
+            f"{model} looks like a released EHR-R1 checkpoint, which was trained on its makers' instruction wording, not "
+            "ours: take it from a released JSONL with scripts/extract_instructions.py and give it with --instructions"
         )
     if (folder / PATIENTS).exists():
         seen = set((folder / PATIENTS).read_text(encoding="utf-8").split())
