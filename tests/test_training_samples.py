@@ -30,12 +30,15 @@ def tokenizer(tiny_model: Path):
     return load_tokenizer(str(tiny_model))
 
 
-def index_of(root: Path, folder: Path, *tasks: str, rows: int = 3, **columns: str) -> str:
-    """An index of the first rows of some tasks, with more columns."""
+def index_of(root: Path, folder: Path, *tasks: str, rows: int = 3, short: bool = False, **columns: str) -> str:
+    """An index of the first rows (or those of the shortest windows) of some tasks, with more columns."""
     found = []
     for task in tasks:
         with (root / f"task_index/all/{task}.csv").open(newline="", encoding="utf-8") as file:
-            found += list(csv.DictReader(file))[:rows]
+            every = list(csv.DictReader(file))
+        if short:
+            every.sort(key=lambda row: int(row["context_end"]) - int(row["context_begin"]))
+        found += every[:rows]
     path = folder / "index.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(found[0] | columns))
