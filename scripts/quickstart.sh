@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The whole road on data made on the spot: environment, synthetic MIMIC-IV, trajectories, index, benchmark, a tiny model,
-# evaluation, baselines, the report. Each step says what it made. Safe to run again: finished steps are skipped or quick.
+# The whole road on data made on the spot: environment, synthetic MIMIC-IV, trajectories, index, benchmark, three stages of
+# training on a tiny model, evaluation before and after, baselines, the report. Each step says what it made. Safe to run
+# again: finished steps are skipped or quick.
 #   --root_dir DIR     where everything goes (./datas/quickstart)
 #   --mimic_dir DIR    your own MIMIC-IV (hosp/, icu/, ed/, note/) in place of the synthetic one
 #   --maps_from DIR    ready CCS and ATC maps for it (docs/data.md)
@@ -15,19 +16,19 @@ while [ $# -gt 0 ]; do
     --mimic_dir) mimic=$2; shift 2 ;;
     --maps_from) maps=$2; shift 2 ;;
     --patients) patients=$2; shift 2 ;;
-    -h|--help) sed -n '2,7p' "${BASH_SOURCE[0]}" | sed 's/^# \{0,1\}//'; exit 0 ;;
+    -h|--help) sed -n '2,8p' "${BASH_SOURCE[0]}" | sed 's/^# \{0,1\}//'; exit 0 ;;
     *) echo "quickstart.sh: unknown flag $1 (--help lists them)" >&2; exit 2 ;;
   esac
 done
 
-steps=10 number=0
+steps=12 number=0
 step() { number=$((number + 1)); printf '\n\033[1m[%d/%d] %s\033[0m\n' "$number" "$steps" "$1"; }
 look() { printf '      look: %s\n' "$1"; }
 
 step "Environment (.venv)"
 bash "$repo/scripts/setup_env.sh"
 python="$repo/.venv/bin/python"
-export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-0}  # one GPU if any
 mkdir -p "$root"
 root=$(cd "$root" && pwd)
 
@@ -70,30 +71,63 @@ for kind in decision_making risk_prediction; do
 done
 "$python" "$repo/mimiciv_dataset/validate_index.py" --root_dir "$root" "$bench/decision_making.csv" "$bench/risk_prediction.csv"
 
-step "A tiny model of Qwen3's shape (untrained)"
-model="$root/models/tiny"
-if [ ! -d "$model" ]; then
-  "$python" "$repo/scripts/make_tiny_model.py" --root_dir "$root" --output_path "$model" \
-    --dataset_name "$bench/decision_making.csv" "$bench/risk_prediction.csv" --samples 100
-fi
+step "A training set from the training patients, with chains of a template (no language model is at hand here)"
+ins="$root/ehr_ins"
+for kind in decision_making risk_prediction; do
+  "$python" "$repo/mimiciv_dataset/data_index_gen.py" --root_dir "$root" --data_index_dir "$root/task_index/all" \
+    --subject_id_path "$root/patient_data/train.csv" --data_config "$repo/scripts/data_configs/$kind.json" \
+    --output_path "$ins/$kind.csv" --force_task_num 8
+done
+"$python" "$repo/scripts/make_template_reasoning.py" "$ins/decision_making.csv" --root_dir "$root" --output_path "$ins/reasoning.csv"
+look "head -30 $ins/reasoning.csv"
 
-step "Evaluation: answers, p(yes), F1 and AUROC with intervals"
-"$python" "$repo/test.py" --root_dir "$root" --model_name_or_path "$model" --output_path "$root/results/tiny" --resume \
-  --dataset_name "$bench/decision_making.csv,$bench/risk_prediction.csv" --batch 4 --max_seq_len 3072 --max_new_tokens 32
-look "head -1 $root/results/tiny/outputs.jsonl; cat $root/results/tiny/result.json"
+step "A tiny model of Qwen3's shape (untrained), and its answers"
+tiny="$root/models/tiny"
+if [ ! -d "$tiny" ]; then
+  "$python" "$repo/scripts/make_tiny_model.py" --root_dir "$root" --output_path "$tiny" \
+    --dataset_name "$ins/decision_making.csv" "$ins/risk_prediction.csv" --samples 100 --vocab_size 2048
+fi
+evaluate() {  # MODEL NAME FLAGS
+  "$python" "$repo/test.py" --root_dir "$root" --model_name_or_path "$1" --output_path "$root/results/$2" --resume --batch 4 \
+    --dataset_name "$bench/decision_making.csv,$bench/risk_prediction.csv" --max_seq_len 1024 --max_new_tokens 32 "${@:3}"
+}
+evaluate "$tiny" untrained
+
+step "Training: stage 1 on answers, stage 2 on chains, stage 3 by reinforcement (a minute or two; steps, not epochs)"
+stage() {  # SCRIPT OUTPUT FLAGS; small enough for a laptop: drop --max_steps, and see scripts/recipes/ for real ones
+  (cd "$repo" && "$python" "$1" --root_dir "$root" --output_dir "$root/models/$2" --bf16 False --report_to none \
+    --gradient_checkpointing False --save_strategy no --logging_steps 10 --warmup_steps 0.1 "${@:3}" > "$root/models/$2.log" 2>&1) \
+    || { tail -n 20 "$root/models/$2.log" >&2; exit 1; }
+  tail -n 1 "$root/models/$2.log"
+}
+if [ ! -f "$root/models/stage3/config.json" ]; then
+  stage sft.py stage1 --model_name_or_path "$tiny" --dataset_name "$ins/decision_making.csv,$ins/risk_prediction.csv" \
+    --max_length 512 --per_device_train_batch_size 8 --max_steps 40 --learning_rate 3e-3
+  stage sft.py stage2 --model_name_or_path "$root/models/stage1" --dataset_name "$ins/reasoning.csv,$ins/risk_prediction.csv" \
+    --max_length 640 --per_device_train_batch_size 8 --max_steps 20 --learning_rate 1e-3
+  stage grpo.py stage3 --model_name_or_path "$root/models/stage2" --dataset_name "$ins/risk_prediction.csv" --max_steps 4 \
+    --max_prompt_length 500 --max_completion_length 8 --num_generations 4 --per_device_train_batch_size 8 --learning_rate 1e-4
+fi
+look "less $root/models/stage1.log; cat $root/models/stage1/README.md"
+
+step "Evaluation of what was trained: answers, p(yes), F1 and AUROC with intervals"
+evaluate "$root/models/stage1" stage1
+evaluate "$root/models/stage3" stage3 --think_prompt --direct_answer
+look "head -1 $root/results/stage3/outputs.jsonl; cat $root/results/stage3/result.json"
 
 step "Baselines to judge it by, and the report: one page with figures, tables and intervals"
-(cd "$repo" && "$python" -m evaluation.baselines "$root/results/tiny")
-(cd "$repo" && "$python" -m evaluation.report "$root/results/tiny" --markdown)
-look "open $root/results/tiny/report.html"
+report="$root/results/stage3/report.html"
+"$python" -m evaluation.baselines "$root/results/stage3"
+"$python" -m evaluation.report "$root/results/stage3" "$root/results/stage1" "$root/results/untrained" --markdown
+look "open $report"
 
 cat <<END
 
-Done. The model above is untrained, so its scores are those of chance.
+Done. The model above is tiny and trained for a minute on made-up chains: its scores say that the road works, nothing else.
 Now with your MIMIC-IV:
 
   bash scripts/quickstart.sh --mimic_dir /path/to/mimiciv --root_dir ./datas
 
 or step by step, as the README shows. Everything made here is in $root
-The report, for your browser: file://$root/results/tiny/report.html
+The report, for your browser: file://$report
 END

@@ -1,0 +1,71 @@
+"""Write reasoning chains from a template into an index: to try stage 2 of training where no language model is at hand.
+
+The chains have the form of real ones (extraction, reasoning, final results) but reason nothing: the record's last events
+and the answer, between fixed sentences. Each says that it is a template's. For chains worth training on see
+thinking_graph_preprocess/. Rows of risk tasks stay without a chain, as in the published data.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from mimiciv_dataset.commands import Summary, UserError, atomic_path, parse, parser, progress, run
+
+LABEL = "(Written by a template, not by a model.)"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    cli = parser(__doc__)
+    cli.add_argument("index", type=Path, help="index CSV")
+    cli.add_argument("--output_path", required=True, type=Path, help="the same rows with a column reasoning")
+    cli.add_argument("--events", type=int, default=4, help="events a chain names (4)")
+    args = parse(cli, argv)
+    summary = Summary("make_template_reasoning")
+
+    from mimiciv_dataset.index_files import read_rows
+    from mimiciv_dataset.mimiciv import MIMICIV
+
+    columns = read_rows(args.index).columns
+    if not columns:
+        raise UserError(f"{args.index}: wanted an index CSV, found a JSONL")
+    dataset = MIMICIV(args.root_dir, args.index, lazzy_mode=True, shuffle=False)
+    chains = 0
+    with args.index.open(newline="", encoding="utf-8") as file, atomic_path(args.output_path) as temporary:
+        rows = csv.DictReader(file)
+        with temporary.open("w", newline="", encoding="utf-8") as out:
+            writer = csv.DictWriter(out, list(dict.fromkeys([*columns, "reasoning"])))
+            writer.writeheader()
+            for number, row in enumerate(progress(rows, total=len(dataset), desc="template", unit="row")):
+                sample, text = dataset.with_text(number)
+                reasons = sample["task_info"]["task_type"] == "decision"
+                shown = [event for event in text.window if event]  # some tables have no text
+                writer.writerow(row | {"reasoning": chain(shown[-args.events :], sample["output"]) if reasons else ""})
+                chains += reasons
+    summary.print(f"{len(dataset):,} rows read, {chains:,} chains by a template → {args.output_path}", len(dataset), "rows")
+
+
+def chain(events: Sequence[str], answer: str) -> str:
+    """A chain that names these events, as they are rendered, and the answer.
+
+    >>> print(chain(["## Pyxis [2100-01-01 05:30:00]\\n- Name: Aspirin"], "Heparin"))
+    (Written by a template, not by a model.)
+    ## Extraction
+    - **Pyxis [2100-01-01 05:30:00]**: Name: Aspirin
+    ## Reasoning
+    What comes next follows from the record's last events.
+    ## Final Results
+    Heparin
+    """
+    named = []
+    for event in events:
+        title, *lines = event.splitlines()
+        shown = [line.strip("| -") for line in lines if line.strip("| -")]
+        named.append(f"- **{title.removeprefix('## ')}**: {shown[-1] if shown else 'recorded'}")
+    reasoning = "What comes next follows from the record's last events."
+    return "\n".join([LABEL, "## Extraction", *named, "## Reasoning", reasoning, "## Final Results", answer])
+
+
+if __name__ == "__main__":
+    run(main)
