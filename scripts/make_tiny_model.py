@@ -42,8 +42,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_argument("--text", nargs="+", type=Path, default=[], help="text files to train the tokenizer on as well")
     cli.add_argument("--samples", type=int, default=400, help="records rendered for the tokenizer (400)")
     cli.add_argument("--vocab_size", type=int, default=4096)
-    cli.add_argument("--whole_numbers", action="store_true", help="numbers may be one token, not one a digit: shorter records, "
-                     "and a small model sees a value at once")  # fmt: skip
+    cli.add_argument("--whole_numbers", action="store_true", help="numbers may be one token, not one a digit: shorter "
+                     "records, and a small model sees a value at once")  # fmt: skip
     cli.add_argument("--hidden_size", type=int, default=64)
     cli.add_argument("--intermediate_size", type=int, help="of the feed-forward layers (3 × hidden)")
     cli.add_argument("--layers", type=int, default=2)

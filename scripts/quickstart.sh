@@ -102,7 +102,7 @@ stage() {  # SCRIPT OUTPUT FLAGS; small enough for a laptop: drop --max_steps, a
 }
 if [ ! -f "$root/models/stage3/config.json" ]; then
   stage sft.py stage1 --model_name_or_path "$tiny" --dataset_name "$ins/decision_making.csv,$ins/risk_prediction.csv" \
-    --max_length 512 --per_device_train_batch_size 8 --max_steps 40 --learning_rate 3e-3
+    --max_length 512 --per_device_train_batch_size 8 --max_steps 120 --learning_rate 4e-3
   stage sft.py stage2 --model_name_or_path "$root/models/stage1" --dataset_name "$ins/reasoning.csv,$ins/risk_prediction.csv" \
     --max_length 640 --per_device_train_batch_size 8 --max_steps 20 --learning_rate 1e-3
   stage grpo.py stage3 --model_name_or_path "$root/models/stage2" --dataset_name "$ins/risk_prediction.csv" --max_steps 4 \

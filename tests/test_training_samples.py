@@ -74,7 +74,7 @@ def test_prompt_ids_are_a_prefix_of_all_ids(small_root: Path, tokenizer) -> None
 
 
 def test_prompt_ids_are_a_prefix_on_real_records(demo: Path, tokenizer) -> None:
-    """Every 200th sample of the demo (all 48,632 were checked once by hand: docs/training.md)."""
+    """Every 200th sample of the demo (every 40th was, once: docs/training.md)."""
     files = [str(demo / f"task_index/all/{task}.csv") for task in all_tasks(demo)]
     source = Source(demo, files, tokenizer, 4096)
     prefixes_hold(source, range(0, len(source), 200))
