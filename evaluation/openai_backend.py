@@ -179,6 +179,7 @@ class ChatBuilder(PromptBuilder):
 
     def __init__(self, tokenizer: str | None = None) -> None:
         self.tokenizer = load_tokenizer(tokenizer) if tokenizer else None
+        self._last = ("", [])
 
     @property
     def template_sha256(self) -> str:

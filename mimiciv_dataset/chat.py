@@ -157,6 +157,7 @@ class PromptBuilder:
         self.empty_think = empty_think
         self.template: str = tokenizer.get_chat_template()
         self._switch = "enable_thinking" in self.template
+        self._last: tuple[str, list[int]] = ("", [])
 
     @property
     def template_sha256(self) -> str:
@@ -170,9 +171,15 @@ class PromptBuilder:
         )
         return text if mode == THINK or self._switch else _unopened(text) + self.empty_think
 
+    def ids(self, text: str) -> list[int]:
+        """Token ids of a text that already holds its special tokens; not to be changed: the last text's are kept."""
+        if self._last[0] != text:
+            self._last = (text, self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self._last[1]
+
     def tokens(self, text: str) -> int:
         """Number of tokens of a text that already holds its special tokens."""
-        return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return len(self.ids(text))
 
     def fit(
         self, text: SampleText, instruction: str, mode: str, max_tokens: int, prefix: str = ""

@@ -255,7 +255,7 @@ class TokenSamples:
             self.left_out += 1
             return {"input_ids": [tokenizer.eos_token_id], "labels": [IGNORED]}
         # Apart, as at inference: there the prompt's tokens are given and the answer's follow.
-        prompt = tokenizer(rendered.prompt, add_special_tokens=False)["input_ids"]
+        prompt = self.source.builder.ids(rendered.prompt)  # counted just now, to fit
         answer = tokenizer(rendered.completion, add_special_tokens=False)["input_ids"]
         labels = prompt + answer if self.loss_on_prompt else [IGNORED] * len(prompt) + answer
         return {"input_ids": prompt + answer, "labels": labels}
