@@ -168,7 +168,7 @@ def answer_faults(answer: str, target: Sequence[str], limits: Limits) -> list[Fa
     right = right_answers(answer, target)
     wrong = [item for item in read_items(answer) if _folded(item) not in true]
     found = []
-    if right < limits.min_right * len(true):
+    if right / len(true) < limits.min_right:
         found.append(Fault("too_few", f"{right} of {len(true)}"))
     if len(wrong) > limits.max_wrong:
         found.append(Fault("wrong_answer", "; ".join(wrong)))

@@ -1,9 +1,9 @@
 """Reasoning chains → the chains to train on: checked against the record and the right answer.
 
-Reads the evidence rows and the replies of reasoning_generation.py. A chain is kept if it is finished, has its three sections in
-order, names at least --min_right of the right answers and at most --max_wrong others under Final Results, speaks of nothing it
-was given, cites only events that the record has at that time, and takes every number under Extraction from the event it cites.
-With --verifier_model a second reader, who sees record and reasoning without the conclusion, must reach the answer too.
+Reads the evidence rows and the replies of reasoning_generation.py. A chain is kept if it is finished, has its three sections
+in order, names at least --min_right of the right answers and at most --max_wrong others under Final Results, speaks of nothing
+it was given, cites only events that the record has at that time, and takes every number under Extraction from the event it
+cites. With --verifier_model a second reader, who sees record and reasoning without the conclusion, must reach the answer too.
 
 Writes OUTPUT.csv (a row of the index with its best chain as `reasoning`: training on chains reads it as it is),
 OUTPUT.rejects.jsonl (each rejected chain and why) and OUTPUT.reasons.json (the table that is printed).
