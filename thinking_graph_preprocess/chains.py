@@ -31,7 +31,7 @@ REASONS = {
 _CITATION = r"\*\*\s*([^*\[\]\n]+?)\s*\[([^\[\]*\n]*)\]\s*:?\s*\*\*"
 _CITED = re.compile(_CITATION)
 _CITED_LINE = re.compile(rf"\s*(?:(?:\d+[.)]|[-*])\s+)?{_CITATION}")
-_LIST_MARKER = re.compile(r"^\s*(?:\d+[.)]|[-*])\s+", re.MULTILINE)
+_LIST_MARKER = re.compile(r"\n\s*(?:\d+[.)]|[-*])\s+")
 _HEADING = re.compile(r"## (.+) \[([^\]\n]*)\]")
 _CONCLUSION = re.compile(rf"^\s*{FINAL}\s*$", re.MULTILINE)
 _NUMBER = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d*\.\d+|\d+")
@@ -79,7 +79,8 @@ class Record:
             heading = _HEADING.match(part or "")
             if heading:
                 key = _folded(heading[1]), heading[2].strip()
-                self._texts[key] = self._texts.get(key, "") + "\n" + part  # two events of a table at the same second
+                body = part[heading.end() :]
+                self._texts[key] = self._texts.get(key, "") + body  # two events of a table can start at the same second
         self.names = {name for name, _ in self._texts}
 
     def fault(self, name: str, time: str) -> Fault | None:
@@ -88,10 +89,19 @@ class Record:
             return None
         return Fault("wrong_time" if _folded(name) in self.names else "unknown_event", f"{name} [{time}]")
 
-    def numbers(self, name: str, time: str) -> set[float]:
-        """All numbers in an event, those of its heading too."""
+    def strange_numbers(self, said: str, name: str, time: str) -> list[float]:
+        """The numbers in what is said of an event that do not stand in it; its own date and time may be said too.
+
+        >>> record = Record(SampleText("", "", "", ("## Triage [2150-01-01 08:00:00]\\n- Pain: 5",)))
+        >>> record.strange_numbers("at 08:00 pain 5.0, later 8", "Triage", "2150-01-01 08:00:00")
+        [8.0]
+        """
         text = self._texts[_folded(name), time.strip()]
-        return set(numbers(text)) | set(numbers(text.replace(",", " ")))
+        known = {*numbers(text), *numbers(text.replace(",", " "))}
+        date, _, clock = time.strip().partition(" ")
+        for own in (time.strip(), date, clock, clock[:5]):
+            said = re.sub(rf"(?<!\d){re.escape(own)}(?!\d)", " ", said) if own else said
+        return sorted(set(numbers(_IN_WORD.sub(" ", said))) - known)
 
 
 def faults(
@@ -219,14 +229,14 @@ def extraction_faults(extraction: str, record: Record) -> list[Fault]:
         if line.strip() and not line[0].isspace() and not _CITED_LINE.match(line)
     ]
     cited = list(_CITED.finditer(extraction))
-    ends = [*(citation.start() for citation in cited[1:]), len(extraction)]
-    for citation, end in zip(cited, ends, strict=True):
+    for number, citation in enumerate(cited, 1):
+        end = cited[number].start() if number < len(cited) else len(extraction)
         name, time = citation.groups()
         if record.fault(name, time) is None:
-            said = _IN_WORD.sub(" ", _LIST_MARKER.sub("", extraction[citation.end() : end]))
-            strange = set(numbers(said)) - record.numbers(name, time)
+            said = _LIST_MARKER.sub("\n", extraction[citation.end() : end])
+            strange = record.strange_numbers(said, name, time)
             if strange:
-                found.append(Fault("wrong_number", f"{name} [{time}]: {', '.join(f'{n:g}' for n in sorted(strange))}"))
+                found.append(Fault("wrong_number", f"{name} [{time}]: {', '.join(f'{n:g}' for n in strange)}"))
     return found
 
 
