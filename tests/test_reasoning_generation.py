@@ -287,6 +287,18 @@ def test_a_refused_key_stops_the_run(small_root: Path, evidence: Path, tmp_path:
     assert done.returncode == 2 and "OPENAI_API_KEY" in done.stderr and read_chains(tmp_path / "out") == []
 
 
+def test_a_server_that_answers_nothing_stops_the_run(small_root: Path, tmp_path: Path) -> None:
+    evidence = small_root / "task_index/all/next_event.csv"  # an index without graphs will do
+    with ScriptedServer(lambda body, number: {"status": 400, "message": "no such parameter"}) as server:
+        flags = words(small_root, evidence, tmp_path / "out", "--base_url", server.url, "--num_worker", 4)
+        with pytest.raises(UserError, match="found errors only, 20 of them, such as HTTP 400: no such parameter"):
+            here(*flags)
+    assert len(server.asked) < 30
+    with ScriptedServer(good) as server:
+        assert here(*words(small_root, evidence, tmp_path / "out", "--base_url", server.url)) == 0
+    assert len(server.asked) == 80
+
+
 @pytest.mark.parametrize(
     ("change", "flags", "message"),
     [

@@ -73,9 +73,9 @@ from thinking_graph_preprocess.reasoning_generation import (
     PROMPTS,
     VERIFIER,
     WITHOUT_FORMAT,
+    Fitter,
     Row,
     fit,
-    fitter,
     place,
     read_prompt,
     read_rows,
@@ -247,7 +247,7 @@ class Verifier:
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.args, self.template, self.builder = args, read_prompt(args.prompts, VERIFIER), fitter(args.tokenizer)
+        self.args, self.template, self.fitter = args, read_prompt(args.prompts, VERIFIER), Fitter(args.tokenizer)
         self.said: dict[str, str] = {}
 
     def key(self, judged: Judged, chain: Chain) -> str:
@@ -261,7 +261,7 @@ class Verifier:
         """The request for a chain; None if it does not fit."""
         args = self.args
         prompt, dropped = fit(
-            self.builder, self.template, judged.text, args.max_seq_len - args.max_new_tokens,
+            self.fitter, self.template, judged.text, args.max_seq_len - args.max_new_tokens,
             question=judged.question, reasoning=before_conclusion(chain.text),
         )  # fmt: skip
         if dropped is not None and not dropped.fits:
@@ -271,7 +271,7 @@ class Verifier:
             "model": args.verifier_model, "messages": [{"role": "user", "content": prompt}], "temperature": 0,
             "max_completion_tokens": args.max_new_tokens,
         }  # fmt: skip
-        return Ask(line, body, self.builder.tokens(prompt), args.max_new_tokens)
+        return Ask(line, body, self.fitter.tokens(prompt), args.max_new_tokens)
 
     def faults(self, judged: Judged, chain: Chain, limits: Limits) -> list[Fault]:
         """`not_reached` where its answer is not good enough."""
@@ -311,12 +311,11 @@ def verify(judge: Judge, rows: Sequence[Row], args: argparse.Namespace) -> bool:
                 verifier.said[line["key"]] = (split_reasoning(line["choices"][0])[1] or "") if done else ""
     for reason, number in errors.most_common():
         print(f"no reply on {number:,} chains: {reason}; the same command asks again", file=sys.stderr)
-    stopped = meter.stopped
-    if stopped:
+    if meter.stopped:
         print(f"stopped before --max_cost {args.max_cost:g}: not all chains are read", file=sys.stderr)
     print(f"second reader: {len(wanted):,} chains, {meter.status()}", flush=True)
     judge.verifier = verifier
-    return not errors and not stopped
+    return not errors and not meter.stopped
 
 
 # --- outputs

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evaluation.client import add_server_flags, make_client
+from evaluation.openai_backend import ChatBuilder
 from mimiciv_dataset.chat import sha256
 from mimiciv_dataset.commands import (
     Summary,
@@ -46,7 +47,6 @@ from thinking_graph_preprocess.model_replies import (
 )
 
 if TYPE_CHECKING:
-    from evaluation.openai_backend import ChatBuilder
     from mimiciv_dataset.chat import Dropped
     from mimiciv_dataset.mimiciv import MIMICIV
     from mimiciv_dataset.text import SampleText
@@ -263,20 +263,16 @@ def knowledge(paths: Paths) -> str:
 _RECORD = "\0"  # stands for the record in a prompt that is not yet fitted; no text of a record or name holds it
 
 
-def fitter(tokenizer: str | None) -> ChatBuilder:
-    """Fits records into prompts by the rules of all prompts (docs/data.md); its `prompt` puts a record into a filled one."""
-    from evaluation.openai_backend import ChatBuilder
+class Fitter(ChatBuilder):
+    """Fits records into prompts by the rules of all prompts (docs/data.md): puts them into prompts that are filled already."""
 
-    class Fitter(ChatBuilder):
-        def prompt(self, record: str, instruction: str, mode: str) -> str:
-            return instruction.replace(_RECORD, record)
-
-    return Fitter(tokenizer)
+    def prompt(self, record: str, instruction: str, mode: str) -> str:
+        return instruction.replace(_RECORD, record)
 
 
-def fit(builder: ChatBuilder, template: str, text: SampleText, room: int, **values: str) -> tuple[str, Dropped | None]:
+def fit(fitter: Fitter, template: str, text: SampleText, room: int, **values: str) -> tuple[str, Dropped | None]:
     """A filled prompt of at most `room` tokens, and what its record lost: whole events, the oldest first."""
-    return builder.fit(text, fill(template, record=_RECORD, **values), "", room)
+    return fitter.fit(text, fill(template, record=_RECORD, **values), "", room)
 
 
 class AskMaker:
@@ -288,7 +284,7 @@ class AskMaker:
 
     def __init__(self, args: argparse.Namespace, prompts: dict[str, str]) -> None:
         self.args, self.prompts = args, prompts
-        self.builder = fitter(args.tokenizer)
+        self.fitter = Fitter(args.tokenizer)
         self.shortened = self.too_long = 0
         self._settings = [args.model, args.temperature, args.n, args.max_new_tokens, args.max_seq_len, args.tokenizer]
 
@@ -325,7 +321,7 @@ class AskMaker:
         paths = read_graph(columns.get("graph"))
         variant = self.variant(paths)
         prompt, dropped = fit(
-            self.builder, self.prompts[variant], dataset.text(index), args.max_seq_len - args.max_new_tokens,
+            self.fitter, self.prompts[variant], dataset.text(index), args.max_seq_len - args.max_new_tokens,
             question=dataset.instructions[columns["task"]], knowledge=knowledge(paths),
             answer="\n".join(f"- {name}" for name in label_list(columns["target"])),
         )  # fmt: skip
@@ -337,7 +333,7 @@ class AskMaker:
             "model": args.model, "messages": [{"role": "user", "content": prompt}], "temperature": args.temperature,
             "n": args.n, "max_completion_tokens": args.max_new_tokens,
         }  # fmt: skip
-        return Ask(line, body, self.builder.tokens(prompt), args.n * args.max_new_tokens)
+        return Ask(line, body, self.fitter.tokens(prompt), args.n * args.max_new_tokens)
 
 
 if __name__ == "__main__":
