@@ -3,14 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Iterator
 from importlib.util import find_spec
 from math import log
 from pathlib import Path
@@ -164,37 +157,6 @@ def test_infer_asks_a_server(tiny_model: Path, tmp_path: Path) -> None:
 
 
 # --- a real server
-
-
-@pytest.fixture(scope="module")
-def vllm_server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a vLLM server on the CPU that serves the tiny model under the name `tiny`."""
-    from evaluation.vllm_backend import CPU_ENVIRONMENT
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log_file = tmp_path_factory.mktemp("server") / "log"
-    with log_file.open("wb") as file:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(tiny_model),
-             "--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port), "--enforce-eager",
-             "--dtype", "float32", "--max-model-len", "4096", "--generation-config", "vllm"],
-            stdout=file, stderr=subprocess.STDOUT, env={**os.environ, **CPU_ENVIRONMENT, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-    try:
-        for _ in range(600):
-            if server.poll() is not None:
-                raise AssertionError(log_file.read_text(encoding="utf-8")[-3000:])
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
-                    break
-            except OSError:
-                time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        server.terminate()
-        server.wait(30)
 
 
 @pytest.mark.slow
