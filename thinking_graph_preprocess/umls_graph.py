@@ -1,0 +1,284 @@
+"""The graph of medical concepts: shortest paths between two terms, each relation named in the direction it is walked.
+
+    python thinking_graph_preprocess/umls_graph.py --graph DIR "Term A" "Term B"    # one path as JSON, null if there is none
+    python thinking_graph_preprocess/umls_graph.py --graph DIR --pairs FILE         # tab-separated terms; a JSON line a pair
+
+DIR is made by build_umls_graph.py. Its arrays are memory-mapped, so processes share them and a query reads what it touches.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mimiciv_dataset.commands import Summary, UserError, parser, progress, read_json, require, run
+
+if TYPE_CHECKING:
+    import numpy as np
+
+MAX_HOPS, MAX_NODES = 10, 2000
+
+FORBIDDEN = ("subset_includes_concept", "concept_in_subset", "has_contraindicated_drug", "contraindicated_with_disease")
+"""Relations that no path walks: lists that hold everything, and what must not be given."""
+
+INVERSE = "inverse_"
+"""Before the name of a relation that is walked against its row, where no name of its inverse is known."""
+
+HOW_TO_MAKE = "make it with thinking_graph_preprocess/build_umls_graph.py"
+
+
+class Limits(NamedTuple):
+    """How far a search goes: relations of a path, and concepts expanded."""
+
+    max_hops: int = MAX_HOPS
+    max_nodes: int = MAX_NODES
+
+
+def normalised(term: str) -> str:
+    """A term without case, punctuation and runs of white space, by which terms are found that are not spelt the same.
+
+    >>> normalised("  Diabetes Mellitus, Type-2 ")
+    'diabetes mellitus type 2'
+    """
+    return " ".join("".join(c if c.isalnum() else " " for c in term.casefold()).split())
+
+
+def term_hash(term: str) -> int:
+    """64 bits that stand for a term; among tens of millions of terms two share them with a chance of one in ten thousand."""
+    import hashlib
+
+    return int.from_bytes(hashlib.blake2b(term.encode("utf-8"), digest_size=8).digest(), "little")
+
+
+class Graph:
+    """A graph folder, memory-mapped.
+
+    Nodes are numbers; `cui(node)` and `name(node)` say which concept one is.
+
+    Args:
+        folder: made by build_umls_graph.py.
+        limits: of a search.
+        forbidden: relations that no path walks, in either direction.
+
+    Raises:
+        UserError: the folder is missing or not whole.
+    """
+
+    def __init__(self, folder: Path | str, limits: Limits = Limits(), forbidden: Sequence[str] = FORBIDDEN) -> None:  # noqa: B008
+        import numpy as np
+
+        self.folder = require(folder, "a graph folder", HOW_TO_MAKE)
+        self.limits = limits
+        self.about = read_json(require(self.folder / "about.json", "a whole graph folder", HOW_TO_MAKE))
+        relations = self.about["relations"]
+        self.relations: list[str] = relations["names"]
+        inverse: list[int] = relations["inverse"]
+        banned = {number for number, name in enumerate(self.relations) if name in forbidden}
+        banned |= {inverse[number] for number in banned} | {
+            number for number in range(len(inverse)) if inverse[number] in banned
+        }
+        self._allowed = np.array([number not in banned for number in range(len(self.relations))], dtype=bool)
+        for name in ("offsets", "neighbours", "labels", "cuis", "name_offsets", "name_text", "term_hashes", "term_nodes"):
+            setattr(self, f"_{name}", self._array(name))
+        self._seen: np.ndarray | None = None
+
+    def _array(self, name: str) -> np.ndarray:
+        import numpy as np
+
+        path = require(self.folder / f"{name}.npy", "an array of the graph", HOW_TO_MAKE)
+        try:
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        except ValueError as error:
+            raise UserError(f"{path}: wanted an array of the graph, found a broken file ({error}); {HOW_TO_MAKE}") from None
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def cui(self, node: int) -> str:
+        return self._cuis[node].decode()
+
+    def name(self, node: int) -> str:
+        begin, end = self._name_offsets[node : node + 2]
+        return bytes(self._name_text[begin:end]).decode("utf-8")
+
+    def node_of_cui(self, cui: str) -> int | None:
+        import numpy as np
+
+        wanted = cui.encode()
+        at = int(np.searchsorted(self._cuis, wanted))
+        return at if at < len(self._cuis) and self._cuis[at] == wanted else None
+
+    def node_of_term(self, term: str) -> int | None:
+        """The concept that a term names: as written, else by its normalised form."""
+        import numpy as np
+
+        for spelling in (term, normalised(term)):
+            wanted = np.uint64(term_hash(spelling))
+            at = int(np.searchsorted(self._term_hashes, wanted))
+            if at < len(self._term_hashes) and self._term_hashes[at] == wanted:
+                return int(self._term_nodes[at])
+        return None
+
+    @cached_property
+    def _search(self) -> Callable[..., int]:
+        return _compiled()
+
+    def shortest(self, source: int, target: int) -> list[int] | None:
+        """Nodes of a shortest path, both ends included; None if there is none within the limits."""
+        import numpy as np
+
+        if self._seen is None:  # who was reached from which side, in which search, and through whom
+            self._seen = np.zeros((2, len(self)), np.int32)
+            self._parent = np.empty((2, len(self)), np.int32)
+            self._queue = np.empty((2, len(self)), np.int32)
+            self._searches = 0
+        self._searches += 1
+        path = np.empty(self.limits.max_hops + 2, np.int32)
+        length = self._search(
+            self._offsets, self._neighbours, self._labels, self._allowed, source, target, self.limits.max_hops,
+            self.limits.max_nodes, self._seen, self._parent, self._queue, self._searches, path,
+        )  # fmt: skip
+        return path[:length].tolist() if length else None
+
+    def relation(self, source: int, target: int) -> str:
+        """The relation from one node to its neighbour that a path names: the first allowed one."""
+        begin, end = self._offsets[source : source + 2]
+        for at in range(begin, end):
+            if self._neighbours[at] == target and self._allowed[self._labels[at]]:
+                return self.relations[self._labels[at]]
+        raise KeyError((source, target))
+
+    def path(self, source: str, target: str) -> list[str] | None:
+        """[term, relation, term, …]; None if a term is unknown, both name one concept, or nothing links them."""
+        nodes = self.node_of_term(source), self.node_of_term(target)
+        if None in nodes or nodes[0] == nodes[1]:
+            return None
+        return self.path_of_nodes(*nodes)
+
+    @lru_cache(maxsize=1_000_000)  # noqa: B019  a graph lives as long as its process
+    def path_of_nodes(self, source: int, target: int) -> list[str] | None:
+        """`path` of two different nodes, remembered."""
+        nodes = self.shortest(source, target)
+        if nodes is None:
+            return None
+        found = [self.name(nodes[0])]
+        for here, there in zip(nodes, nodes[1:], strict=False):
+            found += [self.relation(here, there), self.name(there)]
+        return found
+
+
+@lru_cache(maxsize=1)
+def _compiled() -> Callable[..., int]:
+    """The search as machine code, kept between runs."""
+    import numba
+
+    @numba.njit(cache=True)
+    def search(
+        offsets, neighbours, labels, allowed, source, target, max_hops, max_nodes, seen, parent, queue, number, path
+    ):  # fmt: skip
+        """Breadth first from both ends, the smaller frontier a whole level at a time; the number of nodes of the path, or 0.
+
+        `seen[side, node] == number` marks who was reached in this search, so that nothing must be cleared after it.
+        """
+        if source == target:
+            path[0] = source
+            return 1
+        ends = (source, target)
+        begin = [0, 0]  # of each side's frontier in its queue
+        end = [1, 1]
+        for side in range(2):
+            seen[side, ends[side]] = number
+            parent[side, ends[side]] = -1
+            queue[side, 0] = ends[side]
+        expanded = 0
+        hops = 0
+        while hops < max_hops:
+            side = 0 if end[0] - begin[0] <= end[1] - begin[1] else 1
+            if begin[side] == end[side]:
+                return 0
+            hops += 1
+            level_end = end[side]
+            for at in range(begin[side], level_end):
+                if expanded >= max_nodes:
+                    return 0
+                expanded += 1
+                node = queue[side, at]
+                for edge in range(offsets[node], offsets[node + 1]):
+                    if not allowed[labels[edge]]:
+                        continue
+                    other = neighbours[edge]
+                    if seen[side, other] == number:
+                        continue
+                    seen[side, other] = number
+                    parent[side, other] = node
+                    if seen[1 - side, other] == number:  # the sides meet: write both halves down
+                        length = 0
+                        here = other
+                        while here != -1:
+                            path[length] = here
+                            length += 1
+                            here = parent[0, here]
+                        for low in range(length // 2):
+                            path[low], path[length - 1 - low] = path[length - 1 - low], path[low]
+                        here = parent[1, other]
+                        while here != -1:
+                            path[length] = here
+                            length += 1
+                            here = parent[1, here]
+                        return length
+                    queue[side, end[side]] = other
+                    end[side] += 1
+            begin[side] = level_end
+        return 0
+
+    return search
+
+
+def add_search_flags(cli: Any) -> None:
+    """How far a search goes."""
+    cli.add_argument("--max_hops", type=int, default=MAX_HOPS, help=f"relations of a path at most ({MAX_HOPS})")
+    cli.add_argument("--max_nodes", type=int, default=MAX_NODES, help=f"concepts a search expands at most ({MAX_NODES})")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    cli = parser(__doc__)
+    cli.add_argument("terms", nargs="*", metavar="TERM", help="two terms")
+    cli.add_argument("--graph", type=Path, required=True, help="folder made by build_umls_graph.py")
+    cli.add_argument("--pairs", type=Path, help="file with two terms a line, a tab between")
+    add_search_flags(cli)
+    args = cli.parse_args(argv)
+    if bool(args.pairs) == bool(args.terms) or len(args.terms) not in (0, 2):
+        raise UserError(f"umls_graph.py: wanted two terms or --pairs FILE, found {len(args.terms)} terms"
+                        f"{' and --pairs' if args.pairs else ''}")  # fmt: skip
+    graph = Graph(args.graph, Limits(args.max_hops, args.max_nodes))
+    if args.terms:
+        for term in args.terms:
+            if graph.node_of_term(term) is None:
+                raise UserError(f"{term!r}: wanted a term of the graph, found no such")
+        print(json.dumps(graph.path(*args.terms), ensure_ascii=False))
+        return 0
+    summary = Summary("umls_graph")
+    lines = (
+        require(args.pairs, "a file of pairs", "write two terms a line, a tab between")
+        .read_text(encoding="utf-8")
+        .splitlines()
+    )
+    found = 0
+    for number, line in enumerate(progress(lines, desc="umls_graph", unit="pair"), 1):
+        terms = line.split("\t")
+        if len(terms) != 2:
+            raise UserError(f"{args.pairs}, line {number}: wanted two terms with a tab between, found {len(terms)}")
+        path = graph.path(*terms)
+        found += path is not None
+        print(json.dumps(path, ensure_ascii=False))
+    import sys
+
+    print(summary.line(f"{len(lines):,} pairs, {found:,} linked", len(lines), "pairs"), file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
