@@ -30,7 +30,6 @@ from mimiciv_dataset.commands import (
     chunk,
     parse,
     parser,
-    read_json,
     run,
     share_work,
 )  # fmt: skip
@@ -40,7 +39,7 @@ from mimiciv_dataset.lookups import Lookups
 from mimiciv_dataset.samples import decision_target
 from mimiciv_dataset.timeline import Timeline
 from mimiciv_dataset.trajectory import Trajectories
-from thinking_graph_preprocess.concept_files import FREE_TEXT, GRAPH_TASKS, TEXT, claim, normalise, schema
+from thinking_graph_preprocess.concept_files import FREE_TEXT, GRAPH_TASKS, TEXT, claim, index_identity, normalise, schema
 from thinking_graph_preprocess.workers import Tick, in_processes
 
 if TYPE_CHECKING:
@@ -165,12 +164,6 @@ def patients_of_index(groups: dict[str, list[str]], index: Sequence[Path]) -> di
             f"{len(named) - sum(map(len, found.values())):,} who have none; index and trajectories belong to different builds"
         )
     return found
-
-
-def index_identity(path: Path) -> Any:
-    """What an index was made from, for telling another one; None for a released file."""
-    provenance = path / "provenance.json"
-    return read_json(provenance)["options"] if provenance.exists() else None
 
 
 def path_of(job: Job, group: str) -> Path:

@@ -8,7 +8,7 @@ null), negated (negated, of the family, or hypothetical).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mimiciv_dataset.commands import UserError, read_json, write_json
 from mimiciv_dataset.tasks import TASKS, Task
@@ -74,3 +74,9 @@ def claim(folder: Path, options: dict, flags: str) -> None:
             f"or choose another {flags}"
         )
     write_json(path, options)
+
+
+def index_identity(path: Path) -> Any:
+    """What an index was made from, for telling another one; None for a released file."""
+    provenance = path / "provenance.json"
+    return read_json(provenance)["options"] if provenance.exists() else None
