@@ -223,28 +223,38 @@ def scan_rrf(path: Path, columns: Sequence[str]) -> pl.LazyFrame:
     )  # fmt: skip
 
 
+def check_rows(frame: pl.LazyFrame, whole: pl.Expr, path: Path) -> None:
+    """Raise a `UserError` if rows of an RRF file are not as `whole` says: cut off, or with a field too many."""
+    import polars as pl
+
+    try:
+        broken = frame.select((~whole).fill_null(True).sum()).collect(engine="streaming").item()
+    except pl.exceptions.ComputeError as error:
+        raise UserError(f"{path}: wanted an RRF file, found: {str(error).splitlines()[0][:120]}; copy it again") from None
+    if broken:
+        raise UserError(f"{path}: wanted whole rows, found {broken:,} that are cut off or have other fields; copy it again")
+
+
 def umls_concepts(folder: Path) -> tuple[list[tuple[str, str]], Iterator[tuple[str, int]]]:
     """Concepts and terms for `write`. A term of several concepts goes to one it is the preferred name of, then by CUI.
 
     Raises:
-        UserError: a file has broken lines, or no usable term.
+        UserError: a file has broken rows, or no English term.
     """
     import polars as pl
 
     preferred = (pl.col("TS") == "P") & (pl.col("STT") == "PF") & (pl.col("ISPREF") == "Y")
-    try:
-        kinds = scan_rrf(folder / "MRSTY.RRF", _MRSTY).filter(pl.col("TUI").is_in(list(SEMANTIC_TYPES))).select("CUI").unique()
-        rows = (
-            scan_rrf(folder / "MRCONSO.RRF", _MRCONSO)
-            .filter((pl.col("LAT") == "ENG") & (pl.col("SUPPRESS") == "N") & pl.col("STR").is_not_null())
-            .join(kinds, on="CUI", how="semi", maintain_order="left")
-            .select("CUI", pl.col("STR").str.strip_chars(), other=~preferred)
-            .collect(engine="streaming")
-            .sort("CUI", "other", maintain_order=True)
-        )
-    except pl.exceptions.ComputeError as error:
-        reason = str(error).splitlines()[0][:120]
-        raise UserError(f"{folder}: wanted whole MRCONSO.RRF and MRSTY.RRF, found: {reason}; copy them again") from None
+    terms, kinds = scan_rrf(folder / "MRCONSO.RRF", _MRCONSO), scan_rrf(folder / "MRSTY.RRF", _MRSTY)
+    check_rows(terms, pl.col("SUPPRESS").is_in(["N", "O", "E", "Y"]), folder / "MRCONSO.RRF")
+    check_rows(kinds, pl.col("TUI").str.contains(r"^T\d{3}$"), folder / "MRSTY.RRF")
+    clinical = kinds.filter(pl.col("TUI").is_in(list(SEMANTIC_TYPES))).select("CUI").unique()
+    rows = (
+        terms.filter((pl.col("LAT") == "ENG") & (pl.col("SUPPRESS") == "N") & pl.col("STR").is_not_null())
+        .join(clinical, on="CUI", how="semi", maintain_order="left")
+        .select("CUI", pl.col("STR").str.strip_chars(), other=~preferred)
+        .collect(engine="streaming")
+        .sort("CUI", "other", maintain_order=True)
+    )
     if rows.is_empty():
         raise UserError(
             f"{folder}: wanted English terms of clinical concepts, found none; was the subset made with English sources?"
