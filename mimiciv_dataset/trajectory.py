@@ -34,6 +34,9 @@ ROW_GROUP_EVENTS = 128
 
 SUBJECTS = "subjects.arrow"
 PROVENANCE = "provenance.json"
+GROUP_FILES = 500
+"""Patients' files that make a group of patients."""
+
 OPEN_FILES = 32
 """Shards a reader keeps open."""
 
@@ -122,6 +125,17 @@ class Trajectories:
         if self.sharded:
             return [str(subject_id) for subject_id in self._subjects["subject_id"]]
         return sorted((path.stem for path in self.folder.glob("*.parquet")), key=lambda text: (len(text), text))
+
+    def groups(self) -> dict[str, list[str]]:
+        """All patients in groups that are good to read together, by name: a shard, or `GROUP_FILES` files of one patient."""
+        subjects = self.subject_ids()
+        if not self.sharded:
+            starts = range(0, len(subjects), GROUP_FILES)
+            return {f"patients-{i:05d}": subjects[start : start + GROUP_FILES] for i, start in enumerate(starts)}
+        found: dict[str, list[str]] = {}
+        for subject_id, shard in zip(subjects, self._subjects["shard"].tolist(), strict=True):
+            found.setdefault(f"shard-{shard:05d}", []).append(subject_id)
+        return dict(sorted(found.items()))
 
     @cached_property
     def digest(self) -> str | None:

@@ -1,0 +1,119 @@
+"""Which words of a note do not speak of what the patient has: negated, of the family, or hypothetical.
+
+After ConText (Harkema et al., J Biomed Inform 2009; NegEx: Chapman et al. 2001): a cue governs the words after it (or before
+it) up to the end of its sentence or a word that turns it, such as "but". The table of cues is our own and small; a new cue
+is one line. Phrases that look like a cue and are none ("gram negative") are in the table too: the longest phrase counts. A cue
+that is part of a concept's name ("diabetes without complications") governs nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from bisect import bisect_right
+from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING
+
+from thinking_graph_preprocess.term_search import COLON, PARAGRAPH, SENTENCE, PhraseTable, words_of
+
+if TYPE_CHECKING:
+    import numpy as np
+
+AFTER, BEFORE, FAMILY, TURN, NOTHING = range(5)
+"""What a cue does: governs what follows; governs what precedes; governs what follows, as a heading its whole paragraph;
+ends what other cues govern; nothing, it only looks like one."""
+
+CUES: dict[int, str] = {
+    # negated or hypothetical
+    AFTER: """
+        no | not | without | w/o | denies | denied | denying | deny | never had | never | nor | neither | absence of |
+        absent | lack of | lacks | lacking | free of | negative for | neg for | ruled out for | rules out | ruled out |
+        no evidence of | no evidence for | no sign of | no signs of | no history of | no hx of | not have | cannot see |
+        fails to reveal | failed to reveal | resolution of | rather than | instead of | non | none | declined | refused |
+        if | should he | should she | should you | should there | should the patient | return for | return to the ED for |
+        come back for | call for | watch for | monitor for | as needed for | prn | in case of | risk of | at risk for |
+        rule out | r/o | evaluate for | eval for | assess for | concern for | question of | screening for |
+        prevention of
+    """,
+    BEFORE: """
+        is negative | was negative | are negative | were negative | negative | neg | not seen | not identified |
+        not present | not detected | not visualized | not appreciated | not noted | is absent | are absent | was absent |
+        was ruled out | is ruled out | were ruled out | been ruled out | has been excluded | is excluded | unlikely |
+        is unlikely | was denied | were denied | prophylaxis
+    """,
+    FAMILY: """
+        family history | family hx | fam hx | fhx | fh | mother | father | mothers | fathers | brother | brothers |
+        sister | sisters | sibling | siblings | parents | grandmother | grandfather | grandparents | aunt | uncle |
+        cousin | son | daughter | niece | nephew | mom | dad | maternal | paternal | relatives
+    """,
+    TURN: """
+        but | however | although | though | except | except for | apart from | aside from | other than | yet |
+        nevertheless | which | who | secondary to | due to | because | because of | caused by | as a cause of |
+        presents with | presented with | presenting with | complains of | and the | and there is | and there are |
+        and is | and has | and had | and was | now with | consistent with
+    """,
+    NOTHING: """
+        gram negative | not only | no increase | no change | no changes | no significant change | no interval change |
+        not certain if | not certain whether | not necessarily | without difficulty | no further | not drain |
+        rh negative | non insulin dependent | non st | non contrast | if possible | if applicable | if tolerated | not all
+    """,
+}  # fmt: skip
+
+
+@cache
+def _cues() -> PhraseTable:
+    return PhraseTable.build((words_of(cue), effect) for effect, cues in CUES.items() for cue in cues.split("|"))
+
+
+def not_asserted(words: Sequence[str], hashed: np.ndarray, mentions: Sequence[tuple[int, int]] = ()) -> np.ndarray:
+    r"""For each word of a text, whether it is negated, about the family, or hypothetical.
+
+    >>> from thinking_graph_preprocess.term_search import hashes, tokens
+    >>> def plain(text, *mentions):
+    ...     words, _ = tokens(text)
+    ...     flags = not_asserted(words, hashes(words), mentions)
+    ...     return " ".join(word for word, flag in zip(words, flags) if not flag and word.isalpha())
+    >>> plain("No fever or cough, but chest pain.")
+    'No but chest pain'
+    >>> plain("Pneumonia was ruled out. Gram negative sepsis")
+    'was ruled out Gram negative sepsis'
+    >>> plain("Family History:\nFather had gout.\nAnd asthma.\n\nHypertension")
+    'Family History Hypertension'
+    >>> plain("diabetes without complications"), plain("diabetes without complications", (0, 3))
+    ('diabetes without', 'diabetes without complications')
+
+    Args:
+        words, hashed: the text's tokens, breaks among them, and their hashes.
+        mentions: the concepts found in it, from the left, without overlap: (first token, one past the last).
+
+    Returns:
+        (n,) bool.
+    """
+    import numpy as np
+
+    flags = np.zeros(len(words), bool)
+    cues = _cues().find(hashed)
+    if not cues:
+        return flags
+    paragraphs = [i for i, word in enumerate(words) if word == PARAGRAPH] + [len(words)]
+    sentences = [i for i, word in enumerate(words) if word in (SENTENCE, PARAGRAPH)]
+    turns = [start for start, _, effect in cues if effect == TURN]
+    stops = np.array(sorted([*sentences, *turns, len(words)]))
+    for start, end, effect in cues:
+        if effect == FAMILY:
+            heading = words[end : end + 1] == [COLON]
+            until = next(i for i in paragraphs if i >= end) if heading else stops[np.searchsorted(stops, end)]
+            flags[end:until] = True
+        elif effect in (AFTER, BEFORE) and not _inside(start, end, mentions):
+            turn = int(np.searchsorted(stops, end))
+            if effect == AFTER:
+                flags[end : stops[turn]] = True
+            else:
+                flags[(stops[turn - 1] if turn else 0) : start] = True
+    return flags
+
+
+def _inside(start: int, end: int, mentions: Sequence[tuple[int, int]]) -> bool:
+    """Whether a cue is a part of a mention, and not all of it."""
+    i = bisect_right(mentions, (start, sys.maxsize)) - 1
+    return i >= 0 and end <= mentions[i][1] and mentions[i] != (start, end)
