@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 SYSTEM = "You are a helpful assistant."
 EMPTY_THINK = "<think>\n\n</think>\n\n"
 
+SECTIONS = ("## Extraction", "## Reasoning", "## Final Results")
+"""Headings of a reasoning chain, in order, each on a line of its own."""
+
 PLAIN, THINK, NO_THINK = "plain", "think", "no_think"
 SUFFIXES = {PLAIN: "", THINK: "\n/think", NO_THINK: "\n/no_think"}
 """The modes, and what each adds to the user turn."""

@@ -6,22 +6,25 @@
 #   --mimic_dir DIR    your own MIMIC-IV (hosp/, icu/, ed/, note/) in place of the synthetic one
 #   --maps_from DIR    ready CCS and ATC maps for it (docs/data.md)
 #   --patients N       synthetic patients (200)
+#   --synthesis_url URL --synthesis_model NAME    a server of your own that writes the reasoning chains (else a template does)
 set -euo pipefail
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-root=./datas/quickstart mimic="" maps="" patients=200
+root=./datas/quickstart mimic="" maps="" patients=200 url="" chain_model=""
 while [ $# -gt 0 ]; do
   case "$1" in
     --root_dir) root=$2; shift 2 ;;
     --mimic_dir) mimic=$2; shift 2 ;;
     --maps_from) maps=$2; shift 2 ;;
     --patients) patients=$2; shift 2 ;;
-    -h|--help) sed -n '2,8p' "${BASH_SOURCE[0]}" | sed 's/^# \{0,1\}//'; exit 0 ;;
+    --synthesis_url) url=$2; shift 2 ;;
+    --synthesis_model) chain_model=$2; shift 2 ;;
+    -h|--help) sed -n '2,9p' "${BASH_SOURCE[0]}" | sed 's/^# \{0,1\}//'; exit 0 ;;
     *) echo "quickstart.sh: unknown flag $1 (--help lists them)" >&2; exit 2 ;;
   esac
 done
 
-steps=12 number=0
+steps=14 number=0
 step() { number=$((number + 1)); printf '\n\033[1m[%d/%d] %s\033[0m\n' "$number" "$steps" "$1"; }
 look() { printf '      look: %s\n' "$1"; }
 
@@ -71,15 +74,36 @@ for kind in decision_making risk_prediction; do
 done
 "$python" "$repo/mimiciv_dataset/validate_index.py" --root_dir "$root" "$bench/decision_making.csv" "$bench/risk_prediction.csv"
 
-step "A training set from the training patients, with chains of a template (no language model is at hand here)"
+step "A training set from the training patients"
 ins="$root/ehr_ins"
 for kind in decision_making risk_prediction; do
   "$python" "$repo/mimiciv_dataset/data_index_gen.py" --root_dir "$root" --data_index_dir "$root/task_index/all" \
     --subject_id_path "$root/patient_data/train.csv" --data_config "$repo/scripts/data_configs/$kind.json" \
     --output_path "$ins/$kind.csv" --force_task_num 8
 done
-"$python" "$repo/scripts/make_template_reasoning.py" "$ins/decision_making.csv" --root_dir "$root" --output_path "$ins/reasoning.csv"
-look "head -30 $ins/reasoning.csv"
+look "head -3 $ins/decision_making.csv"
+
+step "Thinking graph: what occurs together, and paths between history and answers in a graph of free vocabularies"
+tg="$repo/thinking_graph_preprocess" evidence="$root/evidence_datas"
+if [ ! -f "$evidence/evidence/decision_making.csv" ]; then
+  "$python" "$repo/mimiciv_dataset/task_sample_info_gen.py" --root_dir "$root" --output_path "$root/task_index/patient" --group patient
+  "$python" "$tg/concept_extraction.py" --root_dir "$root"
+  "$python" "$tg/coexistence_concept.py" --root_dir "$root"
+  [ -d "$evidence/graph" ] || "$python" "$tg/build_umls_graph.py" --free --root_dir "$root" --mimic_dir "$mimic"
+  "$python" "$tg/evidence_generation.py" --root_dir "$root" --data_index_path "$ins/decision_making.csv"
+fi
+look "$python $tg/umls_graph.py --graph $evidence/graph Glucose Sodium"
+if [ -n "$url" ]; then
+  step "Reasoning chains by $chain_model at $url, and what the filter keeps of them"
+  "$python" "$tg/reasoning_generation.py" --root_dir "$root" --model "$chain_model" --base_url "$url"
+  "$python" "$tg/filter_reasoning.py" --root_dir "$root"
+  chains="$evidence/kept/reasoning.csv"
+else
+  step "Reasoning chains of a template, as no server is given (--synthesis_url)"
+  chains="$ins/reasoning.csv"
+  "$python" "$repo/scripts/make_template_reasoning.py" "$ins/decision_making.csv" --root_dir "$root" --output_path "$chains"
+fi
+look "head -30 $chains"
 
 step "A tiny model of Qwen3's shape (untrained), and its answers"
 tiny="$root/models/tiny"
@@ -103,7 +127,7 @@ stage() {  # SCRIPT OUTPUT FLAGS; small enough for a laptop: drop --max_steps, a
 if [ ! -f "$root/models/stage3/config.json" ]; then
   stage sft.py stage1 --model_name_or_path "$tiny" --dataset_name "$ins/decision_making.csv,$ins/risk_prediction.csv" \
     --max_length 512 --per_device_train_batch_size 8 --max_steps 120 --learning_rate 4e-3
-  stage sft.py stage2 --model_name_or_path "$root/models/stage1" --dataset_name "$ins/reasoning.csv,$ins/risk_prediction.csv" \
+  stage sft.py stage2 --model_name_or_path "$root/models/stage1" --dataset_name "$chains,$ins/risk_prediction.csv" \
     --max_length 640 --per_device_train_batch_size 8 --max_steps 20 --learning_rate 1e-3
   stage grpo.py stage3 --model_name_or_path "$root/models/stage2" --dataset_name "$ins/risk_prediction.csv" --max_steps 4 \
     --max_prompt_length 500 --max_completion_length 8 --num_generations 4 --per_device_train_batch_size 8 --learning_rate 1e-4

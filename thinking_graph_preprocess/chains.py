@@ -10,9 +10,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from evaluation.answers import read_items
+from mimiciv_dataset.chat import SECTIONS
 from mimiciv_dataset.text import SampleText
 
-EXTRACTION, REASONING, FINAL = SECTIONS = ("## Extraction", "## Reasoning", "## Final Results")
+EXTRACTION, REASONING, FINAL = SECTIONS
 
 REASONS = {
     "unfinished": "cut off, or not ended by the model itself",

@@ -13,10 +13,7 @@ from typing import Any
 
 from evaluation.answers import read_items, split_reasoning
 from evaluation.metrics import sample_score
-from mimiciv_dataset.chat import THINK
-
-SECTIONS = ("## Extraction", "## Reasoning", "## Final Results")
-"""Headings of a reasoning chain, in order, each on a line of its own."""
+from mimiciv_dataset.chat import SECTIONS, THINK
 
 LONG = 2048
 """Characters of a chain up to which `short` gives its full reward; from four times as many it gives none."""
