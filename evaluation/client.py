@@ -37,6 +37,9 @@ FATAL = {
 }
 """Statuses that every other request would get too, so that the run stops, and what to do about them."""
 
+GIVE_UP = 20
+"""Requests without a reply, after all their tries, that end a run: the first ones, or as many in a row later on."""
+
 RETRIED = {408, 409, 425, 429}  # and all from 500 on
 
 
@@ -120,6 +123,7 @@ class Client:
     def __post_init__(self) -> None:
         self._local = check_host(self.url, self.allow_remote)
         self._requests, self._tokens = Pace(self.max_rpm), Pace(self.max_tpm)
+        self._answered, self._errors, self._gone = False, 0, 0
         self._open_at = 0.0  # no request starts before: a server asked for a pause
         self._runner = asyncio.Runner()
         self._openai: AsyncOpenAI | None = None
@@ -140,7 +144,7 @@ class Client:
         Closing the iterator cancels what is in flight.
 
         Raises:
-            UserError: the server refuses all requests of this kind (`FATAL`).
+            UserError: the server refuses all requests of this kind (`FATAL`), or gives no replies (`GIVE_UP`).
         """
         stream = self.stream(requests)
 
@@ -162,7 +166,9 @@ class Client:
         async def work() -> None:
             try:
                 for index, request in waiting:
-                    replies.put_nowait((index, await self.ask(request)))
+                    reply = await self.ask(request)
+                    replies.put_nowait((index, reply))
+                    self._look_at(reply)
             finally:
                 replies.put_nowait(None)
 
@@ -226,6 +232,17 @@ class Client:
             if attempt < self.tries:
                 await asyncio.sleep(wait)
         return Reply(None, error, self.tries)
+
+    def _look_at(self, reply: Reply) -> None:
+        """Stop where going on is of no use: nothing was ever answered, or the server has gone away (`GIVE_UP`)."""
+        if reply.response is not None:
+            self._answered, self._gone = True, 0
+            return
+        self._errors += 1
+        self._gone += not reply.error.startswith("HTTP 4")  # these may be the request's own fault
+        if self._gone >= GIVE_UP or (self._errors >= GIVE_UP and not self._answered):
+            raise UserError(f"{self.url}: wanted replies, found errors only, such as {reply.error}; put that right and go on "
+                            "with the same command")  # fmt: skip
 
     async def _pause(self) -> None:
         while (pause := self._open_at - time.monotonic()) > 0:

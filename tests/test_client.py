@@ -189,3 +189,25 @@ def test_a_proxy_of_the_environment_does_not_see_local_requests(monkeypatch: pyt
             monkeypatch.delenv(name, raising=False)
         replies, _ = ask(server, [chat("record")])
     assert replies[0].response.choices[0].message.content == "direct" and not proxy.asked
+
+
+def test_a_server_that_never_answers_ends_the_run() -> None:
+    with ScriptedServer(lambda body, number: {"status": 400, "message": "unknown model"}) as server:
+        client = Client(server.url, workers=4)
+        with pytest.raises(UserError, match="found errors only, such as HTTP 400: unknown model"):
+            list(client.send(chat("x") for _ in range(500)))
+    assert len(server.asked) < 30
+
+
+def test_a_server_that_goes_away_ends_the_run_and_a_hard_question_does_not() -> None:
+    def script(body: dict, number: int) -> dict:
+        return {"status": 400} if content(body) == "hard" else {"status": 500} if number > 60 else {}
+
+    with ScriptedServer(script) as server:
+        client = Client(server.url, workers=4, tries=1)
+        asked = [chat("x"), *[chat("hard")] * 40, *[chat("x")] * 200]
+        replies = []
+        with pytest.raises(UserError, match="found errors only"):
+            for _, reply in client.send(asked):
+                replies.append(reply)
+    assert sum(reply.error is None for reply in replies) == 21

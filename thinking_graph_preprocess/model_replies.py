@@ -30,9 +30,6 @@ NO_URL = (
     "python -m vllm.entrypoints.openai.api_server --model MODEL, and give --base_url http://127.0.0.1:8000/v1"
 )
 
-ALL_FAILED = 20
-"""After so many errors and no reply, a run stops: what all requests share is wrong."""
-
 
 # --- lines on disk
 
@@ -260,7 +257,7 @@ def ask_all(client: Client, asks: Iterable[Ask], write: Callable[[Line], None], 
         Error → how many requests ended in it.
 
     Raises:
-        UserError: the first `ALL_FAILED` requests all failed, or as `Client.send`.
+        UserError: as `Client.send`.
     """
     waiting, next_up = iter(asks), None
     errors: Counter[str] = Counter()
@@ -286,9 +283,6 @@ def ask_all(client: Client, asks: Iterable[Ask], write: Callable[[Line], None], 
             came += 1
             if line["error"]:
                 errors[line["error"]] += 1
-            if meter.requests == errors.total() >= ALL_FAILED:
-                raise UserError(f"{client.url}: wanted replies, found errors only, {errors.total()} of them, such as "
-                                f"{errors.most_common(1)[0][0]}; put that right and run the same command again")  # fmt: skip
             bar.set_postfix_str(meter.status(bar.total - bar.n - 1 if bar.total else 0), refresh=False)
             bar.update()
         if next_up is None or not came:
