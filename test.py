@@ -82,6 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for index in range(len(dataset)):
             samples.setdefault(identity(dataset.row(index)), (dataset, index))
     samples = list(samples.values())[: args.limit]
+    if not samples:
+        raise UserError(f"{args.dataset_name}: wanted rows to answer, found none")
     wording = instructions_sha256(datasets[0].instructions)
     patients = {str(row["subject_id"]) for dataset, index in samples if "subject_id" in (row := dataset.row(index))}
     for warning in warnings_for(args.model_name_or_path, wording, args.instructions is not None, patients):

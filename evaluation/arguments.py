@@ -109,12 +109,19 @@ def empty_think(args: argparse.Namespace) -> str:
     return EMPTY_THINK if args.empty_think is None else args.empty_think.replace("\\n", "\n")
 
 
+AT_LEAST_ONE = ("batch", "max_seq_len", "max_new_tokens", "data_parallel_size", "chunk_num", "limit", "resamples")
+
+
 def check_lengths(args: argparse.Namespace) -> None:
-    """Fill in `--max_new_tokens`.
+    """Fill in `--max_new_tokens`, and look at the numbers.
 
     Raises:
-        UserError: no room is left for a prompt.
+        UserError: a number is below 1, or no room is left for a prompt.
     """
+    for name in AT_LEAST_ONE:
+        value = getattr(args, name, None)
+        if value is not None and value < 1:
+            raise UserError(f"--{name} {value}: wanted 1 or more")
     if args.max_new_tokens is None:
         args.max_new_tokens = 4096 if args.think_prompt else 2048
     if args.max_new_tokens >= args.max_seq_len:

@@ -408,7 +408,8 @@ def table(result: Mapping[str, Any]) -> str:
                 parts.append(f"{title} {_figure(found[title])} {ci} over {found[f'{kind}_tasks']} tasks")
         lines.append(f"macro, {suite}: {'; '.join(parts)}")
         if found["missing"]:
-            lines.append(f"  without a value: {', '.join(found['missing'])}")
+            names = found["missing"] if len(found["missing"]) <= 12 else [f"{len(found['missing'])} tasks"]
+            lines.append(f"  without a value: {', '.join(names)}")
     if result.get("missing"):
         lines.append(f"missing samples: {result['missing']:,} of {result['expected']:,}")
     return "\n".join(lines)

@@ -126,3 +126,15 @@ def test_no_patient_text_is_printed(small_root: Path, tiny_model: Path, tmp_path
         answer = json.loads(next(csv.DictReader(file))["target"])[0]
     for text in (answer, "Patient Demographics", "Line one"):
         assert text not in done.stdout + done.stderr
+
+
+def test_numbers_that_make_no_sense_are_said(small_root: Path, tiny_model: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty.csv"
+    empty.write_text("subject_id,task,event,context_begin,context_end,target\n", encoding="utf-8")
+    for more, message in (
+        (("--batch", 0), "--batch 0: wanted 1 or more"), (("--limit", -1), "--limit -1: wanted 1 or more"),
+        (("--chunk_num", 0), "--chunk_num 0: wanted 1 or more"), (("--resamples", 0), "--resamples 0: wanted 1 or more"),
+        (("--dataset_name", empty), "wanted rows to answer, found none"),
+    ):  # fmt: skip
+        done = command("test.py", *flags(small_root, tiny_model, tmp_path / "out", *more), check=False)
+        assert done.returncode == 2 and message in done.stderr and "Loading weights" not in done.stderr
