@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -33,52 +33,54 @@ def concepts(folder: Path) -> dict[tuple[str, int], list[dict]]:
     return found
 
 
-def naive(root: Path, index: Path, subjects: set[str], known: dict[tuple[str, int], list[dict]]) -> tuple[int, dict]:
-    """N, and {(target, history): (n_both, n_target, n_history, lift)} of a task, from the text of its samples.
+def naive(
+    root: Path, index: Path, subjects: set[str], known: dict[tuple[str, int], list[dict]]
+) -> dict[str, tuple[int, dict]]:
+    """N, and {(target, history): (n_both, n_target, n_history)}, of each task, from the text of its samples.
 
     An event counts if its text stands in the sample's input.
     """
-    with index.open(newline="", encoding="utf-8") as file:
-        mine = [row for row in csv.DictReader(file) if row["subject_id"] in subjects]
+    mine = []
+    for task in GRAPH_TASKS:
+        with (index / f"{task}.csv").open(newline="", encoding="utf-8") as file:
+            mine += [row for row in csv.DictReader(file) if row["subject_id"] in subjects]
     ds = MIMICIV(root, sample_info=mine, lazzy_mode=True, shuffle=False)
     text_of: dict[tuple[str, int], str] = {}
-    single, pairs = Counter(), Counter()
+    samples, single, pairs = Counter(), defaultdict(Counter), defaultdict(Counter)
     for i in range(len(ds)):
         row, parts = ds.row(i), ds.text(i)
         shown = {parts.last_discharge, parts.admission, *parts.window} - {""}
-        who = row["subject_id"]
-        places = [*range(row["period_begin"], row["period_end"]), row["last_discharge_id"], row["admissions_id"]]
+        who, task = row["subject_id"], row["task"]
         history: set[str] = set()
-        for place in places:
+        for place in (*range(row["period_begin"], row["period_end"]), row["last_discharge_id"], row["admissions_id"]):
             if place is not None and (who, place) in known:
                 if (who, place) not in text_of:
                     text_of[who, place] = ds.renderer.event(ds.trajectories.events(who, [place])[0])
                 if text_of[who, place] in shown:
                     history |= {concept["concept"] for concept in known[who, place] if not concept["negated"]}
         target = {normalise(name) for name in row["target"]}
-        single.update(target | history)
-        pairs.update((t, h) for t in target for h in history if t != h)
-    n = len(ds)
-    return n, {
-        (t, h): (both, single[t], single[h], both * n / (single[t] * single[h])) for (t, h), both in pairs.items()
-    }  # fmt: skip
+        samples[task] += 1
+        single[task].update(target | history)
+        pairs[task].update((t, h) for t in target for h in history if t != h)
+    return {
+        task: (samples[task], {(t, h): (n, single[task][t], single[task][h]) for (t, h), n in pairs[task].items()})
+        for task in GRAPH_TASKS
+    }
 
 
-def check(root: Path, output: Path, subjects: set[str], index_dir: Path) -> dict[str, int]:
+def check(root: Path, output: Path, subjects: set[str], index: Path) -> dict[str, int]:
     """Hold every task's file to the naive count; return the number of samples of each task."""
-    known, samples = concepts(output / "concepts"), {}
-    for task in GRAPH_TASKS:
+    wanted = naive(root, index, subjects, concepts(output / "concepts"))
+    for task, (n, pairs) in wanted.items():
         path = output / "coexistence" / f"{task}.parquet"
-        n, pairs = naive(root, index_dir / f"{task}.csv", subjects, known)
         found = rows(path)
         assert int(pq.read_schema(path).metadata[b"n_samples"]) == n, task
         assert [(r["target"], r["history"]) for r in found] == sorted(pairs), task
         for r in found:
-            both, n_target, n_history, lift = pairs[r["target"], r["history"]]
+            both, n_target, n_history = pairs[r["target"], r["history"]]
             assert (r["n_both"], r["n_target"], r["n_history"]) == (both, n_target, n_history), task
-            assert r["lift"] == pytest.approx(lift)
-        samples[task] = n
-    return samples
+            assert r["lift"] == pytest.approx(both * n / (n_target * n_history)), task
+    return {task: n for task, (n, _) in wanted.items()}
 
 
 def few_samples(index: Path, number: int) -> set[str]:
