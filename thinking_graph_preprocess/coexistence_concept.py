@@ -47,6 +47,9 @@ SAMPLES = 20_000
 CELLS = 16 << 20
 """Concepts of histories counted at a time."""
 
+BANDS = 16
+"""Parts of the pairs, by target, that are added up each for itself, so that a sum never needs twice the memory of all."""
+
 PAIRS = 1 << 20
 """Pairs written at a time."""
 
@@ -178,7 +181,8 @@ class Counter:
         self.of_concept = np.zeros(len(concepts.names), np.int64)
         self._hidden = np.zeros(256, bool)  # by table, of what the window holds (mimiciv_dataset/text.py)
         self._hidden[[TABLES[table] for table in ("admissions", *task.hidden)]] = True
-        self._pairs: list[csr_matrix] = []
+        self._band = -(-len(concepts.names) // BANDS)  # targets of a band
+        self._pairs: list[list[csr_matrix]] = [[] for _ in range(0, len(concepts.names), self._band)]
 
     def add(self, samples: Sequence[tuple]) -> None:
         """Count some samples, as `batches` gives them.
@@ -228,9 +232,11 @@ class Counter:
         target = self._matrix(sample, self._numbers([name for names in answers for name in names]), len(spans))
         self.samples += len(spans)
         self.of_concept += np.bincount((target + history).indices, minlength=len(self.of_concept))
-        self._pairs.append(target.T.tocsr() @ history)
-        while len(self._pairs) > 1 and self._pairs[-2].nnz < 2 * self._pairs[-1].nnz:  # each pair is added log(n) times
-            self._pairs.append(add(self._pairs.pop(), self._pairs.pop()))
+        targets = target.T.tocsr()
+        for number, sums in enumerate(self._pairs):
+            sums.append(targets[number * self._band : (number + 1) * self._band] @ history)
+            while len(sums) > 1 and sums[-2].nnz < 2 * sums[-1].nnz:  # each pair is added log(n) times
+                sums.append(add(sums.pop(), sums.pop()))
 
     def _matrix(self, sample: np.ndarray, concept: np.ndarray, samples: int) -> csr_matrix:
         """(samples, concepts): 1 where the sample has the concept, however often."""
@@ -254,29 +260,38 @@ class Counter:
 
     def write(self, path: Path) -> None:
         """Write the pairs by target, then by history."""
-        import numpy as np
         import pyarrow as pa
         import pyarrow.parquet as pq
-        from scipy.sparse import csr_matrix
 
-        size = len(self.of_concept)
-        pairs = functools.reduce(add, self._pairs) if self._pairs else csr_matrix((size, size), dtype=np.int32)
-        self._pairs.clear()
-        pairs.sort_indices()
+        schema = pa.schema(
+            {"target": pa.string(), "history": pa.string(), "n_both": pa.int64(), "n_target": pa.int64(),
+             "n_history": pa.int64(), "lift": pa.float64()},
+            metadata={"n_samples": str(self.samples)},
+        )  # fmt: skip
         names = pa.array(self.concepts.names, pa.string())
-        kinds = {"target": pa.string(), "history": pa.string(), "n_both": pa.int64(), "n_target": pa.int64(),
-                 "n_history": pa.int64(), "lift": pa.float64()}  # fmt: skip
-        schema = pa.schema(kinds, metadata={"n_samples": str(self.samples)})
         with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-            for start in range(0, pairs.nnz, PAIRS):
-                places = np.arange(start, min(start + PAIRS, pairs.nnz))
-                target = np.searchsorted(pairs.indptr, places, side="right") - 1
-                places, target = places[(other := target != pairs.indices[places])], target[other]
-                history, both = pairs.indices[places], pairs.data[places].astype(np.int64)
+            for target, history, both in self._counted():
                 n_target, n_history = self.of_concept[target], self.of_concept[history]
                 lift = both * self.samples / (n_target * n_history)
                 columns = [names.take(pa.array(target)), names.take(pa.array(history)), both, n_target, n_history, lift]
                 writer.write_table(pa.table(columns, schema=schema))
+
+    def _counted(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """(target, history, how many samples have both), some pairs at a time; they are forgotten after."""
+        import numpy as np
+
+        for number, sums in enumerate(self._pairs):
+            if not sums:
+                continue  # a task without samples
+            pairs = functools.reduce(add, sums)
+            sums.clear()
+            pairs.sort_indices()
+            for start in range(0, pairs.nnz, PAIRS):
+                places = np.arange(start, min(start + PAIRS, pairs.nnz))
+                target = number * self._band + np.searchsorted(pairs.indptr, places, side="right") - 1
+                history, both = pairs.indices[places], pairs.data[places].astype(np.int64)
+                other = target != history
+                yield target[other], history[other], both[other]
 
 
 def add(a: csr_matrix, b: csr_matrix) -> csr_matrix:

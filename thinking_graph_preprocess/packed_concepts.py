@@ -92,15 +92,16 @@ def pack(files: Sequence[Path], trajectories: Trajectories, folder: Path) -> Non
             subject, event = _decoded(rows["subject_id"], int, np.int64), rows["event_id"].to_numpy()
             concept = _decoded(rows["concept"], lambda name: number.get(name, -1), np.int32)
             table = _decoded(rows["key"], lambda key: TABLES[GRAPH_TASKS[key].event] if key != TEXT else _TO_LOOK_UP, np.uint8)
-            look_up_tables(table, subject, event, trajectories)
             order = np.lexsort((concept, event, subject))
             keys = np.stack([subject, event, concept])[:, order]
             order = order[np.diff(keys, axis=1, prepend=-1).any(axis=0)]  # a name may be the answer of two tasks
+            subject, event, concept, table = subject[order], event[order], concept[order], table[order]
+            look_up_tables(table, subject, event, trajectories)
             for name, values in (("event", event), ("concept", concept), ("table", table)):
-                values[order].tofile(out[name])
-            ids, first, count = np.unique(subject[order], return_index=True, return_counts=True)
+                values.tofile(out[name])
+            ids, first, count = np.unique(subject, return_index=True, return_counts=True)
             subjects += zip(ids.tolist(), (size + first).tolist(), (size + first + count).tolist(), strict=True)
-            size += len(order)
+            size += len(subject)
         np.save(temporary / "subjects.npy", np.array(sorted(subjects), np.int64).reshape(-1, 3).T)
         (temporary / "names.txt").write_text("\n".join(number), encoding="utf-8")
 
@@ -127,17 +128,16 @@ def _decoded(column: pa.ChunkedArray, value: Callable[[str], int], kind: type) -
 
 
 def look_up_tables(table: np.ndarray, subject: np.ndarray, event: np.ndarray, trajectories: Trajectories) -> None:
-    """Fill in the table of rows of free text, which their key does not say, from the trajectories."""
+    """Fill in the table of rows of free text, which their key does not say, from the trajectories. Rows are in order."""
     import numpy as np
 
     rows = np.flatnonzero(table == _TO_LOOK_UP)
-    places = list(zip(subject[rows].tolist(), event[rows].tolist(), strict=True))
-    positions: dict[int, set[int]] = {}
-    for patient, position in places:
-        positions.setdefault(patient, set()).add(position)
-    found = {
-        (patient, position): TABLES[event.file_name]
-        for patient, wanted in positions.items()
-        for position, event in zip(wanted, trajectories.events(str(patient), wanted), strict=True)
-    }
-    table[rows] = [found[place] for place in places]
+    places = np.stack([subject[rows], event[rows]])
+    first = np.diff(places, axis=1, prepend=-1).any(axis=0)
+    positions: dict[int, list[int]] = {}
+    for patient, position in places[:, first].T.tolist():
+        positions.setdefault(patient, []).append(position)
+    found = [
+        TABLES[event.file_name] for patient, wanted in positions.items() for event in trajectories.events(str(patient), wanted)
+    ]
+    table[rows] = np.array(found, np.uint8)[np.cumsum(first) - 1]

@@ -1,0 +1,122 @@
+"""Concept matching: notes a second and memory of the dictionary matcher, with a lexicon of a million terms.
+
+Lexicon and notes are made up: terms of one to five words over a vocabulary whose words are as unequal as a language's, so that
+many words of a note begin some term; in the notes terms, other words, cues of negation, lines and headings. Each process
+matches its own notes against the one memory-mapped lexicon; negation is included. Linux (memory is read from /proc).
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from mimiciv_dataset.commands import parse, parser, run
+
+CUES = ("no", "denies", "no evidence of", "without", "but", "was ruled out", "if", "mother with")
+WORDS = 100_000
+"""Words of the vocabulary."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    cli = parser(__doc__)
+    cli.add_argument("--terms", type=int, default=1_000_000)
+    cli.add_argument("--notes", type=int, default=200, help="notes of a process (200)")
+    cli.add_argument("--words", type=int, default=1600, help="least words of a note (1600)")
+    cli.add_argument("--processes", type=int, nargs="+", default=[1, 2])
+    args = parse(cli, argv)
+
+    from thinking_graph_preprocess.concept_lexicon import find_or_build
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        write_rrf(folder, args.terms)
+        start = time.perf_counter()
+        context = multiprocessing.get_context("spawn")  # so that building does not count as memory of matching
+        with context.Pool(1) as pool:
+            lexicon = pool.apply(find_or_build, (folder / "lexicon", folder, folder, folder))
+        about = json.loads((lexicon / "about.json").read_text())
+        size = sum(path.stat().st_size for path in lexicon.iterdir()) >> 20
+        took = time.perf_counter() - start
+        print(f"{about['terms']:,} terms of {about['concepts']:,} concepts: built in {took:.0f} s, {size} MiB on disk")
+        print("| processes | words a note | mentions a note | negated | notes/s each | own MiB | mapped MiB |")
+        print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+        for processes in args.processes:
+            with context.Pool(processes) as pool:
+                found = pool.starmap(match, [(lexicon, folder, args.notes, args.words, seed) for seed in range(processes)])
+            words, mentions, negated, rate, own, mapped = (statistics.mean(column) for column in zip(*found, strict=True))
+            print(
+                f"| {processes} | {words:,.0f} | {mentions:,.0f} | {negated:.0%} | {rate:,.1f} | {own:,.0f} | {mapped:,.0f} |"
+            )
+
+
+def vocabulary(rng: random.Random) -> tuple[list[str], list[float]]:
+    """Made-up words, and how often each is used (Zipf's law), cumulated."""
+    letters = "aeioubcdfglmnprst"
+    words = sorted({"".join(rng.choices(letters, k=rng.randint(3, 11))) for _ in range(WORDS)})
+    rng.shuffle(words)
+    total, cumulated = 0.0, []
+    for rank in range(len(words)):
+        total += 1 / (rank + 10)
+        cumulated.append(total)
+    return words, cumulated
+
+
+def write_rrf(folder: Path, number: int) -> None:
+    """Write MRCONSO.RRF and MRSTY.RRF with so many terms, three of a concept, and terms.txt, those that notes use."""
+    rng = random.Random(0)
+    words, weights = vocabulary(rng)
+    terms: dict[str, None] = {}
+    while len(terms) < number:
+        drawn = iter(rng.choices(words, cum_weights=weights, k=1 << 16))
+        for length in rng.choices((1, 2, 3, 4, 5), (1, 4, 4, 2, 1), k=1 << 14):
+            terms[" ".join(word for word, _ in zip(drawn, range(length), strict=False))] = None
+        terms.pop("", None)
+    names = list(terms)[:number]
+    with (folder / "MRCONSO.RRF").open("w") as file:
+        for i, term in enumerate(names):
+            flags = "P|L|PF|S|Y" if i % 3 == 0 else "S|L|VO|S|N"
+            file.write(f"C{i // 3:07}|ENG|{flags}|A||||MSH|PT|D|{term}|0|N||\n")
+    with (folder / "MRSTY.RRF").open("w") as file:
+        file.writelines(f"C{i:07}|T047|B|Disease|AT||\n" for i in range(-(-number // 3)))
+    (folder / "terms.txt").write_text("\n".join(rng.sample(names, min(number, 20_000))))
+
+
+def write_note(rng: random.Random, words: list[str], weights: list[float], terms: list[str], least: int) -> str:
+    lines, written = [], 0
+    while written < least:
+        line = rng.choices(words, cum_weights=weights, k=8)
+        for extra in (rng.choice(terms), rng.choice(CUES)):
+            line.insert(rng.randrange(9), extra)
+        text = " ".join(line).capitalize() + rng.choice(("", "", ".", ","))
+        lines.append(rng.choice(("", "", "", "- ", "History:\n")) + text)
+        written += len(text.split())
+    return "\n".join(lines)
+
+
+def match(lexicon: Path, folder: Path, number: int, least: int, seed: int) -> tuple[float, ...]:
+    """Words and mentions a note, share negated, notes/s, and memory in MiB: the process's own, and mapped files."""
+    from thinking_graph_preprocess.matchers import DictionaryMatcher
+
+    rng = random.Random(seed)
+    words, weights = vocabulary(random.Random(0))
+    terms = (folder / "terms.txt").read_text().split("\n")
+    notes = [write_note(rng, words, weights, terms, least) for _ in range(number)]
+    matcher = DictionaryMatcher(lexicon)
+    list(matcher.mentions(notes[0]))
+    start = time.perf_counter()
+    found = [mention for note in notes for mention in matcher.mentions(note)]
+    rate = number / (time.perf_counter() - start)
+    kib = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    own, mapped = (int(kib[name].split()[0]) / 1024 for name in ("RssAnon", "RssFile"))
+    count = sum(len(note.split()) for note in notes) / number
+    return count, len(found) / number, sum(m.negated for m in found) / len(found), rate, own, mapped
+
+
+if __name__ == "__main__":
+    run(main)
