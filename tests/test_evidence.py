@@ -138,6 +138,143 @@ def test_bad_input_is_said(synthetic_root: Path, built: Path, tmp_path: Path) ->
     assert "wanted a graph folder" in refused("--graph", tmp_path / "none")
     assert "wanted co-occurrence of this task" in refused("--coexistence_dir", tmp_path)
     assert "wanted an index CSV" in refused("--data_index_path", tmp_path / "none.csv")
-    (tmp_path / "out.csv").write_text("", encoding="utf-8")
-    done = command(f"{PLACE}/evidence_generation.py", *flags(synthetic_root, built, tmp_path / "out.csv"), check=False)
-    assert done.returncode == 2 and "this step is done" in done.stderr
+    assert "wanted a lexicon" in refused("--lexicon", tmp_path)
+    assert "wanted a QuickUMLS installation" in refused("--quickumls", tmp_path / "none")
+    assert "--topk 0" in refused("--topk", 0) and "--max_hops 0" in refused("--max_hops", 0)
+    whole = (built / "index.csv").read_text(encoding="utf-8")
+    (tmp_path / "index.csv").write_text(whole[:-20], encoding="utf-8")
+    assert "row 36: wanted 11 fields" in refused("--data_index_path", tmp_path / "index.csv")
+    (tmp_path / "index.csv").write_bytes(whole.encode() + b"\xff")
+    assert "wanted a CSV in UTF-8" in refused("--data_index_path", tmp_path / "index.csv")
+    for path in (built / "coexistence").glob("*.parquet"):
+        (tmp_path / path.name).write_bytes(path.read_bytes()[:100])
+    assert "found a broken or another one" in refused("--coexistence_dir", tmp_path)
+
+
+def test_asked_again(synthetic_root: Path, built: Path, tmp_path: Path) -> None:
+    """What is done is left as it is; another question does not overwrite it."""
+    ask = [f"{PLACE}/evidence_generation.py", *flags(synthetic_root, built, tmp_path / "out.csv")]
+    command(*ask)
+    before = (tmp_path / "out.csv").stat()
+    assert "done before" in command(*ask).stdout and (tmp_path / "out.csv").stat() == before
+    done = command(*ask, "--topk", 2, check=False)
+    assert done.returncode == 2 and "made with another topk" in done.stderr and (tmp_path / "out.csv").stat() == before
+    (tmp_path / "other.csv").write_text("", encoding="utf-8")
+    done = command(f"{PLACE}/evidence_generation.py", *flags(synthetic_root, built, tmp_path / "other.csv"), check=False)
+    assert done.returncode == 2 and "wanted a new file" in done.stderr
+
+
+# --- one sample, everything by hand
+
+ITEMS = {"hypertension": "C0000001", "chest pain": "C0000002", "aspirin": "C0000003", "heparin": "C0000004",
+         "sepsis": "C0000005", "fever": "C0000006"}  # fmt: skip
+LINKS = [(f"C000000{a}", "has_finding", f"C000000{b}") for a, b in ((3, 1), (4, 3), (6, 4), (5, 6), (4, 2))]
+
+
+@pytest.fixture
+def by_hand(tmp_path: Path) -> Path:
+    """A patient of five events, whose last one asks for drugs; concepts, co-occurrence and graph in the shared formats."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from thinking_graph_preprocess.concept_files import schema
+
+    ehr, concepts, counts = (tmp_path / name for name in ("patients_ehr", "concepts", "coexistence"))
+    for folder in (ehr, concepts, counts):
+        folder.mkdir()
+    tables = ("patients", "discharge", "emar", "radiology", "emar")
+    events = [(table, "2150-01-01 00:00:00", "2150-01-01 00:00:00", "1", "[{}]") for table in tables]
+    names = ("file_name", "starttime", "endtime", "hadm_id", "items")
+    pq.write_table(pa.table(dict(zip(names, zip(*events, strict=True), strict=True))), ehr / "7.parquet")
+    rows = [
+        ("7", 1, "text", "hypertension", None, False), ("7", 2, "emar", "heparin", None, False),
+        ("7", 2, "emar", "aspirin", None, False), ("7", 3, "text", "fever", None, True),
+        ("7", 3, "text", "sepsis", None, True), ("7", 3, "text", "chest pain", None, False),
+        ("7", 3, "text", "hypertension", None, True),
+        ("7", 4, "emar", "aspirin", None, False), ("7", 4, "emar", "sepsis", None, False),
+    ]  # fmt: skip
+    columns = dict(zip(schema().names, zip(*rows, strict=True), strict=True))
+    pq.write_table(pa.table(columns, schema=schema()), concepts / "7.parquet")
+    write_umls(tmp_path / "META", [(cui, name) for name, cui in ITEMS.items()], LINKS)
+    command(f"{PLACE}/build_umls_graph.py", "--umls_dir", tmp_path / "META", "--output_path", tmp_path / "graph")
+    (tmp_path / "index.csv").write_text(
+        "subject_id,hadm_id,task,event,period_begin,period_end,admissions_id,last_discharge_id,target\n"
+        '7,1,emar,emar,2,4,,1,"[""Aspirin"", ""Sepsis""]"\n', encoding="utf-8",
+    )  # fmt: skip
+    return tmp_path
+
+
+Count = tuple[str, str, float, int]
+
+
+def paths_of(place: Path, counts: list[Count], *flags: object) -> tuple[list[list[str]], str]:
+    """The paths of the one sample, given co-occurrence (target, history, lift, n_history), and what was printed."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    target, history, lift, n_history = zip(*sorted(counts), strict=True)
+    table = pa.table({
+        "target": target, "history": history, "n_both": [1] * len(lift), "n_target": [1] * len(lift),
+        "n_history": n_history, "lift": pa.array(lift, pa.float64()),
+    })  # fmt: skip
+    pq.write_table(table.replace_schema_metadata({"n_samples": "9"}), place / "coexistence/emar.parquet")
+    output = place / f"out-{len(list(place.glob('out-*.csv')))}.csv"
+    done = command(
+        f"{PLACE}/evidence_generation.py", "--root_dir", place, "--data_index_path", place / "index.csv", "--output_path",
+        output, "--concept_dir", place / "concepts", "--coexistence_dir", place / "coexistence", "--graph",
+        place / "graph", *flags,
+    )  # fmt: skip
+    graph = read(output)[0]["graph"]
+    return json.loads(graph)["umls_graph"] if graph else [], done.stdout
+
+
+def test_what_a_graph_may_hold(by_hand: Path) -> None:
+    """No negated concept, none with itself, none of the answers, nothing weak; limits told from missing links."""
+    counts = [
+        ("aspirin", "hypertension", 9.0, 5), ("aspirin", "chest pain", 6.0, 5), ("aspirin", "heparin", 5.0, 9),
+        ("aspirin", "fever", 99.0, 99), ("aspirin", "sepsis", 99.0, 99), ("sepsis", "aspirin", 7.0, 4),
+        ("sepsis", "heparin", 8.0, 6), ("aspirin", "aspirin", 99.0, 99),
+    ]  # fmt: skip
+    paths, printed = paths_of(by_hand, counts)
+    assert paths == [
+        ["hypertension", "finding_of", "aspirin"],  # asserted in one note, negated in another: it is in the history
+        ["heparin", "finding_of", "fever", "finding_of", "sepsis"],
+        ["chest pain", "finding_of", "heparin", "has_finding", "aspirin"],
+    ]
+    assert "emar" in printed and "100.0%" in printed
+    paths, printed = paths_of(by_hand, counts, "--max_hops", 1)
+    assert len(paths) == 1 and "2 no path within the limits" in printed
+    paths, _ = paths_of(by_hand, counts, "--threshold", 8, "--min_support", 1)
+    assert [path[0] for path in paths] == ["hypertension"], "lift above the threshold, not at it"
+    paths, _ = paths_of(by_hand, counts, "--threshold", 4, "--topk", 2, "--min_support", 1)
+    assert [(path[0], path[-1]) for path in paths] == [
+        ("hypertension", "aspirin"), ("heparin", "sepsis"), ("aspirin", "sepsis"), ("chest pain", "aspirin")]  # fmt: skip
+    paths, _ = paths_of(by_hand, counts, "--total_pair", 1)
+    assert [path[0] for path in paths] == ["hypertension"]
+
+
+def test_ties_go_by_support_then_by_name(by_hand: Path) -> None:
+    even = [("aspirin", name, 6.0, support) for name, support in (("heparin", 5), ("chest pain", 5), ("hypertension", 6))]
+    assert [path[0] for path in paths_of(by_hand, even)[0]] == ["hypertension", "chest pain", "heparin"]
+    assert [path[0] for path in paths_of(by_hand, even, "--topk", 2)[0]] == ["hypertension", "chest pain"]
+
+
+def test_a_matcher_finds_names_that_the_graph_lacks(by_hand: Path) -> None:
+    """`Heparin (Porcine) Flush` is no name in the graph; the matcher finds heparin in it, but nothing that is denied."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from thinking_graph_preprocess.concept_files import schema
+    from thinking_graph_preprocess.concept_lexicon import write
+
+    names = ["aspirin", "heparin", "porcine", "fever"]
+    write(by_hand / "lexicon", [(name, ITEMS.get(name, "")) for name in names], zip(names, range(4), strict=True), {})
+    rows = [("7", 2, "emar", name, None, False) for name in ("heparin (porcine) flush", "no fever", "porcine")]
+    rows.append(("7", 4, "emar", "aspirin", None, False))
+    columns = dict(zip(schema().names, zip(*rows, strict=True), strict=True))
+    pq.write_table(pa.table(columns, schema=schema()), by_hand / "concepts/7.parquet")
+    counts = [("aspirin", name, 9.0, 9) for name in ("heparin (porcine) flush", "no fever", "porcine")]
+    paths, printed = paths_of(by_hand, counts)
+    assert paths == [] and "3 not in the graph" in printed
+    paths, printed = paths_of(by_hand, counts, "--lexicon", by_hand / "lexicon")
+    assert paths == [["heparin", "has_finding", "aspirin"]] and "2 not in the graph" in printed

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import networkx
 import numpy as np
+import polars as pl
 import pytest
-from conftest import command
+from conftest import REPO, command
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny_umls import INVERSES, write_umls
 
-from thinking_graph_preprocess.build_umls_graph import write
-from thinking_graph_preprocess.umls_graph import FORBIDDEN, Graph, Limits
+from mimiciv_dataset.commands import UserError
+from thinking_graph_preprocess.build_umls_graph import Edges, main, term_table, write
+from thinking_graph_preprocess.umls_graph import Graph, Limits, normalised, term_hash
 
 NAMES = [
     ("C0000001", "Diabetes Mellitus"), ("C0000001", "DM"), ("C0000002", "Insulin"), ("C0000003", "Hyperglycemia"),
@@ -31,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = command(
         "thinking_graph_preprocess/build_umls_graph.py", "--umls_dir", place / "META", "--output_path", place / "graph"
     )
-    assert "7 concepts" in done.stdout and "1 suppressed relations" in done.stdout
+    assert "7 concepts, 16 directed relations; 1 relations suppressed" in done.stdout
     return place / "graph"
 
 
@@ -85,6 +93,7 @@ def test_bad_input_is_said(folder: Path, tmp_path: Path) -> None:
     assert "wanted a file of the UMLS Metathesaurus" in refused(
         "build_umls_graph", "--umls_dir", tmp_path, "--output_path", tmp_path / "g"
     )
+    assert "install UMLS" in refused("build_umls_graph", "--umls_dir", folder.parent, "--output_path", tmp_path / "g")
     write_umls(tmp_path / "swapped", NAMES, RELATIONS)
     (tmp_path / "swapped/MRREL.RRF").replace(tmp_path / "swapped/MRCONSO.RRF")
     (tmp_path / "swapped/MRREL.RRF").write_text("", encoding="utf-8")
@@ -95,68 +104,166 @@ def test_bad_input_is_said(folder: Path, tmp_path: Path) -> None:
     assert "found no such" in refused("umls_graph", "--graph", folder, "DM", "nobody")
     assert "wanted two terms" in refused("umls_graph", "--graph", folder, "DM")
     assert "wanted a graph folder" in refused("umls_graph", "--graph", tmp_path / "none", "a", "b")
-    broken = tmp_path / "broken"
-    broken.mkdir()
+    pairs = tmp_path / "pairs.tsv"
+    pairs.write_text("DM\tInsulin\nDM\n", encoding="utf-8")
+    assert "line 2: wanted two terms" in refused("umls_graph", "--graph", folder, "--pairs", pairs)
+    pairs.write_bytes(b"DM\tM\xe9ni\xe8re\n")
+    assert "wanted text in UTF-8" in refused("umls_graph", "--graph", folder, "--pairs", pairs)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "said"),
+    [
+        ("MRREL", lambda text: text[:-40], "found 1 that are cut off"),
+        ("MRCONSO", lambda text: text[:-30], "found 1 that are cut off"),
+        ("MRREL", lambda text: text + b"C0000001|A|" * 20 + b"\n", "found 1 that are cut off or have other fields"),
+        ("MRCONSO", lambda text: text.replace(b"Sepsis", b"S\xe9psis"), "wanted an RRF file"),
+        ("MRCONSO", lambda text: text.replace(b"|ENG|", b"|GER|"), "wanted English names"),
+        ("MRDOC", lambda text: b"RELA|isa|inverse_isa|\n", "wanted 4 columns"),
+    ],
+)
+def test_broken_rrf_files_make_no_graph(tmp_path: Path, file: str, change: Callable[[bytes], bytes], said: str) -> None:
+    path = write_umls(tmp_path, NAMES, RELATIONS) / f"{file}.RRF"
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(UserError, match=said):
+        main(["--umls_dir", str(tmp_path), "--output_path", str(tmp_path / "graph")])
+    assert not (tmp_path / "graph").exists() and not list(tmp_path.glob(".graph*"))
+
+
+@pytest.mark.parametrize("size", [0, 40, -4])
+def test_a_truncated_graph_folder_is_refused(folder: Path, tmp_path: Path, size: int) -> None:
     for path in folder.iterdir():
-        (broken / path.name).write_bytes(path.read_bytes()[: 40 if path.name == "neighbours.npy" else None])
-    assert "found a broken file" in refused("umls_graph", "--graph", broken, "DM", "Insulin")
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    for path in sorted(tmp_path.glob("*.npy")):
+        whole = path.read_bytes()
+        path.write_bytes(whole[:size])
+        with pytest.raises(UserError, match=f"{path.name}: wanted an array of the graph, found a broken file"):
+            Graph(tmp_path)
+        path.write_bytes(whole)
+    np.save(tmp_path / "neighbours.npy", np.load(tmp_path / "neighbours.npy")[:-1])  # of another build
+    with pytest.raises(UserError, match="neighbours.npy: wanted an array of 16"):
+        Graph(tmp_path)
+    (tmp_path / "about.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(UserError, match="of this version"):
+        Graph(tmp_path)
 
 
-def random_graph(draw: np.random.Generator, folder: Path, nodes: int, edges: int) -> tuple[Graph, list]:
-    """A random graph of three relations and a forbidden one."""
+def test_processes_that_build_the_same_graph(tmp_path: Path) -> None:
+    """Only one does; the others wait, and find it whole."""
+    write_umls(tmp_path, NAMES, RELATIONS)
+    script = [sys.executable, str(REPO / "thinking_graph_preprocess/build_umls_graph.py"), "--umls_dir", str(tmp_path),
+              "--output_path", str(tmp_path / "graph")]  # fmt: skip
+    running = [subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    ends = [(*process.communicate(), process.returncode) for process in running]
+    assert any(code == 0 for _, _, code in ends)
+    for out, err, code in ends:  # one that starts when the graph is there is told so
+        assert "7 concepts" in out if code == 0 else "wanted a new folder" in err
+    assert Graph(tmp_path / "graph").path("DM", "Insulin")
+
+
+def test_the_preferred_name_of_a_string_that_stands_twice(tmp_path: Path) -> None:
+    """A release has the same string from several sources; it is the preferred one if one of its rows is."""
+    path = write_umls(tmp_path, NAMES, RELATIONS) / "MRCONSO.RRF"
+    rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    odd = [rows[0].replace("|P|", "|S|").replace("|Y|", "|N|"), rows[0].replace("|P|", "|S|").replace("Mellitus", "nos")]
+    path.write_text("".join([*odd, *rows]), encoding="utf-8")
+    main(["--umls_dir", str(tmp_path), "--output_path", str(tmp_path / "graph")])
+    graph = Graph(tmp_path / "graph")
+    assert graph.name(graph.node_of_cui("C0000001")) == "Diabetes Mellitus"
+    assert graph.node_of_term("Diabetes nos") == graph.node_of_term("dm") == graph.node_of_cui("C0000001")
+
+
+def make_graph(folder: Path, nodes: int, edges: np.ndarray, relations: list[str], limits: Limits = Limits()) -> Graph:  # noqa: B008
+    """A graph of `concept 0`, … and edges (source, target, place of the relation)."""
     folder.mkdir()
-    names = [(f"C{number:07}", f"concept {number}") for number in range(nodes)]
-    relations = ["isa", "has_finding", "made_of", FORBIDDEN[0]]
-    sources, targets = draw.integers(0, nodes, edges), draw.integers(0, nodes, edges)
-    labels = draw.integers(0, 4, edges).astype(np.uint16)
-    write(
-        folder, names, [(name, at) for at, (_, name) in enumerate(names)], (sources, targets, labels, relations, INVERSES), {}
-    )
-    return Graph(folder), list(zip(sources.tolist(), targets.tolist(), [relations[label] for label in labels], strict=True))
+    names = [f"concept {number}" for number in range(nodes)]
+    frame = pl.DataFrame({"cui": [f"C{number:07}" for number in range(nodes)], "name": names})
+    halves = [tuple(half.T) for half in np.array_split(edges, 2)]
+    write(folder, frame, zip(names, range(nodes), strict=True), Edges(len(edges), halves, relations, INVERSES))
+    return Graph(folder, limits)
 
 
 def test_paths_are_as_short_as_networkx_finds_them(tmp_path: Path) -> None:
     """Thousands of pairs on 150 random graphs: same length, relations that exist in that direction, limits obeyed."""
-    import networkx
-
     draw = np.random.default_rng(0)
-    pairs = 0
+    relations = ["isa", "has_finding", "RO", "made_of", "concept_in_subset"]
+    pairs = limited = apart = 0
     for number in range(150):
         nodes = int(draw.integers(2, 60))
-        graph, edges = random_graph(draw, tmp_path / str(number), nodes, int(draw.integers(1, 3 * nodes)))
-        stated = {(source, label, target) for source, target, label in edges if label != FORBIDDEN[0] and source != target}
+        size = int(draw.integers(1, 3 * nodes))
+        edges = np.stack([draw.integers(0, nodes, size), draw.integers(0, nodes, size), draw.integers(0, 5, size)], axis=1)
+        edges = edges[edges[:, 0] != edges[:, 1]]
+        folder = tmp_path / str(number)
+        graph = make_graph(folder, nodes, edges, relations)
+        stated = {(source, relations[label], target) for source, target, label in edges.tolist() if label != 4}
         stated |= {(target, INVERSES.get(label, f"inverse_{label}"), source) for source, label, target in stated}
         theirs = networkx.Graph((source, target) for source, _, target in stated)
         theirs.add_nodes_from(range(nodes))
         lengths = dict(networkx.all_pairs_shortest_path_length(theirs))
-        for _ in range(40):
-            source, target = draw.integers(0, nodes, 2).tolist()
+        near, small = Graph(folder, Limits(max_hops=2)), Graph(folder, Limits(max_nodes=4))
+        for source, target in draw.integers(0, nodes, (40, 2)).tolist():
             if source == target:
                 continue
             pairs += 1
-            found = graph.shortest(source, target)
-            wanted = lengths[source].get(target)
-            if wanted is None or wanted > 10:
+            found, wanted = graph.shortest(source, target), lengths[source].get(target)
+            if wanted is None:
+                apart += found == []
+                assert not found and not near.shortest(source, target)
+                continue
+            if wanted > 10:
                 assert found is None
                 continue
             assert len(found) - 1 == wanted and found[0] == source and found[-1] == target
             for here, there in zip(found, found[1:], strict=False):
                 assert (here, graph.relation(here, there), there) in stated
-            near = Graph(tmp_path / str(number), Limits(max_hops=2))
             assert (near.shortest(source, target) is not None) == (wanted <= 2)
-    assert pairs > 5000
+            few = small.shortest(source, target)
+            limited += few is None
+            assert few is None or len(few) - 1 == wanted, "a search that ends early gives no longer path"
+    assert pairs > 5000 and limited > 100 and apart > 1000
 
 
-def test_a_search_ends_at_its_limit_of_concepts(tmp_path: Path) -> None:
-    """A long chain: 9 concepts apart, which takes at least 8 expansions."""
-    folder = tmp_path / "chain"
-    folder.mkdir()
-    names = [(f"C{number:07}", f"concept {number}") for number in range(30)]
+def test_a_search_ends_at_its_limits(tmp_path: Path) -> None:
+    """A chain of 30 concepts, and one apart. No path and no path within the limits are told apart."""
     steps = np.arange(29)
-    write(folder, names, [], (steps, steps + 1, np.zeros(29, np.uint16), ["next"], {}), {})
-    assert len(Graph(folder).shortest(0, 9)) == 10
-    assert Graph(folder, Limits(max_nodes=4)).shortest(0, 9) is None
-    assert Graph(folder).shortest(0, 11) is None and len(Graph(folder, Limits(max_hops=11)).shortest(0, 11)) == 12
+    chain = np.stack([steps, steps + 1, 0 * steps], axis=1)
+    graph = make_graph(tmp_path / "chain", 31, chain, ["next"])
+    assert len(graph.shortest(0, 9)) == 10 and graph.shortest(0, 11) is None and graph.shortest(0, 30) == []
+    assert len(Graph(graph.folder, Limits(max_hops=11)).shortest(0, 11)) == 12
+    assert len(Graph(graph.folder, Limits(max_hops=100)).shortest(0, 29)) == 30
+    assert len(Graph(graph.folder, Limits(max_nodes=9)).shortest(0, 9)) == 10, "nine relations: nine concepts expanded"
+    assert Graph(graph.folder, Limits(max_nodes=8)).shortest(0, 9) is None
+    for limits in (Limits(max_hops=0), Limits(max_nodes=-1)):
+        with pytest.raises(UserError, match="wanted numbers"):
+            Graph(graph.folder, limits)
+
+
+def test_a_path_says_the_most_of_several_relations(tmp_path: Path) -> None:
+    """A RELA rather than a REL, a name of the release rather than one made up, and never one that is forbidden."""
+    relations = ["RO", "zz_of", "has_contraindicated_class", "has_finding"]
+    edges = np.array([(0, 1, 0), (0, 1, 1), (0, 1, 2), (3, 2, 3), (2, 3, 1)])
+    graph = make_graph(tmp_path / "graph", 4, edges, relations)
+    assert graph.path("concept 0", "concept 1")[1] == "zz_of" and graph.path("concept 1", "concept 0")[1] == "inverse_zz_of"
+    assert graph.path("concept 2", "concept 3")[1] == "finding_of" and graph.path("concept 3", "concept 2")[1] == "has_finding"
+
+
+def test_no_edges_and_no_terms(tmp_path: Path) -> None:
+    graph = make_graph(tmp_path / "graph", 2, np.empty((0, 3), np.int64), [])
+    assert graph.shortest(0, 1) == [] and graph.path("concept 0", "concept 1") is None
+
+
+@given(st.lists(st.text("aAbB -,é", max_size=6), min_size=1, max_size=12))
+def test_terms_by_a_naive_table(terms: list[str]) -> None:
+    """As written first, then by what is normalised; of several the first."""
+    hashes, nodes = term_table([(term, number) for number, term in enumerate(terms)])
+
+    def found(term: str) -> int | None:
+        at = np.searchsorted(hashes, np.uint64(term_hash(term)))
+        return int(nodes[at]) if at < len(hashes) and hashes[at] == term_hash(term) else None
+
+    for term in [*terms, *map(normalised, terms)]:
+        alike = [normalised(other) for other in terms]
+        assert found(term) == (terms.index(term) if term in terms else alike.index(term))
 
 
 def test_a_graph_without_a_licence(synthetic_root: Path, tmp_path: Path) -> None:

@@ -2,16 +2,22 @@
 
 For each answer: the history's concepts with lift above --threshold and enough support, the --topk of highest lift, at most
 --total_pair pairs a sample; then the shortest path between the two concepts. The history is what the task's input shows, as in
-coexistence_concept.py. Writes the index's rows with a column `graph`: {"umls_graph": [[term, relation, term, …], …]}, empty
-where there is none. A table says, per task, how many samples have a graph and why pairs were lost.
+coexistence_concept.py. A concept is found in the graph by its name as written, else normalised, else by what a matcher
+(--lexicon or --quickumls) finds in it. Writes the index's rows with a column `graph`: {"umls_graph": [[term, relation, term,
+…], …]}, empty where there is none. A table says, per task, how many samples have a graph and why pairs were lost.
+
+A finished output is left as it is when the same is asked again, so that an interrupted road or job array goes on.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,18 +31,21 @@ from mimiciv_dataset.commands import (
     parse,
     parser,
     progress,
+    read_json,
     require,
     run,
     share_work,
+    write_json,
 )  # fmt: skip
 from mimiciv_dataset.index_files import normalise_row, read_header, window_columns
 from mimiciv_dataset.tasks import Task
 from thinking_graph_preprocess.concept_files import GRAPH_TASKS, concept_files, normalise
-from thinking_graph_preprocess.umls_graph import Graph, Limits, add_search_flags
+from thinking_graph_preprocess.umls_graph import HOW_TO_MAKE, Graph, Limits, add_search_flags
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from thinking_graph_preprocess.matchers import Matcher
     from thinking_graph_preprocess.packed_concepts import PackedConcepts
 
 COLUMN = "graph"
@@ -61,31 +70,65 @@ class Associations:
         min_support: samples that must have the history's concept.
 
     Raises:
-        UserError: there is no such file.
+        UserError: there is no such file, or it is another kind of file.
     """
 
     def __init__(self, path: Path, number: dict[str, int], threshold: float, min_support: int) -> None:
+        import numpy as np
+        import pyarrow as pa
         import pyarrow.parquet as pq
+
+        from thinking_graph_preprocess.packed_concepts import decoded
 
         path = require(path, "co-occurrence of this task", "make it with thinking_graph_preprocess/coexistence_concept.py")
         strong = [("lift", ">", threshold), ("n_history", ">=", min_support)]
-        table = pq.read_table(path, columns=["target", "history", "lift", "n_history"], filters=strong)
-        self._of_target: dict[str, dict[int, tuple[float, int]]] = defaultdict(dict)
-        for row in zip(*(table[name].to_pylist() for name in table.column_names), strict=True):
-            target, history, lift, support = row
-            if history in number:
-                self._of_target[target][number[history]] = (lift, support)
+        columns = ["target", "history", "lift", "n_history"]
+        try:
+            table = pq.read_table(path, columns=columns, filters=strong, read_dictionary=columns[:2])
+        except pa.ArrowInvalid:
+            raise UserError(f"{path}: wanted a file of coexistence_concept.py, found a broken or another one") from None
+        table = table.unify_dictionaries().combine_chunks()
+        target, history = (decoded(table[name], lambda name: number.get(name, -1), np.int32) for name in columns[:2])
+        order = np.lexsort((history, target))
+        order = order[(target[order] >= 0) & (history[order] >= 0) & (target[order] != history[order])]
+        self._target, self._history = target[order], history[order]
+        self._lift, self._support = table["lift"].to_numpy()[order], table["n_history"].to_numpy()[order]
+        self._number = number
 
     def pairs(self, target: str, history: np.ndarray, names: Sequence[str], topk: int) -> list[Pair]:
-        """The pairs of one answer with a history (numbers of concepts), strongest first, at most `topk`."""
-        known = self._of_target.get(target, {})
-        found = [
-            Pair(-lift, -support, names[concept], target)
-            for concept in history.tolist()
-            if concept in known and names[concept] != target
-            for lift, support in [known[concept]]
-        ]
-        return sorted(found)[:topk]
+        """The pairs of one answer with a history (numbers of concepts, ascending), strongest first, at most `topk`."""
+        import numpy as np
+
+        begin, end = np.searchsorted(self._target, [number := self._number.get(target, -1), number + 1])
+        rows = begin + np.flatnonzero(np.isin(self._history[begin:end], history, assume_unique=True))
+        lift, support, concept = self._lift[rows], self._support[rows], self._history[rows]
+        best = np.lexsort((concept, -support, -lift))[:topk]  # a concept's number is the place of its name
+        return [Pair(-lift[at].item(), -support[at].item(), names[concept[at]], target) for at in best]
+
+
+class Terms:
+    """Finds terms in the graph.
+
+    Args:
+        graph: the concept graph.
+        matcher: what to ask about a term that is no name of a concept, if anything.
+    """
+
+    def __init__(self, graph: Graph, matcher: Matcher | None) -> None:
+        self._graph, self._matcher = graph, matcher
+        self.node = lru_cache(maxsize=1 << 20)(self._find)
+
+    def _find(self, term: str) -> int | None:
+        """The concept that a term names, or of those that the matcher finds in it the one with the longest name."""
+        graph = self._graph
+        if (node := graph.node_of_term(term)) is not None or self._matcher is None:
+            return node
+        best, longest = None, 0
+        for concept, cui, negated in self._matcher.mentions(term):
+            node = graph.node_of_term(concept) if cui is None else graph.node_of_cui(cui)
+            if node is not None and not negated and len(concept) > longest:
+                best, longest = node, len(concept)
+        return best
 
 
 class Evidence:
@@ -95,10 +138,12 @@ class Evidence:
         args: the command's.
         concepts: all patients' concepts.
         graph: the concept graph.
+        matcher: finds terms that are no names of the graph, if given.
     """
 
-    def __init__(self, args: Any, concepts: PackedConcepts, graph: Graph) -> None:
+    def __init__(self, args: Any, concepts: PackedConcepts, graph: Graph, matcher: Matcher | None = None) -> None:
         self.args, self.concepts, self.graph = args, concepts, graph
+        self.terms = Terms(graph, matcher)
         self.samples: Counter[str] = Counter()
         self.with_graph: Counter[str] = Counter()
         self.paths: Counter[str] = Counter()
@@ -121,15 +166,15 @@ class Evidence:
     def _paths(self, task: Task, row: dict[str, Any]) -> Iterator[list[str]]:
         lost = self.lost[task.name]
         for pair in self._pairs(task, row):
-            ends = self.graph.node_of_term(pair.history), self.graph.node_of_term(pair.target)
+            ends = self.terms.node(pair.history), self.terms.node(pair.target)
             if None in ends:
                 lost["not in the graph"] += 1
             elif ends[0] == ends[1]:
                 lost["one concept"] += 1
-            elif (path := self.graph.path_of_nodes(*ends)) is None:
-                lost["no path within the limits"] += 1
-            else:
+            elif path := self.graph.path_of_nodes(*ends):
                 yield path
+            else:
+                lost["no path within the limits" if path is None else "no path"] += 1
 
     def _pairs(self, task: Task, row: dict[str, Any]) -> list[Pair]:
         if task.name not in self._associations:
@@ -178,36 +223,107 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_argument("--min_support", type=int, default=5, help="samples that must have the history's concept (5)")
     cli.add_argument("--topk", type=int, default=20, help="pairs of an answer at most (20)")
     cli.add_argument("--total_pair", type=int, default=100, help="pairs of a sample at most (100)")
+    cli.add_argument("--lexicon", type=Path, help="lexicon of concept_extraction.py to find names with that the graph lacks")
+    cli.add_argument("--quickumls", type=Path, help="QuickUMLS installation to find them with")
     add_search_flags(cli)
     add_chunks(cli)
     args = parse(cli, argv)
     summary = Summary("evidence_generation")
+    if min(args.topk, args.total_pair) < 1:
+        raise UserError(f"--topk {args.topk}, --total_pair {args.total_pair}: wanted numbers ≥ 1")
     index = require(args.data_index_path, "an index CSV", "make it with mimiciv_dataset/data_index_gen.py")
     columns = read_header(index)
     window_columns(index, columns)
     output = args.output_path or Path(args.root_dir) / "evidence_datas/evidence" / index.name
     if args.chunk_num > 1:
         output = output.with_name(f"{output.stem}-{args.chunk_idx}-of-{args.chunk_num}.csv")
-    if output.exists():
-        raise UserError(f"{output}: wanted a new file, found one: this step is done; remove it to do it again")
+    options = options_of(args)
+    if is_done(output, options):
+        print(f"{output}: done before, with the same options; remove it to do it again")
+        return
 
     from mimiciv_dataset.trajectory import Trajectories
     from thinking_graph_preprocess.packed_concepts import PackedConcepts, pack
 
-    graph = Graph(args.graph, Limits(args.max_hops, args.max_nodes))
+    total = len(chunk(range(sum(1 for _ in read_index(index))), args.chunk_num, args.chunk_idx))
+    graph, matcher = Graph(args.graph, Limits(args.max_hops, args.max_nodes)), find_matcher(args.lexicon, args.quickumls)
     files, packed = concept_files(args.concept_dir), args.coexistence_dir / ".packed"
     share_work(["pack"], lambda _: packed.exists(), lambda _: pack(files, Trajectories(args.ehr_dir), packed),
                args.coexistence_dir / ".locks")  # fmt: skip
-    evidence = Evidence(args, PackedConcepts(packed), graph)
-    with index.open(newline="", encoding="utf-8-sig") as file:
-        rows = chunk(list(csv.DictReader(file)), args.chunk_num, args.chunk_idx)
+    evidence = Evidence(args, PackedConcepts(packed), graph, matcher)
+    write_json(options_path(output), options)
     with atomic_path(output) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [*(name for name in columns if name != COLUMN), COLUMN])
         writer.writeheader()
-        for number, row in enumerate(progress(rows, desc="evidence", unit="sample"), 1):
-            writer.writerow(row | {COLUMN: evidence.of(normalise_row(row, f"{index}, row {number}"))})
+        rows = islice(read_index(index), args.chunk_idx, None, args.chunk_num)
+        for where, row in progress(rows, total=total, desc="evidence", unit="sample"):
+            writer.writerow(row | {COLUMN: evidence.of(normalise_row(row, where))})
     print(table(evidence))
-    summary.print(f"{len(rows):,} rows, {sum(evidence.with_graph.values()):,} with a graph → {output}", len(rows), "rows")
+    summary.print(f"{total:,} rows, {sum(evidence.with_graph.values()):,} with a graph → {output}", total, "rows")
+
+
+def read_index(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """Where it stands, and the row, for every row of an index CSV.
+
+    Raises:
+        UserError: a row has more or fewer fields than the header, or is no text.
+    """
+    csv.field_size_limit(1 << 30)
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        try:
+            for number, row in enumerate(reader, 1):
+                where = f"{path}, row {number}"
+                if None in row or None in row.values():
+                    raise UserError(f"{where}: wanted {len(reader.fieldnames)} fields, found others; is the file whole?")
+                yield where, row
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise UserError(f"{path}, line {reader.line_num + 1}: wanted a CSV in UTF-8, found: {error}") from None
+
+
+def find_matcher(lexicon: Path | None, quickumls: Path | None) -> Matcher | None:
+    """The matcher to ask about names that the graph lacks, if one is given."""
+    from thinking_graph_preprocess.matchers import DictionaryMatcher, QuickUMLSMatcher
+
+    if lexicon is not None:
+        require(lexicon / "keys.npy", "a lexicon", "concept_extraction.py makes one in evidence_datas/lexicon/")
+    if quickumls is not None:
+        return QuickUMLSMatcher(quickumls, lexicon)
+    return None if lexicon is None else DictionaryMatcher(lexicon)
+
+
+def options_path(output: Path) -> Path:
+    """Where it is kept what an output was made with."""
+    return output.with_suffix(".options.json")
+
+
+def options_of(args: Any) -> dict[str, Any]:
+    """What an output depends on: the files by their digests, the flags."""
+    files = {
+        "index": args.data_index_path,
+        "graph": require(args.graph / "about.json", "a graph folder", HOW_TO_MAKE),
+        "coexistence": args.coexistence_dir / "options.json",
+    }
+    digests = {name: hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None for name, path in files.items()}
+    flags = ("threshold", "min_support", "topk", "total_pair", "max_hops", "max_nodes", "chunk_num", "chunk_idx")
+    matcher = {name: str(path.resolve()) if (path := getattr(args, name)) else None for name in ("lexicon", "quickumls")}
+    return digests | {name: getattr(args, name) for name in flags} | matcher
+
+
+def is_done(output: Path, options: dict[str, Any]) -> bool:
+    """Whether an output is there already.
+
+    Raises:
+        UserError: it is, but was made with other options.
+    """
+    if not output.exists():
+        return False
+    made = read_json(options_path(output)) if options_path(output).exists() else {}
+    if made != options:
+        differing = ", ".join(name for name in options if made.get(name) != options[name])
+        raise UserError(f"{output}: wanted a new file, found one made with another {differing}; remove it, or choose another "
+                        "--output_path")  # fmt: skip
+    return True
 
 
 def table(evidence: Evidence) -> str:

@@ -89,9 +89,9 @@ def pack(files: Sequence[Path], trajectories: Trajectories, folder: Path) -> Non
         out = {name: stack.enter_context((temporary / name).open("wb")) for name in _COLUMNS}
         for path in progress(files, desc="packing concepts", unit="file"):
             rows = _asserted(path, ["subject_id", "event_id", "key", "concept"])
-            subject, event = _decoded(rows["subject_id"], int, np.int64), rows["event_id"].to_numpy()
-            concept = _decoded(rows["concept"], lambda name: number.get(name, -1), np.int32)
-            table = _decoded(rows["key"], lambda key: TABLES[GRAPH_TASKS[key].event] if key != TEXT else _TO_LOOK_UP, np.uint8)
+            subject, event = decoded(rows["subject_id"], int, np.int64), rows["event_id"].to_numpy()
+            concept = decoded(rows["concept"], lambda name: number.get(name, -1), np.int32)
+            table = decoded(rows["key"], lambda key: TABLES[GRAPH_TASKS[key].event] if key != TEXT else _TO_LOOK_UP, np.uint8)
             order = np.lexsort((concept, event, subject))
             keys = np.stack([subject, event, concept])[:, order]
             order = order[np.diff(keys, axis=1, prepend=-1).any(axis=0)]  # a name may be the answer of two tasks
@@ -116,7 +116,7 @@ def _asserted(path: Path, columns: Sequence[str]) -> pa.Table:
     return rows.filter(pc.invert(rows["negated"])).drop_columns("negated").unify_dictionaries().combine_chunks()
 
 
-def _decoded(column: pa.ChunkedArray, value: Callable[[str], int], kind: type) -> np.ndarray:
+def decoded(column: pa.ChunkedArray, value: Callable[[str], int], kind: type) -> np.ndarray:
     """A dictionary-encoded column as numbers."""
     import numpy as np
 

@@ -9,23 +9,32 @@ DIR is made by build_umls_graph.py. Its arrays are memory-mapped, so processes s
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mimiciv_dataset.commands import Summary, UserError, parser, progress, read_json, require, run
+from thinking_graph_preprocess.term_search import words_of
 
 if TYPE_CHECKING:
     import numpy as np
 
 MAX_HOPS, MAX_NODES = 10, 2000
 
-FORBIDDEN = ("subset_includes_concept", "concept_in_subset", "has_contraindicated_drug", "contraindicated_with_disease")
-"""Relations that no path walks: lists that hold everything, and what must not be given."""
+FORMAT = 1
+"""Changes when the arrays of a graph folder mean something else."""
+
+FORBIDDEN = ("subset_includes_concept", "concept_in_subset", "contraindicat")
+"""Relations with one of these in their name, or in their inverse's, are never walked: lists that hold everything, and what
+must not be given (has_contraindicated_drug, contraindicated_with_disease, and those of MED-RT's drug classes)."""
 
 INVERSE = "inverse_"
 """Before the name of a relation that is walked against its row, where no name of its inverse is known."""
+
+LIMIT = -1
+"""What a search gives that a limit has ended."""
 
 HOW_TO_MAKE = "make it with thinking_graph_preprocess/build_umls_graph.py"
 
@@ -43,7 +52,7 @@ def normalised(term: str) -> str:
     >>> normalised("  Diabetes Mellitus, Type-2 ")
     'diabetes mellitus type 2'
     """
-    return " ".join("".join(c if c.isalnum() else " " for c in term.casefold()).split())
+    return " ".join(words_of(term.casefold()))
 
 
 def term_hash(term: str) -> int:
@@ -51,6 +60,17 @@ def term_hash(term: str) -> int:
     import hashlib
 
     return int.from_bytes(hashlib.blake2b(term.encode("utf-8"), digest_size=8).digest(), "little")
+
+
+def arrays_of(nodes: int, edges: int, terms: int) -> dict[str, int]:
+    """The arrays of a graph folder and their lengths; that of `name_text` is the last of `name_offsets`.
+
+    `neighbours[offsets[n] : offsets[n + 1]]` are the neighbours of node n, ascending, `labels` the relations to them.
+    """
+    return {
+        "offsets": nodes + 1, "neighbours": edges, "labels": edges, "cuis": nodes, "name_offsets": nodes + 1,
+        "term_hashes": terms, "term_nodes": terms,
+    }  # fmt: skip
 
 
 class Graph:
@@ -61,38 +81,44 @@ class Graph:
     Args:
         folder: made by build_umls_graph.py.
         limits: of a search.
-        forbidden: relations that no path walks, in either direction.
+        forbidden: parts of the names of relations that no path walks, in either direction.
 
     Raises:
-        UserError: the folder is missing or not whole.
+        UserError: the folder is missing, not whole, or of another version; the limits allow no search.
     """
 
     def __init__(self, folder: Path | str, limits: Limits = Limits(), forbidden: Sequence[str] = FORBIDDEN) -> None:  # noqa: B008
         import numpy as np
 
+        if min(limits) < 1:
+            raise UserError(f"--max_hops {limits.max_hops}, --max_nodes {limits.max_nodes}: wanted numbers ≥ 1")
         self.folder = require(folder, "a graph folder", HOW_TO_MAKE)
         self.limits = limits
         self.about = read_json(require(self.folder / "about.json", "a whole graph folder", HOW_TO_MAKE))
-        relations = self.about["relations"]
-        self.relations: list[str] = relations["names"]
-        inverse: list[int] = relations["inverse"]
-        banned = {number for number, name in enumerate(self.relations) if name in forbidden}
-        banned |= {inverse[number] for number in banned} | {
-            number for number in range(len(inverse)) if inverse[number] in banned
-        }
-        self._allowed = np.array([number not in banned for number in range(len(self.relations))], dtype=bool)
-        for name in ("offsets", "neighbours", "labels", "cuis", "name_offsets", "name_text", "term_hashes", "term_nodes"):
-            setattr(self, f"_{name}", self._array(name))
+        if self.about.get("format") != FORMAT:
+            raise UserError(f"{self.folder}: wanted a graph folder of this version, found another; {HOW_TO_MAKE} again")
+        self.relations: list[str] = self.about["relations"]["names"]
+        inverse: list[int] = self.about["relations"]["inverse"]
+        banned = [any(part in name for part in forbidden) for name in self.relations]
+        self._allowed = np.array([not (banned[number] or banned[inverse[number]]) for number in range(len(inverse))], bool)
+        for name, size in arrays_of(*(self.about[what] for what in ("nodes", "edges", "terms"))).items():
+            setattr(self, f"_{name}", self._array(name, size))
+        self._name_text = self._array("name_text", int(self._name_offsets[-1]))
         self._seen: np.ndarray | None = None
 
-    def _array(self, name: str) -> np.ndarray:
+    def _array(self, name: str, size: int) -> np.ndarray:
         import numpy as np
 
         path = require(self.folder / f"{name}.npy", "an array of the graph", HOW_TO_MAKE)
         try:
-            return np.load(path, mmap_mode="r", allow_pickle=False)
-        except ValueError as error:
-            raise UserError(f"{path}: wanted an array of the graph, found a broken file ({error}); {HOW_TO_MAKE}") from None
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, EOFError):
+            raise UserError(f"{path}: wanted an array of the graph, found a broken file; {HOW_TO_MAKE} again") from None
+        if len(array) != size:
+            raise UserError(
+                f"{path}: wanted an array of {size:,}, as about.json says, found {len(array):,}; {HOW_TO_MAKE} again"
+            )
+        return array
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
@@ -127,7 +153,7 @@ class Graph:
         return _compiled()
 
     def shortest(self, source: int, target: int) -> list[int] | None:
-        """Nodes of a shortest path, both ends included; None if there is none within the limits."""
+        """Nodes of a shortest path, both ends included; empty if nothing links them, None if a limit ended the search."""
         import numpy as np
 
         if self._seen is None:  # who was reached from which side, in which search, and through whom
@@ -136,34 +162,38 @@ class Graph:
             self._queue = np.empty((2, len(self)), np.int32)
             self._searches = 0
         self._searches += 1
-        path = np.empty(self.limits.max_hops + 2, np.int32)
+        path = np.empty(min(self.limits.max_hops + 1, len(self)), np.int32)
         length = self._search(
             self._offsets, self._neighbours, self._labels, self._allowed, source, target, self.limits.max_hops,
             self.limits.max_nodes, self._seen, self._parent, self._queue, self._searches, path,
         )  # fmt: skip
-        return path[:length].tolist() if length else None
+        return None if length == LIMIT else path[:length].tolist()
 
     def relation(self, source: int, target: int) -> str:
-        """The relation from one node to its neighbour that a path names: the first allowed one."""
+        """The relation from one node to its neighbour that a path names: of those allowed the one that says most."""
+        import numpy as np
+
         begin, end = self._offsets[source : source + 2]
-        for at in range(begin, end):
-            if self._neighbours[at] == target and self._allowed[self._labels[at]]:
+        at = begin + np.searchsorted(self._neighbours[begin:end], target)
+        while at < end and self._neighbours[at] == target:
+            if self._allowed[self._labels[at]]:
                 return self.relations[self._labels[at]]
+            at += 1
         raise KeyError((source, target))
 
     def path(self, source: str, target: str) -> list[str] | None:
-        """[term, relation, term, …]; None if a term is unknown, both name one concept, or nothing links them."""
+        """[term, relation, term, …]; None if a term is unknown, both name one concept, or no path is found."""
         nodes = self.node_of_term(source), self.node_of_term(target)
         if None in nodes or nodes[0] == nodes[1]:
             return None
-        return self.path_of_nodes(*nodes)
+        return self.path_of_nodes(*nodes) or None
 
     @lru_cache(maxsize=1_000_000)  # noqa: B019  a graph lives as long as its process
     def path_of_nodes(self, source: int, target: int) -> list[str] | None:
-        """`path` of two different nodes, remembered."""
+        """`path` of two different nodes, remembered; empty or None as `shortest` is."""
         nodes = self.shortest(source, target)
-        if nodes is None:
-            return None
+        if not nodes:
+            return nodes
         found = [self.name(nodes[0])]
         for here, there in zip(nodes, nodes[1:], strict=False):
             found += [self.relation(here, there), self.name(there)]
@@ -179,8 +209,9 @@ def _compiled() -> Callable[..., int]:
     def search(
         offsets, neighbours, labels, allowed, source, target, max_hops, max_nodes, seen, parent, queue, number, path
     ):  # fmt: skip
-        """Breadth first from both ends, the smaller frontier a whole level at a time; the number of nodes of the path, or 0.
+        """Breadth first from both ends, the smaller frontier a whole level at a time.
 
+        Returns the number of nodes of the path; 0 if there is none, LIMIT if a limit ended the search.
         `seen[side, node] == number` marks who was reached in this search, so that nothing must be cleared after it.
         """
         if source == target:
@@ -195,15 +226,19 @@ def _compiled() -> Callable[..., int]:
             queue[side, 0] = ends[side]
         expanded = 0
         hops = 0
-        while hops < max_hops:
-            side = 0 if end[0] - begin[0] <= end[1] - begin[1] else 1
+        side = 1
+        while True:
+            more = (end[0] - begin[0]) - (end[1] - begin[1])
+            side = 1 - side if more == 0 else int(more > 0)  # equal: in turn, so that a small part is soon known as one
             if begin[side] == end[side]:
                 return 0
+            if hops == max_hops:
+                return LIMIT
             hops += 1
             level_end = end[side]
             for at in range(begin[side], level_end):
-                if expanded >= max_nodes:
-                    return 0
+                if expanded == max_nodes:
+                    return LIMIT
                 expanded += 1
                 node = queue[side, at]
                 for edge in range(offsets[node], offsets[node + 1]):
@@ -232,7 +267,6 @@ def _compiled() -> Callable[..., int]:
                     queue[side, end[side]] = other
                     end[side] += 1
             begin[side] = level_end
-        return 0
 
     return search
 
@@ -261,23 +295,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(graph.path(*args.terms), ensure_ascii=False))
         return 0
     summary = Summary("umls_graph")
-    lines = (
-        require(args.pairs, "a file of pairs", "write two terms a line, a tab between")
-        .read_text(encoding="utf-8")
-        .splitlines()
-    )
+    pairs = read_pairs(args.pairs)
     found = 0
-    for number, line in enumerate(progress(lines, desc="umls_graph", unit="pair"), 1):
-        terms = line.split("\t")
-        if len(terms) != 2:
-            raise UserError(f"{args.pairs}, line {number}: wanted two terms with a tab between, found {len(terms)}")
-        path = graph.path(*terms)
+    for pair in progress(pairs, desc="umls_graph", unit="pair"):
+        path = graph.path(*pair)
         found += path is not None
         print(json.dumps(path, ensure_ascii=False))
-    import sys
-
-    print(summary.line(f"{len(lines):,} pairs, {found:,} linked", len(lines), "pairs"), file=sys.stderr)
+    print(summary.line(f"{len(pairs):,} pairs, {found:,} linked", len(pairs), "pairs"), file=sys.stderr)
     return 0
+
+
+def read_pairs(path: Path) -> list[tuple[str, str]]:
+    """The pairs of terms of a file.
+
+    Raises:
+        UserError: there is no such file, or a line without exactly one tab.
+    """
+    pairs = []
+    try:
+        with require(path, "a file of pairs", "write two terms a line, a tab between").open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                terms = line.rstrip("\n").split("\t")
+                if len(terms) != 2:
+                    raise UserError(f"{path}, line {number}: wanted two terms with a tab between, found {len(terms)}")
+                pairs.append((terms[0], terms[1]))
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: wanted text in UTF-8, found other bytes") from None
+    return pairs
 
 
 if __name__ == "__main__":
