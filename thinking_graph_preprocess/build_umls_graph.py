@@ -47,6 +47,8 @@ COLUMNS = {
 }  # fmt: skip
 """Columns of the Rich Release Format files; each line ends in a bar (UMLS Reference Manual, NBK9685)."""
 
+CUI = r"^C\d{7}$"
+
 ROWS = 1 << 20
 """Rows handled at a time."""
 
@@ -239,9 +241,10 @@ def scan(folder: Path, name: str) -> pl.LazyFrame:
 
     from thinking_graph_preprocess.concept_lexicon import check_rows, scan_rrf
 
+    flagged = pl.col("SUPPRESS").is_in(["N", "O", "E", "Y"])
     whole = {
-        "MRCONSO": pl.col("CUI").str.contains(r"^C\d{7}$") & pl.col("SUPPRESS").is_in(["N", "O", "E", "Y"]),
-        "MRREL": pl.col("REL").is_not_null() & pl.col("SUPPRESS").is_in(["N", "O", "E", "Y"]),
+        "MRCONSO": pl.col("CUI").str.contains(CUI) & flagged,
+        "MRREL": pl.all_horizontal(pl.col("CUI1", "CUI2").str.contains(CUI)) & pl.col("REL").is_not_null() & flagged,
         "MRDOC": pl.col("TYPE").is_not_null(),
     }
     path, names = folder / f"{name}.RRF", COLUMNS[name]
@@ -277,25 +280,35 @@ def from_umls(folder: Path) -> tuple[pl.DataFrame, tuple[np.ndarray, np.ndarray]
     nodes = names.select("cui", node=pl.int_range(pl.len(), dtype=pl.Int32))
     terms = rows.join(nodes, left_on="CUI", right_on="cui", maintain_order="left").select("STR", "node")
     table = term_table(progress(terms.iter_rows(), total=len(terms), desc="terms", unit="term"))
-    return names, table, umls_edges(folder, relations, nodes)
+    return names, table, umls_edges(folder, relations, names["cui"])
 
 
-def umls_edges(folder: Path, relations: pl.LazyFrame, nodes: pl.DataFrame) -> Edges:
-    """The relations of MRREL between the nodes (`cui`, `node`), a part of the file at a time."""
+def umls_edges(folder: Path, relations: pl.LazyFrame, cuis: pl.Series) -> Edges:
+    """The relations of MRREL between the nodes, whose CUIs are given, a part of the file at a time."""
+    import numpy as np
     import polars as pl
 
+    def digits(cui: pl.Expr) -> pl.Expr:
+        return cui.str.slice(1).cast(pl.Int32)
+
+    node = np.full(10_000_000, -1, np.int32)  # by the digits of its CUI
+    node[cuis.to_frame("cui").select(digits(pl.col("cui")))["cui"].to_numpy()] = np.arange(len(cuis))
     label = pl.coalesce("RELA", "REL")
     counted = relations.group_by(label=label).len().collect(engine="streaming").sort("label")
     labels = counted["label"].to_list()
-    kept = (
-        relations.filter((pl.col("SUPPRESS") == "N") & (pl.col("CUI1") != pl.col("CUI2")))
-        # "CUI2 label CUI1": the statement's subject is the second
-        .join(nodes.lazy().rename({"node": "source"}), left_on="CUI2", right_on="cui")
-        .join(nodes.lazy().rename({"node": "target"}), left_on="CUI1", right_on="cui")
-        .select("source", "target", label.replace_strict(labels, range(len(labels)), return_dtype=pl.UInt16).alias("label"))
+    number = label.cast(pl.Enum(labels)).to_physical()  # replace_strict would take gigabytes
+    # "CUI2 label CUI1": the statement's subject is the second
+    rows = relations.filter((pl.col("SUPPRESS") == "N") & (pl.col("CUI1") != pl.col("CUI2"))).select(
+        source=digits(pl.col("CUI2")), target=digits(pl.col("CUI1")), label=number
     )
-    batches = (tuple(batch.to_numpy(order="fortran").T) for batch in kept.collect_batches(chunk_size=ROWS))
-    return Edges(counted["len"].sum(), batches, labels, inverses(folder))
+
+    def batches() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        for batch in rows.collect_batches(chunk_size=ROWS):
+            sources, targets = (node[batch[end].to_numpy()] for end in ("source", "target"))
+            known = (sources >= 0) & (targets >= 0)
+            yield sources[known], targets[known], batch["label"].to_numpy()[known]
+
+    return Edges(counted["len"].sum(), batches(), labels, inverses(folder))
 
 
 def inverses(folder: Path) -> dict[str, str]:
