@@ -1,7 +1,8 @@
 """The concept graph at UMLS's size: time to build, memory and time of a query, pairs found at the default limits and without.
 
 Writes RRF files of a made-up, heavy-tailed graph (a few hubs with very many relations), builds the graph with the command, and
-asks random pairs in a process of its own, whose own memory is measured apart from the pages of the mapped files.
+asks random pairs, names and relations of the path included, in a process of its own, whose own memory is measured apart from
+the pages of the mapped files.
 
     python benchmarks/graph.py [--nodes 4000000] [--relations 40000000] [--pairs 5000]
 """
@@ -20,7 +21,7 @@ REPO = Path(__file__).resolve().parent.parent
 
 
 def write_rrf(folder: Path, nodes: int, relations: int) -> None:
-    """MRCONSO, MRREL and MRDOC; a concept's chance of a relation falls with its rank's power 0.6."""
+    """MRCONSO, three names a concept, MRREL and MRDOC; a concept's chance of a relation falls with its rank's power 0.6."""
     import numpy as np
     import polars as pl
 
@@ -34,8 +35,10 @@ def write_rrf(folder: Path, nodes: int, relations: int) -> None:
         frame = values.pop("frame").select(*columns, pl.lit("").alias("_"))
         frame.write_csv(folder / f"{name}.RRF", separator="|", include_header=False, quote_style="never")
 
-    save("MRCONSO", frame=pl.DataFrame({"c": cuis}), CUI=pl.col("c"), LAT=pl.lit("ENG"), TS=pl.lit("P"), STT=pl.lit("PF"),
-         ISPREF=pl.lit("Y"), STR=pl.format("concept {}", pl.col("c")), SUPPRESS=pl.lit("N"))  # fmt: skip
+    kinds = pl.DataFrame({"ts": ["P", "S", "S"], "str": ["Concept {}", "Concept, {}, unspecified", "{} (made-up concept)"]})
+    text = pl.col("str").str.replace("{}", pl.col("c"), literal=True)
+    save("MRCONSO", frame=pl.DataFrame({"c": cuis}).join(kinds, how="cross"), CUI=pl.col("c"), LAT=pl.lit("ENG"),
+         TS=pl.col("ts"), STT=pl.lit("PF"), ISPREF=pl.lit("Y"), STR=text, SUPPRESS=pl.lit("N"))  # fmt: skip
     weight = np.cumsum(np.arange(1, nodes + 1, dtype=np.float64) ** -0.6)
     place = draw.permutation(nodes)
     ends = [place[np.searchsorted(weight, draw.random(relations) * weight[-1])] for _ in range(2)]
@@ -54,11 +57,11 @@ def memory(name):
 folder, pairs, nodes, hops, most = sys.argv[1], *map(int, sys.argv[2:6])
 graph = Graph(folder, Limits(hops, most))
 asked = np.random.default_rng(1).integers(0, nodes, (pairs, 2))
-graph.shortest(0, 1)
+graph.path_of_nodes(0, 1)
 times, found = [], 0
 for source, target in asked.tolist():
     start = time.perf_counter()
-    found += graph.shortest(source, target) is not None
+    found += bool(graph.path_of_nodes(source, target))
     times.append(1000 * (time.perf_counter() - start))
 print(json.dumps({"mean": float(np.mean(times)), "p95": float(np.quantile(times, 0.95)), "found": found / pairs,
                   "own": memory("RssAnon:"), "resident": memory("VmRSS:")}))

@@ -24,3 +24,21 @@ def test_prompts_at_once(synthetic_root: Path, tiny_model: Path) -> None:
     rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")]
     assert [row[0] for row in rows] == ["| index", "| ---", "| emar", "| ICU_Stay_7day"]
     assert rows[2][1] == rows[3][1] == "4" and rows[3][8] == "100% |", "p(yes) says the same either way"
+
+
+def test_graph() -> None:
+    done = command("benchmarks/graph.py", "--nodes", 2000, "--relations", 10000, "--pairs", 50)
+    first, *_, limited, free = done.stdout.splitlines()
+    assert first.startswith("2,000 concepts, 10,000 relations: built in")
+    assert limited.startswith("| 10 hops, 2,000 concepts | ") and free.startswith("| none | ")
+
+
+@pytest.mark.slow
+def test_evidence_of_the_demo(test_data: Path) -> None:
+    """Samples get graphs from the free vocabularies, and more where every name is known and linked."""
+    done = command("benchmarks/evidence.py", "--mimic_dir", test_data / "data/mimic-iv-demo", "--maps_from",
+                   test_data / "data/index_mapping/hosp")  # fmt: skip
+    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")][1:]
+    shares = {task: (float(free.rstrip("%")), float(linked.rstrip("%"))) for task, _, free, _, _, linked, *_ in rows}
+    assert all(free <= linked for free, linked in shares.values())
+    assert shares["diagnoses_icd"][0] > 50 and sum(free > 0 for free, _ in shares.values()) > 15

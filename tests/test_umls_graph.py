@@ -179,7 +179,8 @@ def make_graph(folder: Path, nodes: int, edges: np.ndarray, relations: list[str]
     names = [f"concept {number}" for number in range(nodes)]
     frame = pl.DataFrame({"cui": [f"C{number:07}" for number in range(nodes)], "name": names})
     halves = [tuple(half.T) for half in np.array_split(edges, 2)]
-    write(folder, frame, zip(names, range(nodes), strict=True), Edges(len(edges), halves, relations, INVERSES))
+    terms = term_table(zip(names, range(nodes), strict=True))
+    write(folder, frame, terms, Edges(len(edges), halves, relations, INVERSES))
     return Graph(folder, limits)
 
 
@@ -273,3 +274,36 @@ def test_a_graph_without_a_licence(synthetic_root: Path, tmp_path: Path) -> None
     graph = Graph(tmp_path / "free")
     assert {"in_ccs_category", "in_atc_class", "has_category"} <= set(graph.relations)
     assert graph.path("Glucose", "Sodium")[1] == "has_category"
+
+
+def test_what_the_free_graph_says(tmp_path: Path) -> None:
+    """Every kind of statement, by hand; a missing name is no concept, a broken dictionary is said."""
+    files = {
+        "index_mapping/hosp/d_icd_diagnoses.csv": "icd_code,icd_version,long_title\nI10,10,Hypertension\n401,9,High pressure\n"
+                                                  "4019,9,\"Hypertension, NOS\"\n4011,9,\nA00,10,Cholera\n",
+        "index_mapping/hosp/d_ccs_diagnoses.csv": "icd_code,icd_version,long_title\nI10,10,Essential hypertension\n"
+                                                  "4019,9,Essential hypertension\n4011,9,\nA00,10,\n",
+        "index_mapping/hosp/d_labitems.csv": "itemid,label,fluid,category\n1,Glucose,Blood,Chemistry\n2,,Blood,Chemistry\n",
+        "index_mapping/icu/d_items.csv": "itemid,label,category\n3,glucose,Labs\n4,Arterial line,\n",
+        "index_mapping/hosp/d_atc_prescriptions.csv": "ndc_code,atc_name\n00002143361,Insulins\n",
+        "mimiciv/hosp/prescriptions.csv": "subject_id,drug,ndc\n1,Glargine,2143361\n1,Aspirin,0\n",
+        "mimiciv/ed/medrecon.csv": "subject_id,name,ndc\n1,Lantus,00002143361\n1,Lantus,\n",
+    }  # fmt: skip
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    build = ["--free", "--root_dir", str(tmp_path), "--output_path"]
+    main([*build, str(tmp_path / "graph")])
+    graph = Graph(tmp_path / "graph")
+    assert {graph.name(node) for node in range(len(graph))} == {
+        "Hypertension", "High pressure", "Hypertension, NOS", "Essential hypertension", "Glucose", "Blood", "Chemistry",
+        "Labs", "Glargine", "Lantus", "Insulins",
+    }  # fmt: skip
+    assert graph.path("hypertension", "high pressure") == [
+        "Hypertension", "in_ccs_category", "Essential hypertension", "ccs_category_of", "Hypertension, NOS", "isa",
+        "High pressure"]  # fmt: skip
+    assert graph.path("Lantus", "GLARGINE") == ["Lantus", "in_atc_class", "Insulins", "atc_class_of", "Glargine"]
+    assert graph.path("Labs", "Blood") == ["Labs", "category_of", "Glucose", "has_category", "Blood"]
+    (tmp_path / "index_mapping/hosp/d_labitems.csv").write_text("itemid,name\n1,Glucose\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"d_labitems\.csv: wanted a CSV with columns label"):
+        main([*build, str(tmp_path / "other")])

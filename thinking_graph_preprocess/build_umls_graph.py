@@ -6,7 +6,7 @@
 Nodes are the concepts with an English name that is not suppressed, edges the relations between them, in both directions: in
 MRREL a row (CUI1, RELA, CUI2) says that CUI2 RELA CUI1 (REL where RELA is empty), and the inverse has its name from MRDOC,
 else `inverse_` and the name. The arrays are compressed sparse rows, written whole and memory-mapped by their readers. The
-relations are streamed; in memory are the names of the concepts and 16 bytes a relation.
+relations are streamed; in memory are first the names of the concepts, then 16 bytes a relation.
 """
 
 from __future__ import annotations
@@ -99,14 +99,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def write(
-    folder: Path, names: pl.DataFrame, terms: Iterable[tuple[str, int]], edges: Edges, made_from: str = "a test"
+    folder: Path, names: pl.DataFrame, terms: tuple[np.ndarray, np.ndarray], edges: Edges, made_from: str = "a test"
 ) -> None:  # fmt: skip
     """Write a graph folder.
 
     Args:
         folder: where to.
         names: `cui`, all of one length, and `name`, the preferred one, of each node, by cui.
-        terms: (term, node): every name of every node, the best node of a term first.
+        terms: the `term_table` of every name of every node.
         edges: between the nodes.
         made_from: said in about.json.
     """
@@ -134,7 +134,7 @@ def write(
     save["name_offsets"] = np.frombuffer(ends, np.int64)[text.offset : text.offset + len(text) + 1]
     save["name_text"] = np.frombuffer(letters, np.uint8)[: save["name_offsets"][-1]]
     save["cuis"] = names["cui"].to_numpy().astype("S")
-    save["term_hashes"], save["term_nodes"] = term_table(terms)
+    save["term_hashes"], save["term_nodes"] = terms
     for name, values in save.items():
         np.save(folder / f"{name}.npy", values, allow_pickle=False)
     counts = {"nodes": len(names), "edges": len(save["neighbours"]), "terms": len(save["term_hashes"])}
@@ -204,9 +204,15 @@ def term_table(terms: Iterable[tuple[str, int]]) -> tuple[np.ndarray, np.ndarray
 
     Of a term that names several nodes the first counts, and one that is written so before one that only looks alike.
 
+    Args:
+        terms: (term, node), the best node of a term first.
+
     >>> hashes, nodes = term_table([("Mg", 0), ("MG", 1), ("mg", 2)])
     >>> [int(nodes[hashes.searchsorted(term_hash(term))]) for term in ("MG", "mg")], len(nodes)
     ([1, 2], 3)
+
+    Returns:
+        hashes (uint64), nodes (int32).
     """
     import numpy as np
 
@@ -251,7 +257,7 @@ def scan(folder: Path, name: str) -> pl.LazyFrame:
     return frame
 
 
-def from_umls(folder: Path) -> tuple[pl.DataFrame, Iterator[tuple[str, int]], Edges]:
+def from_umls(folder: Path) -> tuple[pl.DataFrame, tuple[np.ndarray, np.ndarray], Edges]:
     """Names, terms and edges of a folder of RRF files; see `write`.
 
     Raises:
@@ -270,8 +276,8 @@ def from_umls(folder: Path) -> tuple[pl.DataFrame, Iterator[tuple[str, int]], Ed
     names = rows.unique("CUI", keep="first", maintain_order=True).sort("CUI").select(cui="CUI", name="STR")
     nodes = names.select("cui", node=pl.int_range(pl.len(), dtype=pl.Int32))
     terms = rows.join(nodes, left_on="CUI", right_on="cui", maintain_order="left").select("STR", "node")
-    bar = progress(terms.iter_rows(), total=len(terms), desc="terms", unit="term")
-    return names, bar, umls_edges(folder, relations, nodes)
+    table = term_table(progress(terms.iter_rows(), total=len(terms), desc="terms", unit="term"))
+    return names, table, umls_edges(folder, relations, nodes)
 
 
 def umls_edges(folder: Path, relations: pl.LazyFrame, nodes: pl.DataFrame) -> Edges:
@@ -310,7 +316,7 @@ FREE_INVERSES = {
 }  # fmt: skip
 
 
-def from_free(index_mapping: Path, mimic_dir: Path) -> tuple[pl.DataFrame, Iterator[tuple[str, int]], Edges]:
+def from_free(index_mapping: Path, mimic_dir: Path) -> tuple[pl.DataFrame, tuple[np.ndarray, np.ndarray], Edges]:
     """The same of vocabularies that need no licence: what an item is a kind of, by the dictionaries and code maps.
 
     ICD codes under the codes they begin with, ICD codes under CCS categories, drugs under ATC classes, laboratory and charted
@@ -330,22 +336,21 @@ def from_free(index_mapping: Path, mimic_dir: Path) -> tuple[pl.DataFrame, Itera
     relations = list(FREE_INVERSES)
     lookups = Lookups(index_mapping)
     for child, relation, parent in chain(free_statements(lookups), drug_classes(lookups, mimic_dir)):
-        ends = []
-        for name in (child, parent):
-            if (key := normalised(name)) not in ("", MISSING):
-                if key not in node:
-                    node[key] = len(names)
-                    names.append(name.strip())
-                ends.append(node[key])
-        if len(ends) == 2 and ends[0] != ends[1]:
-            statements[ends[0], ends[1], relations.index(relation)] = None
+        keys = normalised(child), normalised(parent)
+        if keys[0] == keys[1] or not {"", MISSING}.isdisjoint(keys):
+            continue
+        for key, name in zip(keys, (child, parent), strict=True):
+            if key not in node:
+                node[key] = len(names)
+                names.append(name.strip())
+        statements[node[keys[0]], node[keys[1]], relations.index(relation)] = None
     if not statements:
         raise UserError(
             f"{index_mapping}: wanted dictionaries to make a graph of, found none; run preprocess/build_index_mapping.py"
         )
     frame = pl.DataFrame({"cui": [f"F{at:08}" for at in range(len(names))], "name": names})
     edges = Edges(len(statements), [tuple(np.array(list(statements), np.int32).T)], relations, FREE_INVERSES)
-    return frame, ((name, at) for at, name in enumerate(names)), edges
+    return frame, term_table((name, at) for at, name in enumerate(names)), edges
 
 
 def free_statements(lookups) -> Iterator[tuple[str, str, str]]:

@@ -1,0 +1,116 @@
+"""How many samples get a graph: per task, on the MIMIC-IV demo, with the free graph and with a UMLS-shaped one.
+
+All decision samples of the demo's patients, who are the training patients too, as those are for whom chains are written. The
+UMLS-shaped graph is made up: an RRF folder in which every concept of the demo is a name, in a random hierarchy with other
+relations at random. It says nothing of medicine: it shows what lift and support leave when every name is known and linked.
+
+    python benchmarks/evidence.py --mimic_dir mimic-iv-demo [--maps_from DIR] [--work_dir DIR]
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from mimiciv_dataset.commands import parse, parser, run
+
+REPO = Path(__file__).resolve().parent.parent
+FLAGS = ("with a graph", "paths each", "relations a path")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    cli = parser(__doc__)
+    cli.add_argument("--mimic_dir", type=Path, required=True, help="the demo: hosp/, icu/, ed/, note/ below it")
+    cli.add_argument("--maps_from", type=Path, help="folder with ready CCS and ATC maps")
+    cli.add_argument("--work_dir", type=Path, help="where to put what is made (a temporary folder)")
+    args = parse(cli, argv)
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as temporary:
+        root = args.work_dir or Path(temporary)
+        prepare(root, args.mimic_dir, args.maps_from)
+        concepts = write_shaped(root)
+        script("thinking_graph_preprocess/build_umls_graph.py", root, "--free", "--mimic_dir", args.mimic_dir,
+               "--output_path", root / "free")  # fmt: skip
+        script("thinking_graph_preprocess/build_umls_graph.py", root, "--umls_dir", root / "META",
+               "--output_path", root / "shaped")  # fmt: skip
+        found = {name: measure(root, name) for name in ("free", "shaped")}
+    print(f"{concepts:,} concepts, {sum(row[0] for row in found['free'].values()):,} samples\n")
+    print("| task | samples |" + "".join(f" {graph}: {flag} |" for graph in found for flag in FLAGS))
+    print("|---|---:|" + "---:|" * 2 * len(FLAGS))
+    for task, (samples, *_) in found["free"].items():
+        cells = [
+            f"{share:.1%} | {paths:.1f} | {hops:.1f}" for _, share, paths, hops in (found[graph][task] for graph in found)
+        ]
+        print(f"| {task} | {samples:,} | " + " | ".join(cells) + " |")
+
+
+def script(path: str, root: Path, *flags: object) -> None:
+    words = [sys.executable, str(REPO / path), "--root_dir", str(root), *map(str, flags)]
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+
+
+def prepare(root: Path, mimic: Path, maps: Path | None) -> None:
+    """Trajectories, index, concepts and co-occurrence of all patients; `root/index.csv`, all decision samples."""
+    from mimiciv_dataset.trajectory import Trajectories
+    from thinking_graph_preprocess.concept_files import GRAPH_TASKS
+
+    script("preprocess/merge_patient.py", root, "--mimic_dir", mimic)
+    script("preprocess/rank.py", root)
+    script("preprocess/combination.py", root)
+    script("preprocess/build_index_mapping.py", root, "--mimic_dir", mimic, *(["--maps_from", maps] if maps else []))
+    script("mimiciv_dataset/task_sample_info_gen.py", root)
+    (root / "patient_data").mkdir(exist_ok=True)
+    subjects = Trajectories(root / "patients_ehr").subject_ids()
+    (root / "patient_data/train.csv").write_text("\n".join(["subject_id", *subjects]) + "\n", encoding="utf-8")
+    script("mimiciv_dataset/task_sample_info_gen.py", root, "--output_path", root / "task_index/patient", "--group", "patient")
+    script("thinking_graph_preprocess/concept_extraction.py", root)
+    script("thinking_graph_preprocess/coexistence_concept.py", root)
+    with (root / "index.csv").open("w", encoding="utf-8") as out:
+        for number, task in enumerate(GRAPH_TASKS):
+            text = (root / f"task_index/all/{task}.csv").read_text(encoding="utf-8")
+            out.write(text if number == 0 else text.partition("\n")[2])
+
+
+def write_shaped(root: Path) -> int:
+    """Write `root/META`, RRF files with every concept as a name; return how many there are."""
+    import pyarrow.parquet as pq
+
+    sys.path.insert(0, str(REPO / "tests"))
+    from tiny_umls import write_umls
+
+    files = (root / "evidence_datas/concepts").glob("*.parquet")
+    names = sorted({name for path in files for name in pq.read_table(path, columns=["concept"])["concept"].to_pylist()})
+    cuis = [f"C{number:07}" for number in range(len(names))]
+    draw = random.Random(0)
+    relations = [(cui, "isa", cuis[draw.randrange(number)]) for number, cui in enumerate(cuis) if number]
+    relations += [(*draw.sample(cuis, 2), kind) for kind in ("has_finding", "may_treat") for _ in cuis]
+    relations = [row if row[1] == "isa" else (row[0], row[2], row[1]) for row in relations]
+    spelt = [name.replace("|", " ") for name in names]  # no value of an RRF file holds a bar
+    write_umls(root / "META", list(zip(cuis, spelt, strict=True)), relations)
+    return len(names)
+
+
+def measure(root: Path, graph: str) -> dict[str, tuple[int, float, float, float]]:
+    """Per task: samples, share with a graph, paths a sample, relations a path."""
+    output = root / f"evidence-{graph}.csv"
+    script("thinking_graph_preprocess/evidence_generation.py", root, "--data_index_path", root / "index.csv", "--graph",
+           root / graph, "--output_path", output)  # fmt: skip
+    graphs: dict[str, list[list[list[str]]]] = {}
+    with output.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            graphs.setdefault(row["task"], []).append(json.loads(row["graph"])["umls_graph"] if row["graph"] else [])
+    found = {}
+    for task, samples in graphs.items():
+        paths = [path for sample in samples for path in sample]
+        hops = sum(len(path) // 2 for path in paths) / max(len(paths), 1)
+        found[task] = (len(samples), sum(map(bool, samples)) / len(samples), len(paths) / len(samples), hops)
+    return found
+
+
+if __name__ == "__main__":
+    run(main)
