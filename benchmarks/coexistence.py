@@ -1,19 +1,20 @@
 """Co-occurrence over a million index rows: minutes and memory of the command, on made-up patients.
 
 Patients with the tables of a hospital stay, names as unequal as real ones (Zipf's law), a part of them correlated, and notes
-with many concepts each. The real command runs in a process of its own; its memory is the operating system's count.
+with many concepts each: more distinct pairs than real data has. The real command runs in a process of its own.
 """
 
 from __future__ import annotations
 
 import json
 import multiprocessing
-import resource
+import re
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -38,20 +39,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(cli, argv)
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        with multiprocessing.get_context("spawn").Pool(1) as pool:  # a child's peak memory is never less than its parent's
-            made = pool.apply(write_data, (root, args.rows // (EVENTS - 10), args.names, args.concepts))
+        context = multiprocessing.get_context("spawn")  # a child's peak memory is never less than its parent's
+        with ProcessPoolExecutor(1, context) as pool:
+            made = pool.submit(write_data, root, args.rows // (EVENTS - 10), args.names, args.concepts).result()
         command = [sys.executable, str(REPO / "thinking_graph_preprocess/coexistence_concept.py"), "--root_dir", str(root)]
         start = time.perf_counter()
         done = subprocess.run([*command, "--task", *TASKS], check=True, capture_output=True, text=True)
         took = time.perf_counter() - start
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10
-        pairs = int(done.stdout.splitlines()[-1].split(": ")[1].split()[0].replace(",", ""))
+        said = done.stdout.splitlines()[-1]
+        pairs, peak = re.search(r": ([\d,]+) pairs .* peak memory ([\d,]+) MiB", said).groups()
         size = sum(path.stat().st_size for path in (root / "evidence_datas/coexistence").glob("*.parquet")) >> 20
         print(done.stdout)
     print("| index rows | rows of concepts | distinct pairs | s | rows/s | peak MiB | result MB |")
     print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     rows, concepts = made
-    print(f"| {rows:,} | {concepts:,} | {pairs:,} | {took:.0f} | {rows / took:,.0f} | {peak:,} | {size:,} |")
+    print(f"| {rows:,} | {concepts:,} | {pairs} | {took:.0f} | {rows / took:,.0f} | {peak} | {size:,} |")
 
 
 def write_data(root: Path, patients: int, names: int, concepts: int) -> tuple[int, int]:

@@ -14,6 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from mimiciv_dataset.commands import parse, parser, run
@@ -38,8 +39,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_rrf(folder, args.terms)
         start = time.perf_counter()
         context = multiprocessing.get_context("spawn")  # so that building does not count as memory of matching
-        with context.Pool(1) as pool:
-            lexicon = pool.apply(find_or_build, (folder / "lexicon", folder, folder, folder))
+        with ProcessPoolExecutor(1, context) as pool:
+            lexicon = pool.submit(find_or_build, folder / "lexicon", folder, folder, folder).result()
         about = json.loads((lexicon / "about.json").read_text())
         size = sum(path.stat().st_size for path in lexicon.iterdir()) >> 20
         took = time.perf_counter() - start
@@ -47,8 +48,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("| processes | words a note | mentions a note | negated | notes/s each | own MiB | mapped MiB |")
         print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
         for processes in args.processes:
-            with context.Pool(processes) as pool:
-                found = pool.starmap(match, [(lexicon, folder, args.notes, args.words, seed) for seed in range(processes)])
+            with ProcessPoolExecutor(processes, context) as pool:
+                running = [pool.submit(match, lexicon, folder, args.notes, args.words, seed) for seed in range(processes)]
+                found = [future.result() for future in running]
             words, mentions, negated, rate, own, mapped = (statistics.mean(column) for column in zip(*found, strict=True))
             print(
                 f"| {processes} | {words:,.0f} | {mentions:,.0f} | {negated:.0%} | {rate:,.1f} | {own:,.0f} | {mapped:,.0f} |"

@@ -162,10 +162,12 @@ class Client:
         self._openai = self._openai or self._connect()
         waiting = enumerate(requests)
         replies: asyncio.Queue[tuple[int, Reply] | None] = asyncio.Queue()
+        free = asyncio.Semaphore(self.workers)  # of requests sent whose reply was not taken: what a kill can lose
 
         async def work() -> None:
             try:
-                for index, request in waiting:
+                while await free.acquire() and (numbered := next(waiting, None)):
+                    index, request = numbered
                     reply = await self.ask(request)
                     replies.put_nowait((index, reply))
                     self._look_at(reply)
@@ -184,6 +186,7 @@ class Client:
                             raise worker.exception()
                 else:
                     yield reply
+                    free.release()
         finally:
             for worker in workers:
                 worker.cancel()

@@ -7,6 +7,7 @@ import shutil
 from collections import Counter, defaultdict
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import command
@@ -212,6 +213,30 @@ def test_what_the_input_hides_is_not_counted(tmp_path: Path) -> None:
     everything = {name for task in GRAPH_TASKS for pair in history(task).items() for name in (pair[0], *pair[1])}
     assert "fever" not in everything and "aspirin 81" not in everything
     check(tmp_path, tmp_path / "evidence_datas", {"1", "2"}, index)
+
+
+def test_an_admission_is_not_its_own_history(counted: tuple[Path, Path], small_root: Path, tmp_path: Path) -> None:
+    """The admissions task's input has no admission: what admission_info says of the one asked for must not count."""
+    output, ids = counted
+    subjects = set(ids.read_text().split()[1:])
+    with (small_root / "task_index/all/admissions.csv").open(newline="") as file:
+        asked = {r["subject_id"]: int(r["context_end"]) for r in csv.DictReader(file) if r["subject_id"] in subjects}
+    assert asked
+    for path in (output / "concepts").glob("*.parquet"):
+        table = pq.read_table(path)
+        told = [
+            {"subject_id": subject, "event_id": event, "key": "text", "concept": "told on admission", "negated": False}
+            for subject, event in asked.items()
+        ]
+        (tmp_path / "concepts").mkdir(exist_ok=True)
+        pq.write_table(pa.concat_tables([table, pa.Table.from_pylist(told, table.schema)]), tmp_path / "concepts" / path.name)
+    shutil.copy(output / "concepts/options.json", tmp_path / "concepts")
+    count(small_root, tmp_path, "--subject_id_path", ids, "--task", "admissions", "emar")
+
+    def histories(task: str) -> set[str]:
+        return {row["history"] for row in rows(tmp_path / f"coexistence/{task}.parquet")}
+
+    assert "told on admission" in histories("emar") and "told on admission" not in histories("admissions")
 
 
 def test_bad_input(counted: tuple[Path, Path], small_root: Path, tmp_path: Path) -> None:

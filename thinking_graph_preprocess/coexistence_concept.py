@@ -147,7 +147,7 @@ def work(job: Job, tick: Tick) -> None:
     concepts = PackedConcepts(packed)
 
     def count(task: str) -> None:
-        counter = Counter(GRAPH_TASKS[task], concepts)
+        counter = PairCounter(GRAPH_TASKS[task], concepts)
         for path, frame in rows_of(job, task):
             with reading(path):
                 for batch in batches(frame):
@@ -165,7 +165,7 @@ def batches(frame: pl.LazyFrame) -> Iterator[list[tuple]]:
         yield batch.rows()
 
 
-class Counter:
+class PairCounter:
     """Counts one task's samples.
 
     Args:
