@@ -42,8 +42,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_argument("--text", nargs="+", type=Path, default=[], help="text files to train the tokenizer on as well")
     cli.add_argument("--samples", type=int, default=400, help="records rendered for the tokenizer (400)")
     cli.add_argument("--vocab_size", type=int, default=4096)
-    cli.add_argument("--whole_numbers", action="store_true", help="numbers may be one token, not one a digit: shorter "
-                     "records, and a small model sees a value at once")  # fmt: skip
+    cli.add_argument("--long_tokens", action="store_true", help="a token may be as long as a line, such as a measurement with "
+                     "its value: a third of the tokens, and a small model sees at once what it has to see")  # fmt: skip
     cli.add_argument("--hidden_size", type=int, default=64)
     cli.add_argument("--intermediate_size", type=int, help="of the feed-forward layers (3 × hidden)")
     cli.add_argument("--layers", type=int, default=2)
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError("make_tiny_model: wanted --dataset_name or --text to train the tokenizer on, found neither")
     if args.output_path.exists():
         raise UserError(f"{args.output_path}: wanted a new folder, found one; remove it or choose another --output_path")
-    tokenizer = make_tokenizer(texts(args), args.vocab_size, args.whole_numbers)
+    tokenizer = make_tokenizer(texts(args), args.vocab_size, args.long_tokens)
     with atomic_dir(args.output_path) as folder:
         tokenizer.save_pretrained(folder)
         parameters = save_model(args, tokenizer, folder)
@@ -81,17 +81,16 @@ def texts(args) -> Iterator[str]:
                 yield "\n".join((sample["input"], sample["instruction"], sample["output"]))
 
 
-def make_tokenizer(corpus: Iterator[str], vocab_size: int, whole_numbers: bool = False):
+def make_tokenizer(corpus: Iterator[str], vocab_size: int, long_tokens: bool = False):
     """A byte-level BPE tokenizer with Qwen3's markup."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     raw = Tokenizer(models.BPE())
-    # Words with a space before them, runs of white space, single digits (or numbers), runs of signs.
-    number = r" ?\p{N}+(?:\.\p{N}+)?" if whole_numbers else r"\p{N}"
-    words = Regex(rf" ?\p{{L}}+|{number}| ?[^\s\p{{L}}\p{{N}}]+|\s+")
+    # Words with a space before them, runs of white space, single digits, runs of signs; or lines.
+    pieces = r"[^\n]*\n+|[^\n]+" if long_tokens else r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+"
     raw.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(words, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [pre_tokenizers.Split(Regex(pieces), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
     raw.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())

@@ -1,0 +1,31 @@
+"""The trainers of TRL as we use them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+
+def test_only_labelled_tokens_are_projected(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A masked prompt costs nothing in the head, on a CPU too; the loss is that of the plain model."""
+    import trl.trainer.utils as utils
+    from transformers import AutoModelForCausalLM
+
+    import training.trainer  # noqa: F401, what is tested
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    ids = torch.randint(0, 500, (2, 40))
+    labels = ids.clone()
+    labels[0, :37], labels[1, :38] = -100, -100
+    plain = model(input_ids=ids, labels=labels).loss
+    utils.add_fused_lm_head(model)
+    projected = []
+    apply = utils._ChunkedLogProbFunction.apply
+    monkeypatch.setattr(
+        utils._ChunkedLogProbFunction, "apply", lambda hidden, *rest: projected.append(len(hidden)) or apply(hidden, *rest)
+    )
+    loss = model(input_ids=ids, labels=labels, fused_lm_head=True).loss
+    assert projected == [3 + 2]
+    torch.testing.assert_close(loss, plain)
