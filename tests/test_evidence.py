@@ -12,8 +12,10 @@ from conftest import command
 from tiny_umls import write_umls
 
 from mimiciv_dataset.chat import sha256
+from mimiciv_dataset.commands import UserError
 from mimiciv_dataset.tasks import TASKS
 from thinking_graph_preprocess.concept_files import GRAPH_TASKS, normalise
+from thinking_graph_preprocess.evidence_generation import evidence_files
 from thinking_graph_preprocess.umls_graph import Graph
 
 PLACE = "thinking_graph_preprocess"
@@ -124,6 +126,21 @@ def test_chunks_are_the_whole(synthetic_root: Path, built: Path, tmp_path: Path)
                 *flags(synthetic_root, built, tmp_path / "out.csv", "--chunk_num", 3, "--chunk_idx", number))  # fmt: skip
     parts = [row for number in range(3) for row in read(tmp_path / f"out-{number}-of-3.csv")]
     assert sorted(map(str, parts)) == sorted(map(str, read(tmp_path / "out.csv")))
+
+
+def test_chunks_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "other.csv").touch()
+    for name in ("emar-0-of-3.csv", "emar-1-of-3.csv"):
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match=r"wanted all 3 chunks of emar, found 2 \(missing: 2\)"):
+        evidence_files(tmp_path)
+    (tmp_path / "emar-2-of-3.csv").touch()
+    assert len(evidence_files(tmp_path)) == 4 and evidence_files(tmp_path / "emar-1-of-3.csv") == [
+        tmp_path / "emar-1-of-3.csv"
+    ]
+    (tmp_path / "emar.csv").touch()
+    with pytest.raises(UserError, match="wanted emar in one number of chunks, found it in 3 and in 1"):
+        evidence_files(tmp_path)
 
 
 def test_bad_input_is_said(synthetic_root: Path, built: Path, tmp_path: Path) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from conftest import REPO
+import pytest
+from conftest import REPO, command
 from scripted_server import ScriptedServer
 from test_launchers import bash
-from tiny_evidence import chain, read_chains, write_evidence
+from test_training_samples import index_of
+from tiny_evidence import answer_of, chain, read_chains, record_of, write_evidence
 
 SYNTHESIS, ARRAY = "scripts/reasoning_synthesis/synthesis.sh", "scripts/reasoning_synthesis/array.slurm"
 
@@ -34,6 +36,54 @@ def test_from_evidence_to_chains(small_root: Path, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert bash(SYNTHESIS, *words).returncode == 0 and len(server.asked) == 5, "a second time there is nothing to ask"
     assert len(rows(root / "evidence_datas/kept/reasoning.csv")) == 5
+
+
+def test_the_kept_chains_train_stage_two(small_root: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """Scripted server → filter → sft.py, which reads the kept rows as they are and trains on the chains."""
+    root = data(small_root, tmp_path / "datas")
+    with ScriptedServer(lambda body, number: {"text": chain(final=["Nothing"]) if number == 3 else chain()}) as server:
+        done = bash(
+            SYNTHESIS, "--root_dir", root, "--from", "reasoning", "--model", "m", "--base_url", server.url, "--", "--n", 1
+        )
+    assert done.returncode == 0, done.stderr
+    kept = root / "evidence_datas/kept/reasoning.csv"
+    assert len(rows(kept)) == 4, "the chain with the wrong answer is not kept"
+    trained = command(
+        "sft.py", "--root_dir", root, "--model_name_or_path", tiny_model, "--dataset_name", kept,
+        "--output_dir", tmp_path / "out",
+        "--max_length", 4096, "--max_steps", 2, "--per_device_train_batch_size", 2, "--bf16", "False", "--report_to", "none",
+        "--save_strategy", "no")  # fmt: skip
+    assert "mode think," in trained.stdout and "0 samples left out" in trained.stdout
+    assert (tmp_path / "out/model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_the_whole_road(synthetic_root: Path, tmp_path: Path) -> None:
+    """From trajectories and an index to kept chains by one command, in two chunks, with a graph of free vocabularies."""
+    root = tmp_path / "datas"
+    (root / "patient_data").mkdir(parents=True)
+    for name in ("patients_ehr", "index_mapping", "mimiciv"):
+        (root / name).symlink_to(synthetic_root / name)
+    (root / "task_index").mkdir()
+    (root / "task_index/all").symlink_to(synthetic_root / "task_index/all")
+    command("mimiciv_dataset/task_sample_info_gen.py", "--root_dir", root, "--output_path", root / "task_index/patient",
+            "--group", "patient")  # fmt: skip
+    command("preprocess/split_patients.py", "--root_dir", root, "--ehr_dir", root / "patients_ehr", "--test_ratio", 0.1)
+    index = index_of(synthetic_root, tmp_path, "emar", "labevents", rows=6)
+
+    def good(body: dict, number: int) -> dict:
+        event = record_of(body).split("## ")[1].splitlines()[0].strip()
+        return {"text": chain(f"- **{event}**: seen", f"From **{event}** it follows.", answer_of(body))}
+
+    with ScriptedServer(good) as server:
+        words = ("--root_dir", root, "--index", index, "--model", "m", "--base_url", server.url, "--chunks", 2, "--", "--n", 1)
+        done = bash(SYNTHESIS, *words)
+        assert done.returncode == 0, done.stderr
+        again = bash(SYNTHESIS, *words)
+        assert again.returncode == 0 and len(server.asked) == 12, "a second time nothing is asked"
+    evidence = root / "evidence_datas"
+    assert (evidence / "graph/about.json").exists() and len(list((evidence / "evidence").glob("*-of-2.csv"))) == 2
+    assert len(rows(evidence / "kept/reasoning.csv")) == 12
 
 
 def test_a_failed_step_stops_the_road(small_root: Path, tmp_path: Path) -> None:

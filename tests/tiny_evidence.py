@@ -55,3 +55,9 @@ def prompt_of(body: dict[str, Any]) -> str:
 def record_of(body: dict[str, Any]) -> str:
     """The record in a prompt of ours."""
     return re.search(r"# The record\n\n(.*?)\n\n# The question\n", prompt_of(body), re.DOTALL)[1]
+
+
+def answer_of(body: dict[str, Any]) -> list[str]:
+    """The right answers that a prompt of ours names."""
+    lines = re.search(r"# The right answer, one item a line\n\n(.*?)\n\n# ", prompt_of(body), re.DOTALL)[1].splitlines()
+    return [line.removeprefix("- ") for line in lines]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -37,7 +38,7 @@ from mimiciv_dataset.commands import (
     share_work,
     write_json,
 )  # fmt: skip
-from mimiciv_dataset.index_files import normalise_row, read_header, window_columns
+from mimiciv_dataset.index_files import index_files, normalise_row, read_header, window_columns
 from mimiciv_dataset.tasks import Task
 from thinking_graph_preprocess.concept_files import GRAPH_TASKS, concept_files, normalise
 from thinking_graph_preprocess.umls_graph import HOW_TO_MAKE, Graph, Limits, add_search_flags
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     from thinking_graph_preprocess.packed_concepts import PackedConcepts
 
 COLUMN = "graph"
+CHUNK_NAME = "{name}-{index}-of-{number}.csv"
+IS_CHUNK = re.compile(r"(.+)-(\d+)-of-(\d+)\.csv")
 
 
 class Pair(NamedTuple):
@@ -236,7 +239,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     window_columns(index, columns)
     output = args.output_path or Path(args.root_dir) / "evidence_datas/evidence" / index.name
     if args.chunk_num > 1:
-        output = output.with_name(f"{output.stem}-{args.chunk_idx}-of-{args.chunk_num}.csv")
+        output = output.with_name(CHUNK_NAME.format(name=output.stem, index=args.chunk_idx, number=args.chunk_num))
     options = options_of(args)
     if is_done(output, options):
         print(f"{output}: done before, with the same options; remove it to do it again")
@@ -279,6 +282,29 @@ def read_index(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
                 yield where, row
         except (UnicodeDecodeError, csv.Error) as error:
             raise UserError(f"{path}, line {reader.line_num + 1}: wanted a CSV in UTF-8, found: {error}") from None
+
+
+def evidence_files(path: Path) -> list[Path]:
+    """The CSVs of this command in a folder, or the one that is named; of an index that was done in chunks, all of them.
+
+    Raises:
+        UserError: there is none, a chunk is missing, or an index was done twice with different numbers of chunks.
+    """
+    files = index_files(path)
+    chunks: dict[str, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
+    for file in files if path.is_dir() else []:
+        found = IS_CHUNK.fullmatch(file.name)
+        name, index, number = found.groups() if found else (file.stem, 0, 1)
+        chunks[name][int(number)].add(int(index))
+    for name, splits in chunks.items():
+        if len(splits) > 1:
+            raise UserError(f"{path}: wanted {name} in one number of chunks, found it in {' and in '.join(map(str, splits))}; "
+                            "remove those that are out of date")  # fmt: skip
+        ((number, there),) = splits.items()
+        if missing := set(range(number)) - there:
+            raise UserError(f"{path}: wanted all {number} chunks of {name}, found {len(there)} (missing: "
+                            f"{', '.join(map(str, sorted(missing)))}); run them with evidence_generation.py")  # fmt: skip
+    return files
 
 
 def find_matcher(lexicon: Path | None, quickumls: Path | None) -> Matcher | None:

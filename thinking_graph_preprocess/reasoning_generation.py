@@ -161,12 +161,12 @@ def read_rows(args: argparse.Namespace, only_graph: bool = False) -> list[Row]:
     """The rows that can have chains, each once, in the order of the files; only those that have a graph if `only_graph`.
 
     Raises:
-        UserError: there is no such file, or a row is not as it should be.
+        UserError: there is no such file, a chunk is missing, or a row is not as it should be.
     """
-    from mimiciv_dataset.index_files import index_files
+    from thinking_graph_preprocess.evidence_generation import evidence_files
 
     rows: dict[tuple[Any, ...], Row] = {}
-    for path in index_files(args.data_index_dir):
+    for path in evidence_files(args.data_index_dir):
         dataset = open_evidence(path, args)
         if only_graph and "graph" not in dataset.rows.columns:
             raise UserError(f"{path}: wanted a column graph for --filter_nograph, found {', '.join(dataset.rows.columns)}; "
