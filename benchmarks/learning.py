@@ -31,7 +31,7 @@ from mimiciv_dataset.commands import Summary, atomic_path, parse, parser, read_j
 
 REPO = Path(__file__).resolve().parent.parent
 RISK = ("ED_Hospitalization", "ED_ICU_Tranfer_12hour", "ED_Reattendance_3day")
-DECISION = ("diagnosis", "pyxis")
+DECISION = ("diagnosis", "diagnosis_ccs")
 LONGEST = 1200
 """Tokens of a sample; longer ones lose their oldest events."""
 
@@ -63,7 +63,7 @@ SIZES = {
         model=["--hidden_size", 64, "--layers", 2, "--heads", 2],
         common=["--bf16", False],
         stages=[
-            ["--per_device_train_batch_size", 16, "--num_train_epochs", 6, "--learning_rate", 3e-3],
+            ["--per_device_train_batch_size", 16, "--num_train_epochs", 6, "--learning_rate", 3e-3, "--weight_decay", 0.1],
             ["--per_device_train_batch_size", 16, "--num_train_epochs", 1, "--learning_rate", 1e-3],
             ["--per_device_train_batch_size", 32, "--num_generations", 8, "--max_steps", 60, "--learning_rate", 1e-4],
         ],
@@ -75,7 +75,7 @@ SIZES = {
         stages=[
             ["--per_device_train_batch_size", 32, "--num_train_epochs", 4, "--learning_rate", 6e-4],
             ["--per_device_train_batch_size", 32, "--num_train_epochs", 2, "--learning_rate", 3e-4],
-            ["--per_device_train_batch_size", 128, "--num_generations", 8, "--max_steps", 150, "--learning_rate", 3e-5],
+            ["--per_device_train_batch_size", 128, "--num_generations", 8, "--max_steps", 100, "--learning_rate", 3e-5],
         ],
         score=["--batch", 64, "--dtype", "bfloat16"],
     ),
@@ -91,6 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_argument("--rows", type=int, default=4500, help="data: training rows of a task at most (4500)")
     cli.add_argument("--test_rows", type=int, default=1000, help="data: held-out rows of a risk task at most (1000); of a "
                      "decision task a quarter of that")  # fmt: skip
+    cli.add_argument("--max_steps", type=int, help="stages: only so many steps, to see that all runs")
     args = parse(cli, argv)
     root = Path(args.root_dir).resolve()
     if args.step == "data":
@@ -100,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif args.step == "table":
         table(root, args.size)
     else:
-        stage(root, args.size, int(args.step[-1]))
+        stage(root, args.size, int(args.step[-1]), args.max_steps)
 
 
 def call(*words: object) -> None:
@@ -201,14 +202,14 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
 # --- training and scoring
 
 
-def stage(root: Path, size: str, number: int) -> None:
+def stage(root: Path, size: str, number: int, max_steps: int | None) -> None:
     """Train one stage from the one before it, and score it, and stage 1's checkpoints too, on the held-out rows."""
     flags, models = SIZES[size], root / f"models/{size}"
     before, output = models / f"stage{number - 1}", models / f"stage{number}"
     require(before / "config.json", f"the model of stage {number - 1}", "run the step before this one")
     common = ["--root_dir", root, "--model_name_or_path", before, "--output_dir", output, "--report_to", "none",
               "--logging_steps", 10, "--gradient_checkpointing", False, "--warmup_steps", 0.03, "--seed", 0,
-              *flags.common, *flags.stages[number - 1]]  # fmt: skip
+              *flags.common, *flags.stages[number - 1], *(["--max_steps", max_steps] if max_steps else [])]  # fmt: skip
     sft = ["sft.py", *common, "--max_length", LONGEST, "--load_dataset_mode", "direct", "--dataset_num_proc", 2]
     keep = ["--save_strategy", "steps", "--save_steps", 1 / CHECKPOINTS, "--save_only_model", True]
     start = time.perf_counter()

@@ -42,3 +42,31 @@ def test_evidence_of_the_demo(test_data: Path) -> None:
     shares = {task: (float(free.rstrip("%")), float(linked.rstrip("%"))) for task, _, free, _, _, linked, *_ in rows}
     assert all(free <= linked for free, linked in shares.values())
     assert shares["diagnoses_icd"][0] > 50 and sum(free > 0 for free, _ in shares.values()) > 15
+
+
+@pytest.mark.slow
+def test_train_speed(small_root: Path) -> None:
+    index = small_root / "task_index/all/emar.csv"
+    done = command("benchmarks/train_speed.py", "--root_dir", small_root, "--dataset_name", index, "--max_length", 512,
+                   "--batch", 2, "--steps", 2, "--rounds", 1)  # fmt: skip
+    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("| ") and "---" not in line]
+    useful = {row[0]: float(row[1].rstrip("%")) for row in rows if row[1].endswith("%")}
+    assert useful["packed"] == 100 > useful["padded"] and len(useful) == 4
+    assert {row[0] for row in rows} >= {"all logits", "in chunks"} and "one dataloader worker: " in done.stdout
+
+
+@pytest.mark.slow
+def test_learning(tmp_path: Path) -> None:
+    """All steps, on too few patients to learn anything."""
+    words = ("--root_dir", tmp_path, "--size", "cpu")
+    command("benchmarks/learning.py", "data", *words, "--patients", 60, "--rows", 12, "--test_rows", 8)
+    for step in ("stage1", "stage2", "stage3", "curve"):
+        command("benchmarks/learning.py", step, *words, "--max_steps", 2)
+    done = command("benchmarks/learning.py", "table", *words)
+    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")]
+    assert len(rows) == 2 + 5 and all(len(row) == 11 for row in rows)
+    risk = rows[2]
+    assert risk[:3] == ["ED_Hospitalization", "8", "AUROC"] and risk[3].startswith("0.500") and all(risk)
+    assert (tmp_path / "learning_cpu.svg").read_text(encoding="utf-8").count("<path") > 10
+    again = command("benchmarks/learning.py", "stage1", *words)
+    assert "is trained already" in again.stdout, "what is done is not done again"
