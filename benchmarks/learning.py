@@ -64,7 +64,7 @@ SIZES = {
         common=["--bf16", False],
         stages=[
             ["--per_device_train_batch_size", 16, "--num_train_epochs", 6, "--learning_rate", 3e-3, "--weight_decay", 0.1],
-            ["--per_device_train_batch_size", 16, "--num_train_epochs", 1, "--learning_rate", 1e-3],
+            ["--per_device_train_batch_size", 16, "--num_train_epochs", 1, "--learning_rate", 5e-4],
             ["--per_device_train_batch_size", 32, "--num_generations", 8, "--max_steps", 60, "--learning_rate", 1e-4],
         ],
         score=["--batch", 1],

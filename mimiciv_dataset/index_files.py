@@ -209,6 +209,15 @@ class Rows(Sequence[dict[str, Any]]):
         """One column of a CSV as it is in the file; empty cells are None."""
         return self._table[name].to_pylist()
 
+    def having(self, name: str) -> list[int]:
+        """Positions of the rows that have a value under this name; of a JSONL's, of those in whose line the name stands."""
+        import pyarrow.compute as pc
+
+        if not self._lines and name not in self.columns:
+            return []
+        has = pc.match_substring(self._table["line"], json.dumps(name)) if self._lines else pc.is_valid(self._table[name])
+        return pc.indices_nonzero(has).to_pylist()
+
 
 def read_rows(path: Path | str) -> Rows:
     """The rows of an index CSV (`.csv`) or JSONL (`.jsonl`, `.json`).

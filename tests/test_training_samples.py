@@ -20,7 +20,7 @@ from mimiciv_dataset.mimiciv import MIMICIV
 from mimiciv_dataset.tasks import TASKS
 from training.order import curriculum, grouped_by_length, second_so_far, shuffled
 from training.rewards import REWARDS, for_trl
-from training.samples import IGNORED, PromptSamples, Source, TokenSamples, chain_of, direct, lazy
+from training.samples import DOMAIN, IGNORED, REASONING, PromptSamples, Source, TokenSamples, chain_of, direct, lazy
 
 CHAIN = "## Extraction\n- **Admissions [2150]**: urgent\n## Reasoning\nSo.\n## Final Results\nAspirin"
 
@@ -96,6 +96,27 @@ def test_no_chain_is_never_trained_as_one(small_root: Path, tokenizer, tmp_path:
     assert rendered.mode == "no_think" and rendered.prompt.endswith("<think>\n\n</think>\n\n")
     assert "think" not in rendered.completion and "nan" not in rendered.completion.lower().split()
     assert chain_of({"reasoning": float("nan")}) is None
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_chains_are_found_wherever_they_stand(small_root: Path, tokenizer, tmp_path: Path, form: str) -> None:
+    """A file of two stages may begin with thousands of risk rows, which have no chain."""
+    rows = [{"subject_id": "1", "task": "ED_Hospitalization", "period_begin": 1, "period_end": 2, "target": '"yes"'}] * 6000
+    path = tmp_path / f"index.{form}"
+
+    def source(chain: str) -> Source:
+        made = [*rows, rows[0] | {"reasoning": chain}]
+        if form == "jsonl":
+            path.write_text("".join(json.dumps(row) + "\n" for row in made), encoding="utf-8")
+        else:
+            with path.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, list(made[-1]))
+                writer.writeheader()
+                writer.writerows(made)
+        return Source(small_root, [str(path)], tokenizer, 4096)
+
+    assert source(CHAIN).stage == REASONING
+    assert source("nan").stage == DOMAIN
 
 
 def test_prompts_are_those_of_evaluation(small_root: Path, tokenizer, tmp_path: Path) -> None:

@@ -200,9 +200,9 @@ def _file_sha256(path: str) -> str:
 
 
 def _has_chains(dataset: MIMICIV) -> bool:
-    return any(
-        chain_of(row.get("task_info", row)) or chain_of(row) for row in map(dataset.row, range(min(1000, len(dataset))))
-    )
+    """Whether any row has a chain: a file may begin with thousands of risk rows, which have none."""
+    rows = map(dataset.row, dataset.rows.having("reasoning"))
+    return any(chain_of(row.get("task_info", row)) or chain_of(row) for row in rows)
 
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -265,8 +265,8 @@ class TokenSamples:
         rendered, made = self.source.render(index), self.sample(index)
         first = next((i for i, label in enumerate(made["labels"]) if label != IGNORED), len(made["labels"]))
         said = (
-            f"first sample: task {rendered.task}, mode {rendered.mode}, {len(made['input_ids']):,} tokens, loss on tokens "
-            f"{first:,} to {len(made['input_ids']):,}"
+            f"{self.source.stage} stage; first sample: task {rendered.task}, mode {rendered.mode}, "
+            f"{len(made['input_ids']):,} tokens, loss on tokens {first:,} to {len(made['input_ids']):,}"
         )
         return f"{said}\n{rendered.prompt}«loss begins»{rendered.completion}" if show else said
 
