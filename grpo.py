@@ -16,7 +16,7 @@ from pathlib import Path
 
 from mimiciv_dataset.commands import Summary, UserError, run
 from training.arguments import GRPOArguments
-from training.flags import for_this_machine, help_text, settle, translate
+from training.flags import for_this_machine, help_text, parse, settle, translate
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if {"-h", "--help"} & set(words):
         return print(help_text(__doc__, GRPOArguments))
 
-    from trl import GRPOConfig, ModelConfig, TrlParser, get_peft_config, get_quantization_config
+    from trl import GRPOConfig, ModelConfig, get_peft_config, get_quantization_config
 
     from training.rewards import REWARDS, for_trl
     from training.runs import CompletionLog, begin, end_processes, finish, save_arguments, train
@@ -34,14 +34,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     summary = Summary("grpo.py")
     words, more = for_this_machine(words)
-    parser = TrlParser((GRPOArguments, GRPOConfig, ModelConfig))
-    data, args, model_args = parser.parse_args_and_config(["--help"] if "--help_all" in words else words)
+    data, args, model_args = parse((GRPOArguments, GRPOConfig, ModelConfig), words)
     notes += more + settle(args, args.world_size, args.device.type != "cpu")
     output = Path(args.output_dir)
     main_process = args.process_index == 0
     unknown = [name for name in data.rewards if name not in REWARDS]
     if unknown:
         raise UserError(f"--rewards {', '.join(unknown)}: wanted some of {', '.join(REWARDS)}")
+    if args.reward_weights and len(args.reward_weights) != len(data.rewards):
+        raise UserError(f"--reward_weights: wanted {len(data.rewards)}, one for each of --rewards {' '.join(data.rewards)}, "
+                        f"found {len(args.reward_weights)}")  # fmt: skip
     if args.log_completions and not data.log_completions_to_tracker:
         args.log_completions = False
         notes.append("--log_completions is set false: completions are text about patients; they stand in OUTPUT/completions/. "

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mimiciv_dataset.commands import Summary, UserError, run
 from training.arguments import SFTArguments
-from training.flags import for_this_machine, help_text, settle, translate
+from training.flags import for_this_machine, help_text, parse, settle, translate
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if {"-h", "--help"} & set(words):
         return print(help_text(__doc__, SFTArguments))
 
-    from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config, get_quantization_config
+    from trl import ModelConfig, SFTConfig, get_peft_config, get_quantization_config
 
     from training.order import EpochSampler, curriculum, grouped_by_length, shuffled
     from training.runs import begin, end_processes, finish, save_arguments, train
@@ -33,8 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     summary = Summary("sft.py")
     words, more = for_this_machine(words)
-    parser = TrlParser((SFTArguments, SFTConfig, ModelConfig))
-    data, args, model_args = parser.parse_args_and_config(["--help"] if "--help_all" in words else words)
+    data, args, model_args = parse((SFTArguments, SFTConfig, ModelConfig), words)
     on_gpu = args.device.type != "cpu"
     notes += more + settle(args, args.world_size, on_gpu)
     if args.packing and not keeps_samples_apart(model_args, on_gpu):

@@ -64,7 +64,7 @@ SIZES = {
         common=["--bf16", False],
         stages=[
             ["--per_device_train_batch_size", 16, "--num_train_epochs", 6, "--learning_rate", 3e-3, "--weight_decay", 0.1],
-            ["--per_device_train_batch_size", 16, "--num_train_epochs", 1, "--learning_rate", 5e-4],
+            ["--per_device_train_batch_size", 16, "--num_train_epochs", 1.5, "--learning_rate", 1e-3, "--weight_decay", 0.1],
             ["--per_device_train_batch_size", 32, "--num_generations", 8, "--max_steps", 60, "--learning_rate", 1e-4],
         ],
         score=["--batch", 1],
@@ -125,7 +125,7 @@ def data(root: Path, args: argparse.Namespace) -> None:
     choose_rows(root, args.rows, args.test_rows)
     chains = root / "train_chains.csv"
     if not chains.exists():
-        call("scripts/make_template_reasoning.py", root / "train.csv", *at, "--output_path", chains)
+        call("scripts/make_template_reasoning.py", root / "train.csv", *at, "--output_path", chains, "--events", 1, "--first")
     for size, flags in SIZES.items():
         model = root / f"models/{size}/stage0"
         if not model.is_dir():
@@ -211,7 +211,7 @@ def stage(root: Path, size: str, number: int, max_steps: int | None) -> None:
               "--logging_steps", 10, "--gradient_checkpointing", False, "--warmup_steps", 0.03, "--seed", 0,
               *flags.common, *flags.stages[number - 1], *(["--max_steps", max_steps] if max_steps else [])]  # fmt: skip
     sft = ["sft.py", *common, "--max_length", LONGEST, "--load_dataset_mode", "direct", "--dataset_num_proc", 2]
-    keep = ["--save_strategy", "steps", "--save_steps", 1 / CHECKPOINTS, "--save_only_model", True]
+    keep = ["--save_strategy", "steps", "--save_steps", 1 / CHECKPOINTS]
     start = time.perf_counter()
     if (output / "config.json").exists():
         print(f"{output} is trained already")

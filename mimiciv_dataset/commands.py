@@ -42,6 +42,8 @@ def run(main: Callable[[], int | None]) -> None:
             errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
             errno.EROFS: "the folder is read-only; choose another output path",
             errno.EACCES: "no permission; check the folder's owner and mode, or choose another path",
+            errno.EEXIST: "a file stands where a folder should be made; choose another path",
+            errno.ENOTDIR: "a file stands where a folder should be; choose another path",
             errno.EPERM: "not permitted; check the folder's owner and mode, or choose another path",
         }
         if error.errno not in reasons:

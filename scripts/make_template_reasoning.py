@@ -1,6 +1,6 @@
 """Write reasoning chains from a template into an index: to try stage 2 of training where no language model is at hand.
 
-The chains have the form of real ones (extraction, reasoning, final results) but reason nothing: the record's last events
+The chains have the form of real ones (extraction, reasoning, final results) but reason nothing: some of the record's events
 and the answer, between fixed sentences. Each says that it is a template's. For chains worth training on see
 thinking_graph_preprocess/. Rows of risk tasks stay without a chain, as in the published data.
 """
@@ -21,6 +21,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_argument("index", type=Path, help="index CSV")
     cli.add_argument("--output_path", required=True, type=Path, help="the same rows with a column reasoning")
     cli.add_argument("--events", type=int, default=4, help="events a chain names (4)")
+    cli.add_argument("--first", action="store_true", help="the first events of the window, in place of the last")
     args = parse(cli, argv)
     summary = Summary("make_template_reasoning")
 
@@ -41,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 sample, text = dataset.with_text(number)
                 reasons = sample["task_info"]["task_type"] == "decision"
                 shown = [event for event in text.window if event]  # some tables have no text
-                writer.writerow(row | {"reasoning": chain(shown[-args.events :], sample["output"]) if reasons else ""})
+                named = shown[: args.events] if args.first else shown[-args.events :]
+                writer.writerow(row | {"reasoning": chain(named, sample["output"]) if reasons else ""})
                 chains += reasons
     summary.print(f"{len(dataset):,} rows read, {chains:,} chains by a template → {args.output_path}", len(dataset), "rows")
 
@@ -54,7 +56,7 @@ def chain(events: Sequence[str], answer: str) -> str:
     ## Extraction
     - **Pyxis [2100-01-01 05:30:00]**: Name: Aspirin
     ## Reasoning
-    What comes next follows from the record's last events.
+    What comes next follows from these events.
     ## Final Results
     Heparin
     """
@@ -63,7 +65,7 @@ def chain(events: Sequence[str], answer: str) -> str:
         title, *lines = event.splitlines()
         shown = [line.strip("| -") for line in lines if line.strip("| -")]
         named.append(f"- **{title.removeprefix('## ')}**: {shown[-1] if shown else 'recorded'}")
-    reasoning = "What comes next follows from the record's last events."
+    reasoning = "What comes next follows from these events."
     return "\n".join([LABEL, "## Extraction", *named, "## Reasoning", reasoning, "## Final Results", answer])
 
 

@@ -242,6 +242,23 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(synthetic_root: Path, model
     assert len(losses(output)) == 4
 
 
+@pytest.mark.slow
+def test_a_checkpoint_that_cannot_be_gone_on_from(synthetic_root: Path, model: Path, data: Path, tmp_path: Path) -> None:
+    flags = words(synthetic_root, model, data, tmp_path / "out", "--save_strategy", "steps", "--save_steps", 1,
+                  "--max_steps", 2)  # fmt: skip
+    train("sft.py", flags)
+    (tmp_path / "out/checkpoint-2/optimizer.pt").write_bytes(b"")
+    damaged = train("sft.py", [*flags, "--max_steps", "3"], check=False)
+    assert damaged.returncode == 2 and "checkpoint-2: wanted a whole checkpoint, found a damaged one" in damaged.stderr
+    shutil.rmtree(tmp_path / "out/checkpoint-2")
+    train("sft.py", [*flags, "--max_steps", "3"])
+    assert len(losses(tmp_path / "out")) == 3, "from the one before"
+    for part in (tmp_path / "out/checkpoint-3").glob("rng_state*"):
+        part.unlink()
+    alone = train("sft.py", [*flags, "--max_steps", "4"], check=False)
+    assert alone.returncode == 2 and "found one of --save_only_model" in alone.stderr
+
+
 def test_bad_input_is_said_before_anything_is_loaded(synthetic_root: Path, model: Path, data: Path, tmp_path: Path) -> None:
     def refused(*more: object, script: str = "sft.py", **changes: object) -> str:
         given = {"root": synthetic_root, "model": model, "data": data, "output": tmp_path / "out"} | changes
@@ -259,6 +276,10 @@ def test_bad_input_is_said_before_anything_is_loaded(synthetic_root: Path, model
     assert "wanted a model with a chat template" in refused(model=bare)
     assert "--curriculum: wanted two files" in refused("--curriculum", "True")
     assert "--stage third" in refused("--stage", "third")
+    assert "['--epochs', '3']" in refused("--epochs", 3)
+    assert "wanted 2, one for each of --rewards" in refused(
+        "--reward_weights", 1, script="grpo.py", length="--max_prompt_length"
+    )
 
 
 def test_help_is_quick_and_names_our_flags() -> None:

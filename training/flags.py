@@ -56,6 +56,20 @@ def for_this_machine(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     return [*argv, "--use_cpu", "True"], ["no GPU: --use_cpu True"]
 
 
+def parse(tables: Sequence[type], words: Sequence[str]) -> tuple[Any, ...]:
+    """An instance of each table of flags, from the command line and the YAML of `--config`; `--help_all` prints them all.
+
+    Raises:
+        UserError: a flag is unknown, or has a value that it cannot have.
+    """
+    from trl import TrlParser
+
+    try:
+        return TrlParser(tables).parse_args_and_config(["--help"] if "--help_all" in words else list(words))
+    except (ValueError, OSError) as error:  # what the libraries raise on wrong flags and on an unreadable --config
+        raise UserError(f"command line: {error}; --help_all lists all flags") from None
+
+
 def settle(args: Any, processes: int, on_gpu: bool) -> list[str]:
     """Set what must be otherwise now in parsed training arguments; notes say what.
 

@@ -15,12 +15,21 @@ if TYPE_CHECKING:
     from transformers import Trainer, TrainingArguments
 
 STATE = "trainer_state.json"  # written last: a checkpoint that has it is whole
+RANDOM = "rng_state*.pth"  # beside optimizer and schedule, which have other names under DeepSpeed and FSDP
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint of a run; one that a crash cut short does not count."""
+    """The newest whole checkpoint of a run; one that a crash cut short does not count.
+
+    Raises:
+        UserError: it is a model alone, which training cannot go on from.
+    """
     found = [path.parent for path in folder.glob(f"checkpoint-*/{STATE}")]
-    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    last = max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    if last is not None and not any(last.glob(RANDOM)):
+        raise UserError(f"{last}: wanted a checkpoint to go on from, found one of --save_only_model, without the optimizer's "
+                        "state. Choose another --output_dir, or remove its checkpoints to begin anew")  # fmt: skip
+    return last
 
 
 def begin(folder: Path, settings: Mapping[str, Any], patients: Iterable[str]) -> Path | None:
@@ -60,15 +69,22 @@ def train(trainer: Trainer, checkpoint: Path | None) -> dict[str, float]:
     """Train to the end, from a checkpoint if there is one; the run's last figures.
 
     Raises:
-        UserError: the disk refused while saving; checkpoints written before stand.
+        UserError: the disk refused while saving, and checkpoints written before stand; or the checkpoint is damaged.
     """
+    from pickle import UnpicklingError
+
     from safetensors import SafetensorError
 
     try:
         return trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None).metrics
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except (OSError, RuntimeError, SafetensorError, EOFError, UnpicklingError) as error:
         refused = ("No space left", "quota exceeded", "File too large", "PytorchStreamWriter", "unexpected pos")
         if not any(words in str(error) for words in refused):
+            damaged = not isinstance(error, OSError | RuntimeError) or "PytorchStreamReader" in str(error)
+            if checkpoint and damaged:
+                why = str(error)[:80] or "a file ends early"
+                raise UserError(f"{checkpoint}: wanted a whole checkpoint, found a damaged one ({why}); remove it and run the "
+                                "same command again: it goes on from the one before") from None  # fmt: skip
             raise
         folder = trainer.args.output_dir
         last = last_checkpoint(Path(folder)) or "the beginning"
