@@ -169,16 +169,22 @@ def answers(folder: Path) -> dict[str, str]:
 def test_grpo_under_zero3(synthetic_root: Path, model: Path, data: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     flags = words(synthetic_root, model, data, output, "--max_steps", 2, "--per_device_train_batch_size", 4,
-                  "--num_generations", 4, "--max_completion_length", 8, "--max_prompt_length", 400)  # fmt: skip
+                  "--num_generations", 4, "--max_completion_length", 8, "--max_prompt_length", 400, "--save_strategy", "steps",
+                  "--save_steps", 1)  # fmt: skip
     at = flags.index("--max_length")
     del flags[at : at + 2]
     train("grpo.py", flags, launch=ZERO3, DS_ACCELERATOR="cpu")
     kept = [json.loads(line) for path in (output / "completions").glob("*.jsonl") for line in path.open(encoding="utf-8")]
     assert len(kept) == 16 and {"task", "mode", "completion", "accuracy"} == set(kept[0])
-    assert (output / "model.safetensors").exists() and read_json(output / "ehr_training.json")["rewards"] == [
-        "accuracy",
-        "format",
-    ]
+    assert read_json(output / "ehr_training.json")["rewards"] == ["accuracy", "format"]
+    shutil.rmtree(output / "checkpoint-2")
+    (output / "model.safetensors").unlink()
+    train("grpo.py", flags, launch=ZERO3, DS_ACCELERATOR="cpu")
+    again = [json.loads(line) for path in (output / "completions").glob("*.jsonl") for line in path.open(encoding="utf-8")]
+    assert len(again) == 16 + 8, "resumed from step 1"
+    command("test.py", "--root_dir", synthetic_root, "--model_name_or_path", output, "--dataset_name", data, "--limit", 4,
+            "--output_path", tmp_path / "answers", "--max_new_tokens", 4, "--max_seq_len", 600, "--think_prompt")  # fmt: skip
+    assert len(answers(tmp_path / "answers")) == 4
 
 
 @pytest.mark.slow
