@@ -257,8 +257,9 @@ def table(root: Path, size: str) -> None:
     for task in (*RISK, *DECISION):
         metric = "auroc" if task in RISK else "f1"
         chance, linear, *stages = [shown(tasks.get(task, {}), metric) for tasks in found]
-        at_best = f"{optimum[task]:.3f}" if task in optimum else ""
-        goal = f"{goal_of(found[1][task]['auroc']):.3f}" if task in RISK else ""
+        at_best, goal = "", ""
+        if task in RISK and optimum[task] is not None:
+            at_best, goal = f"{optimum[task]:.3f}", f"{goal_of(found[1][task]['auroc']):.3f}"
         rows = found[3][task]["n"]
         print("|", " | ".join([task, f"{rows:,}", NAMES[metric], chance, linear if goal else "", goal, *stages, at_best]), "|")
     draw(root, size, {task: found[1][task]["auroc"] for task in RISK}, optimum)
@@ -277,7 +278,7 @@ def goal_of(linear: float) -> float:
     return 0.5 + (linear - 0.5) / 2
 
 
-def draw(root: Path, size: str, linear: Mapping[str, float], optimum: Mapping[str, float]) -> None:
+def draw(root: Path, size: str, linear: Mapping[str, float], optimum: Mapping[str, float | None]) -> None:
     """ROOT/learning_SIZE.svg: training loss and held-out AUROC by step of stage 1."""
     import matplotlib
 
@@ -293,6 +294,8 @@ def draw(root: Path, size: str, linear: Mapping[str, float], optimum: Mapping[st
     for task, colour in zip(RISK, ("#0072b2", "#d55e00", "#009e73"), strict=True):
         aurocs = {step: read_json(points[step] / "result.json")["tasks"][task]["auroc"] for step in sorted(points)}
         right.plot(aurocs.keys(), aurocs.values(), marker="o", markersize=3, color=colour, label=task)
+        if optimum[task] is None:
+            continue
         for value, style in ((goal_of(linear[task]), ":"), (linear[task], "--"), (optimum[task], "-.")):
             right.axhline(value, color=colour, linestyle=style, linewidth=0.7)
     right.set(xlabel="step of stage 1", ylabel="held-out AUROC", ylim=(0.4, 1))

@@ -266,9 +266,9 @@ def test_a_checkpoint_that_cannot_be_gone_on_from(synthetic_root: Path, model: P
 
 
 def test_bad_input_is_said_before_anything_is_loaded(synthetic_root: Path, model: Path, data: Path, tmp_path: Path) -> None:
-    def refused(*more: object, script: str = "sft.py", **changes: object) -> str:
+    def refused(*more: object, **changes: object) -> str:
         given = {"root": synthetic_root, "model": model, "data": data, "output": tmp_path / "out"} | changes
-        done = train(script, words(*given.values(), *more), check=False)
+        done = train("sft.py", words(*given.values(), *more), check=False)
         assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr[-1500:]
         return done.stderr
 
@@ -283,9 +283,18 @@ def test_bad_input_is_said_before_anything_is_loaded(synthetic_root: Path, model
     assert "--curriculum: wanted two files" in refused("--curriculum", "True")
     assert "--stage third" in refused("--stage", "third")
     assert "['--epochs', '3']" in refused("--epochs", 3)
-    assert "wanted 2, one for each of --rewards" in refused(
-        "--reward_weights", 1, script="grpo.py", length="--max_prompt_length"
-    )
+    given = [
+        "--model_name_or_path",
+        model,
+        "--dataset_name",
+        data,
+        "--root_dir",
+        synthetic_root,
+        "--output_dir",
+        tmp_path / "rl",
+    ]
+    weights = train("grpo.py", [*map(str, given), "--bf16", "False", "--reward_weights", "1"], check=False)
+    assert weights.returncode == 2 and "wanted 2, one for each of --rewards" in weights.stderr
 
 
 def test_help_is_quick_and_names_our_flags() -> None:
