@@ -179,7 +179,7 @@ class ChatBuilder(PromptBuilder):
 
     def __init__(self, tokenizer: str | None = None) -> None:
         self.tokenizer = load_tokenizer(tokenizer) if tokenizer else None
-        self._last = ("", [])
+        self._recent = {}
 
     @property
     def template_sha256(self) -> str:
@@ -193,7 +193,7 @@ class ChatBuilder(PromptBuilder):
             return super().tokens(text)
         return int(len(text.encode("utf-8")) / BYTES_A_TOKEN)
 
-    def _costs(self, pieces: list[str]) -> list[int]:
+    def _costs(self, text: str, pieces: list[str]) -> list[float]:
         return [self.tokens(piece) for piece in pieces]
 
 

@@ -18,10 +18,12 @@ from mimiciv_dataset.tasks import Task
 from mimiciv_dataset.text import SampleText
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 SYSTEM = "You are a helpful assistant."
 EMPTY_THINK = "<think>\n\n</think>\n\n"
+RECENT = 4
+"""Texts whose tokens a builder keeps: shortening a record asks again for the ones it has just counted."""
 
 SECTIONS = ("## Extraction", "## Reasoning", "## Final Results")
 """Headings of a reasoning chain, in order, each on a line of its own."""
@@ -160,7 +162,7 @@ class PromptBuilder:
         self.empty_think = empty_think
         self.template: str = tokenizer.get_chat_template()
         self._switch = "enable_thinking" in self.template
-        self._last: tuple[str, list[int]] = ("", [])
+        self._recent: dict[str, BatchEncoding] = {}
 
     @property
     def template_sha256(self) -> str:
@@ -175,10 +177,15 @@ class PromptBuilder:
         return text if mode == THINK or self._switch else _unopened(text) + self.empty_think
 
     def ids(self, text: str) -> list[int]:
-        """Token ids of a text that already holds its special tokens; not to be changed: the last text's are kept."""
-        if self._last[0] != text:
-            self._last = (text, self.tokenizer(text, add_special_tokens=False)["input_ids"])
-        return self._last[1]
+        """Token ids of a text that already holds its special tokens; not to be changed: the last texts' are kept."""
+        return self._encoded(text)["input_ids"]
+
+    def _encoded(self, text: str) -> BatchEncoding:
+        if text not in self._recent:
+            if len(self._recent) == RECENT:
+                del self._recent[next(iter(self._recent))]
+            self._recent[text] = self.tokenizer(text, add_special_tokens=False)
+        return self._recent[text]
 
     def tokens(self, text: str) -> int:
         """Number of tokens of a text that already holds its special tokens."""
@@ -224,12 +231,12 @@ class PromptBuilder:
         def length(events: int, last_lines: int) -> int:
             return self.tokens(render(without(events, last_lines)))
 
-        costs = self._costs([text.window[i] + "\n\n" for i in droppable])
+        costs = self._costs(whole, [text.window[i] + "\n\n" for i in droppable])
         events = _least(lambda n: length(n, 0) <= max_tokens, costs, before - max_tokens)
         cut = 0
         if events is None:
             events = len(droppable)
-            costs = self._costs([line + "\n" for line in reversed(lines)])
+            costs = self._costs(whole, [line + "\n" for line in lines])[::-1]
             over = length(events, 0) - max_tokens
             cut = _least(lambda n: length(events, n) <= max_tokens, costs, over)
         fits = cut is not None
@@ -237,11 +244,27 @@ class PromptBuilder:
         prompt = render(without(events, cut))
         return prompt, Dropped(events, cut, before, self.tokens(prompt), fits)
 
-    def _costs(self, pieces: list[str]) -> list[int]:
-        return [len(ids) for ids in self.tokenizer(pieces, add_special_tokens=False)["input_ids"]] if pieces else []
+    def _costs(self, text: str, pieces: list[str]) -> list[float]:
+        """About how many tokens of a text each of its pieces is, which follow each other in it: where to begin to look.
+
+        Read off the text's own tokens, so nothing is tokenised again; by characters where a piece or a token is not found.
+        """
+        encoded, total = self._encoded(text), self.tokens(text)
+
+        def token(position: int) -> float:
+            found = encoded.char_to_token(position) if encoded.is_fast and position < len(text) else None
+            return position * total / len(text) if found is None else found
+
+        costs, end = [], 0
+        for piece in pieces:
+            found = text.find(piece.rstrip(), end)
+            start = end if found == -1 else found
+            end = start + len(piece)
+            costs.append(token(end) - token(start))
+        return costs
 
 
-def _least(enough: Callable[[int], bool], costs: Sequence[int], over: int) -> int | None:
+def _least(enough: Callable[[int], bool], costs: Sequence[float], over: int) -> int | None:
     """The least number of pieces to drop, oldest first, so that `enough`; None if all of them are not.
 
     The pieces' own token counts say where to begin; `enough`, which counts exactly, decides near there, in steps that
