@@ -55,7 +55,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     files = split_files(data)
     limit, stage = data.max_prompt_length, data.stage or REASONING
     source = Source(data.root_dir, files, tokenizer, limit, stage, data.instructions, prompt_tokens=True)
-    samples = PromptSamples(source)
     if main_process:
         source.check()
     samples = PromptSamples(source)
@@ -87,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     finish(trainer, settings, metrics)
     if main_process:
         summary.print(f"{trainer.state.global_step:,} steps of {each_step} prompts × {args.num_generations} completions, "
-                      f"{int(samples.left_out):,} prompts left out as too long → {output}")  # fmt: skip
+                      f"{int(samples.left_out):,} prompts left out as too long or without a label → {output}")  # fmt: skip
     end_processes()
 
 

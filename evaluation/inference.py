@@ -17,6 +17,7 @@ from mimiciv_dataset.chat import (
     Dropped,
     PromptBuilder,
     evaluation_mode,
+    opened,
     sha256,
     with_candidates,
 )  # fmt: skip
@@ -53,7 +54,7 @@ class Prompt:
     @property
     def thinking_open(self) -> bool:
         """Whether the prompt itself opens the reasoning, as some chat templates do: a reply then starts inside it."""
-        return not self.scored and self.text.rstrip().endswith("<think>")
+        return not self.scored and bool(opened(self.text))
 
     @property
     def scored(self) -> bool:

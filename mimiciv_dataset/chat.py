@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 SYSTEM = "You are a helpful assistant."
+THINK_MARK = "<think>"
 EMPTY_THINK = "<think>\n\n</think>\n\n"
 RECENT = 4
 """Texts whose tokens a builder keeps: shortening a record asks again for the ones it has just counted."""
@@ -91,6 +92,28 @@ def completion(mode: str, answer: str, reasoning: str | None = None) -> str:
     ('Aspirin', '<think>\\nIt hurts.\\n</think>\\n\\nAspirin')
     """
     return assistant_turn(answer, reasoning) if mode == THINK else answer
+
+
+def opened(prompt: str) -> str:
+    """The think mark that a prompt ends in, with the white space after it: some chat templates open the block themselves.
+
+    >>> opened("<assistant><think>\\n"), opened("<assistant>\\n")
+    ('<think>\\n', '')
+    """
+    text = prompt.rstrip()
+    return prompt[len(text) - len(THINK_MARK) :] if text.endswith(THINK_MARK) else ""
+
+
+def following(prompt: str, completion: str) -> str:
+    """What of a completion is left to write where the prompt has opened the think block.
+
+    >>> following("<assistant><think>\\n", "<think>\\nIt hurts.\\n</think>\\n\\nAspirin")
+    'It hurts.\\n</think>\\n\\nAspirin'
+    >>> following("<assistant>\\n", "Aspirin")
+    'Aspirin'
+    """
+    mark = opened(prompt)
+    return completion.removeprefix(THINK_MARK).removeprefix(mark.removeprefix(THINK_MARK)) if mark else completion
 
 
 def with_candidates(instruction: str, task: Task, candidates: Sequence[str] | None) -> str:
@@ -174,7 +197,7 @@ class PromptBuilder:
         text = self.tokenizer.apply_chat_template(
             messages(record, instruction, mode), tokenize=False, add_generation_prompt=True, **thinking
         )
-        return text if mode == THINK or self._switch else _unopened(text) + self.empty_think
+        return text if mode == THINK or self._switch else text.removesuffix(opened(text)) + self.empty_think
 
     def ids(self, text: str) -> list[int]:
         """Token ids of a text that already holds its special tokens; not to be changed: the last texts' are kept."""
@@ -209,7 +232,7 @@ class PromptBuilder:
 
         def render(shortened: SampleText) -> str:
             prompt = self.prompt(str(shortened), instruction, mode)
-            return _unopened(prompt) + prefix if prefix else prompt
+            return prompt.removesuffix(opened(prompt)) + prefix if prefix else prompt
 
         whole = render(text)
         before = self.tokens(whole)
@@ -292,13 +315,3 @@ def _least(enough: Callable[[int], bool], costs: Sequence[float], over: int) -> 
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)
     return high
-
-
-def _unopened(prompt: str) -> str:
-    """A prompt without the think mark that some chat templates end in, so that a whole think block can follow.
-
-    >>> _unopened("<assistant><think>\\n"), _unopened("<assistant>\\n")
-    ('<assistant>', '<assistant>\\n')
-    """
-    mark = "<think>"
-    return prompt.rstrip().removesuffix(mark) if prompt.rstrip().endswith(mark) else prompt

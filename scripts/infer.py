@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from evaluation.answers import read_items, split_reasoning
     from evaluation.backends import load_backend
     from evaluation.inference import CHAIN_END, after_chain
-    from mimiciv_dataset.chat import THINK, evaluation_mode, sha256
+    from mimiciv_dataset.chat import THINK, evaluation_mode, opened, sha256
     from mimiciv_dataset.text import SampleText
 
     backend = load_backend(backend_name(args), args)
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     chain = after_chain(prompt, reply.text) if kind == "risk" and not scored and backend.continues else None
     if chain:
         p_yes = next((scored_reply.p_yes for _, scored_reply in backend.score_yes_no([chain])), None)
-    reasoning, answer = split_reasoning(reply.text, not scored and prompt.rstrip().endswith("<think>"))
+    reasoning, answer = split_reasoning(reply.text, not scored and bool(opened(prompt)))
     if args.json:
         found = {"p_yes": p_yes, "finish_reason": reply.finish_reason, "reasoning": reasoning, "answer": answer,
                  "items": read_items(answer), "mode": mode,

@@ -6,6 +6,7 @@ import argparse
 import csv
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,23 @@ def test_no_chain_is_never_trained_as_one(small_root: Path, tokenizer, tmp_path:
     assert rendered.mode == "no_think" and rendered.prompt.endswith("<think>\n\n</think>\n\n")
     assert "think" not in rendered.completion and "nan" not in rendered.completion.lower().split()
     assert chain_of({"reasoning": float("nan")}) is None
+
+
+@pytest.mark.parametrize("opening", ["<think>\n", "<think>"])
+def test_a_think_block_that_the_template_opens_is_not_opened_again(
+    small_root: Path, tiny_model: Path, tmp_path: Path, opening: str
+):
+    tokenizer = load_tokenizer(str(tiny_model))
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.content }}\n<|im_end|>\n{% endfor %}"
+        + f"{{% if add_generation_prompt %}}assistant: {{{{ {json.dumps(opening)} }}}}{{% endif %}}"
+    )
+    file = index_of(small_root, tmp_path, "emar", reasoning=CHAIN)
+    rendered = Source(small_root, [file], tokenizer, 4096).render(0)
+    assert rendered.mode == "think" and rendered.prompt.endswith(f"assistant: {opening}")
+    assert (rendered.prompt + rendered.completion).partition("assistant: ")[2].startswith(f"<think>\n{CHAIN}\n</think>\n\n")
+    without = Source(small_root, [file], tokenizer, 4096, stage="domain").render(0)
+    assert without.prompt.endswith("assistant: <think>\n\n</think>\n\n") and "think" not in without.completion
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl"])
@@ -268,22 +286,42 @@ def test_grouping_by_length_saves_padding() -> None:
         "",
         f"<think>\n{CHAIN}\n</think>\n\nAspirin\nheparin",
         "<think>\nAspirin",
+        f"{CHAIN}\n</think>\n\nAspirin\nheparin",
         "- Aspirin\n- Aspirin",
         "Well.",
     ],
 )
-def test_the_reward_is_the_evaluations_score(task: str, label: list[str] | str, reply: str) -> None:
+@pytest.mark.parametrize("end_of_prompt", ["assistant\n", "assistant\n<think>\n"])
+def test_the_reward_is_the_evaluations_score(task: str, label: list[str] | str, reply: str, end_of_prompt: str) -> None:
     sample = {"task_info": {"task": task, "label": label}, "candidates": None, "input": "record"}
-    prompt = Prompt(0, "k", TASKS[task], "p", "think", "", None, sample)
+    prompt = Prompt(0, "k", TASKS[task], end_of_prompt, "think", "", None, sample)
     line = output_line(prompt, argparse.Namespace(template_sha256="t"), Generation(reply, "stop"))
-    rewards = for_trl("accuracy")([reply], task=[task], label=[json.dumps(label)], mode=["think"])
+    rewards = for_trl("accuracy")([prompt.text], [reply], task=[task], label=[json.dumps(label)], mode=["think"])
     assert rewards == [line["score"]]
+
+
+def test_a_chain_in_a_block_that_the_prompt_opened_is_well_formed() -> None:
+    prompts, reply = ["P\n<think>\n", "P\n"], f"{CHAIN}\n</think>\n\nAspirin"
+    made = for_trl("format")(prompts, [reply] * 2, task=["emar"] * 2, label=['["Aspirin"]'] * 2, mode=["think"] * 2)
+    assert made == [1.0, 0.0]
+
+
+def test_a_row_that_no_reward_scores_shows_no_record(small_root: Path, tokenizer) -> None:
+    """TRL logs the whole prompt of a row that every reward leaves out."""
+    source = Source(small_root, [str(small_root / "task_index/all/emar.csv")], tokenizer, 4096, prompt_tokens=True)
+    render, samples = source.render, PromptSamples(source)
+    source.render = lambda index: replace(render(index), label=[])
+    (prompt,) = samples({"index": [0]})["prompt"]
+    assert prompt == source.builder.prompt("", "", "think") and int(samples.left_out) == 1
+    assert for_trl("accuracy")([prompt], ["x"], **{k: v for k, v in samples({"index": [0]}).items() if k != "prompt"}) == [
+        None
+    ]
 
 
 def test_every_reward_is_between_0_and_1_or_none() -> None:
     for name in REWARDS:
         for reply in ("", "<think>", "</think>" * 9, "x" * 10_000, CHAIN, f"<think>\n{CHAIN}\n</think>\n\nAspirin"):
             for mode in ("think", "no_think"):
-                (value,) = for_trl(name)([reply], task=["emar"], label=['["Aspirin"]'], mode=[mode])
+                (value,) = for_trl(name)(["P"], [reply], task=["emar"], label=['["Aspirin"]'], mode=[mode])
                 assert 0 <= value <= 1
-        assert for_trl(name)(["x"], task=["emar"], label=["[]"], mode=["think"]) == [None]
+        assert for_trl(name)(["P"], ["x"], task=["emar"], label=["[]"], mode=["think"]) == [None]

@@ -13,7 +13,7 @@ from typing import Any
 
 from evaluation.answers import read_items, split_reasoning
 from evaluation.metrics import sample_score
-from mimiciv_dataset.chat import SECTIONS, THINK
+from mimiciv_dataset.chat import SECTIONS, THINK, opened
 
 LONG = 2048
 """Characters of a chain up to which `short` gives its full reward; from four times as many it gives none."""
@@ -78,15 +78,23 @@ REWARDS: dict[str, Reward] = {"accuracy": accuracy, "format": well_formed, "leng
 def for_trl(name: str) -> Callable[..., list[float | None]]:
     """The reward `name` as TRL calls it: over the completions of a batch, with the columns of `PromptSamples`.
 
-    >>> for_trl("accuracy")(["yes", "yes"], task=["ICU_Stay_7day"] * 2, label=['"no"', "[]"], mode=["no_think"] * 2)
+    Where the prompt has opened the think block, the reply is scored with it.
+
+    >>> for_trl("accuracy")(["P"] * 2, ["yes"] * 2, task=["ICU_Stay_7day"] * 2, label=['"no"', "[]"], mode=["no_think"] * 2)
     [0.0, None]
     """
     reward = REWARDS[name]
 
     def batch(
-        completions: Sequence[str], task: Sequence[str], label: Sequence[str], mode: Sequence[str], **_: Any
+        prompts: Sequence[str],
+        completions: Sequence[str],
+        task: Sequence[str],
+        label: Sequence[str],
+        mode: Sequence[str],
+        **_: Any,
     ) -> list[float | None]:
-        rows = zip(completions, task, map(json.loads, label), mode, strict=True)
+        turns = (opened(prompt) + reply for prompt, reply in zip(prompts, completions, strict=True))
+        rows = zip(turns, task, map(json.loads, label), mode, strict=True)
         return [reward(*row) if row[2] else None for row in rows]
 
     batch.__name__ = name  # what the trainer's logs call it

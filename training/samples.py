@@ -14,7 +14,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mimiciv_dataset.chat import NO_THINK, THINK, PromptBuilder, completion, instructions_sha256, sha256, training_mode
+from mimiciv_dataset.chat import (
+    NO_THINK,
+    THINK,
+    PromptBuilder,
+    completion,
+    following,
+    instructions_sha256,
+    sha256,
+    training_mode,
+)
 from mimiciv_dataset.commands import UserError
 from mimiciv_dataset.index_files import MISSING, clean_id, clean_position, window_columns
 from mimiciv_dataset.mimiciv import MIMICIV
@@ -177,6 +186,7 @@ class Source:
         else:
             mode = training_mode(self.stage, chain)
         answer = completion(mode, sample["output"], chain) + self.end_of_turn
+        answer = following(self.builder.prompt("", "", mode), answer)
         room = self.max_tokens - (0 if self.prompt_tokens else self.builder.tokens(answer))
         prompt, dropped = self.builder.fit(text, sample["instruction"], mode, room)
         return Rendered(prompt, answer, mode, info["task"], info["label"], dropped is None or dropped.fits)
@@ -287,8 +297,8 @@ class TokenSamples:
 class PromptSamples:
     """Rows as RL prompts, with the columns that the rewards read: a transform for `datasets`.
 
-    A row that does not fit becomes a prompt without its record and without a label, which no reward scores, so that it
-    teaches nothing; `left_out` counts them.
+    A row that does not fit, or has no label, becomes a prompt without its record and without a label, which no reward scores,
+    so that it teaches nothing; `left_out` counts them. (TRL logs prompts that no reward scores: they must not hold a record.)
     """
 
     def __init__(self, source: Source) -> None:
@@ -298,14 +308,19 @@ class PromptSamples:
         self.left_out = torch.zeros(1, dtype=torch.int64).share_memory_()
 
     def __call__(self, batch: dict[str, list[int]]) -> dict[str, list[Any]]:
-        made = [self.source.render(index) for index in batch["index"]]
-        self.left_out += sum(not one.fits for one in made)
+        made = [self.sample(index) for index in batch["index"]]
+        return {name: [one[name] for one in made] for name in ("prompt", "task", "label", "mode")}
+
+    def sample(self, index: int) -> dict[str, Any]:
+        """The prompt, the mode it was made in, the task, and the label as JSON."""
+        rendered = self.source.render(index)
+        prompt, label = rendered.prompt, rendered.label
+        if not (rendered.fits and label):
+            self.left_out += 1
+            prompt, label = self.source.builder.prompt("", "", rendered.mode), []
         return {
-            "prompt": [one.prompt if one.fits else self.source.builder.prompt("", "", one.mode) for one in made],
-            "task": [one.task for one in made],
-            "label": [json.dumps(one.label if one.fits else [], ensure_ascii=False) for one in made],
-            "mode": [one.mode for one in made],
-        }
+            "prompt": prompt, "task": rendered.task, "label": json.dumps(label, ensure_ascii=False), "mode": rendered.mode,
+        }  # fmt: skip
 
 
 def lazy(samples: TokenSamples | PromptSamples, rows: Sequence[int] | None = None) -> Dataset:
