@@ -27,8 +27,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from trl import GRPOConfig, ModelConfig, get_peft_config, get_quantization_config
 
     from training.rewards import REWARDS, for_trl
-    from training.runs import CompletionLog, begin, end_processes, finish, save_arguments, train
-    from training.samples import REASONING, PromptSamples, Source, lazy
+    from training.runs import CompletionLog, begin, end_processes, finish, left_out, save_arguments, train
+    from training.samples import PromptSamples, Source, lazy
     from training.setup import load_tokenizer, model_options, settings_of, split_files
     from training.trainer import RenderedGRPOTrainer
 
@@ -53,8 +53,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     # --- data
     tokenizer = load_tokenizer(model_args, None)
     files = split_files(data)
-    limit, stage = data.max_prompt_length, data.stage or REASONING
-    source = Source(data.root_dir, files, tokenizer, limit, stage, data.instructions, prompt_tokens=True)
+    source = Source(
+        data.root_dir, files, tokenizer, data.max_prompt_length, data.stage, data.instructions, prompt_tokens=True
+    )  # fmt: skip
     if main_process:
         source.check()
     samples = PromptSamples(source)
@@ -84,9 +85,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     )  # fmt: skip
     metrics = train(trainer, checkpoint)
     finish(trainer, settings, metrics)
+    unusable = left_out(trainer, samples.left_out)
     if main_process:
         summary.print(f"{trainer.state.global_step:,} steps of {each_step} prompts × {args.num_generations} completions, "
-                      f"{int(samples.left_out):,} prompts left out as too long or without a label → {output}")  # fmt: skip
+                      f"{unusable:,} rows left out as too long or without a label → {output}")  # fmt: skip
     end_processes()
 
 

@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from trl import ModelConfig, SFTConfig, get_peft_config, get_quantization_config
 
     from training.order import EpochSampler, curriculum, grouped_by_length, shuffled
-    from training.runs import begin, end_processes, finish, save_arguments, train
+    from training.runs import begin, end_processes, finish, left_out, save_arguments, train
     from training.samples import Source, TokenSamples, direct, lazy
     from training.setup import keeps_samples_apart, load_tokenizer, model_options, settings_of, split_files
     from training.trainer import OrderedSFTTrainer
@@ -98,9 +98,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )  # fmt: skip
     metrics = train(trainer, checkpoint)
     finish(trainer, settings, metrics)
+    too_long = left_out(trainer, samples.left_out)
     if main_process:
-        left_out = int(samples.left_out)
-        summary.print(f"{trainer.state.global_step:,} steps of {each_step} samples, {left_out:,} samples left out as too long "
+        summary.print(f"{trainer.state.global_step:,} steps of {each_step} samples, {too_long:,} rows left out as too long "
                       f"for --max_length, loss {metrics['train_loss']:.4f} → {output}")  # fmt: skip
     end_processes()
 

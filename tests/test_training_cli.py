@@ -18,7 +18,9 @@ import pytest
 from conftest import REPO, command
 from test_training_samples import CHAIN, index_of
 
+from evaluation.backends import load_tokenizer
 from mimiciv_dataset.commands import read_json
+from training.samples import Source
 
 BIN = Path(sys.executable).parent
 QUIET = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "WANDB_MODE": "offline"}
@@ -74,7 +76,7 @@ def once(synthetic_root: Path, model: Path, data: Path, tmp_path_factory: pytest
     output = tmp_path_factory.mktemp("once") / "out"
     flags = words(synthetic_root, model, data, output, "--per_device_train_batch_size", 8)
     done = train("sft.py", [*flags, "--save_strategy", "steps", "--save_steps", "3"])
-    assert "6 steps of 8 samples, 0 samples left out" in done.stdout
+    assert "6 steps of 8 samples, 0 rows left out" in done.stdout
     return output
 
 
@@ -97,6 +99,24 @@ def test_equal_batches_give_equal_losses(synthetic_root: Path, model: Path, data
     packed = run("packed", "--per_device_train_batch_size", 8, "--packing", "True", "--length_grouping", "False")
     padded = run("padded", "--per_device_train_batch_size", 8, "--length_grouping", "False")
     assert packed == pytest.approx(padded, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_rows_left_out_are_counted_once(synthetic_root: Path, model: Path, data: Path, tmp_path: Path) -> None:
+    """Over two processes and two epochs; and of samples made ahead, when they are made as when they are found again."""
+    source = Source(synthetic_root, [str(data)], load_tokenizer(str(model)), limit := 260)
+    left_out = sum(not source.render(index).fits for index in range(len(source)))
+    assert 0 < left_out < len(source) == 48
+
+    def said(name: str, *more: object, **launch: object) -> str:
+        flags = words(synthetic_root, model, data, tmp_path / name, "--max_length", limit, "--max_steps", 12, *more)
+        return train("sft.py", flags, **launch).stdout
+
+    wanted = f"12 steps of 8 samples, {left_out} rows left out as too long for --max_length"
+    assert wanted in said("two", "--per_device_train_batch_size", 4, launch=TORCHRUN, ACCELERATE_USE_CPU="true")
+    direct = ("--per_device_train_batch_size", 8, "--load_dataset_mode", "direct")
+    assert wanted in said("made", *direct)
+    assert wanted in said("found", *direct)
 
 
 @pytest.mark.slow

@@ -88,7 +88,7 @@ def test_a_record_too_long_loses_events_and_one_that_cannot_fit_trains_nothing(s
     tokens = len(TokenSamples(whole).sample(0)["input_ids"])
     prefixes_hold(Source(small_root, [file], tokenizer, tokens - 20), range(1))
     samples = TokenSamples(Source(small_root, [file], tokenizer, 60))
-    assert samples.sample(0)["labels"] == [IGNORED] and int(samples.left_out) == 1
+    assert samples.sample(0)["labels"] == [IGNORED] and int(samples.left_out.sum()) == 1
 
 
 @pytest.mark.parametrize("chain", ["nan", "NaN", "", "None", "  "])
@@ -179,6 +179,9 @@ def test_lazy_is_direct(small_root: Path, tokenizer, tmp_path: Path) -> None:
     other = TokenSamples(Source(small_root, [file], tokenizer, 300))
     direct(other, tmp_path / "cache", 1)
     assert len(list((tmp_path / "cache").glob("*.arrow"))) == 2, "other settings, another file"
+    render = samples.source.render
+    samples.source.render = lambda index: replace(render(index), completion="no more")
+    assert list(direct(samples, tmp_path / "cache", 1)) != list(ahead), "other code, another file"
 
 
 def test_loss_is_taken_on_the_answer_only(small_root: Path, tiny_model: Path, tokenizer, tmp_path: Path) -> None:
@@ -312,7 +315,7 @@ def test_a_row_that_no_reward_scores_shows_no_record(small_root: Path, tokenizer
     render, samples = source.render, PromptSamples(source)
     source.render = lambda index: replace(render(index), label=[])
     (prompt,) = samples({"index": [0]})["prompt"]
-    assert prompt == source.builder.prompt("", "", "think") and int(samples.left_out) == 1
+    assert prompt == source.builder.prompt("", "", "think") and int(samples.left_out.sum()) == 1
     assert for_trl("accuracy")([prompt], ["x"], **{k: v for k, v in samples({"index": [0]}).items() if k != "prompt"}) == [
         None
     ]

@@ -16,7 +16,7 @@ class DataArguments:
     dataset_name: str | None = _flag(None, "index CSV or JSONL to train on; several with commas between")
     root_dir: str = _flag("./datas", "folder with patients_ehr/ and index_mapping/")
     instructions: str | None = _flag(None, "JSON, task → sentence, in place of ours")
-    stage: str | None = _flag(None, "domain or reasoning; by default reasoning where the data have chains")
+    stage: str | None = _flag(None, "domain or reasoning; by default reasoning where the data have chains, and in grpo.py")
     load_dataset_mode: str = _flag("lazzy", "lazzy: samples are made when needed; direct: tokenised ahead, into a cache")
     show_sample: bool = _flag(False, "print the first sample's text, not only its lengths: patient text on the screen")
 

@@ -12,6 +12,7 @@ from evaluation.provenance import PATIENTS, SETTINGS, patient_hash
 from mimiciv_dataset.commands import DATA_USE, UserError, atomic_path, git_revision, read_json, write_json
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import Trainer, TrainingArguments
 
 STATE = "trainer_state.json"  # written last: a checkpoint that has it is whole
@@ -90,6 +91,17 @@ def train(trainer: Trainer, checkpoint: Path | None) -> dict[str, float]:
         last = last_checkpoint(Path(folder)) or "the beginning"
         raise UserError(f"{folder}: the disk refused while saving ({str(error).splitlines()[0][:120]}); free some space and "
                         f"run the same command again: it goes on from {last}") from None  # fmt: skip
+
+
+def left_out(trainer: Trainer, rows: Tensor) -> int:
+    """How many rows any process left out, each once; to be asked by all processes.
+
+    Args:
+        rows: 1 for each row that this process left out, (rows,).
+    """
+    import torch
+
+    return int((trainer.accelerator.reduce(rows.to(trainer.args.device, dtype=torch.int32), "sum") > 0).sum())
 
 
 def finish(trainer: Trainer, settings: Mapping[str, Any], metrics: Mapping[str, float]) -> None:

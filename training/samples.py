@@ -38,6 +38,9 @@ IGNORED = -100
 CHECKED = 5000
 """Rows of a file that are looked at before a run."""
 
+PROBED = 8
+"""Rows that are made anew before a cache is trusted: code that makes other samples finds no old ones."""
+
 DOMAIN, REASONING = "domain", "reasoning"
 
 
@@ -71,10 +74,10 @@ class Source:
         files: index files; the second one's rows follow the first one's.
         tokenizer: the model's.
         max_tokens: of prompt and completion together; or of the prompt alone if `prompt_tokens`.
-        stage: `domain` or `reasoning`; None: reasoning if a file has chains.
+        stage: `domain` or `reasoning`; None: reasoning if a file has chains, and for RL.
         instructions: JSON, task → sentence, in place of ours.
-        prompt_tokens: RL: the completion is generated, so only the prompt must fit. Where no file has chains, decision tasks
-            reason and risk tasks do not.
+        prompt_tokens: RL: the completion is generated, so only the prompt must fit. In the stage `reasoning`, where no file
+            has chains, decision tasks reason and risk tasks do not.
 
     Raises:
         UserError: a file is missing or broken, or the model has no chat template.
@@ -87,7 +90,7 @@ class Source:
         self.root_dir, self.files, self.instructions = str(root_dir), [str(file) for file in files], instructions
         self.tokenizer, self.max_tokens, self.prompt_tokens = tokenizer, max_tokens, prompt_tokens
         self.has_chains = any(map(_has_chains, self.datasets))
-        self.stage = stage or (REASONING if self.has_chains else DOMAIN)
+        self.stage = stage or (REASONING if self.has_chains or prompt_tokens else DOMAIN)
 
     def __getstate__(self) -> dict[str, Any]:
         # What names the source, nothing opened: small to hash and to send to a worker that was spawned.
@@ -181,7 +184,9 @@ class Source:
         sample, text = dataset.with_text(at)
         info = sample["task_info"]
         chain = chain_of(info)
-        if self.prompt_tokens and not self.has_chains:  # RL on plain rows: the kind of task says who reasons
+        if (
+            self.prompt_tokens and self.stage == REASONING and not self.has_chains
+        ):  # RL on plain rows: the kind of task says who reasons
             mode = NO_THINK if info["task_type"] == "risk" else THINK
         else:
             mode = training_mode(self.stage, chain)
@@ -240,7 +245,7 @@ class TokenSamples:
     """Rows as token ids and labels: a transform for `datasets`, which the dataloader's workers call.
 
     A row that does not fit becomes one token without a label, so that it trains nothing and the order of all others stays
-    as it is; `left_out` counts them over all workers.
+    as it is; `left_out` has a 1 for each of them, whichever worker met it.
 
     Args:
         source: the rows.
@@ -251,7 +256,7 @@ class TokenSamples:
         import torch
 
         self.source, self.loss_on_prompt = source, loss_on_prompt
-        self.left_out = torch.zeros(1, dtype=torch.int64).share_memory_()
+        self.left_out = torch.zeros(len(source), dtype=torch.uint8).share_memory_()
 
     def __call__(self, batch: dict[str, list[int]]) -> dict[str, list[list[int]]]:
         made = [self.sample(index) for index in batch["index"]]
@@ -262,7 +267,7 @@ class TokenSamples:
         rendered = self.source.render(index)
         tokenizer = self.source.tokenizer
         if not rendered.fits:
-            self.left_out += 1
+            self.left_out[index] = 1
             return {"input_ids": [tokenizer.eos_token_id], "labels": [IGNORED]}
         # Apart, as at inference: there the prompt's tokens are given and the answer's follow.
         prompt = self.source.builder.ids(rendered.prompt)  # counted just now, to fit
@@ -297,15 +302,16 @@ class TokenSamples:
 class PromptSamples:
     """Rows as RL prompts, with the columns that the rewards read: a transform for `datasets`.
 
-    A row that does not fit, or has no label, becomes a prompt without its record and without a label, which no reward scores,
-    so that it teaches nothing; `left_out` counts them. (TRL logs prompts that no reward scores: they must not hold a record.)
+    A row that does not fit, or has no label, becomes a prompt without its record and without a label, which no reward
+    scores, so that it teaches nothing; `left_out` has a 1 for it. (TRL logs prompts that no reward scores: they must not
+    hold a record.)
     """
 
     def __init__(self, source: Source) -> None:
         import torch
 
         self.source = source
-        self.left_out = torch.zeros(1, dtype=torch.int64).share_memory_()
+        self.left_out = torch.zeros(len(source), dtype=torch.uint8).share_memory_()
 
     def __call__(self, batch: dict[str, list[int]]) -> dict[str, list[Any]]:
         made = [self.sample(index) for index in batch["index"]]
@@ -316,7 +322,7 @@ class PromptSamples:
         rendered = self.source.render(index)
         prompt, label = rendered.prompt, rendered.label
         if not (rendered.fits and label):
-            self.left_out += 1
+            self.left_out[index] = 1
             prompt, label = self.source.builder.prompt("", "", rendered.mode), []
         return {
             "prompt": prompt, "task": rendered.task, "label": json.dumps(label, ensure_ascii=False), "mode": rendered.mode,
@@ -333,14 +339,21 @@ def lazy(samples: TokenSamples | PromptSamples, rows: Sequence[int] | None = Non
 
 def direct(samples: TokenSamples, cache_dir: Path, processes: int | None) -> Dataset:
     """All samples tokenised ahead, into an Arrow file in `cache_dir` that the same data and settings find again."""
+    import pyarrow.compute as pc
+    import torch
     from datasets import Dataset
 
-    about = samples.source.about() | {"loss_on_prompt": samples.loss_on_prompt}
+    size = len(samples.source)
+    probe = [samples.sample(index) for index in range(0, size, max(1, size // PROBED))]
+    about = samples.source.about() | {"loss_on_prompt": samples.loss_on_prompt, "probe": probe}
     name = sha256(json.dumps(about, sort_keys=True))[:24]
     cache_dir.mkdir(parents=True, exist_ok=True)
-    rows = Dataset.from_dict({"index": list(range(len(samples.source)))})
-    return rows.map(
+    rows = Dataset.from_dict({"index": list(range(size))})
+    made = rows.map(
         samples, batched=True, batch_size=64, num_proc=processes if processes and processes > 1 else None,
         remove_columns=["index"], cache_file_name=str(cache_dir / f"{name}.arrow"), load_from_cache_file=True,
         desc="tokenising", new_fingerprint=name,
     )  # fmt: skip
+    left_out = [length == 1 for length in pc.list_value_length(made.data["labels"]).to_pylist()]
+    samples.left_out.copy_(torch.tensor(left_out))
+    return made
