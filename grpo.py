@@ -29,13 +29,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     from training.rewards import REWARDS, for_trl
     from training.runs import CompletionLog, begin, end_processes, finish, left_out, save_arguments, train
     from training.samples import PromptSamples, Source, lazy
-    from training.setup import load_tokenizer, model_options, settings_of, split_files
+    from training.setup import load_tokenizer, model_options, prepare_vllm, settings_of, split_files
     from training.trainer import RenderedGRPOTrainer
 
     summary = Summary("grpo.py")
     words, more = for_this_machine(words)
     data, args, model_args = parse((GRPOArguments, GRPOConfig, ModelConfig), words)
-    notes += more + settle(args, args.world_size, args.device.type != "cpu")
+    on_gpu = args.device.type != "cpu"
+    notes += more + settle(args, args.world_size, on_gpu)
     output = Path(args.output_dir)
     main_process = args.process_index == 0
     unknown = [name for name in data.rewards if name not in REWARDS]
@@ -49,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         notes.append("--log_completions is set false: completions are text about patients; they stand in OUTPUT/completions/. "
                      "--log_completions_to_tracker sends them to the tracker all the same")  # fmt: skip
     args.log_completions = args.log_completions or data.log_completions_to_tracker
+    if args.use_vllm:
+        prepare_vllm(args, data.max_prompt_length, on_gpu)
 
     # --- data
     tokenizer = load_tokenizer(model_args, None)
@@ -89,7 +92,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if main_process:
         summary.print(f"{trainer.state.global_step:,} steps of {each_step} prompts × {args.num_generations} completions, "
                       f"{unusable:,} rows left out as too long or without a label → {output}")  # fmt: skip
-    end_processes()
+    if not (args.use_vllm and args.vllm_mode == "colocate"):  # vLLM in this process leaves the group itself
+        end_processes()
 
 
 if __name__ == "__main__":

@@ -208,6 +208,38 @@ def test_grpo_under_zero3(synthetic_root: Path, model: Path, data: Path, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
+def test_grpo_samples_with_vllm(synthetic_root: Path, model: Path, data: Path, tmp_path: Path) -> None:
+    """vLLM beside the trainer in two processes under ZeRO-3: it reads our prompts' tokens and has the trained weights always.
+
+    Weight decay alone takes half of every weight a step, and the model is sure of its next token. vLLM's probability of a
+    sampled token is then the trainer's but for rounding; with those of the first step it is not (ratio 0.6, then 1e-7).
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    output, sharp = tmp_path / "out", tmp_path / "sharp"
+    shutil.copytree(model, sharp)
+    network = AutoModelForCausalLM.from_pretrained(model)
+    with torch.no_grad():
+        network.get_output_embeddings().weight *= 20
+    network.save_pretrained(sharp)
+    flags = words(synthetic_root, sharp, data, output, "--max_steps", 3, "--per_device_train_batch_size", 2,
+                  "--num_generations", 4, "--max_completion_length", 8, "--max_prompt_length", 400, "--use_vllm", "True",
+                  "--learning_rate", "0.5", "--weight_decay", "1.0")  # fmt: skip
+    at = flags.index("--max_length")
+    del flags[at : at + 2]
+    done = train("grpo.py", flags, launch=ZERO3, DS_ACCELERATOR="cpu", VLLM_CPU_KVCACHE_SPACE="1")
+    assert "Traceback" not in done.stderr and "3 steps of 1 prompts × 4 completions" in done.stdout
+    history = [entry for entry in read_json(output / "trainer_state.json")["log_history"] if "reward" in entry]
+    ratios = [entry["sampling/importance_sampling_ratio/mean"] for entry in history]
+    assert len(ratios) == 3 and ratios == pytest.approx([1] * 3, abs=0.05)
+    assert [len(path.read_bytes().splitlines()) for path in (output / "completions").glob("*.jsonl")] == [6, 6]
+    short = train("grpo.py", [*flags, "--per_device_train_batch_size", "4", "--vllm_max_model_length", "300"], check=False)
+    assert short.returncode == 2 and "wanted at least 408" in short.stderr
+
+
+@pytest.mark.slow
 def test_no_patient_text_reaches_a_tracker_or_the_screen(
     synthetic_root: Path, model: Path, data: Path, tmp_path: Path
 ) -> None:

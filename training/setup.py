@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from evaluation.backends import load_tokenizer as load
@@ -12,7 +13,7 @@ from training.samples import DOMAIN, REASONING, Source, end_of_turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, TrainingArguments
-    from trl import ModelConfig
+    from trl import GRPOConfig, ModelConfig
 
 
 def split_files(data: DataArguments) -> list[str]:
@@ -62,6 +63,34 @@ def keeps_samples_apart(model_args: ModelConfig, on_gpu: bool) -> bool:
     tokens × tokens, which is for short texts on a CPU only.
     """
     return "flash" in (model_args.attn_implementation or "") or not on_gpu
+
+
+def prepare_vllm(args: GRPOConfig, max_prompt_length: int, on_gpu: bool) -> None:
+    """What must be so before TRL starts vLLM to sample completions (`--use_vllm`).
+
+    Raises:
+        UserError: vLLM is not installed, or its `--vllm_max_model_length` is below prompt and completion.
+    """
+    if find_spec("vllm") is None:
+        raise UserError("--use_vllm: wanted the package vllm, found none; install requirements.txt, or leave --use_vllm out")
+    needed = max_prompt_length + args.max_completion_length
+    args.vllm_max_model_length = args.vllm_max_model_length or needed
+    if args.vllm_max_model_length < needed:
+        raise UserError(f"--vllm_max_model_length {args.vllm_max_model_length}: wanted at least {needed}, --max_prompt_length "
+                        "and --max_completion_length together")  # fmt: skip
+    if not on_gpu and args.vllm_mode == "colocate":
+        _leave_weights_unpacked()
+
+
+def _leave_weights_unpacked() -> None:
+    """vLLM's CPU build (0.31) packs the weights it begins with and forgets them: it could not take the trained ones."""
+    import torch
+    from vllm.model_executor.layers import utils
+
+    def plain(layer: torch.nn.Module, remove_weight: bool) -> None:
+        layer.cpu_linear = torch.nn.functional.linear
+
+    utils.dispatch_cpu_unquantized_gemm = plain
 
 
 def settings_of(
