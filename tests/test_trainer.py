@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from mimiciv_dataset.commands import UserError
+from training.setup import prepare_vllm
+
 
 def test_only_labelled_tokens_are_projected(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A masked prompt costs nothing in the head, on a CPU too; the loss is that of the plain model."""
@@ -29,3 +32,12 @@ def test_only_labelled_tokens_are_projected(tiny_model: Path, monkeypatch: pytes
     loss = model(input_ids=ids, labels=labels, fused_lm_head=True).loss
     assert projected == [3 + 2]
     torch.testing.assert_close(loss, plain)
+
+
+def test_vllm_that_is_not_there_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trl import GRPOConfig
+
+    monkeypatch.setattr("training.setup.find_spec", lambda name: None)
+    args = GRPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, use_vllm=True)
+    with pytest.raises(UserError, match="wanted the package vllm, found none; install requirements.txt"):
+        prepare_vllm(args, 400, on_gpu=False)
