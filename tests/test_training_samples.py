@@ -165,8 +165,13 @@ def test_prompts_are_those_of_evaluation(small_root: Path, tokenizer, tmp_path: 
 
 def test_rl_on_rows_without_chains_reasons_on_decisions(small_root: Path, tokenizer, tmp_path: Path) -> None:
     file = index_of(small_root, tmp_path, "emar", "LengthOfStay_3day", rows=1)
-    source = Source(small_root, [file], tokenizer, 4096, stage="reasoning", prompt_tokens=True)
+    source = Source(small_root, [file], tokenizer, 4096, prompt_tokens=True)
     assert [source.render(index).mode for index in range(2)] == ["think", "no_think"]
+    domain = Source(small_root, [file], tokenizer, 4096, stage="domain", prompt_tokens=True)
+    assert [domain.render(index).mode for index in range(2)] == ["plain", "plain"]
+    too_long = PromptSamples(Source(small_root, [file], tokenizer, 40, prompt_tokens=True))
+    too_long({"index": [0, 0, 1, 1, 0]})
+    assert too_long.left_out.tolist() == [1, 1], "a row once, however often it is drawn"
 
 
 def test_lazy_is_direct(small_root: Path, tokenizer, tmp_path: Path) -> None:
