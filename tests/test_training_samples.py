@@ -319,11 +319,10 @@ def test_a_row_that_no_reward_scores_shows_no_record(small_root: Path, tokenizer
     source = Source(small_root, [str(small_root / "task_index/all/emar.csv")], tokenizer, 4096, prompt_tokens=True)
     render, samples = source.render, PromptSamples(source)
     source.render = lambda index: replace(render(index), label=[])
-    (prompt,) = samples({"index": [0]})["prompt"]
-    assert prompt == source.builder.prompt("", "", "think") and int(samples.left_out.sum()) == 1
-    assert for_trl("accuracy")([prompt], ["x"], **{k: v for k, v in samples({"index": [0]}).items() if k != "prompt"}) == [
-        None
-    ]
+    made = samples({"index": [0]})
+    prompts = made.pop("prompt")
+    assert prompts == [source.builder.prompt("", "", "think")] and int(samples.left_out.sum()) == 1
+    assert for_trl("accuracy")(prompts, ["x"], **made) == [None]
 
 
 def test_every_reward_is_between_0_and_1_or_none() -> None:

@@ -86,13 +86,9 @@ def for_trl(name: str) -> Callable[..., list[float | None]]:
     reward = REWARDS[name]
 
     def batch(
-        prompts: Sequence[str],
-        completions: Sequence[str],
-        task: Sequence[str],
-        label: Sequence[str],
-        mode: Sequence[str],
+        prompts: Sequence[str], completions: Sequence[str], task: Sequence[str], label: Sequence[str], mode: Sequence[str],
         **_: Any,
-    ) -> list[float | None]:
+    ) -> list[float | None]:  # fmt: skip
         turns = (opened(prompt) + reply for prompt, reply in zip(prompts, completions, strict=True))
         rows = zip(turns, task, map(json.loads, label), mode, strict=True)
         return [reward(*row) if row[2] else None for row in rows]

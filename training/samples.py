@@ -91,6 +91,7 @@ class Source:
         self.tokenizer, self.max_tokens, self.prompt_tokens = tokenizer, max_tokens, prompt_tokens
         self.has_chains = any(map(_has_chains, self.datasets))
         self.stage = stage or (REASONING if self.has_chains or prompt_tokens else DOMAIN)
+        self.kind_decides = prompt_tokens and self.stage == REASONING and not self.has_chains  # who reasons, in RL
 
     def __getstate__(self) -> dict[str, Any]:
         # What names the source, nothing opened: small to hash and to send to a worker that was spawned.
@@ -184,14 +185,12 @@ class Source:
         sample, text = dataset.with_text(at)
         info = sample["task_info"]
         chain = chain_of(info)
-        if (
-            self.prompt_tokens and self.stage == REASONING and not self.has_chains
-        ):  # RL on plain rows: the kind of task says who reasons
+        if self.kind_decides:
             mode = NO_THINK if info["task_type"] == "risk" else THINK
         else:
             mode = training_mode(self.stage, chain)
-        answer = completion(mode, sample["output"], chain) + self.end_of_turn
-        answer = following(self.builder.prompt("", "", mode), answer)
+        turn = completion(mode, sample["output"], chain) + self.end_of_turn
+        answer = following(self.builder.prompt("", "", mode), turn)
         room = self.max_tokens - (0 if self.prompt_tokens else self.builder.tokens(answer))
         prompt, dropped = self.builder.fit(text, sample["instruction"], mode, room)
         return Rendered(prompt, answer, mode, info["task"], info["label"], dropped is None or dropped.fits)
@@ -354,6 +353,5 @@ def direct(samples: TokenSamples, cache_dir: Path, processes: int | None) -> Dat
         remove_columns=["index"], cache_file_name=str(cache_dir / f"{name}.arrow"), load_from_cache_file=True,
         desc="tokenising", new_fingerprint=name,
     )  # fmt: skip
-    left_out = [length == 1 for length in pc.list_value_length(made.data["labels"]).to_pylist()]
-    samples.left_out.copy_(torch.tensor(left_out))
+    samples.left_out.copy_(torch.tensor(pc.list_value_length(made.data["labels"]).to_numpy() == 1))
     return made
