@@ -265,7 +265,7 @@ def training_rows(index: Path, tasks: Sequence[str], subjects: Collection[str], 
     """
     import polars as pl
 
-    from mimiciv_dataset.data_index_gen import draw_uniform, row_hashes
+    from mimiciv_dataset.draws import draw_uniform, row_hashes
 
     def draw(task: str, rows: pl.DataFrame) -> pl.DataFrame:
         return rows[draw_uniform(row_hashes(task, rows, seed), number)]
