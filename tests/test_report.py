@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from written_runs import SECRET, write_run
 
+from evaluation.finished_runs import compare_runs, read_run
 from evaluation.page import Cell, page, table, tag
 from evaluation.published import PUBLISHED
-from evaluation.report import compare_runs, main, read_run
+from evaluation.report import main
 from mimiciv_dataset.commands import UserError, read_json
 from mimiciv_dataset.tasks import TASKS
 
