@@ -26,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from trl import GRPOConfig, ModelConfig, get_peft_config, get_quantization_config
 
+    from evaluation.backends import reading_model
     from training.rewards import REWARDS, for_trl
     from training.runs import CompletionLog, begin, end_processes, finish, left_out, save_arguments, train
     from training.samples import PromptSamples, Source, lazy
@@ -81,11 +82,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.model_init_kwargs = model_options(model_args, args.model_init_kwargs)
     args.remove_unused_columns = False
     log = CompletionLog(output / "completions" / f"rank-{args.process_index}.jsonl")
-    trainer = RenderedGRPOTrainer(
-        model=model_args.model_name_or_path, args=args, train_dataset=lazy(samples), processing_class=tokenizer,
-        reward_funcs=[log.keep(for_trl(data.rewards[0])), *map(for_trl, data.rewards[1:])],
-        peft_config=get_peft_config(model_args), quantization_config=get_quantization_config(model_args),
-    )  # fmt: skip
+    with reading_model(model_args.model_name_or_path):
+        trainer = RenderedGRPOTrainer(
+            model=model_args.model_name_or_path, args=args, train_dataset=lazy(samples), processing_class=tokenizer,
+            reward_funcs=[log.keep(for_trl(data.rewards[0])), *map(for_trl, data.rewards[1:])],
+            peft_config=get_peft_config(model_args), quantization_config=get_quantization_config(model_args),
+        )  # fmt: skip
     metrics = train(trainer, checkpoint)
     finish(trainer, settings, metrics)
     unusable = left_out(trainer, samples.left_out)

@@ -25,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from trl import ModelConfig, SFTConfig, get_peft_config, get_quantization_config
 
+    from evaluation.backends import reading_model
     from training.order import EpochSampler, curriculum, grouped_by_length, shuffled
     from training.runs import begin, end_processes, finish, left_out, save_arguments, train
     from training.samples import Source, TokenSamples, direct, lazy
@@ -91,11 +92,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.max_length = None  # records were shortened by events; the trainer must not cut
     args.dataset_kwargs = {"skip_prepare_dataset": True}
     args.remove_unused_columns = False
-    trainer = OrderedSFTTrainer(
-        model=model_args.model_name_or_path, args=args, train_dataset=dataset, processing_class=tokenizer,
-        sampler=EpochSampler(order, len(source)), peft_config=get_peft_config(model_args),
-        quantization_config=get_quantization_config(model_args),
-    )  # fmt: skip
+    with reading_model(model_args.model_name_or_path):
+        trainer = OrderedSFTTrainer(
+            model=model_args.model_name_or_path, args=args, train_dataset=dataset, processing_class=tokenizer,
+            sampler=EpochSampler(order, len(source)), peft_config=get_peft_config(model_args),
+            quantization_config=get_quantization_config(model_args),
+        )  # fmt: skip
     metrics = train(trainer, checkpoint)
     finish(trainer, settings, metrics)
     too_long = left_out(trainer, samples.left_out)

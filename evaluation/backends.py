@@ -6,6 +6,7 @@ A new backend is one class with `generate` and `score_yes_no`, and one entry in 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -91,6 +92,23 @@ def load_tokenizer(model: str, **options: Any) -> PreTrainedTokenizerBase:
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0][:200]
         raise UserError(f"{model}: wanted a model folder or Hub id with a tokenizer, found: {reason}") from None
+
+
+@contextlib.contextmanager
+def reading_model(name: str, *more: type[Exception]) -> Iterator[None]:
+    """What the libraries raise where a model is missing, broken or needs another package, said in one line.
+
+    Args:
+        name: the model's folder or Hub id.
+        more: other errors that can only mean the model here.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, ImportError, SafetensorError, *more) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise UserError(f"{name}: wanted a model that can be loaded here, found: {reason}") from None
 
 
 def yes_no_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:

@@ -10,9 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from evaluation.arguments import empty_think
-from evaluation.backends import Generation, load_tokenizer, yes_no_tokens
+from evaluation.backends import Generation, load_tokenizer, reading_model, yes_no_tokens
 from mimiciv_dataset.chat import PromptBuilder
-from mimiciv_dataset.commands import UserError
 
 
 class TransformersBackend:
@@ -34,17 +33,15 @@ class TransformersBackend:
         self.failures: Counter[str] = Counter()
         device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = args.dtype if args.dtype != "auto" else ("float32" if device == "cpu" else "auto")
-        try:
+        with reading_model(args.model_name_or_path, ValueError):
             model = AutoModelForCausalLM.from_pretrained(
                 args.model_name_or_path, dtype=dtype, device_map=args.device_map or {"": device}
             )
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0][:200]
-            raise UserError(f"{args.model_name_or_path}: wanted a causal language model, found: {reason}") from None
         if args.lora_path:
             from peft import PeftModel
 
-            model = PeftModel.from_pretrained(model, args.lora_path)
+            with reading_model(args.lora_path, ValueError):
+                model = PeftModel.from_pretrained(model, args.lora_path)
         self.model = model.eval()
         torch.manual_seed(args.seed)
         ends = self.model.generation_config.eos_token_id

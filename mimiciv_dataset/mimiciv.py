@@ -103,7 +103,8 @@ class MIMICIV(Dataset):
         """
         name = row.get("task") or row.get("task_info", {}).get("task")
         if name not in (ALL_TASKS if "input" in row else TASKS):
-            raise UserError(f"task {name!r}: wanted one of {', '.join(TASKS)}")
+            where = self.rows.path if isinstance(self.rows, Rows) else "sample_info"
+            raise UserError(f"{where}: task {name!r}: wanted one of {', '.join(TASKS)}")
         return ALL_TASKS[name]
 
     def __getitem__(self, index: int) -> Row:

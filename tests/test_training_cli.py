@@ -335,16 +335,19 @@ def test_bad_input_is_said_before_anything_is_loaded(synthetic_root: Path, model
     assert "--curriculum: wanted two files" in refused("--curriculum", "True")
     assert "--stage third" in refused("--stage", "third")
     assert "['--epochs', '3']" in refused("--epochs", 3)
-    given = [
-        "--model_name_or_path",
-        model,
-        "--dataset_name",
-        data,
-        "--root_dir",
-        synthetic_root,
-        "--output_dir",
-        tmp_path / "rl",
-    ]
+    unknown = tmp_path / "task.csv"
+    unknown.write_text(data.read_text(encoding="utf-8").replace(",labevents,", ",labs,"), encoding="utf-8")
+    assert f"{unknown}: task 'labs': wanted one of" in refused(data=unknown)
+    torn = tmp_path / "torn"
+    shutil.copytree(model, torn)
+    os.truncate(torn / "model.safetensors", 1000)
+    assert f"{torn}: wanted a model that can be loaded here, found:" in refused(model=torn)
+    asked = command("test.py", "--root_dir", synthetic_root, "--model_name_or_path", torn, "--dataset_name", data,
+                    "--limit", 1, "--output_path", tmp_path / "answers", "--max_new_tokens", 4, "--max_seq_len", 600,
+                    check=False)  # fmt: skip
+    assert asked.returncode == 2 and f"{torn}: wanted a model that can be loaded here" in asked.stderr
+    given = ["--model_name_or_path", model, "--dataset_name", data, "--root_dir", synthetic_root,
+             "--output_dir", tmp_path / "rl"]  # fmt: skip
     weights = train("grpo.py", [*map(str, given), "--bf16", "False", "--reward_weights", "1"], check=False)
     assert weights.returncode == 2 and "wanted 2, one for each of --rewards" in weights.stderr
 

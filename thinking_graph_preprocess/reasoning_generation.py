@@ -173,8 +173,9 @@ def read_rows(args: argparse.Namespace, only_graph: bool = False) -> list[Row]:
                             "make it with thinking_graph_preprocess/evidence_generation.py")  # fmt: skip
         for index in range(len(dataset)):
             columns = dataset.row(index)
+            task = dataset.task(columns)
             try:
-                task, paths = dataset.task(columns), read_graph(columns.get("graph"))
+                paths = read_graph(columns.get("graph"))
                 if None in place(columns) or not columns.get("target"):
                     raise UserError("wanted a patient, a window and a target, found one of them missing")
             except UserError as error:
