@@ -14,7 +14,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mimiciv_dataset.commands import Summary, UserError, run
+from pipeline.cli import run
+from pipeline.errors import UserError
+from pipeline.progress import Summary
 from training.arguments import GRPOArguments
 from training.flags import for_this_machine, help_text, parse, settle, translate
 
@@ -26,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from trl import GRPOConfig, ModelConfig, get_peft_config, get_quantization_config
 
-    from evaluation.backends import reading_model
+    from inference.backends import reading_model
     from training.rewards import REWARDS, for_trl
     from training.runs import CompletionLog, begin, end_processes, finish, left_out, save_arguments, train
     from training.samples import PromptSamples, Source, lazy

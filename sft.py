@@ -13,7 +13,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mimiciv_dataset.commands import Summary, UserError, run
+from pipeline.cli import run
+from pipeline.errors import UserError
+from pipeline.progress import Summary
 from training.arguments import SFTArguments
 from training.flags import for_this_machine, help_text, parse, settle, translate
 
@@ -25,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from trl import ModelConfig, SFTConfig, get_peft_config, get_quantization_config
 
-    from evaluation.backends import reading_model
+    from inference.backends import reading_model
     from training.order import EpochSampler, curriculum, grouped_by_length, shuffled
     from training.runs import begin, end_processes, finish, left_out, save_arguments, train
     from training.samples import Source, TokenSamples, direct, lazy

@@ -15,24 +15,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evaluation.arguments import add_model_flags, add_prompt_flags, backend_name, check_lengths, parse_model
-from mimiciv_dataset.commands import (
-    Summary,
-    UserError,
-    add_chunks,
-    chunk,
-    parser,
-    progress,
-    require,
-    run,
-)  # fmt: skip
+from inference.settings import add_model_flags, add_prompt_flags, backend_name, check_lengths, parse_model
+from pipeline.cli import Chunk, Parser, run
+from pipeline.errors import UserError
+from pipeline.files import require
+from pipeline.progress import Summary, progress
 
 if TYPE_CHECKING:
     from mimiciv_dataset.mimiciv import MIMICIV
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    cli = parser(__doc__)
+    cli = Parser(__doc__)
     data = cli.add_argument_group("data")
     data.add_argument("--dataset_name", required=True, help="index CSV or JSONL; several with commas between")
     data.add_argument("--output_path", required=True, type=Path, help="folder for outputs.jsonl and result.json")
@@ -42,7 +36,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     data.add_argument("--oracle_reasoning", action="store_true", help="pre-fill the row's own reasoning")
     data.add_argument("--limit", type=int, help="only the first so many samples, for a quick look")
     data.add_argument("--resume", action="store_true", help="go on in a used folder; only what is missing is done")
-    add_chunks(data)
+    cli.add_chunks()
     add_model_flags(cli)
     add_prompt_flags(cli)
     cli.add_argument("--resamples", type=int, default=1000, help="bootstrap resamples for the intervals (1000)")
@@ -69,11 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                         "or choose another --output_path")  # fmt: skip
     args.output_path.mkdir(parents=True, exist_ok=True)
 
-    from evaluation.inference import identity, length, read_keys
-    from evaluation.provenance import warnings_for
-    from evaluation.replicas import run_replicas
+    from evaluation.model_record import warnings_for
     from evaluation.score import print_table, score_dir
-    from mimiciv_dataset.chat import instructions_sha256
+    from inference.generation import identity, length, read_keys
+    from inference.prompts import instructions_sha256
+    from inference.replicas import run_replicas
     from mimiciv_dataset.mimiciv import MIMICIV
 
     datasets = [MIMICIV(args.root_dir, path, lazzy_mode=True, shuffle=False, instructions=args.instructions) for path in files]
@@ -95,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         if args.chunk_num > 1:  # chunks with as many long samples as short ones
             samples.sort(key=lambda sample: length(sample[0].row(sample[1])))
-        done, failures = run_samples(chunk(samples, args.chunk_num, args.chunk_idx), output, wording, args)
+        done, failures = run_samples(Chunk(args.chunk_num, args.chunk_idx).of(samples), output, wording, args)
     for reason, count in failures.most_common():
         print(f"no reply to {count:,} samples: {reason}; --resume asks for them again", file=sys.stderr)
     finished = read_keys(args.output_path)  # chunks that run beside this one have gone on
@@ -118,8 +112,9 @@ def run_samples(
     samples: list[tuple[MIMICIV, int]], output: Path, wording: str, args: argparse.Namespace
 ) -> tuple[str, Counter[str]]:
     """Answer these samples (dataset, position), a line each to `output`; what was done, and why samples got no reply."""
-    from evaluation.backends import load_backend
-    from evaluation.inference import Prompter, check_settings, read_keys, run_window
+    from evaluation.metrics import sample_score
+    from inference.backends import load_backend
+    from inference.generation import Prompter, check_settings, read_keys, run_window
 
     samples.sort(key=lambda sample: str(sample[0].row(sample[1]).get("subject_id")))  # a patient's prompts share a prefix
     backend = load_backend(backend_name(args), args)
@@ -136,7 +131,7 @@ def run_samples(
             truncated += sum(prompt.dropped is not None for prompt in todo.values())
             too_long += sum(not prompt.fits for prompt in todo.values())
             bar.update(len(window) - len(todo))
-            for line in run_window(list(todo.values()), backend, args):
+            for line in run_window(list(todo.values()), backend, args, sample_score):
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
                 file.flush()
                 finished.add(line["key"])

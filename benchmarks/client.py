@@ -8,12 +8,15 @@ the table gives medians and the ratio. Prompts are as long as a record, so that 
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
+
 import argparse
 import asyncio
 import subprocess
-import sys
 import time
-from pathlib import Path
 from statistics import median
 
 REPO = Path(__file__).resolve().parent.parent
@@ -37,7 +40,7 @@ def bare(url: str, bodies: list[dict], workers: int) -> None:
 
 
 def ours(url: str, bodies: list[dict], workers: int, rpm: float | None = None) -> None:
-    from evaluation.client import Client, Request
+    from inference.client import Client, Request
 
     client = Client(url, workers, max_rpm=rpm)
     replies = list(client.send(Request("chat", body) for body in bodies))

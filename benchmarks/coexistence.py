@@ -6,19 +6,22 @@ with many concepts each: more distinct pairs than real data has. The real comman
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
+
 import json
 import multiprocessing
 import re
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 from typing import Any
 
-from mimiciv_dataset.commands import parse, parser, run
+from pipeline.cli import Parser, run
 
 REPO = Path(__file__).resolve().parent.parent
 TASKS = ("labevents", "emar", "prescriptions", "radiology")
@@ -32,11 +35,11 @@ EVENTS = 100
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    cli = parser(__doc__)
+    cli = Parser(__doc__)
     cli.add_argument("--rows", type=int, default=1_000_000, help="index rows (1,000,000)")
     cli.add_argument("--names", type=int, default=20_000, help="names of concepts (20,000)")
     cli.add_argument("--concepts", type=int, default=8, help="concepts of an event; a note has four times as many (8)")
-    args = parse(cli, argv)
+    args = cli.parse_args(argv)
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         context = multiprocessing.get_context("spawn")  # a child's peak memory is never less than its parent's

@@ -7,6 +7,11 @@ matches its own notes against the one memory-mapped lexicon; negation is include
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
+
 import json
 import multiprocessing
 import random
@@ -15,9 +20,8 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 
-from mimiciv_dataset.commands import parse, parser, run
+from pipeline.cli import Parser, run
 
 CUES = ("no", "denies", "no evidence of", "without", "but", "was ruled out", "if", "mother with")
 WORDS = 100_000
@@ -25,12 +29,12 @@ WORDS = 100_000
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    cli = parser(__doc__)
+    cli = Parser(__doc__)
     cli.add_argument("--terms", type=int, default=1_000_000)
     cli.add_argument("--notes", type=int, default=200, help="notes of a process (200)")
     cli.add_argument("--words", type=int, default=1600, help="least words of a note (1600)")
     cli.add_argument("--processes", type=int, nargs="+", default=[1, 2])
-    args = parse(cli, argv)
+    args = cli.parse_args(argv)
 
     from thinking_graph_preprocess.concept_lexicon import find_or_build
 

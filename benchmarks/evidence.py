@@ -9,27 +9,30 @@ relations at random. It says nothing of medicine: it shows what lift and support
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
+
 import csv
 import json
 import random
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
-from mimiciv_dataset.commands import parse, parser, run
+from pipeline.cli import Parser, run
 
 REPO = Path(__file__).resolve().parent.parent
 FLAGS = ("with a graph", "paths each", "relations a path")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    cli = parser(__doc__)
+    cli = Parser(__doc__)
     cli.add_argument("--mimic_dir", type=Path, required=True, help="the demo: hosp/, icu/, ed/, note/ below it")
     cli.add_argument("--maps_from", type=Path, help="folder with ready CCS and ATC maps")
     cli.add_argument("--work_dir", type=Path, help="where to put what is made (a temporary folder)")
-    args = parse(cli, argv)
+    args = cli.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="benchmark-") as temporary:
         root = args.work_dir or Path(temporary)
         prepare(root, args.mimic_dir, args.maps_from)

@@ -6,13 +6,18 @@ an event.
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
+
 import json
 import statistics
 import time
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from mimiciv_dataset.commands import parse, parser, run
+from pipeline.cli import Parser, run
 
 PATTERN = (
     ("labevents", {"itemid": "50912", "valuenum": "1.0"}, 8), ("emar", {"medication": "Aspirin"}, 2),
@@ -26,10 +31,10 @@ PATTERN = (
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    cli = parser(__doc__)
+    cli = Parser(__doc__)
     cli.add_argument("--lengths", type=int, nargs="+", default=[1250, 2500, 5000, 10000, 20000, 40000])
     cli.add_argument("--rounds", type=int, default=3)
-    args = parse(cli, argv)
+    args = cli.parse_args(argv)
 
     from mimiciv_dataset.lookups import Lookups
     from mimiciv_dataset.records import Event

@@ -16,18 +16,23 @@ the majority baseline; LR is logistic regression on counts of events and items, 
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
+
 import argparse
 import csv
 import subprocess
-import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from mimiciv_dataset.commands import Summary, atomic_path, parse, parser, read_json, require, run, write_json
+from pipeline.cli import Parser, run
+from pipeline.files import atomic_path, read_json, require, write_json
+from pipeline.progress import Summary
 
 REPO = Path(__file__).resolve().parent.parent
 RISK = ("ED_Hospitalization", "ED_ICU_Tranfer_12hour", "ED_Reattendance_3day")
@@ -83,7 +88,7 @@ SIZES = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    cli = parser(__doc__)
+    cli = Parser(__doc__)
     cli.formatter_class = argparse.RawDescriptionHelpFormatter
     cli.add_argument("step", choices=["data", "stage1", "stage2", "stage3", "curve", "table"])
     cli.add_argument("--size", choices=SIZES, default="cpu")
@@ -92,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_argument("--test_rows", type=int, default=1000, help="data: held-out rows of a risk task at most (1000); of a "
                      "decision task a quarter of that")  # fmt: skip
     cli.add_argument("--max_steps", type=int, help="stages: only so many steps, to see that all runs")
-    args = parse(cli, argv)
+    args = cli.parse_args(argv)
     root = Path(args.root_dir).resolve()
     if args.step == "data":
         data(root, args)

@@ -6,30 +6,33 @@ Makes synthetic sets with MIMIC's columns, table mix and row sizes, runs the com
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
+
 import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
-from mimiciv_dataset.commands import parse, parser, run
+from pipeline.cli import Parser, run
 
 REPO = Path(__file__).resolve().parent.parent
 STEPS = ("merge_patient", "rank", "combination")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    cli = parser(__doc__)
+    cli = Parser(__doc__)
     cli.add_argument("--patients", type=int, default=9216, help="patients of the largest set (9216: about 20 M records)")
     cli.add_argument("--scales", type=int, nargs="+", default=[16, 4, 1], help="fractions of it (16 4 1)")
     cli.add_argument("--processes", type=int, default=1, help="processes that share each step (1)")
     cli.add_argument("--work_dir", type=Path, help="where to put the sets (a temporary folder)")
     cli.add_argument("--mimic_dir", type=Path, help="measure on this folder instead, such as the MIMIC-IV demo")
-    args = parse(cli, argv)
+    args = cli.parse_args(argv)
     work = Path(args.work_dir or tempfile.mkdtemp(prefix="benchmark-"))
     print(f"{os.cpu_count()} cores, {args.processes} process(es) a step")
     print("| patients | records | raw MB | " + " | ".join(f"{step} s" for step in STEPS)

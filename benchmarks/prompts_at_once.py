@@ -7,26 +7,30 @@ model is made on the spot; its seconds say nothing of a real model. Other flags 
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
+
 import argparse
 import os
 import runpy
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from mimiciv_dataset.commands import parser, require, run
+from pipeline.cli import Parser, run
+from pipeline.files import require
 
 REPO = Path(__file__).resolve().parent.parent
 WAYS = ("one at a time", "at once")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    cli = parser(__doc__)
+    cli = Parser(__doc__)
     cli.add_argument("--dataset_name", required=True, nargs="+", type=Path, help="index files, measured one by one")
     cli.add_argument("--model_name_or_path", help="Hub id or local folder (a small random model)")
     cli.add_argument("--rows", type=int, default=64, help="rows of each index (64)")
@@ -42,8 +46,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         ])  # fmt: skip
 
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-        from evaluation.backends import load_backend
-        from evaluation.inference import Prompter
+        from inference.backends import load_backend
+        from inference.generation import Prompter
         from mimiciv_dataset.mimiciv import MIMICIV
 
         backend = load_backend("vllm", args)
@@ -73,18 +77,19 @@ def small_model(folder: Path, root_dir: str, files: Sequence[Path]) -> str:
 
 def measure(prompts: Sequence[Any], backend: Any, args: argparse.Namespace, rounds: int) -> str:
     """The last cells of a row: medians of both ways, their ratio, the share of prompt tokens found in the cache."""
-    from evaluation.inference import run_window
+    from evaluation.metrics import sample_score
+    from inference.generation import run_window
 
     parts = {"one at a time": [[prompt] for prompt in prompts], "at once": [prompts]}
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     found, replies = {}, {}
-    list(run_window(prompts[:1], backend, args))  # what is compiled or read at first use
+    list(run_window(prompts[:1], backend, args, sample_score))  # what is compiled or read at first use
     for _ in range(rounds):
         for way in WAYS:
             backend.engine.reset_prefix_cache()
             before = cache_counts(backend.engine)
             start = time.perf_counter()
-            lines = [line for part in parts[way] for line in run_window(part, backend, args)]
+            lines = [line for part in parts[way] for line in run_window(part, backend, args, sample_score)]
             seconds[way].append(time.perf_counter() - start)
             asked, hit = (now - then for now, then in zip(cache_counts(backend.engine), before, strict=True))
             found[way] = hit / asked

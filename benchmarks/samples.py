@@ -6,24 +6,29 @@ disturbs all alike. One process, one core.
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
+
 import csv
 import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-from mimiciv_dataset.commands import add_path, parse, parser, require, run
+from pipeline.cli import Parser, run
+from pipeline.files import require
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    cli = parser(__doc__)
-    add_path(cli, "--index", default="task_index/all", help="folder of index CSVs")
-    add_path(cli, "--shards", default="patients_ehr", help="trajectories, --layout shards")
+    cli = Parser(__doc__)
+    cli.add_path("--index", default="task_index/all", help="folder of index CSVs")
+    cli.add_path("--shards", default="patients_ehr", help="trajectories, --layout shards")
     cli.add_argument("--files", type=Path, help="the same trajectories, --layout patient")
     cli.add_argument("--rows", type=int, default=300, help="rows a round (300)")
     cli.add_argument("--rounds", type=int, default=7)
-    args = parse(cli, argv)
+    args = cli.parse_args(argv)
 
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -6,29 +6,34 @@ decision row, a chain before a part of the replies. Medians of several rounds; o
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
+
 import json
 import random
 import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
-from mimiciv_dataset.commands import parse, parser, peak_memory_mib, run
 from mimiciv_dataset.tasks import NO, TASKS, YES, Task
+from pipeline.cli import Parser, run
+from pipeline.progress import peak_memory_mib
 
 ROWS, PATIENTS = 21_221, 4_000
 NAMES = [f"Item {number}, {number % 9}.5% (oral)" for number in range(2_000)]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    cli = parser(__doc__)
+    cli = Parser(__doc__)
     cli.add_argument("--rows", type=int, default=ROWS, help=f"rows of all tasks together ({ROWS})")
     cli.add_argument("--patients", type=int, default=PATIENTS, help=f"patients they are of ({PATIENTS})")
     cli.add_argument("--resamples", type=int, default=1000, help="bootstrap resamples (1000)")
     cli.add_argument("--rounds", type=int, default=3)
-    args = parse(cli, argv)
+    args = cli.parse_args(argv)
 
     from evaluation.score import read_samples, score_samples
 

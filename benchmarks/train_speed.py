@@ -10,18 +10,22 @@ sft.py.
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
+
 import argparse
 import re
 import resource
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
-from mimiciv_dataset.commands import parser, read_json, require, run
+from pipeline.cli import Parser, run
+from pipeline.files import read_json, require
 
 REPO = Path(__file__).resolve().parent.parent
 AHEAD = ["--load_dataset_mode", "direct"]
@@ -36,7 +40,7 @@ VOCABULARY, ANSWER = 151_936, 32
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    cli = parser(__doc__)
+    cli = Parser(__doc__)
     cli.add_argument("--dataset_name", required=True, help="index files with commas between")
     cli.add_argument("--model_name_or_path", help="Hub id or local folder (a small random model)")
     cli.add_argument("--max_length", type=int, default=8192)
@@ -82,7 +86,7 @@ def small_model(folder: Path, root_dir: str, files: Sequence[str]) -> str:
 
 
 def samples_of(ours, model: str):
-    from evaluation.backends import load_tokenizer
+    from inference.backends import load_tokenizer
     from training.samples import Source, TokenSamples
 
     return TokenSamples(Source(ours.root_dir, ours.dataset_name.split(","), load_tokenizer(model), ours.max_length))

@@ -14,6 +14,11 @@ Training rows come from a task index, of training patients only.
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
+
 import argparse
 import json
 import math
@@ -22,24 +27,15 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mimiciv_dataset.commands import (
-    ROOT_DIR,
-    Summary,
-    UserError,
-    atomic_path,
-    parser,
-    progress,
-    read_json,
-    read_subject_ids,
-    require,
-    run,
-    write_json,
-)
 from mimiciv_dataset.index_files import clean_id, clean_position, index_files, parse_target, reading, scan, task_of_file
+from mimiciv_dataset.patients import read_subject_ids
 from mimiciv_dataset.tasks import TASKS, YES, Task
+from pipeline.cli import ROOT_DIR, Parser, run
+from pipeline.errors import UserError
+from pipeline.files import atomic_path, read_json, require, write_json
+from pipeline.progress import Summary, progress
 
 if TYPE_CHECKING:
     from mimiciv_dataset.mimiciv import MIMICIV
@@ -82,8 +78,8 @@ class Run:
     def texts(self) -> Mapping[tuple[str | None, ...], tuple[MIMICIV, int]]:
         """Where the record of each sample is, by `sample_name`."""
         from evaluation.score import sample_name
-        from mimiciv_dataset.chat import sha256
         from mimiciv_dataset.mimiciv import MIMICIV
+        from pipeline.files import sha256
 
         found = {}
         for path in self.args.dataset_name.split(","):
@@ -290,7 +286,7 @@ def training_rows(index: Path, tasks: Sequence[str], subjects: Collection[str], 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    cli = parser(__doc__)
+    cli = Parser(__doc__)
     cli.set_defaults(root_dir=None)  # the run's
     cli.add_argument("dir", type=Path, metavar="DIR", help="folder of a finished run of test.py")
     cli.add_argument("--dataset_name", help="index file(s) that the run was made from (as the run says)")

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 from evaluation.baselines import FOLDER as BASELINES_FOLDER
 from evaluation.page import Style
 from evaluation.score import SCORE_VERSION, Sample, main_statistic, read_outputs, sample_name
-from mimiciv_dataset.commands import UserError, progress, read_json, require
 from mimiciv_dataset.tasks import ALL_TASKS
+from pipeline.errors import UserError
+from pipeline.files import read_json, require
+from pipeline.progress import progress
 
 if TYPE_CHECKING:
     import numpy as np
@@ -91,7 +93,7 @@ class Run:
 
     def hash(self, part: Callable[[tuple[str | None, ...], Row], Any]) -> str:
         """A hash over all samples in an order of its own."""
-        from mimiciv_dataset.chat import sha256
+        from pipeline.files import sha256
 
         return sha256(json.dumps(sorted(str(part(name, row)) for name, row in self.rows.items())))
 
@@ -127,7 +129,7 @@ def _name(key: str, line: Mapping[str, Any]) -> tuple[str | None, ...]:
 
 
 def _row(sample: Sample, line: Mapping[str, Any]) -> Row:
-    from evaluation.answers import split_reasoning
+    from inference.answers import split_reasoning
 
     output = (line.get("outputs") or [{}])[0]
     answer = split_reasoning(sample.response, sample.thinking_open)[1] or ""

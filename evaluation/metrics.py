@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from evaluation.answers import read_items, read_yes_no
+from inference.answers import read_items, read_yes_no
 from mimiciv_dataset.tasks import ALL_TASKS, NO, YES, Task
 
 Statistic = Callable[[np.ndarray], np.ndarray]

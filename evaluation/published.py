@@ -8,12 +8,17 @@ None: no figure is published.
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
+
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from mimiciv_dataset.commands import parser, read_json, require, run
+from pipeline.cli import Parser, run
+from pipeline.files import read_json, require
 
 
 class Published(NamedTuple):
@@ -72,7 +77,7 @@ def compare_with_published(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    cli = parser(__doc__)
+    cli = Parser(__doc__)
     cli.add_argument("dirs", nargs="+", type=Path, metavar="DIR", help="a run's folder, with result.json")
     args = cli.parse_args(argv)
     how = "run test.py, or python -m evaluation.score, on it first"

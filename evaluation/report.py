@@ -7,10 +7,14 @@ settings and figures: no text of a record or reply.
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
+
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evaluation.finished_runs import MAIN, OUTLINE, Row, Run, compare_runs, read_runs
@@ -37,9 +41,12 @@ from evaluation.page import (
 )
 from evaluation.published import PUBLISHED
 from evaluation.score import Sample, main_metric, mean_over_tasks
-from mimiciv_dataset.commands import Summary, UserError, atomic_path, parser, progress, run
 from mimiciv_dataset.events import EVENTS
 from mimiciv_dataset.tasks import ALL_TASKS, TASKS, YES
+from pipeline.cli import Parser, run
+from pipeline.errors import UserError
+from pipeline.files import atomic_path
+from pipeline.progress import Summary, progress
 
 if TYPE_CHECKING:
     from evaluation.metrics import Comparison
@@ -439,7 +446,7 @@ def write_png(path: Path, runs: Sequence[Run]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    cli = parser(__doc__)
+    cli = Parser(__doc__)
     cli.add_argument("dirs", nargs="+", type=Path, metavar="DIR", help="folders of finished runs of test.py")
     cli.add_argument("--output_path", type=Path, help="the page (report.html in the first DIR)")
     cli.add_argument("--png", action="store_true", help="the first figure as an image beside it")

@@ -7,17 +7,25 @@ once, as it stands last; a last line that a crash cut off is left out. Exit code
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
+
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mimiciv_dataset.commands import DATA_USE, UserError, git_revision, parser, read_json, require, run, write_json
 from mimiciv_dataset.index_files import clean_id
+from mimiciv_dataset.patients import DATA_USE
 from mimiciv_dataset.tasks import ALL_TASKS, NO, TASKS, YES
+from pipeline.cli import Parser, run
+from pipeline.errors import UserError
+from pipeline.files import read_json, require, write_json
+from pipeline.provenance import git_revision
 
 if TYPE_CHECKING:
     import numpy as np
@@ -266,7 +274,7 @@ def _score_risk(rows: Sequence[Sample]) -> tuple[dict[str, Any], dict[str, Stati
 
 def _answer(row: Sample) -> str | None:
     """The reply without its reasoning; None if there is none."""
-    from evaluation.answers import split_reasoning
+    from inference.answers import split_reasoning
 
     return None if row.error is not None else split_reasoning(row.response, row.thinking_open)[1]
 
@@ -277,7 +285,7 @@ def _cut_off(row: Sample) -> bool:
 
 
 def _items(answer: str | None) -> list[str]:
-    from evaluation.answers import read_items
+    from inference.answers import read_items
 
     return read_items(answer)
 
@@ -429,7 +437,7 @@ def print_table(result: Mapping[str, Any]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    cli = parser(__doc__)
+    cli = Parser(__doc__)
     cli.add_argument("dir", type=Path, metavar="DIR", help="folder with outputs*.jsonl")
     cli.add_argument("--resamples", type=int, default=1000, help="bootstrap resamples of the patients (1000)")
     cli.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (0)")

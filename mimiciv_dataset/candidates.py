@@ -18,10 +18,10 @@ from collections.abc import Iterator, Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
 
-from mimiciv_dataset.commands import UserError
 from mimiciv_dataset.tasks import NO, TASKS, YES, Task  # noqa: F401  (TASKS: for the doctest)
+from pipeline.errors import UserError
 
-MOST = 100
+MAX_CANDIDATES = 100
 HEADER = "item"
 
 
@@ -121,7 +121,7 @@ def read_lines(path: Path) -> Iterator[list[str]]:
         raise UserError(f"{path}: wanted a CSV in UTF-8, found: {error}; make it with similar_item_gen.py") from None
 
 
-def choose(vocabulary: Vocabulary, answers: Sequence[str], key: str, most: int = MOST) -> list[str]:
+def choose(vocabulary: Vocabulary, answers: Sequence[str], key: str, most: int = MAX_CANDIDATES) -> list[str]:
     """A sample's candidates: its answers, and up to `most` names in all.
 
     A small vocabulary is offered whole:

@@ -19,29 +19,18 @@ drawn depends on the seed and the rows alone, not on the order of rows, files or
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
+
 import contextlib
 import csv
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimiciv_dataset.audit import FLAGS
-from mimiciv_dataset.commands import (
-    DATA_USE,
-    Summary,
-    UserError,
-    add_path,
-    atomic_path,
-    git_revision,
-    parse,
-    parser,
-    read_json,
-    read_subject_ids,
-    require,
-    run,
-    write_json,
-)
 from mimiciv_dataset.draws import KEY, draw_balanced, draw_uniform, draw_weighted, row_hashes
 from mimiciv_dataset.index_files import (
     INDEX_COLUMNS,
@@ -52,7 +41,13 @@ from mimiciv_dataset.index_files import (
     scan,
     task_of_file,
 )
+from mimiciv_dataset.patients import DATA_USE, read_subject_ids
 from mimiciv_dataset.tasks import TASKS, Task
+from pipeline.cli import Parser, run
+from pipeline.errors import UserError
+from pipeline.files import atomic_path, read_json, require, write_json
+from pipeline.progress import Summary
+from pipeline.provenance import git_revision
 
 if TYPE_CHECKING:
     import polars as pl
@@ -66,9 +61,9 @@ _BATCH_FILES = 200
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    cli = parser(__doc__)
-    add_path(cli, "--data_index_dir", "--data_index_path", default="task_index/all", help="task index: folder or CSV")
-    add_path(cli, "--subject_id_path", default="patient_data/test.csv", help="CSV of the patients to draw from")
+    cli = Parser(__doc__)
+    cli.add_path("--data_index_dir", "--data_index_path", default="task_index/all", help="task index: folder or CSV")
+    cli.add_path("--subject_id_path", default="patient_data/test.csv", help="CSV of the patients to draw from")
     cli.add_argument("--data_config", type=Path, required=True, help='JSON {"task": count}, see scripts/data_configs/')
     cli.add_argument("--output_path", type=Path, required=True, help="CSV to write")
     cli.add_argument("--kind", choices=("decision", "risk"), help="only the config's tasks of this kind")
@@ -86,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_argument("--out_data_index_dir", type=Path, help="folder or CSV of rows to leave out")
     cli.add_argument("--in_label_data_index_dir", type=Path, help="folder or CSV whose labels alone are allowed")
     cli.add_argument("--seed", type=int, default=42, help="seed of the draw (42)")
-    args = parse(cli, argv)
+    args = cli.parse_args(argv)
     summary = Summary("data_index_gen")
 
     excluded = read_flags(args.exclude_audit)
@@ -194,7 +189,7 @@ def read_flags(text: str) -> list[str]:
     ['outcome_in_window', 'target_in_context']
     >>> read_flags("leak")
     Traceback (most recent call last):
-    mimiciv_dataset.commands.UserError: --exclude_audit leak: wanted some of outcome_in_window, stay_ended_in_window,
+    pipeline.errors.UserError: --exclude_audit leak: wanted some of outcome_in_window, stay_ended_in_window,
     label_vs_hospital_expire_flag, target_in_context
     """
     flags = [flag.strip() for flag in text.split(",") if flag.strip()]

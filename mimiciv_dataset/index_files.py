@@ -16,13 +16,14 @@ import contextlib
 import csv
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mimiciv_dataset.commands import UserError, require
 from mimiciv_dataset.lookups import describe
 from mimiciv_dataset.tasks import TASKS
+from pipeline.errors import UserError
+from pipeline.files import require, sha256
 
 if TYPE_CHECKING:
     import polars as pl
@@ -75,6 +76,27 @@ def clean_position(value: Any) -> int | None:
     return None if text is None else int(text)
 
 
+def sample_id(row: Mapping[str, Any]) -> str:
+    """The identity of a sample: which row of which patient, the same in index, outputs, scores and reports.
+
+    Args:
+        row: an index row or a sample's `task_info`: `task`, `subject_id` and the window under either spelling; where one of
+            these is missing, `input_sha256` or `input`, the text that stands in for patient and window.
+
+    >>> sample_id({"task": "emar", "subject_id": 7.0, "period_begin": 3, "period_end": "9"})
+    'emar/7/3-9'
+    >>> sample_id({"task": "emar", "input": "text"})
+    'emar/982d9e3eb996f559'
+    """
+    begin, end = (
+        next((row[name] for name in pair if row.get(name) is not None), None) for pair in zip(*_WINDOWS, strict=True)
+    )
+    subject, begin, end = clean_id(row.get("subject_id")), clean_id(begin), clean_id(end)
+    if None not in (subject, begin, end):
+        return f"{row['task']}/{subject}/{begin}-{end}"
+    return f"{row['task']}/{(row.get('input_sha256') or sha256(row['input']))[:16]}"
+
+
 def parse_target(text: str) -> Any:
     """The target of a row: a name, or a list of names.
 
@@ -82,7 +104,7 @@ def parse_target(text: str) -> Any:
     (['Glucose', 'Sodium'], 'yes')
     >>> parse_target("['Glucose']")
     Traceback (most recent call last):
-    mimiciv_dataset.commands.UserError: target: wanted a JSON string or list of strings, found something else
+    pipeline.errors.UserError: target: wanted a JSON string or list of strings, found something else
     """
     try:
         target = json.loads(text)
@@ -122,7 +144,7 @@ def window_columns(path: Path | str, columns: Sequence[str], required: Sequence[
     ('period_begin', 'period_end')
     >>> window_columns("x.csv", ["subject_id", "task", "period_end"])
     Traceback (most recent call last):
-    mimiciv_dataset.commands.UserError: x.csv: wanted columns event, target, context_begin/period_begin, found
+    pipeline.errors.UserError: x.csv: wanted columns event, target, context_begin/period_begin, found
     subject_id, task, period_end; make it with mimiciv_dataset/task_sample_info_gen.py, or give a released index
     """
     missing = [name for name in required if name not in columns]
@@ -310,7 +332,7 @@ def reading(path: Path | str) -> Iterator[None]:
     >>> with reading("x.csv"):
     ...     pl.select(pl.lit("a").cast(pl.Int64))
     Traceback (most recent call last):
-    mimiciv_dataset.commands.UserError: x.csv: wanted an index CSV, found: conversion from `str` to `i64` failed
+    pipeline.errors.UserError: x.csv: wanted an index CSV, found: conversion from `str` to `i64` failed
     in column 'scalar'
     """
     import polars as pl

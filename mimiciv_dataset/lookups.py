@@ -14,8 +14,8 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from mimiciv_dataset.commands import UserError
 from mimiciv_dataset.events import EVENTS, MISSING, MISSING_TEXTS, EventType
+from pipeline.errors import UserError
 
 HOW_TO_GET = (
     "make it with preprocess/build_index_mapping.py (the d_* dictionaries come with MIMIC-IV, the CCS and ATC maps from "

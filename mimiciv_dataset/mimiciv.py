@@ -10,13 +10,15 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from mimiciv_dataset.candidates import Candidates
-from mimiciv_dataset.commands import ROOT_DIR, UserError, progress
 from mimiciv_dataset.index_files import Rows, normalise_row, read_rows
 from mimiciv_dataset.lookups import Lookups
 from mimiciv_dataset.samples import target_of_row
 from mimiciv_dataset.tasks import ALL_TASKS, TASKS, Task, load_instructions
 from mimiciv_dataset.text import Renderer, SampleText
 from mimiciv_dataset.trajectory import Trajectories
+from pipeline.cli import ROOT_DIR
+from pipeline.errors import UserError
+from pipeline.progress import progress
 
 Row = dict[str, Any]
 

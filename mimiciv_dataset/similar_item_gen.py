@@ -7,25 +7,23 @@ character n-grams (cosine of TF-IDF vectors); --sentence_transformer takes a mod
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
+
 import csv
 from collections.abc import Collection, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
-from mimiciv_dataset.candidates import HEADER, MOST
-from mimiciv_dataset.commands import (
-    Summary,
-    UserError,
-    add_path,
-    atomic_path,
-    parse,
-    parser,
-    progress,
-    read_subject_ids,
-    run,
-)
+from mimiciv_dataset.candidates import HEADER, MAX_CANDIDATES
 from mimiciv_dataset.index_files import index_files, labels, reading, scan, task_of_file
+from mimiciv_dataset.patients import read_subject_ids
 from mimiciv_dataset.tasks import TASKS
+from pipeline.cli import Parser, run
+from pipeline.errors import UserError
+from pipeline.files import atomic_path
+from pipeline.progress import Summary, progress
 
 # Similarities computed at a time: a block of answers against all of them, 128 MiB of float32.
 _BLOCK_CELLS = 32 << 20
@@ -33,14 +31,14 @@ _BLOCK_CELLS = 32 << 20
 
 def main(argv: Sequence[str] | None = None) -> None:
     decision = [task.name for task in TASKS.values() if task.kind == "decision"]
-    cli = parser(__doc__)
-    add_path(cli, "--data_index_dir", "--data_index_path", default="task_index/all", help="task index: folder or CSV")
-    add_path(cli, "--subject_id_path", default="patient_data/train.csv", help="CSV of the patients whose answers count")
-    add_path(cli, "--output_path", "--cache_dir", default="cache", help="folder for item_set/ and similar_item/")
+    cli = Parser(__doc__)
+    cli.add_path("--data_index_dir", "--data_index_path", default="task_index/all", help="task index: folder or CSV")
+    cli.add_path("--subject_id_path", default="patient_data/train.csv", help="CSV of the patients whose answers count")
+    cli.add_path("--output_path", "--cache_dir", default="cache", help="folder for item_set/ and similar_item/")
     cli.add_argument("--task", nargs="+", choices=decision, metavar="TASK", help="only these decision tasks (all)")
-    cli.add_argument("--top_k", type=int, default=MOST, help=f"nearest answers to keep of each ({MOST})")
+    cli.add_argument("--top_k", type=int, default=MAX_CANDIDATES, help=f"nearest answers to keep of each ({MAX_CANDIDATES})")
     cli.add_argument("--sentence_transformer", metavar="MODEL", help="compare by this model's embeddings")
-    args = parse(cli, argv)
+    args = cli.parse_args(argv)
     summary = Summary("similar_item_gen")
     if args.top_k < 1:
         raise UserError(f"--top_k {args.top_k}: wanted a number ≥ 1")

@@ -7,38 +7,32 @@ share the patients. `--list_tasks` prints the tasks and their rules.
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
+
 import csv
 import json
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from mimiciv_dataset.audit import FLAGS
-from mimiciv_dataset.commands import (
-    DATA_USE,
-    Summary,
-    UserError,
-    add_path,
-    atomic_dir,
-    atomic_path,
-    git_revision,
-    parse,
-    parser,
-    progress,
-    read_json,
-    read_subject_ids,
-    run,
-    share_work,
-    write_json,
-)  # fmt: skip
 from mimiciv_dataset.events import EVENTS
 from mimiciv_dataset.index_files import INDEX_COLUMNS
 from mimiciv_dataset.lookups import HOW_TO_GET, Lookups
+from mimiciv_dataset.patients import DATA_USE, read_subject_ids
 from mimiciv_dataset.samples import Sample, find_samples, label_list, target_weight
 from mimiciv_dataset.tasks import TASKS, Task, task_table
 from mimiciv_dataset.trajectory import Trajectories
+from pipeline.cli import Parser, run
+from pipeline.errors import UserError
+from pipeline.files import atomic_dir, atomic_path, read_json, write_json
+from pipeline.progress import Summary, progress
+from pipeline.provenance import git_revision
+from pipeline.work import share_work
 
 UNIT_PATIENTS = 200
 """Patients indexed between two points at which an interrupted run goes on."""
@@ -47,11 +41,11 @@ UNIT_PATIENTS = 200
 def main(argv: Sequence[str] | None = None) -> None:
     import argparse
 
-    cli = parser(__doc__)
-    add_path(cli, "--patient_id", "--patient_ids_path", default="patient_data/patients.csv", help="CSV of subject_id")
-    add_path(cli, "--ehr_dir", "--patient_ehr_path", default="patients_ehr", help="trajectories")
-    add_path(cli, "--index_mapping", default="index_mapping", help="dictionaries and code maps")
-    add_path(cli, "--output_path", default="task_index/all", help="folder for the index")
+    cli = Parser(__doc__)
+    cli.add_path("--patient_id", "--patient_ids_path", default="patient_data/patients.csv", help="CSV of subject_id")
+    cli.add_path("--ehr_dir", "--patient_ehr_path", default="patients_ehr", help="trajectories")
+    cli.add_path("--index_mapping", default="index_mapping", help="dictionaries and code maps")
+    cli.add_path("--output_path", default="task_index/all", help="folder for the index")
     cli.add_argument("--group", choices=("task", "patient"), default="task", help="one CSV a task, or one a patient")
     cli.add_argument("--task", nargs="+", choices=tuple(TASKS), metavar="TASK", help="only these tasks (all)")
     cli.add_argument("--traj_len_min", type=int, default=1, help="fewest events of a patient (1)")
@@ -60,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--audit", action=argparse.BooleanOptionalAction, default=True, help="flag rows whose answer leaks (docs/tasks.md)"
     )
     cli.add_argument("--list_tasks", action="store_true", help="print the table of tasks and stop")
-    args = parse(cli, argv)
+    args = cli.parse_args(argv)
     if args.list_tasks:
         print(task_table())
         return

@@ -207,7 +207,8 @@ def load_instructions(path: Path | str | None = None) -> dict[str, str]:
     Raises:
         UserError: the file is not such a mapping.
     """
-    from mimiciv_dataset.commands import UserError, read_json
+    from pipeline.errors import UserError
+    from pipeline.files import read_json
 
     ours = dict(_instructions())
     if path is None:

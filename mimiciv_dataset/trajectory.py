@@ -16,9 +16,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mimiciv_dataset.commands import UserError, read_json
 from mimiciv_dataset.records import Event
 from mimiciv_dataset.timeline import Timeline
+from pipeline.errors import UserError
+from pipeline.files import read_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,7 +64,7 @@ def write_subjects(folder: Path, subjects: Sequence[tuple[int, int, int, int]], 
     """
     import pyarrow as pa
 
-    from mimiciv_dataset.commands import atomic_path
+    from pipeline.files import atomic_path
 
     parts = list(zip(*sorted(subjects), strict=True)) or [(), (), (), ()]
     names = ("subject_id", "shard", "first", "events")

@@ -6,27 +6,33 @@ Exit code 1 if any row disagrees.
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
+
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from mimiciv_dataset.commands import Summary, UserError, add_path, parse, parser, progress, run
 from mimiciv_dataset.index_files import read_rows
 from mimiciv_dataset.lookups import Lookups
 from mimiciv_dataset.samples import target_of_row
 from mimiciv_dataset.tasks import TASKS
 from mimiciv_dataset.timeline import Timeline
 from mimiciv_dataset.trajectory import Trajectories
+from pipeline.cli import Parser, run
+from pipeline.errors import UserError
+from pipeline.progress import Summary, progress
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    cli = parser(__doc__)
+    cli = Parser(__doc__)
     cli.add_argument("index", nargs="+", type=Path, help="index CSV or JSONL files, or folders of CSVs")
-    add_path(cli, "--ehr_dir", "--patient_ehr_path", default="patients_ehr", help="trajectories")
-    add_path(cli, "--index_mapping", default="index_mapping", help="dictionaries and code maps")
+    cli.add_path("--ehr_dir", "--patient_ehr_path", default="patients_ehr", help="trajectories")
+    cli.add_path("--index_mapping", default="index_mapping", help="dictionaries and code maps")
     cli.add_argument("--show", type=int, default=5, help="disagreements to show of each file (5)")
-    args = parse(cli, argv)
+    args = cli.parse_args(argv)
     summary = Summary("validate_index")
     trajectories, lookups = Trajectories(args.ehr_dir), Lookups(args.index_mapping)
     files = [path for given in args.index for path in (sorted(given.glob("*.csv")) if given.is_dir() else [given])]

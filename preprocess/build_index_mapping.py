@@ -16,30 +16,26 @@ sources are given.
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
+
 import csv
 import hashlib
 import re
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
-from mimiciv_dataset.commands import (
-    Summary,
-    UserError,
-    add_path,
-    atomic_path,
-    parse,
-    parser,
-    read_json,
-    require,
-    run,
-    write_json,
-)
 from mimiciv_dataset.events import DICTIONARIES, EVENTS, MISSING_TEXTS
 from mimiciv_dataset.lookups import ndc_key
 from mimiciv_dataset.tasks import TASKS
+from pipeline.cli import Parser, run
+from pipeline.errors import UserError
+from pipeline.files import atomic_path, read_json, require, write_json
+from pipeline.progress import Summary
 
 SUFFIXES = (".csv", ".csv.gz")
 MAPS = ("d_ccs_diagnoses", "d_ccs_procedures", "d_atc_prescriptions")
@@ -58,9 +54,9 @@ COVERAGE = (
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    cli = parser(__doc__)
-    add_path(cli, "--mimic_dir", default="mimiciv", help="raw MIMIC-IV, with hosp/, icu/, note/ below it")
-    add_path(cli, "--output_path", "--index_mapping", default="index_mapping", help="folder for the dictionaries")
+    cli = Parser(__doc__)
+    cli.add_path("--mimic_dir", default="mimiciv", help="raw MIMIC-IV, with hosp/, icu/, note/ below it")
+    cli.add_path("--output_path", "--index_mapping", default="index_mapping", help="folder for the dictionaries")
     for flag, what in (
         ("--ccs_dx9", "'$dxref 2015.csv'"), ("--ccs_dx10", "ccs_dx_icd10cm_*.csv"),
         ("--ccs_pr9", "'$prref 2015.csv'"), ("--ccs_pr10", "ccs_pr_icd10pcs_*.csv"),
@@ -68,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         cli.add_argument(flag, type=Path, help=f"AHRQ CCS file {what}")
     cli.add_argument("--rxnorm_dir", type=Path, help="folder with RXNCONSO.RRF, RXNREL.RRF and RXNSAT.RRF")
     cli.add_argument("--maps_from", type=Path, help="folder with ready-made maps, such as the synthetic data's")
-    args = parse(cli, argv)
+    args = cli.parse_args(argv)
     summary = Summary("build_index_mapping")
 
     copied = copy_dictionaries(args.mimic_dir, args.output_path)

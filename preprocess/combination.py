@@ -7,28 +7,24 @@ processes share the buckets. `provenance.json` beside the trajectories says what
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
+
 import hashlib
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mimiciv_dataset.commands import (
-    DATA_USE,
-    Summary,
-    add_path,
-    atomic_path,
-    git_revision,
-    parse,
-    parser,
-    progress,
-    read_json,
-    run,
-    share_work,
-    write_json,
-)  # fmt: skip
 from mimiciv_dataset.events import EVENTS, EventType
+from mimiciv_dataset.patients import DATA_USE
 from mimiciv_dataset.trajectory import COLUMNS, PROVENANCE, write_patient, write_shard, write_subjects
+from pipeline.cli import Parser, run
+from pipeline.files import atomic_path, read_json, write_json
+from pipeline.progress import Summary, progress
+from pipeline.provenance import git_revision
+from pipeline.work import share_work
 from preprocess.merge_patient import claim_folder
 from preprocess.rank import TABLE_NUMBERS, check_counts, read_manifest
 
@@ -38,11 +34,11 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    cli = parser(__doc__)
-    add_path(cli, "--input_path", default="patients_sorted", help="folder that rank.py wrote")
-    add_path(cli, "--output_path", default="patients_ehr", help="folder for the trajectories")
+    cli = Parser(__doc__)
+    cli.add_path("--input_path", default="patients_sorted", help="folder that rank.py wrote")
+    cli.add_path("--output_path", default="patients_ehr", help="folder for the trajectories")
     cli.add_argument("--layout", choices=tuple(LAYOUTS), default="shards", help="shards: few files; patient: one each")
-    args = parse(cli, argv)
+    args = cli.parse_args(argv)
     summary = Summary("combination")
     manifest = read_manifest(args.input_path, "rank.py")
     buckets = manifest["options"]["buckets"]

@@ -7,25 +7,21 @@ Run it several times at once, on one machine or many that share the folder, and 
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
+
 import hashlib
 import json
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
-from mimiciv_dataset.commands import (
-    Summary,
-    UserError,
-    add_path,
-    atomic_dir,
-    parse,
-    parser,
-    progress,
-    read_json,
-    run,
-    share_work,
-    write_json,
-)  # fmt: skip
+from pipeline.cli import Parser, run
+from pipeline.errors import UserError
+from pipeline.files import atomic_dir, read_json, write_json
+from pipeline.progress import Summary, progress
+from pipeline.work import share_work
 from preprocess.raw_tables import RawTable, find_tables, prepare, read_batches
 
 BUCKET_BYTES = 128 << 20
@@ -42,11 +38,11 @@ RELEASES = {299_712: "2.2", 364_627: "3.0 or 3.1", 100: "demo 2.2"}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    cli = parser(__doc__)
-    add_path(cli, "--mimic_dir", default="mimiciv", help="raw MIMIC-IV with hosp/, icu/, ed/, note/")
-    add_path(cli, "--output_path", default="patients", help="folder for the bucketed tables")
+    cli = Parser(__doc__)
+    cli.add_path("--mimic_dir", default="mimiciv", help="raw MIMIC-IV with hosp/, icu/, ed/, note/")
+    cli.add_path("--output_path", default="patients", help="folder for the bucketed tables")
     cli.add_argument("--buckets", type=int, help="number of buckets (by default one for every 128 MiB of raw text)")
-    args = parse(cli, argv)
+    args = cli.parse_args(argv)
     summary = Summary("merge_patient")
 
     tables, warnings = find_tables(args.mimic_dir)

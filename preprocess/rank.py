@@ -7,25 +7,20 @@ whole rule). Run it several times at once and the processes share the buckets.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
+
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mimiciv_dataset.commands import (
-    Summary,
-    UserError,
-    add_path,
-    atomic_path,
-    parse,
-    parser,
-    progress,
-    read_json,
-    require,
-    run,
-    share_work,
-    write_json,
-)  # fmt: skip
 from mimiciv_dataset.events import EVENTS, MISSING, MODULES, EventType
+from pipeline.cli import Parser, run
+from pipeline.errors import UserError
+from pipeline.files import atomic_path, read_json, require, write_json
+from pipeline.progress import Summary, progress
+from pipeline.work import share_work
 from preprocess.merge_patient import claim_folder
 from preprocess.raw_tables import ROW, TIME
 
@@ -43,10 +38,10 @@ ORDER = ("_subject", "_at", "_untimed", "_module", "_table", ROW)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    cli = parser(__doc__)
-    add_path(cli, "--input_path", default="patients", help="folder that merge_patient.py wrote")
-    add_path(cli, "--output_path", default="patients_sorted", help="folder for the ordered buckets")
-    args = parse(cli, argv)
+    cli = Parser(__doc__)
+    cli.add_path("--input_path", default="patients", help="folder that merge_patient.py wrote")
+    cli.add_path("--output_path", default="patients_sorted", help="folder for the ordered buckets")
+    args = cli.parse_args(argv)
     summary = Summary("rank")
     manifest = read_manifest(args.input_path, "merge_patient.py")
     buckets = manifest["options"]["buckets"]

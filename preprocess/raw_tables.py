@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from mimiciv_dataset.commands import UserError
 from mimiciv_dataset.events import EVENTS, MISSING_TEXTS, MODULES, EventType
 from mimiciv_dataset.tasks import TASKS, needs_modules
+from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     import polars as pl

@@ -7,27 +7,34 @@ with --test_ratio 0.
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
+
 import csv
 import hashlib
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
-from mimiciv_dataset.commands import Summary, UserError, add_path, atomic_path, parse, parser, require, run
+from pipeline.cli import Parser, run
+from pipeline.errors import UserError
+from pipeline.files import atomic_path, require
+from pipeline.progress import Summary
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    cli = parser(__doc__)
+    cli = Parser(__doc__)
     source = cli.add_mutually_exclusive_group()
     source.add_argument("--patients", type=Path, help="CSV with a column subject_id (ROOT_DIR/mimiciv/hosp/patients.csv[.gz])")
     source.add_argument("--ehr_dir", "--patient_ehr_path", type=Path, help="take the patients of these trajectories")
-    add_path(cli, "--output_dir", "--output_path", default="patient_data", help="folder for the three files")
+    cli.add_path("--output_dir", "--output_path", default="patient_data", help="folder for the three files")
     cli.add_argument("--test_ratio", type=float, default=0.1, help="share of patients that test (0.1)")
     cli.add_argument("--seed", type=int, default=42, help="seed of the split (42)")
     cli.add_argument(
         "--test_from", type=Path, nargs="+", default=[], metavar="FILE",
         help="index CSVs or JSONL whose patients must test, such as the released ehr_bench/*.csv",
     )  # fmt: skip
-    args = parse(cli, argv)
+    args = cli.parse_args(argv)
     summary = Summary("split_patients")
     if not 0 <= args.test_ratio <= 1:
         raise UserError(f"--test_ratio {args.test_ratio}: wanted a share from 0 to 1")

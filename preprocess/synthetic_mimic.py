@@ -11,33 +11,40 @@ the same however many patients are asked for. Writes
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
+
 import argparse
 import contextlib
 import csv
 import gzip
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from mimiciv_dataset.commands import Summary, UserError, add_path, atomic_dir, atomic_path, parse, parser, progress, run
+from pipeline.cli import Parser, run
+from pipeline.errors import UserError
+from pipeline.files import atomic_dir, atomic_path
+from pipeline.progress import Summary, progress
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from preprocess.synthetic_patients import Batch
+    from preprocess.synthetic.patients import Batch
 
 TRUTH = ("subject_id", "hadm_id", "stay_id", "task", "probability", "outcome")
 Rows = Iterable[Sequence[object]]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    cli = parser(__doc__)
-    add_path(cli, "--output_path", default="mimiciv", help="folder for the tables; must be new or empty")
-    add_path(cli, "--index_mapping", default="index_mapping", help="folder for the code maps")
+    cli = Parser(__doc__)
+    cli.add_path("--output_path", default="mimiciv", help="folder for the tables; must be new or empty")
+    cli.add_path("--index_mapping", default="index_mapping", help="folder for the code maps")
     cli.add_argument("--patients", type=int, default=200, help="number of patients, about 2,200 records each (200)")
     cli.add_argument("--seed", type=int, default=0, help="seed (0)")
     cli.add_argument("--gzip", action=argparse.BooleanOptionalAction, default=True, help="compress the tables (yes)")
-    args = parse(cli, argv)
+    args = cli.parse_args(argv)
     summary = Summary("synthetic_mimic")
     check(args)
     with atomic_dir(args.output_path) as folder:
@@ -55,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """Refuse what would overwrite something, or cannot be made."""
-    from preprocess.synthetic_visits import MAX_PATIENTS
+    from preprocess.synthetic.visits import MAX_PATIENTS
 
     if not 1 <= args.patients <= MAX_PATIENTS:
         raise UserError(f"--patients {args.patients}: wanted a number from 1 to {MAX_PATIENTS:,}, as ids have eight digits")
@@ -75,11 +82,11 @@ def check(args: argparse.Namespace) -> None:
 
 def batch_tables(seed: int, index: int, keep: int) -> tuple[dict[str, pl.DataFrame], list[tuple]]:
     """The finished tables of a batch's first `keep` patients, and their rows of the truth."""
-    from preprocess import synthetic_patients as patients
-    from preprocess.synthetic_hospital import stay_tables
-    from preprocess.synthetic_icu import icu_tables
-    from preprocess.synthetic_notes_ed import ed_note_tables
-    from preprocess.synthetic_orders import order_tables
+    from preprocess.synthetic import patients as patients
+    from preprocess.synthetic.hospital import stay_tables
+    from preprocess.synthetic.icu import icu_tables
+    from preprocess.synthetic.notes_ed import ed_note_tables
+    from preprocess.synthetic.orders import order_tables
 
     batch = patients.Batch(seed, index, patients.BATCH, keep)
     tables = stay_tables(batch) | order_tables(batch) | ed_note_tables(batch) | icu_tables(batch)
@@ -100,8 +107,8 @@ def truth_rows(batch: Batch) -> Iterator[tuple]:
 
 def write_tables(folder: Path, number: int, seed: int, zipped: bool) -> dict[str, int]:
     """Write all tables batch by batch, so that memory does not grow with the patients; records by table."""
-    from preprocess.synthetic_patients import BATCH
-    from preprocess.synthetic_vocab import DETAILS, TABLES
+    from preprocess.synthetic.patients import BATCH
+    from preprocess.synthetic.vocab import DETAILS, TABLES
 
     modules = {name: table.module for name, table in TABLES.items()} | {name: d[0] for name, d in DETAILS.items()}
     rows = dict.fromkeys(TABLES, 0)
@@ -160,7 +167,7 @@ def csv_text(header: str, rows: Rows) -> str:
 
 def dictionaries() -> list[tuple[str, str, Rows]]:
     """Path, header and rows of the d_* tables."""
-    from preprocess import synthetic_vocab as vocab
+    from preprocess.synthetic import vocab as vocab
 
     fluids = {"urine": ("Urine", "Hematology"), "gas": ("Blood", "Blood Gas"), "cbc": ("Blood", "Hematology"),
               "diff": ("Blood", "Hematology"), "coag": ("Blood", "Hematology")}  # fmt: skip
@@ -190,7 +197,7 @@ def dictionaries() -> list[tuple[str, str, Rows]]:
 
 def code_maps() -> list[tuple[str, str, Rows]]:
     """Name, header and rows of the three maps."""
-    from preprocess import synthetic_vocab as vocab
+    from preprocess.synthetic import vocab as vocab
 
     return [
         ("d_ccs_diagnoses", "icd_code,icd_version,long_title", _codes(vocab.DIAGNOSES, "ccs")),

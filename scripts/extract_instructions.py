@@ -5,20 +5,27 @@ A published checkpoint was trained on the wording of its own release; run it on 
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
+
 import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 
-from mimiciv_dataset.commands import Summary, UserError, parse, parser, require, run, write_json
 from mimiciv_dataset.tasks import TASKS
+from pipeline.cli import Parser, run
+from pipeline.errors import UserError
+from pipeline.files import require, write_json
+from pipeline.progress import Summary
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    cli = parser(__doc__)
+    cli = Parser(__doc__)
     cli.add_argument("released", nargs="+", type=Path, help="JSONL files whose rows hold instruction and task_info")
     cli.add_argument("--output_path", required=True, type=Path, help="JSON to write: task → sentence")
-    args = parse(cli, argv)
+    args = cli.parse_args(argv)
     summary = Summary("extract_instructions")
     found: dict[str, Counter[str]] = defaultdict(Counter)
     rows = 0

@@ -8,19 +8,24 @@ record too long for --max_seq_len loses its oldest events, and a line on standar
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-from evaluation.arguments import add_model_flags, add_prompt_flags, backend_name, check_lengths, parse_model
-from mimiciv_dataset.commands import UserError, parser, require, run
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
+
+import argparse
+import json
+from collections.abc import Sequence
+
+from inference.settings import add_model_flags, add_prompt_flags, backend_name, check_lengths, parse_model
 from mimiciv_dataset.tasks import TASKS, load_instructions
+from pipeline.cli import Parser, run
+from pipeline.errors import UserError
+from pipeline.files import require
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    cli = parser(__doc__)
+    cli = Parser(__doc__)
     cli.add_argument("record", metavar="RECORD", help="file with the record, or - for standard input")
     cli.add_argument("--task", choices=tuple(TASKS), metavar="TASK", help="ask this task's question (--list_tasks of "
                      "mimiciv_dataset/task_sample_info_gen.py shows them)")  # fmt: skip
@@ -42,11 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     kind = task.kind if task else "decision"
     instruction = args.instruction or load_instructions(args.instructions)[task.name]
 
-    from evaluation.answers import read_items, split_reasoning
-    from evaluation.backends import load_backend
-    from evaluation.inference import CHAIN_END, after_chain
-    from mimiciv_dataset.chat import THINK, evaluation_mode, opened, sha256
+    from inference.answers import read_items, split_reasoning
+    from inference.backends import load_backend
+    from inference.generation import CHAIN_END, after_chain
+    from inference.prompts import THINK, evaluation_mode, open_think_prefix
     from mimiciv_dataset.text import SampleText
+    from pipeline.files import sha256
 
     backend = load_backend(backend_name(args), args)
     mode = evaluation_mode(kind, args.think_prompt, args.direct_answer, args.think_risk)
@@ -74,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     chain = after_chain(prompt, reply.text) if kind == "risk" and not scored and backend.continues else None
     if chain:
         p_yes = next((scored_reply.p_yes for _, scored_reply in backend.score_yes_no([chain])), None)
-    reasoning, answer = split_reasoning(reply.text, not scored and bool(opened(prompt)))
+    reasoning, answer = split_reasoning(reply.text, not scored and bool(open_think_prefix(prompt)))
     if args.json:
         found = {"p_yes": p_yes, "finish_reason": reply.finish_reason, "reasoning": reasoning, "answer": answer,
                  "items": read_items(answer), "mode": mode,

@@ -6,12 +6,19 @@ the page can be made again without the data; --index takes them anew.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
+
+from collections.abc import Sequence
+
 from mimiciv_dataset.audit import FLAGS
-from mimiciv_dataset.commands import Summary, UserError, parse, parser, read_json, run, write_json
 from mimiciv_dataset.tasks import TASKS, task_table
+from pipeline.cli import Parser, run
+from pipeline.errors import UserError
+from pipeline.files import read_json, write_json
+from pipeline.progress import Summary
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -69,10 +76,10 @@ is still in the ED, so that the window holds the answer.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    cli = parser(__doc__)
+    cli = Parser(__doc__)
     cli.add_argument("--index", type=Path, help="folder of a task index to take the counts from")
     cli.add_argument("--check", action="store_true", help="write nothing; fail if a page is not up to date")
-    args = parse(cli, argv)
+    args = cli.parse_args(argv)
     summary = Summary("make_docs")
     kept = DOCS / "demo_counts.json"
     if args.index:
@@ -116,9 +123,9 @@ def synthetic_tables(batches: int = 12) -> dict[str, list[tuple[str, ...]]]:
 
     from sklearn.metrics import roc_auc_score
 
-    from preprocess.synthetic_patients import BATCH
-    from preprocess.synthetic_visits import INDICATORS, simulate
-    from preprocess.synthetic_vocab import OUTCOMES, SIGNS
+    from preprocess.synthetic.patients import BATCH
+    from preprocess.synthetic.visits import INDICATORS, simulate
+    from preprocess.synthetic.vocab import OUTCOMES, SIGNS
 
     windows = {
         "ed": "ED stay", "adm": "first day of the admission", "icu": "first day in intensive care",

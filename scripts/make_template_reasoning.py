@@ -7,22 +7,29 @@ thinking_graph_preprocess/. Rows of risk tasks stay without a chain, as in the p
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Sequence
+import sys
 from pathlib import Path
 
-from mimiciv_dataset.commands import Summary, UserError, atomic_path, parse, parser, progress, run
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
+
+import csv
+from collections.abc import Sequence
+
+from pipeline.cli import Parser, run
+from pipeline.errors import UserError
+from pipeline.files import atomic_path
+from pipeline.progress import Summary, progress
 
 LABEL = "(Written by a template, not by a model.)"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    cli = parser(__doc__)
+    cli = Parser(__doc__)
     cli.add_argument("index", type=Path, help="index CSV")
     cli.add_argument("--output_path", required=True, type=Path, help="the same rows with a column reasoning")
     cli.add_argument("--events", type=int, default=4, help="events a chain names (4)")
     cli.add_argument("--first", action="store_true", help="the first events of the window, in place of the last")
-    args = parse(cli, argv)
+    args = cli.parse_args(argv)
     summary = Summary("make_template_reasoning")
 
     from mimiciv_dataset.index_files import read_rows

@@ -6,12 +6,19 @@ a head size that vLLM's CPU build takes, and loads in Transformers and vLLM. Sam
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
+
 import json
 import random
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
-from mimiciv_dataset.commands import Summary, UserError, atomic_dir, parse, parser, require, run
+from pipeline.cli import Parser, run
+from pipeline.errors import UserError
+from pipeline.files import atomic_dir, require
+from pipeline.progress import Summary
 
 # Our own template, with the markup and the behaviour of Qwen3's: chatml turns, and where thinking is switched off, an
 # empty think block that the model goes on after.
@@ -36,7 +43,7 @@ WORDS = "system user assistant\nYou are a helpful assistant.\n/think\n/no_think\
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    cli = parser(__doc__)
+    cli = Parser(__doc__)
     cli.add_argument("--output_path", required=True, type=Path, help="folder for the model")
     cli.add_argument("--dataset_name", nargs="+", type=Path, default=[], help="index files to render records from")
     cli.add_argument("--text", nargs="+", type=Path, default=[], help="text files to train the tokenizer on as well")
@@ -52,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_argument("--head_dim", type=int, default=32, help="32, 64, 80, 96, 112 or 128 for vLLM on CPU (32)")
     cli.add_argument("--max_position", type=int, default=32768, help="longest sequence (32768)")
     cli.add_argument("--seed", type=int, default=0)
-    args = parse(cli, argv)
+    args = cli.parse_args(argv)
     summary = Summary("make_tiny_model")
     if not args.dataset_name and not args.text:
         raise UserError("make_tiny_model: wanted --dataset_name or --text to train the tokenizer on, found neither")

@@ -13,4 +13,5 @@ bash scripts/setup_env.sh
 export OMP_NUM_THREADS=1  # tiny models are many times faster without thread hand-over
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
+.venv/bin/lint-imports --no-logo
 .venv/bin/python -m pytest -n auto --dist loadgroup "${select[@]}" "$@"

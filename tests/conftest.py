@@ -96,7 +96,7 @@ def tiny_model(small_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.fixture(scope="session")
 def vllm_server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a vLLM server on the CPU that serves the tiny model under the name `tiny`."""
-    from evaluation.vllm_backend import CPU_ENVIRONMENT
+    from inference.vllm_backend import CPU_ENVIRONMENT
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -18,10 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_score import NONSENSE
 
-from evaluation import backends
-from evaluation.backends import Generation, load_tokenizer
-from evaluation.inference import TOO_LONG, Prompter, after_chain
-from mimiciv_dataset.chat import (
+from inference import backends
+from inference.backends import Generation, load_tokenizer
+from inference.generation import TOO_LONG, Prompter, after_chain
+from inference.prompts import (
     SYSTEM,
     THINK,
     PromptBuilder,
@@ -30,11 +30,11 @@ from mimiciv_dataset.chat import (
     messages,
     training_mode,
 )
-from mimiciv_dataset.commands import read_json
 from mimiciv_dataset.index_files import Rows
 from mimiciv_dataset.mimiciv import MIMICIV
 from mimiciv_dataset.tasks import NO, TASKS, YES
 from mimiciv_dataset.text import SampleText
+from pipeline.files import read_json
 
 TEST_PY = runpy.run_path(str(REPO / "test.py"))
 CHAIN = "The patient has a fever.\nSo a culture is taken."

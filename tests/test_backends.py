@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.backends import Generation, load_backend, load_tokenizer, yes_no_tokens
-from mimiciv_dataset.commands import UserError
+from inference.backends import Generation, load_backend, load_tokenizer, yes_no_tokens
+from pipeline.errors import UserError
 
 WORDS = [
     "Aspirin",

@@ -18,9 +18,10 @@ from tiny_mimic import read_trajectories
 
 from evaluation.baselines import counts, main
 from evaluation.score import score_dir
-from mimiciv_dataset.commands import UserError, read_json
 from mimiciv_dataset.mimiciv import MIMICIV
 from mimiciv_dataset.tasks import TASKS
+from pipeline.errors import UserError
+from pipeline.files import read_json
 
 Row = dict[str, str]
 USED = ("emar", "labevents", "next_event", "discharge", "LengthOfStay_3day", "ED_Hospitalization", "Readmission_30day")
@@ -90,7 +91,7 @@ def write_run(folder: Path, root: Path, index: Path) -> Path:
 
 
 def sha256(text: str) -> str:
-    from mimiciv_dataset.chat import sha256
+    from pipeline.files import sha256
 
     return sha256(text)
 

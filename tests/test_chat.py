@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimiciv_dataset.chat import (
+from inference.prompts import (
     EMPTY_THINK,
     NO_THINK,
     PLAIN,
@@ -20,8 +20,8 @@ from mimiciv_dataset.chat import (
     completion,
     messages,
 )  # fmt: skip
-from mimiciv_dataset.commands import UserError
 from mimiciv_dataset.text import SampleText
+from pipeline.errors import UserError
 
 MODES = (PLAIN, THINK, NO_THINK)
 

@@ -8,8 +8,8 @@ from collections import Counter
 import pytest
 from scripted_server import ScriptedServer
 
-from evaluation.client import Client, Pace, Request, check_host
-from mimiciv_dataset.commands import UserError
+from inference.client import Client, Pace, Request, check_host
+from pipeline.errors import UserError
 
 
 def chat(text: str, **more: object) -> Request:

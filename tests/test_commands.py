@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from conftest import REPO, command
 
-from mimiciv_dataset.commands import UserError, atomic_dir, atomic_path, chunk
+from pipeline.cli import Chunk
+from pipeline.errors import UserError
+from pipeline.files import atomic_dir, atomic_path
 
 HEAVY = {"torch", "polars", "pandas", "transformers", "vllm", "sklearn", "pyarrow", "openai", "datasets", "numpy", "scipy"}
 TRAINERS = {"sft.py", "grpo.py"}  # their flags are those of TRL, which must be loaded to know them
@@ -77,5 +79,5 @@ def test_atomic_outputs_appear_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_chunks_are_checked() -> None:
-    with pytest.raises(UserError, match="wanted a number from 0 to 2"):
-        chunk([1], 3, 3)
+    with pytest.raises(UserError, match="expected a number from 0 to 2"):
+        Chunk(3, 3)

@@ -18,7 +18,7 @@ from test_resume import digests
 from tiny_mimic import Tables, write_mimic
 from tiny_rrf import CONCEPTS, write_rrf
 
-from mimiciv_dataset.commands import UserError
+from pipeline.errors import UserError
 from thinking_graph_preprocess.concept_extraction import main
 from thinking_graph_preprocess.concept_lexicon import Lexicon, find_or_build
 from thinking_graph_preprocess.matchers import DictionaryMatcher, QuickUMLSMatcher

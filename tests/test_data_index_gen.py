@@ -20,11 +20,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimiciv_dataset.commands import UserError
 from mimiciv_dataset.data_index_gen import data_configs, main, read_config
 from mimiciv_dataset.draws import draw_balanced, draw_uniform, draw_weighted, row_hashes
 from mimiciv_dataset.index_files import INDEX_COLUMNS, SAMPLE_COLUMNS, normalise_row, read_rows
 from mimiciv_dataset.tasks import TASKS
+from pipeline.errors import UserError
 
 REPO = Path(__file__).parents[1]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import command
 
-from mimiciv_dataset.commands import read_json
+from pipeline.files import read_json
 
 
 def flags(root: Path, model: Path, output: Path, *more: object) -> list[object]:

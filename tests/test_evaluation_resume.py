@@ -20,7 +20,7 @@ from conftest import REPO, command
 from sklearn import metrics
 from test_evaluation_cli import lines, same
 
-from mimiciv_dataset.commands import read_json
+from pipeline.files import read_json
 
 TASKS = ("emar", "next_event", "ED_Hospitalization", "LengthOfStay_3day", "Readmission_60day")
 

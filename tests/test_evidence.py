@@ -11,9 +11,9 @@ import pytest
 from conftest import command
 from tiny_umls import write_umls
 
-from mimiciv_dataset.chat import sha256
-from mimiciv_dataset.commands import UserError
 from mimiciv_dataset.tasks import TASKS
+from pipeline.errors import UserError
+from pipeline.files import sha256
 from thinking_graph_preprocess.concept_files import GRAPH_TASKS, normalise
 from thinking_graph_preprocess.evidence_generation import evidence_files
 from thinking_graph_preprocess.umls_graph import Graph

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from mimiciv_dataset.audit import FLAGS
-from mimiciv_dataset.commands import read_json
 from mimiciv_dataset.tasks import TASKS
+from pipeline.files import read_json
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluation.external.cdm import _ANSWERS, PATHOLOGIES, blanked, main
-from mimiciv_dataset.commands import UserError, read_json
+from pipeline.errors import UserError
+from pipeline.files import read_json
 
 ADMISSIONS = {20000000 + i: PATHOLOGIES[i % 4] for i in range(8)}
 

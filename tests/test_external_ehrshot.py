@@ -14,9 +14,10 @@ import pytest
 from conftest import command
 
 from evaluation.external.ehrshot import QUESTIONS, main
-from mimiciv_dataset.commands import UserError, read_json
 from mimiciv_dataset.tasks import ALL_TASKS
 from mimiciv_dataset.text import SampleText
+from pipeline.errors import UserError
+from pipeline.files import read_json
 
 PATIENTS = range(100, 112)
 SPLITS = ("train", "val", "test")

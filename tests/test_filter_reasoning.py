@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from scripted_server import ScriptedServer
 from tiny_evidence import EXTRACTION, TARGET, chain, prompt_of, read_chains, write_evidence
 
-from mimiciv_dataset.commands import UserError, read_json
 from mimiciv_dataset.index_files import SAMPLE_COLUMNS
 from mimiciv_dataset.mimiciv import MIMICIV
 from mimiciv_dataset.text import SampleText
+from pipeline.errors import UserError
+from pipeline.files import read_json
 from thinking_graph_preprocess import filter_reasoning, reasoning_generation
 from thinking_graph_preprocess.chains import REASONS, Limits, Record, answer_faults, faults, told
 
@@ -276,7 +277,7 @@ NAMES = st.lists(st.text("ABKab +%0.9,", min_size=1, max_size=6).map(str.strip).
 
 @given(NAMES, NAMES)
 def test_items_count_whole(said: list[str], target: list[str]) -> None:
-    from evaluation.answers import read_items
+    from inference.answers import read_items
 
     items = {item.casefold() for item in read_items("\n".join(f"- {name}" for name in said))}
     true = {" ".join(name.split()).casefold() for name in target}

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimiciv_dataset.commands import UserError
 from mimiciv_dataset.lookups import Lookups
+from pipeline.errors import UserError
 from preprocess.build_index_mapping import count_codes, main, ndc11, split_ccs_line
 
 DX9 = """NOTE: New codes are marked (effective October 1, 2014)

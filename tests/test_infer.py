@@ -14,9 +14,10 @@ import pytest
 from conftest import REPO, command
 from test_evaluation_cli import flags, lines
 
-from mimiciv_dataset.chat import PLAIN, PromptBuilder, sha256
-from mimiciv_dataset.commands import UserError
+from inference.prompts import PLAIN, PromptBuilder
 from mimiciv_dataset.mimiciv import MIMICIV
+from pipeline.errors import UserError
+from pipeline.files import sha256
 from scripts import infer
 
 

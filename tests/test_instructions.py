@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from conftest import command
 
-from mimiciv_dataset.commands import UserError, read_json
 from mimiciv_dataset.mimiciv import MIMICIV
 from mimiciv_dataset.tasks import TASKS, load_instructions
+from pipeline.errors import UserError
+from pipeline.files import read_json
 
 
 def test_every_task_has_a_sentence_of_its_own() -> None:

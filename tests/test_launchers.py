@@ -11,9 +11,10 @@ import pytest
 from conftest import REPO, command
 from test_evaluation_cli import flags, lines, same
 
-from evaluation.replicas import gpu_groups, visible_gpus
-from evaluation.vllm_backend import _device_options
-from mimiciv_dataset.commands import UserError, read_json
+from inference.replicas import gpu_groups, visible_gpus
+from inference.vllm_backend import _device_options
+from pipeline.errors import UserError
+from pipeline.files import read_json
 
 LAUNCHERS = sorted((REPO / "scripts/test").glob("test_*.sh"))
 

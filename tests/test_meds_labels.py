@@ -15,10 +15,10 @@ from conftest import command
 from meds import LabelSchema
 
 from evaluation.external.meds_labels import main, own_event
-from mimiciv_dataset.commands import UserError
 from mimiciv_dataset.index_files import read_rows
 from mimiciv_dataset.tasks import TASKS
 from mimiciv_dataset.trajectory import Trajectories
+from pipeline.errors import UserError
 
 Labels = dict[str, list[dict[str, Any]]]
 

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 from conftest import REPO
 
-from evaluation.arguments import add_model_flags, add_prompt_flags, parse_model, short_names
-from mimiciv_dataset.commands import UserError, parser
+from inference.settings import add_model_flags, add_prompt_flags, parse_model, short_names
+from pipeline.cli import Parser
+from pipeline.errors import UserError
 
 
 def parsed(*words: str):
-    cli = parser("x")
+    cli = Parser("x")
     add_model_flags(cli)
     add_prompt_flags(cli)
     return parse_model(cli, list(words))

@@ -14,7 +14,7 @@ from scripted_server import ScriptedServer
 from test_evaluation_cli import flags
 from test_evaluation_cli import lines as lines_by_key
 
-from mimiciv_dataset.commands import read_json
+from pipeline.files import read_json
 
 
 def words_of(root: Path, model: Path | str, output: Path, *more: object) -> list[object]:
@@ -34,7 +34,7 @@ def text_of(body: dict, tokenizer) -> str:
 
 @pytest.fixture(scope="module")
 def tokenizer(tiny_model: Path):
-    from evaluation.backends import load_tokenizer
+    from inference.backends import load_tokenizer
 
     return load_tokenizer(str(tiny_model))
 
@@ -49,7 +49,7 @@ def local(small_root: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathF
 
 def test_a_server_reads_the_same_prompts(small_root: Path, tiny_model: Path, tokenizer, local: Path, tmp_path: Path) -> None:
     """Token ids of the very prompts that the other backends read; risk rows ask for log-probabilities."""
-    from mimiciv_dataset.chat import sha256
+    from pipeline.files import sha256
 
     top = {" yes": log(0.3), "Yes": log(0.1), "no": log(0.2), "The": log(0.1)}
     with ScriptedServer(lambda body, number: {"text": "1. Aspirin\nHeparin", "top": top}) as server:

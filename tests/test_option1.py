@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import REPO, command
 
-from mimiciv_dataset.commands import read_json
 from mimiciv_dataset.mimiciv import MIMICIV
 from mimiciv_dataset.trajectory import Trajectories
+from pipeline.files import read_json
 
 TASKS = ("emar", "ED_Hospitalization", "Inpatient_Mortality", "LengthOfStay_3day")
 

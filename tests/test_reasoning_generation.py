@@ -19,9 +19,9 @@ from conftest import REPO, command
 from scripted_server import ScriptedServer
 from tiny_evidence import GRAPH, TARGET, chain, prompt_of, read_chains, record_of, write_evidence
 
-from mimiciv_dataset.commands import UserError
+from inference.replies import appending, read_lines
 from mimiciv_dataset.mimiciv import MIMICIV
-from thinking_graph_preprocess.model_replies import appending, read_lines
+from pipeline.errors import UserError
 from thinking_graph_preprocess.reasoning_generation import SLOTS, main, read_prompt
 
 SCRIPT = "thinking_graph_preprocess/reasoning_generation.py"

@@ -17,8 +17,9 @@ from evaluation.finished_runs import compare_runs, read_run
 from evaluation.page import Cell, page, table, tag
 from evaluation.published import PUBLISHED
 from evaluation.report import main
-from mimiciv_dataset.commands import UserError, read_json
 from mimiciv_dataset.tasks import TASKS
+from pipeline.errors import UserError
+from pipeline.files import read_json
 
 SOME = ("emar", "labevents", "next_event", "discharge", "ICU_Stay_7day", "ED_Hospitalization")
 VOID = {"meta", "link", "br"}

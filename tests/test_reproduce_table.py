@@ -8,7 +8,7 @@ from pathlib import Path
 from conftest import command
 from test_launchers import bash
 
-from mimiciv_dataset.commands import read_json
+from pipeline.files import read_json
 
 
 def test_the_table_of_two_models(small_root: Path, tiny_model: Path, tmp_path: Path) -> None:

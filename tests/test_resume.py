@@ -86,7 +86,7 @@ def test_no_unit_is_done_twice(tmp_path: Path) -> None:
     """Four processes note every unit they do; each unit is noted once, and a dead process's unit is taken over."""
     script = tmp_path / "work.py"
     script.write_text(
-        "import os, sys, time\nfrom pathlib import Path\nfrom mimiciv_dataset.commands import share_work\n"
+        "import os, sys, time\nfrom pathlib import Path\nfrom pipeline.work import share_work\n"
         "folder = Path(sys.argv[1])\n"
         "def do(unit):\n"
         "    with (folder / 'log').open('a') as log: log.write(f'{unit}\\n')\n"

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from evaluation.score import Sample, main_metric, main_statistic, print_table, read_samples, score_dir, table
-from mimiciv_dataset.commands import UserError
 from mimiciv_dataset.tasks import TASKS
+from pipeline.errors import UserError
 
 RUN = {"resamples": 50}
 Line = dict[str, Any]

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimiciv_dataset.candidates import MOST, Candidates, Vocabulary, choose
-from mimiciv_dataset.commands import UserError
+from mimiciv_dataset.candidates import MAX_CANDIDATES, Candidates, Vocabulary, choose
 from mimiciv_dataset.index_files import INDEX_COLUMNS
 from mimiciv_dataset.similar_item_gen import main, nearest, tfidf
 from mimiciv_dataset.tasks import TASKS
+from pipeline.errors import UserError
 
 DRUGS = ["Aspirin", "Aspirin EC", "Heparin", "Heparin Sodium", "Insulin", "Insulin Glargine"]
 
@@ -116,7 +116,7 @@ def test_candidates(index: Path, tmp_path: Path) -> None:
     assert set(candidates.of(TASKS["emar"], ["Warfarin"], "k")) == {*DRUGS, "Warfarin"}
     assert set(candidates.of(TASKS["next_event"], ["poe"], "k")) == {"poe", "emar"}
     many = candidates.of(TASKS["omr"], ["result, 7", "unknown"], "k")
-    assert len(many) == len(set(many)) == MOST and {"result, 7", "unknown"} <= set(many)
+    assert len(many) == len(set(many)) == MAX_CANDIDATES and {"result, 7", "unknown"} <= set(many)
     assert candidates.of(TASKS["labevents"], ["x"], "k") is None
     assert candidates.of(TASKS["discharge"], ["text"], "k") is None
     assert sorted(candidates.of(TASKS["ED_Hospitalization"], ["no"], "k")) == ["no", "yes"]

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimiciv_dataset.commands import UserError, read_subject_ids
+from mimiciv_dataset.patients import read_subject_ids
+from pipeline.errors import UserError
 from preprocess.split_patients import is_test, main
 
 

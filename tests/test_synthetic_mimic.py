@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 from conftest import command
 
-from mimiciv_dataset.commands import UserError
 from mimiciv_dataset.events import DICTIONARIES, EVENTS
 from mimiciv_dataset.tasks import TASKS
 from mimiciv_dataset.trajectory import Trajectories
-from preprocess import synthetic_mimic, synthetic_patients
-from preprocess.synthetic_visits import INDICATORS, simulate
-from preprocess.synthetic_vocab import OUTCOMES, SIGNS, TABLES, Sign
+from pipeline.errors import UserError
+from preprocess import synthetic_mimic
+from preprocess.synthetic import patients as synthetic_patients
+from preprocess.synthetic.visits import INDICATORS, simulate
+from preprocess.synthetic.vocab import OUTCOMES, SIGNS, TABLES, Sign
 
 RARE = {"ICU_Stay_14day": 0.05}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mimiciv_dataset.commands import UserError
+from pipeline.errors import UserError
 from training.setup import prepare_vllm
 
 

@@ -18,8 +18,8 @@ import pytest
 from conftest import REPO, command
 from test_training_samples import CHAIN, index_of
 
-from evaluation.backends import load_tokenizer
-from mimiciv_dataset.commands import read_json
+from inference.backends import load_tokenizer
+from pipeline.files import read_json
 from training.samples import Source
 
 BIN = Path(sys.executable).parent

@@ -14,12 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.backends import Generation, load_tokenizer
-from evaluation.inference import Prompt, Prompter, output_line
-from mimiciv_dataset.chat import SYSTEM, PromptBuilder
-from mimiciv_dataset.commands import UserError
+from evaluation.metrics import sample_score
+from inference.backends import Generation, load_tokenizer
+from inference.generation import Prompt, Prompter, output_line
+from inference.prompts import SYSTEM, PromptBuilder
 from mimiciv_dataset.mimiciv import MIMICIV
 from mimiciv_dataset.tasks import TASKS
+from pipeline.errors import UserError
 from training.order import curriculum, grouped_by_length, second_so_far, shuffled
 from training.rewards import REWARDS, for_trl
 from training.samples import DOMAIN, IGNORED, REASONING, PromptSamples, Source, TokenSamples, chain_of, direct, lazy
@@ -303,7 +304,7 @@ def test_grouping_by_length_saves_padding() -> None:
 def test_the_reward_is_the_evaluations_score(task: str, label: list[str] | str, reply: str, end_of_prompt: str) -> None:
     sample = {"task_info": {"task": task, "label": label}, "candidates": None, "input": "record"}
     prompt = Prompt(0, "k", TASKS[task], end_of_prompt, "think", "", None, sample)
-    line = output_line(prompt, argparse.Namespace(template_sha256="t"), Generation(reply, "stop"))
+    line = output_line(prompt, argparse.Namespace(template_sha256="t"), Generation(reply, "stop"), sample_score)
     rewards = for_trl("accuracy")([prompt.text], [reply], task=[task], label=[json.dumps(label)], mode=["think"])
     assert rewards == [line["score"]]
 

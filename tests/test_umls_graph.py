@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_umls import INVERSES, write_umls
 
-from mimiciv_dataset.commands import UserError
+from pipeline.errors import UserError
 from thinking_graph_preprocess.build_umls_graph import Edges, main, term_table, write
 from thinking_graph_preprocess.umls_graph import Graph, Limits, normalised, term_hash
 

@@ -11,27 +11,22 @@ relations are streamed; in memory are first the names of the concepts, then 16 b
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
+
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from mimiciv_dataset.commands import (
-    Summary,
-    UserError,
-    add_path,
-    atomic_dir,
-    parse,
-    parser,
-    progress,
-    read_json,
-    require,
-    run,
-    share_work,
-    write_json,
-)
 from mimiciv_dataset.events import MISSING
+from pipeline.cli import Parser, run
+from pipeline.errors import UserError
+from pipeline.files import atomic_dir, read_json, require, write_json
+from pipeline.progress import Summary, progress
+from pipeline.work import share_work
 from thinking_graph_preprocess.umls_graph import FORMAT, INVERSE, normalised, term_hash
 
 if TYPE_CHECKING:
@@ -73,16 +68,16 @@ class Edges(NamedTuple):
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    cli = parser(__doc__)
+    cli = Parser(__doc__)
     source = cli.add_mutually_exclusive_group(required=True)
     source.add_argument("--umls_dir", type=Path, help="folder with MRCONSO.RRF and MRREL.RRF, and MRDOC.RRF if it is there")
     source.add_argument("--free", action="store_true", help="the free vocabularies of --index_mapping in place of UMLS")
-    add_path(cli, "--index_mapping", default="index_mapping", help="dictionaries and code maps, for --free")
-    add_path(
-        cli, "--mimic_dir", default="mimiciv", help="raw MIMIC-IV, whose prescriptions link drugs to ATC classes, for --free"
+    cli.add_path("--index_mapping", default="index_mapping", help="dictionaries and code maps, for --free")
+    cli.add_path(
+        "--mimic_dir", default="mimiciv", help="raw MIMIC-IV, whose prescriptions link drugs to ATC classes, for --free"
     )
-    add_path(cli, "--output_path", default="evidence_datas/graph", help="folder for the graph")
-    args = parse(cli, argv)
+    cli.add_path("--output_path", default="evidence_datas/graph", help="folder for the graph")
+    args = cli.parse_args(argv)
     output: Path = args.output_path
     if output.exists():
         raise UserError(f"{output}: wanted a new folder, found one; remove it or choose another --output_path")

@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from evaluation.answers import read_items
-from mimiciv_dataset.chat import SECTIONS
+from inference.answers import read_items
+from inference.prompts import SECTIONS
 from mimiciv_dataset.text import SampleText
 
 EXTRACTION, REASONING, FINAL = SECTIONS

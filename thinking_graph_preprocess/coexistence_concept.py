@@ -11,30 +11,27 @@ tasks. Memory is that of one task's distinct pairs.
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
+
 import functools
 import hashlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mimiciv_dataset.commands import (
-    Summary,
-    UserError,
-    add_path,
-    atomic_path,
-    parse,
-    parser,
-    read_json,
-    read_subject_ids,
-    run,
-    share_work,
-)
 from mimiciv_dataset.index_files import index_files, labels, reading, scan, task_of_file
+from mimiciv_dataset.patients import read_subject_ids
 from mimiciv_dataset.tasks import Task
 from mimiciv_dataset.trajectory import Trajectories
+from pipeline.cli import Parser, run
+from pipeline.errors import UserError
+from pipeline.files import atomic_path, read_json
+from pipeline.progress import Summary
+from pipeline.work import Tick, in_processes, share_work
 from thinking_graph_preprocess.concept_files import GRAPH_TASKS, claim, concept_files, index_identity, normalise
 from thinking_graph_preprocess.packed_concepts import TABLES, PackedConcepts, pack
-from thinking_graph_preprocess.workers import Tick, in_processes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,15 +63,15 @@ class Job(NamedTuple):
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    cli = parser(__doc__)
-    add_path(cli, "--data_index_dir", "--data_index_path", default="task_index/all", help="task index: folder or CSV")
-    add_path(cli, "--subject_id_path", default="patient_data/train.csv", help="CSV of the patients who count")
-    add_path(cli, "--ehr_dir", "--patient_ehr_path", default="patients_ehr", help="trajectories")
-    add_path(cli, "--output_path", default="evidence_datas", help="folder for coexistence/")
+    cli = Parser(__doc__)
+    cli.add_path("--data_index_dir", "--data_index_path", default="task_index/all", help="task index: folder or CSV")
+    cli.add_path("--subject_id_path", default="patient_data/train.csv", help="CSV of the patients who count")
+    cli.add_path("--ehr_dir", "--patient_ehr_path", default="patients_ehr", help="trajectories")
+    cli.add_path("--output_path", default="evidence_datas", help="folder for coexistence/")
     cli.add_argument("--concept_dir", type=Path, help="files of concept_extraction.py (OUTPUT_PATH/concepts)")
     cli.add_argument("--task", nargs="+", choices=tuple(GRAPH_TASKS), metavar="TASK", help="only these decision tasks (all)")
     cli.add_argument("--num_worker", type=int, default=1, help="processes (1)")
-    args = parse(cli, argv)
+    args = cli.parse_args(argv)
     summary = Summary("coexistence_concept")
     job = prepare(args)
     left = [task for task in job.tasks if not path_of(job, task).exists()]

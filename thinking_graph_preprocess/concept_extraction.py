@@ -14,33 +14,29 @@ stay, so an interrupted run goes on. Processes (--num_worker, or the command sta
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
+
 import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mimiciv_dataset.commands import (
-    Summary,
-    UserError,
-    add_chunks,
-    add_path,
-    atomic_path,
-    chunk,
-    parse,
-    parser,
-    run,
-    share_work,
-)  # fmt: skip
 from mimiciv_dataset.events import MISSING
 from mimiciv_dataset.index_files import index_files, reading, scan, task_of_file
 from mimiciv_dataset.lookups import Lookups
 from mimiciv_dataset.samples import decision_target
 from mimiciv_dataset.timeline import Timeline
 from mimiciv_dataset.trajectory import Trajectories
+from pipeline.cli import Chunk, Parser, run
+from pipeline.errors import UserError
+from pipeline.files import atomic_path
+from pipeline.progress import Summary
+from pipeline.work import Tick, in_processes, share_work
 from thinking_graph_preprocess.concept_files import FREE_TEXT, GRAPH_TASKS, TEXT, claim, index_identity, normalise, schema
-from thinking_graph_preprocess.workers import Tick, in_processes
 
 if TYPE_CHECKING:
     from thinking_graph_preprocess.matchers import Matcher
@@ -81,19 +77,19 @@ class Concept(NamedTuple):
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    cli = parser(__doc__)
-    add_path(cli, "--data_index_dir", "--data_index_path", default="task_index/patient", help="index: folder or CSV")
-    add_path(cli, "--ehr_dir", "--patient_ehr_path", default="patients_ehr", help="trajectories")
-    add_path(cli, "--index_mapping", default="index_mapping", help="dictionaries and code maps")
-    add_path(cli, "--cache_dir", default="cache", help="folder with item_set/, for drug names")
-    add_path(cli, "--lexicon_dir", default="evidence_datas/lexicon", help="where lexicons are kept")
-    add_path(cli, "--output_path", default="evidence_datas/concepts", help="folder for the concepts")
+    cli = Parser(__doc__)
+    cli.add_path("--data_index_dir", "--data_index_path", default="task_index/patient", help="index: folder or CSV")
+    cli.add_path("--ehr_dir", "--patient_ehr_path", default="patients_ehr", help="trajectories")
+    cli.add_path("--index_mapping", default="index_mapping", help="dictionaries and code maps")
+    cli.add_path("--cache_dir", default="cache", help="folder with item_set/, for drug names")
+    cli.add_path("--lexicon_dir", default="evidence_datas/lexicon", help="where lexicons are kept")
+    cli.add_path("--output_path", default="evidence_datas/concepts", help="folder for the concepts")
     cli.add_argument("--matcher", choices=("dictionary", "quickumls"), help="how free text is searched")
     cli.add_argument("--umls_dir", type=Path, help="UMLS install: the folder with MRCONSO.RRF and MRSTY.RRF")
     cli.add_argument("--quickumls", type=Path, help="QuickUMLS installation ($QUICKUMLS or $QUICK_UMLS)")
     cli.add_argument("--num_worker", type=int, default=1, help="processes (1)")
-    add_chunks(cli)
-    args = parse(cli, argv)
+    cli.add_chunks()
+    args = cli.parse_args(argv)
     summary = Summary("concept_extraction")
     job = prepare(args)
     left = {name: subjects for name, subjects in job.groups.items() if not path_of(job, name).exists()}
@@ -133,7 +129,7 @@ def prepare(args: Any) -> Job:
         "files": len(groups),
     }  # fmt: skip
     claim(args.output_path, options, "--output_path")
-    mine = {name: groups[name] for name in chunk(list(groups), args.chunk_num, args.chunk_idx)}
+    mine = {name: groups[name] for name in Chunk(args.chunk_num, args.chunk_idx).of(list(groups))}
     return Job(args.ehr_dir, args.index_mapping, args.output_path, matcher, named, lexicon, mine, index)
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mimiciv_dataset.commands import UserError, read_json, write_json
 from mimiciv_dataset.tasks import TASKS, Task
+from pipeline.errors import UserError
+from pipeline.files import read_json, write_json
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -12,8 +12,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mimiciv_dataset.commands import UserError, atomic_dir, progress, require, share_work, write_json
 from mimiciv_dataset.lookups import DICTIONARIES, Lookups
+from pipeline.errors import UserError
+from pipeline.files import atomic_dir, require, write_json
+from pipeline.progress import progress
+from pipeline.work import share_work
 from thinking_graph_preprocess.concept_files import normalise
 from thinking_graph_preprocess.term_search import PhraseTable, words_of
 

@@ -11,6 +11,11 @@ A finished output is left as it is when the same is asked again, so that an inte
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
+
 import csv
 import hashlib
 import json
@@ -19,27 +24,15 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mimiciv_dataset.commands import (
-    Summary,
-    UserError,
-    add_chunks,
-    add_path,
-    atomic_path,
-    chunk,
-    parse,
-    parser,
-    progress,
-    read_json,
-    require,
-    run,
-    share_work,
-    write_json,
-)  # fmt: skip
 from mimiciv_dataset.index_files import index_files, normalise_row, read_header, window_columns
 from mimiciv_dataset.tasks import Task
+from pipeline.cli import Chunk, Parser, run
+from pipeline.errors import UserError
+from pipeline.files import atomic_path, read_json, require, write_json
+from pipeline.progress import Summary, progress
+from pipeline.work import share_work
 from thinking_graph_preprocess.concept_files import GRAPH_TASKS, concept_files, normalise
 from thinking_graph_preprocess.umls_graph import HOW_TO_MAKE, Graph, Limits, add_search_flags
 
@@ -215,13 +208,13 @@ def history_of(concepts: PackedConcepts, task: Task, row: dict[str, Any]) -> np.
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    cli = parser(__doc__)
+    cli = Parser(__doc__)
     cli.add_argument("--data_index_path", type=Path, required=True, help="index CSV")
     cli.add_argument("--output_path", type=Path, help="CSV to write (ROOT_DIR/evidence_datas/evidence/<name of the index>)")
-    add_path(cli, "--concept_dir", default="evidence_datas/concepts", help="files of concept_extraction.py")
-    add_path(cli, "--coexistence_dir", default="evidence_datas/coexistence", help="files of coexistence_concept.py")
-    add_path(cli, "--graph", default="evidence_datas/graph", help="folder of build_umls_graph.py")
-    add_path(cli, "--ehr_dir", "--patient_ehr_path", default="patients_ehr", help="trajectories")
+    cli.add_path("--concept_dir", default="evidence_datas/concepts", help="files of concept_extraction.py")
+    cli.add_path("--coexistence_dir", default="evidence_datas/coexistence", help="files of coexistence_concept.py")
+    cli.add_path("--graph", default="evidence_datas/graph", help="folder of build_umls_graph.py")
+    cli.add_path("--ehr_dir", "--patient_ehr_path", default="patients_ehr", help="trajectories")
     cli.add_argument("--threshold", type=float, default=5.0, help="lift must be above it (5)")
     cli.add_argument("--min_support", type=int, default=5, help="samples that must have the history's concept (5)")
     cli.add_argument("--topk", type=int, default=20, help="pairs of an answer at most (20)")
@@ -229,8 +222,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_argument("--lexicon", type=Path, help="lexicon of concept_extraction.py to find names with that the graph lacks")
     cli.add_argument("--quickumls", type=Path, help="QuickUMLS installation to find them with")
     add_search_flags(cli)
-    add_chunks(cli)
-    args = parse(cli, argv)
+    cli.add_chunks()
+    args = cli.parse_args(argv)
     summary = Summary("evidence_generation")
     if min(args.topk, args.total_pair) < 1:
         raise UserError(f"--topk {args.topk}, --total_pair {args.total_pair}: wanted numbers ≥ 1")
@@ -248,7 +241,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mimiciv_dataset.trajectory import Trajectories
     from thinking_graph_preprocess.packed_concepts import PackedConcepts, pack
 
-    total = len(chunk(range(sum(1 for _ in read_index(index))), args.chunk_num, args.chunk_idx))
+    total = len(Chunk(args.chunk_num, args.chunk_idx).of(range(sum(1 for _ in read_index(index)))))
     graph, matcher = Graph(args.graph, Limits(args.max_hops, args.max_nodes)), find_matcher(args.lexicon, args.quickumls)
     files, packed = concept_files(args.concept_dir), args.coexistence_dir / ".packed"
     share_work(["pack"], lambda _: packed.exists(), lambda _: pack(files, Trajectories(args.ehr_dir), packed),

@@ -11,50 +11,22 @@ OUTPUT.rejects.jsonl (each rejected chain and why) and OUTPUT.reasons.json (the 
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
+
 import argparse
 import csv
 import json
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from evaluation.answers import split_reasoning
-from evaluation.client import add_server_flags, make_client
-from mimiciv_dataset.chat import sha256
-from mimiciv_dataset.commands import (
-    DATA_USE,
-    Summary,
-    UserError,
-    add_chunks,
-    add_path,
-    atomic_path,
-    chunk,
-    parse,
-    parser,
-    progress,
-    require,
-    run,
-    write_json,
-)
-from mimiciv_dataset.index_files import SAMPLE_COLUMNS
-from mimiciv_dataset.samples import label_list
-from mimiciv_dataset.text import SampleText
-from thinking_graph_preprocess.chains import (
-    REASONS,
-    Fault,
-    Limits,
-    Record,
-    answer_faults,
-    before_conclusion,
-    cited_events,
-    conclusion,
-    faults,
-    right_answers,
-)
-from thinking_graph_preprocess.model_replies import (
+from inference.answers import split_reasoning
+from inference.client import add_server_flags, make_client
+from inference.replies import (
     NO_URL,
     Ask,
     Meter,
@@ -66,6 +38,26 @@ from thinking_graph_preprocess.model_replies import (
     finished_keys,
     read_line,
     read_lines,
+)
+from mimiciv_dataset.index_files import SAMPLE_COLUMNS
+from mimiciv_dataset.patients import DATA_USE
+from mimiciv_dataset.samples import label_list
+from mimiciv_dataset.text import SampleText
+from pipeline.cli import Chunk, Parser, run
+from pipeline.errors import UserError
+from pipeline.files import atomic_path, require, sha256, write_json
+from pipeline.progress import Summary, progress
+from thinking_graph_preprocess.chains import (
+    REASONS,
+    Fault,
+    Limits,
+    Record,
+    answer_faults,
+    before_conclusion,
+    cited_events,
+    conclusion,
+    faults,
+    right_answers,
 )
 from thinking_graph_preprocess.reasoning_generation import (
     NAME,
@@ -90,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = arguments(argv)
     summary = Summary("filter_reasoning")
     judge = Judge(args)
-    rows = chunk(read_rows(args), args.chunk_num, args.chunk_idx)
+    rows = Chunk(args.chunk_num, args.chunk_idx).of(read_rows(args))
     if args.verifier_model and not verify(judge, rows, args):
         return 1
     output = args.output_path
@@ -127,14 +119,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    cli = parser(__doc__)
-    add_path(cli, "--data_index_dir", "--data_index_path", default="evidence_datas/evidence", help="evidence: folder or CSV")
-    add_path(cli, "--reasoning_path", default="evidence_datas/reasoning", help="folder of reasoning_generation.py")
-    add_path(cli, "--output_path", default="evidence_datas/kept/reasoning.csv", help="CSV to write")
-    add_path(cli, "--ehr_dir", "--patient_ehr_path", default="patients_ehr", help="trajectories")
+    cli = Parser(__doc__)
+    cli.add_path("--data_index_dir", "--data_index_path", default="evidence_datas/evidence", help="evidence: folder or CSV")
+    cli.add_path("--reasoning_path", default="evidence_datas/reasoning", help="folder of reasoning_generation.py")
+    cli.add_path("--output_path", default="evidence_datas/kept/reasoning.csv", help="CSV to write")
+    cli.add_path("--ehr_dir", "--patient_ehr_path", default="patients_ehr", help="trajectories")
     cli.add_argument("--min_right", type=float, default=0.7, help="least share of the right answers (0.7)")
     cli.add_argument("--max_wrong", type=int, default=0, help="most wrong answers (0)")
-    add_chunks(cli)
+    cli.add_chunks()
     reader = cli.add_argument_group("second reader")
     reader.add_argument("--verifier_model", help="as the server calls it; its replies are kept beside the chains")
     reader.add_argument("--prompts", type=Path, default=PROMPTS, help="folder with verifier.txt (ours)")
@@ -144,7 +136,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     reader.add_argument("--tokenizer", help="counts them: Hub id or folder (an estimate of 3 bytes a token)")
     add_server_flags(reader, "--base_url")
     add_cost_flags(reader)
-    args = parse(cli, argv)
+    args = cli.parse_args(argv)
     if not 0 <= args.min_right <= 1:
         raise UserError(f"--min_right {args.min_right:g}: wanted a share from 0 to 1")
     if args.max_wrong < 0:

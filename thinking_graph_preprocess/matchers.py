@@ -13,7 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from mimiciv_dataset.commands import UserError, require
+from pipeline.errors import UserError
+from pipeline.files import require
 from thinking_graph_preprocess.assertions import not_asserted
 from thinking_graph_preprocess.concept_files import normalise
 from thinking_graph_preprocess.concept_lexicon import Lexicon

@@ -12,9 +12,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mimiciv_dataset.commands import UserError, atomic_dir, progress
 from mimiciv_dataset.events import EVENTS
 from mimiciv_dataset.trajectory import Trajectories
+from pipeline.errors import UserError
+from pipeline.files import atomic_dir
+from pipeline.progress import progress
 from thinking_graph_preprocess.concept_files import GRAPH_TASKS, TEXT
 
 if TYPE_CHECKING:

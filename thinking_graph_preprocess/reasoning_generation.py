@@ -11,31 +11,20 @@ folder of your own wording. --dry_run prints the first prompt and asks nobody.
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
+
 import argparse
 import json
 import re
-import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evaluation.client import add_server_flags, make_client
-from evaluation.openai_backend import ChatBuilder
-from mimiciv_dataset.chat import sha256
-from mimiciv_dataset.commands import (
-    Summary,
-    UserError,
-    add_chunks,
-    add_path,
-    chunk,
-    parse,
-    parser,
-    progress,
-    require,
-    run,
-)  # fmt: skip
-from mimiciv_dataset.samples import label_list
-from thinking_graph_preprocess.model_replies import (
+from inference.client import add_server_flags, make_client
+from inference.openai_backend import ChatBuilder
+from inference.replies import (
     NO_URL,
     Ask,
     Meter,
@@ -45,9 +34,14 @@ from thinking_graph_preprocess.model_replies import (
     chunk_file,
     finished_keys,
 )
+from mimiciv_dataset.samples import label_list
+from pipeline.cli import Chunk, Parser, run
+from pipeline.errors import UserError
+from pipeline.files import require, sha256
+from pipeline.progress import Summary, progress
 
 if TYPE_CHECKING:
-    from mimiciv_dataset.chat import Dropped
+    from inference.prompts import Truncation
     from mimiciv_dataset.mimiciv import MIMICIV
     from mimiciv_dataset.text import SampleText
 
@@ -73,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     prompts = {name: read_prompt(args.prompts, name) for name in (WITH_KNOWLEDGE, WITHOUT_KNOWLEDGE, WITHOUT_FORMAT)}
     client = None if args.dry_run else make_client(args.base_url, args)  # refuses a remote host before anything is read
     meter = Meter.of(args)
-    rows = chunk(read_rows(args, args.filter_nograph), args.chunk_num, args.chunk_idx)[: args.limit]
+    rows = Chunk(args.chunk_num, args.chunk_idx).of(read_rows(args, args.filter_nograph))[: args.limit]
     if not rows:
         raise UserError(f"{args.data_index_dir}: wanted rows to write chains for, found none in this chunk; --filter_nograph "
                         "leaves out those without a graph, and rows of discharge have no list of answers")  # fmt: skip
@@ -107,10 +101,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    cli = parser(__doc__)
-    add_path(cli, "--data_index_dir", "--data_index_path", default="evidence_datas/evidence", help="evidence: folder or CSV")
-    add_path(cli, "--output_path", default="evidence_datas/reasoning", help="folder for reasoning.jsonl")
-    add_path(cli, "--ehr_dir", "--patient_ehr_path", default="patients_ehr", help="trajectories")
+    cli = Parser(__doc__)
+    cli.add_path("--data_index_dir", "--data_index_path", default="evidence_datas/evidence", help="evidence: folder or CSV")
+    cli.add_path("--output_path", default="evidence_datas/reasoning", help="folder for reasoning.jsonl")
+    cli.add_path("--ehr_dir", "--patient_ehr_path", default="patients_ehr", help="trajectories")
     cli.add_argument("--filter_nograph", action="store_true", help="only rows that have a graph")
     variant = cli.add_mutually_exclusive_group()
     variant.add_argument("--without_knowledge", action="store_true", help="do not show the graph (without_knowledge.txt)")
@@ -119,7 +113,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     cli.add_argument("--instructions", help="JSON, task → question, in place of ours")
     cli.add_argument("--limit", type=int, help="only the first so many rows of the chunk")
     cli.add_argument("--dry_run", action="store_true", help="print the first prompt, with its record, and stop")
-    add_chunks(cli)
+    cli.add_chunks()
     model = cli.add_argument_group("model")
     model.add_argument("--model", required=True, help="as the server calls it")
     model.add_argument("--temperature", type=float, default=0.5, help="of sampling (0.5)")
@@ -131,7 +125,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     server = cli.add_argument_group("server")
     add_server_flags(server, "--base_url")
     add_cost_flags(server)
-    args = parse(cli, argv)
+    args = cli.parse_args(argv)
     for name in ("n", "max_new_tokens", "max_seq_len", "limit"):
         value = getattr(args, name)
         if value is not None and value < 1:
@@ -209,7 +203,7 @@ def read_graph(text: str | None) -> Paths:
     ((('Pain', 'may be treated by', 'Aspirin'),), ())
     >>> read_graph("[1]")
     Traceback (most recent call last):
-    mimiciv_dataset.commands.UserError: graph: wanted {"umls_graph": [[term, relation, term, ...], ...]}, found something else
+    pipeline.errors.UserError: graph: wanted {"umls_graph": [[term, relation, term, ...], ...]}, found something else
     """
     if not text:
         return ()
@@ -271,7 +265,7 @@ class Fitter(ChatBuilder):
         return instruction.replace(_RECORD, record)
 
 
-def fit(fitter: Fitter, template: str, text: SampleText, room: int, **values: str) -> tuple[str, Dropped | None]:
+def fit(fitter: Fitter, template: str, text: SampleText, room: int, **values: str) -> tuple[str, Truncation | None]:
     """A filled prompt of at most `room` tokens, and what its record lost: whole events, the oldest first."""
     return fitter.fit(text, fill(template, record=_RECORD, **values), "", room)
 

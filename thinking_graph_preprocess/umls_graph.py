@@ -8,14 +8,20 @@ DIR is made by build_umls_graph.py. Its arrays are memory-mapped, so processes s
 
 from __future__ import annotations
 
-import json
 import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
+
+import json
 from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mimiciv_dataset.commands import Summary, UserError, parser, progress, read_json, require, run
+from pipeline.cli import Parser, run
+from pipeline.errors import UserError
+from pipeline.files import read_json, require
+from pipeline.progress import Summary, progress
 from thinking_graph_preprocess.term_search import words_of
 
 if TYPE_CHECKING:
@@ -278,7 +284,7 @@ def add_search_flags(cli: Any) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    cli = parser(__doc__)
+    cli = Parser(__doc__)
     cli.add_argument("terms", nargs="*", metavar="TERM", help="two terms")
     cli.add_argument("--graph", type=Path, required=True, help="folder made by build_umls_graph.py")
     cli.add_argument("--pairs", type=Path, help="file with two terms a line, a tab between")

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from mimiciv_dataset.commands import UserError
+from pipeline.errors import UserError
 
 RENAMED = {
     "--max_seq_length": ("--max_length", "tokens of prompt and answer together"),

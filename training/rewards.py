@@ -11,9 +11,9 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from evaluation.answers import read_items, split_reasoning
 from evaluation.metrics import sample_score
-from mimiciv_dataset.chat import SECTIONS, THINK, opened
+from inference.answers import read_items, split_reasoning
+from inference.prompts import SECTIONS, THINK, open_think_prefix
 
 LONG = 2048
 """Characters of a chain up to which `short` gives its full reward; from four times as many it gives none."""
@@ -89,7 +89,7 @@ def for_trl(name: str) -> Callable[..., list[float | None]]:
         prompts: Sequence[str], completions: Sequence[str], task: Sequence[str], label: Sequence[str], mode: Sequence[str],
         **_: Any,
     ) -> list[float | None]:  # fmt: skip
-        turns = (opened(prompt) + reply for prompt, reply in zip(prompts, completions, strict=True))
+        turns = (open_think_prefix(prompt) + reply for prompt, reply in zip(prompts, completions, strict=True))
         rows = zip(turns, task, map(json.loads, label), mode, strict=True)
         return [reward(*row) if row[2] else None for row in rows]
 

@@ -8,8 +8,11 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evaluation.provenance import PATIENTS, SETTINGS, patient_hash
-from mimiciv_dataset.commands import DATA_USE, UserError, atomic_path, git_revision, read_json, write_json
+from evaluation.model_record import PATIENTS, SETTINGS, patient_hash
+from mimiciv_dataset.patients import DATA_USE
+from pipeline.errors import UserError
+from pipeline.files import atomic_path, read_json, write_json
+from pipeline.provenance import git_revision
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,19 +14,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mimiciv_dataset.chat import (
-    NO_THINK,
-    THINK,
-    PromptBuilder,
-    completion,
-    following,
-    instructions_sha256,
-    sha256,
-    training_mode,
-)
-from mimiciv_dataset.commands import UserError
+from inference.prompts import NO_THINK, THINK, PromptBuilder, completion, completion_after, instructions_sha256, training_mode
 from mimiciv_dataset.index_files import MISSING, clean_id, clean_position, window_columns
 from mimiciv_dataset.mimiciv import MIMICIV
+from pipeline.errors import UserError
+from pipeline.files import sha256
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -190,7 +182,7 @@ class Source:
         else:
             mode = training_mode(self.stage, chain)
         turn = completion(mode, sample["output"], chain) + self.end_of_turn
-        answer = following(self.builder.prompt("", "", mode), turn)
+        answer = completion_after(self.builder.prompt("", "", mode), turn)
         room = self.max_tokens - (0 if self.prompt_tokens else self.builder.tokens(answer))
         prompt, dropped = self.builder.fit(text, sample["instruction"], mode, room)
         return Rendered(prompt, answer, mode, info["task"], info["label"], dropped is None or dropped.fits)

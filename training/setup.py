@@ -5,9 +5,10 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from evaluation.backends import load_tokenizer as load
-from mimiciv_dataset.commands import UserError, require
+from inference.backends import load_tokenizer as load
 from mimiciv_dataset.index_files import HOW_TO_GET
+from pipeline.errors import UserError
+from pipeline.files import require
 from training.arguments import DataArguments
 from training.samples import DOMAIN, REASONING, Source, end_of_turn
 

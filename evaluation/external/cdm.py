@@ -7,18 +7,25 @@ the four it is (cdm_pathology), and which diagnoses are coded (cdm_diagnoses).
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))  # the packages of this checkout
+
 import csv
 import pickle
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from evaluation.external.rows import Row, check_output, make_row, write_rows
-from mimiciv_dataset.commands import Summary, UserError, parser, progress, read_json, require, run
 from mimiciv_dataset.events import EVENTS, MISSING
 from mimiciv_dataset.index_files import clean_id
 from mimiciv_dataset.text import event_text
+from pipeline.cli import Parser, run
+from pipeline.errors import UserError
+from pipeline.files import read_json, require
+from pipeline.progress import Summary, progress
 
 PATHOLOGIES = ("appendicitis", "cholecystitis", "diverticulitis", "pancreatitis")
 
@@ -53,7 +60,7 @@ _FIX = "name the folder of the dataset as PhysioNet ships it in --cdm_dir"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    cli = parser(__doc__)
+    cli = Parser(__doc__)
     cli.add_argument("--cdm_dir", type=Path, required=True, help="the dataset: pickles or CSVs, and lab_test_mapping.csv")
     cli.add_argument("--task", nargs="+", default=list(QUESTIONS), choices=tuple(QUESTIONS), metavar="TASK",
                      help=f"which of {', '.join(QUESTIONS)} (both)")  # fmt: skip

@@ -7,6 +7,11 @@ label becomes a sample: what is known of the patient before its prediction time,
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))  # the packages of this checkout
+
 import argparse
 import random
 from bisect import bisect_left
@@ -15,14 +20,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import groupby
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from evaluation.external.rows import Row, check_output, make_row, write_rows
-from mimiciv_dataset.commands import Summary, UserError, parser, progress, require, run
 from mimiciv_dataset.events import EVENTS, MISSING
 from mimiciv_dataset.tasks import NO, YES
 from mimiciv_dataset.text import SampleText, event_text
+from pipeline.cli import Parser, run
+from pipeline.errors import UserError
+from pipeline.files import require
+from pipeline.progress import Summary, progress
 
 if TYPE_CHECKING:
     import polars as pl
@@ -79,7 +86,7 @@ _DOWNLOAD = "download EHRSHOT_ASSETS and name that folder in --ehrshot_dir"
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    cli = parser(__doc__)
+    cli = Parser(__doc__)
     cli.add_argument("--ehrshot_dir", type=Path, required=True, help="EHRSHOT_ASSETS, as downloaded")
     cli.add_argument("--task", nargs="+", default=["all"], choices=("all", *QUESTIONS), metavar="TASK",
                      help=f"all (default), or some of {', '.join(QUESTIONS)}")  # fmt: skip

@@ -8,15 +8,22 @@ samples whose answer stands in their window are left out and counted.
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))  # the packages of this checkout
+
 import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from mimiciv_dataset.commands import Summary, UserError, add_path, atomic_path, parse, parser, progress, run
 from mimiciv_dataset.tasks import NO, TASKS, YES, Task
 from mimiciv_dataset.timeline import Timeline, example  # noqa: F401  (example: for the doctests)
+from pipeline.cli import Parser, run
+from pipeline.errors import UserError
+from pipeline.files import atomic_path
+from pipeline.progress import Summary, progress
 
 Label = tuple[int, int, str | bool]
 """subject_id, prediction_time in microseconds since 1970, value."""
@@ -26,11 +33,11 @@ _BUILDS = "the index and the trajectories belong to different builds; check them
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    cli = parser(__doc__)
+    cli = Parser(__doc__)
     cli.add_argument("--data_index", type=Path, nargs="+", required=True, help="index CSVs: a task index or a sampled set")
-    add_path(cli, "--ehr_dir", "--patient_ehr_path", default="patients_ehr", help="trajectories")
+    cli.add_path("--ehr_dir", "--patient_ehr_path", default="patients_ehr", help="trajectories")
     cli.add_argument("--output_path", type=Path, required=True, help="folder for TASK.parquet")
-    args = parse(cli, argv)
+    args = cli.parse_args(argv)
     summary = Summary("meds_labels")
 
     from mimiciv_dataset.index_files import read_rows

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from mimiciv_dataset.commands import UserError, atomic_path
 from mimiciv_dataset.tasks import ALL_TASKS
+from pipeline.errors import UserError
+from pipeline.files import atomic_path
 
 Row = dict[str, Any]
 

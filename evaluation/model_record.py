@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from mimiciv_dataset.commands import read_json
+from pipeline.files import read_json
 
 SETTINGS = "ehr_training.json"
 """In a model's folder: data, stage and hashes of its training (sft.py, grpo.py)."""

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from preprocess import synthetic_vocab as vocab
-from preprocess.synthetic_patients import SIGN_ITEMS, Batch, decimals, pick, spread
-from preprocess.synthetic_visits import DAY, HOUR, INDICATORS, midnight
-from preprocess.synthetic_vocab import Sign
+from preprocess.synthetic import vocab as vocab
+from preprocess.synthetic.patients import SIGN_ITEMS, Batch, decimals, pick, spread
+from preprocess.synthetic.visits import DAY, HOUR, INDICATORS, midnight
+from preprocess.synthetic.vocab import Sign
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from preprocess.synthetic_patients import Part
+    from preprocess.synthetic.patients import Part
 
     Ints = NDArray[np.int64]
 

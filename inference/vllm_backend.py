@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from evaluation.arguments import empty_think
-from evaluation.backends import Generation, load_tokenizer, p_yes, yes_no_tokens
-from mimiciv_dataset.chat import PromptBuilder
-from mimiciv_dataset.commands import UserError
+from inference.backends import Generation, load_tokenizer, p_yes, yes_no_tokens
+from inference.prompts import PromptBuilder
+from inference.settings import empty_think
+from pipeline.errors import UserError
 
 WINDOW = 512
 """Prompts handed over at once: plenty for the scheduler to choose from, few enough that results reach the disk often."""

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mimiciv_dataset.chat import PromptBuilder
-from mimiciv_dataset.commands import UserError
+from inference.prompts import PromptBuilder
+from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -62,9 +62,9 @@ class Backend(Protocol):
 
 
 BACKENDS = {
-    "transformers": "evaluation.transformers_backend:TransformersBackend",
-    "vllm": "evaluation.vllm_backend:VLLMBackend",
-    "openai": "evaluation.openai_backend:OpenAIBackend",
+    "transformers": "inference.transformers_backend:TransformersBackend",
+    "vllm": "inference.vllm_backend:VLLMBackend",
+    "openai": "inference.openai_backend:OpenAIBackend",
 }
 """Where each backend is; imported when it is chosen."""
 

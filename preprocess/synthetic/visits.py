@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from preprocess.synthetic_vocab import CONDITIONS, OUTCOMES, PREVALENCE, SIGNS
+from preprocess.synthetic.vocab import CONDITIONS, OUTCOMES, PREVALENCE, SIGNS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

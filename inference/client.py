@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from mimiciv_dataset.commands import UserError
+from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -309,7 +309,7 @@ def check_host(url: str, allow_remote: bool = False) -> bool:
     False
     >>> check_host("https://8.8.8.8/v1")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    mimiciv_dataset.commands.UserError: https://8.8.8.8/v1: this host is outside your machine and its private network. ...
+    pipeline.errors.UserError: https://8.8.8.8/v1: this host is outside your machine and its private network. ...
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:

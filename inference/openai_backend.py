@@ -14,12 +14,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from math import exp
 from typing import TYPE_CHECKING, Any
 
-from evaluation.arguments import empty_think
-from evaluation.backends import Generation, load_tokenizer, yes_no_tokens
-from evaluation.client import Reply, Request, make_client
-from mimiciv_dataset.chat import PromptBuilder, messages, sha256
-from mimiciv_dataset.commands import UserError
+from inference.backends import Generation, load_tokenizer, yes_no_tokens
+from inference.client import Reply, Request, make_client
+from inference.prompts import PromptBuilder, messages
+from inference.settings import empty_think
 from mimiciv_dataset.tasks import NO, YES
+from pipeline.errors import UserError
+from pipeline.files import sha256
 
 if TYPE_CHECKING:
     from openai.types import CompletionChoice

@@ -10,7 +10,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from mimiciv_dataset.commands import UserError, progress
+from pipeline.errors import UserError
+from pipeline.progress import progress
 
 TEST = Path(__file__).resolve().parent.parent / "test.py"
 

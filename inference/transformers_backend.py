@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from transformers import AutoModelForCausalLM
 
-from evaluation.arguments import empty_think
-from evaluation.backends import Generation, load_tokenizer, reading_model, yes_no_tokens
-from mimiciv_dataset.chat import PromptBuilder
+from inference.backends import Generation, load_tokenizer, reading_model, yes_no_tokens
+from inference.prompts import PromptBuilder
+from inference.settings import empty_think
 
 
 class TransformersBackend:

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from preprocess import synthetic_vocab as vocab
-from preprocess.synthetic_hospital import coded, race, visit_diagnoses
-from preprocess.synthetic_orders import sign_times
-from preprocess.synthetic_patients import SIGN_ITEMS, Batch, decimals, pick, spread
-from preprocess.synthetic_visits import HOUR, midnight
+from preprocess.synthetic import vocab as vocab
+from preprocess.synthetic.hospital import coded, race, visit_diagnoses
+from preprocess.synthetic.orders import sign_times
+from preprocess.synthetic.patients import SIGN_ITEMS, Batch, decimals, pick, spread
+from preprocess.synthetic.visits import HOUR, midnight
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from preprocess.synthetic_patients import Part
+    from preprocess.synthetic.patients import Part
 
     Ints = NDArray[np.int64]
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from preprocess import synthetic_vocab as vocab
-from preprocess.synthetic_visits import INDICATORS, Course, simulate
-from preprocess.synthetic_vocab import SIGNS, TABLES, Sign
+from preprocess.synthetic import vocab as vocab
+from preprocess.synthetic.visits import INDICATORS, Course, simulate
+from preprocess.synthetic.vocab import SIGNS, TABLES, Sign
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evaluation.client import Client, Reply, Request
-from mimiciv_dataset.commands import UserError
+from inference.client import Client, Reply, Request
+from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from evaluation.answers import read_items, split_reasoning
-from evaluation.backends import Backend, Generation
-from evaluation.metrics import sample_score
-from mimiciv_dataset.chat import (
+from inference.answers import read_items, split_reasoning
+from inference.backends import Backend, Generation
+from inference.prompts import (
     THINK,
-    Dropped,
     PromptBuilder,
+    Truncation,
     evaluation_mode,
-    opened,
+    open_think_prefix,
     sha256,
     with_candidates,
 )  # fmt: skip
-from mimiciv_dataset.commands import UserError, read_json, write_json
 from mimiciv_dataset.mimiciv import MIMICIV
 from mimiciv_dataset.tasks import ALL_TASKS, Task
+from pipeline.errors import UserError
+from pipeline.files import read_json, write_json
 
 Line = dict[str, Any]
+
+Scorer = Callable[[Task, Any, "str | None", "float | None"], float]
+"""The score of an answer: of (task, label, answer, p(yes)); `evaluation.metrics.sample_score`."""
 
 TOO_LONG = "does not fit"
 CHAIN_END = 8
@@ -44,7 +47,7 @@ class Prompt:
     text: str
     mode: str
     prefix: str
-    dropped: Dropped | None
+    dropped: Truncation | None
     sample: dict[str, Any]
 
     @property
@@ -54,7 +57,7 @@ class Prompt:
     @property
     def thinking_open(self) -> bool:
         """Whether the prompt itself opens the reasoning, as some chat templates do: a reply then starts inside it."""
-        return not self.scored and bool(opened(self.text))
+        return not self.scored and bool(open_think_prefix(self.text))
 
     @property
     def scored(self) -> bool:
@@ -129,14 +132,14 @@ class Prompter:
         return Prompt(index, key, task, text, mode, prefix, dropped, sample)
 
 
-def run_window(prompts: Sequence[Prompt], backend: Backend, args: argparse.Namespace) -> Iterator[Line]:
+def run_window(prompts: Sequence[Prompt], backend: Backend, args: argparse.Namespace, scorer: Scorer) -> Iterator[Line]:
     """Answer a window of prompts; yields their output lines as replies come. What a server would not answer is left out."""
     for prompt in prompts:
         if not prompt.fits:
-            yield {**output_line(prompt, args, Generation("", TOO_LONG)), "error": TOO_LONG}
+            yield {**output_line(prompt, args, Generation("", TOO_LONG), scorer), "error": TOO_LONG}
     fitting = [prompt for prompt in prompts if prompt.fits]
     for prompt, reply in replies(fitting, backend, args):
-        yield output_line(prompt, args, reply)
+        yield output_line(prompt, args, reply, scorer)
 
 
 def replies(prompts: Sequence[Prompt], backend: Backend, args: argparse.Namespace) -> Iterator[tuple[Prompt, Generation]]:
@@ -168,13 +171,13 @@ def after_chain(prompt: str, reply: str) -> str | None:
     return f"{prompt}{before}</think>\n\n" if closed else None
 
 
-def output_line(prompt: Prompt, args: argparse.Namespace, reply: Generation) -> Line:
+def output_line(prompt: Prompt, args: argparse.Namespace, reply: Generation, scorer: Scorer) -> Line:
     """The line of `outputs.jsonl` of one sample (docs/evaluation.md)."""
     info = prompt.sample["task_info"]
     thinking = prompt.mode == THINK and not prompt.prefix
     reasoning, answer = split_reasoning(reply.text, prompt.thinking_open)
     items = read_items(answer) if answer is not None else []
-    score = sample_score(prompt.task, info["label"], answer, reply.p_yes)
+    score = scorer(prompt.task, info["label"], answer, reply.p_yes)
     return {
         "key": prompt.key,
         "task_info": {name: value for name, value in info.items() if name != "reasoning"},

@@ -6,16 +6,16 @@ A record that is too long for the model loses whole events, oldest first; nothin
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
-from mimiciv_dataset.commands import UserError
 from mimiciv_dataset.tasks import Task
 from mimiciv_dataset.text import SampleText
+from pipeline.errors import UserError
+from pipeline.files import sha256
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedTokenizerBase
@@ -94,25 +94,25 @@ def completion(mode: str, answer: str, reasoning: str | None = None) -> str:
     return assistant_turn(answer, reasoning) if mode == THINK else answer
 
 
-def opened(prompt: str) -> str:
+def open_think_prefix(prompt: str) -> str:
     """The think mark that a prompt ends in, with the white space after it: some chat templates open the block themselves.
 
-    >>> opened("<assistant><think>\\n"), opened("<assistant>\\n")
+    >>> open_think_prefix("<assistant><think>\\n"), open_think_prefix("<assistant>\\n")
     ('<think>\\n', '')
     """
     text = prompt.rstrip()
     return prompt[len(text) - len(THINK_MARK) :] if text.endswith(THINK_MARK) else ""
 
 
-def following(prompt: str, completion: str) -> str:
+def completion_after(prompt: str, completion: str) -> str:
     """What of a completion is left to write where the prompt has opened the think block.
 
-    >>> following("<assistant><think>\\n", "<think>\\nIt hurts.\\n</think>\\n\\nAspirin")
+    >>> completion_after("<assistant><think>\\n", "<think>\\nIt hurts.\\n</think>\\n\\nAspirin")
     'It hurts.\\n</think>\\n\\nAspirin'
-    >>> following("<assistant>\\n", "Aspirin")
+    >>> completion_after("<assistant>\\n", "Aspirin")
     'Aspirin'
     """
-    mark = opened(prompt)
+    mark = open_think_prefix(prompt)
     return completion.removeprefix(THINK_MARK).removeprefix(mark.removeprefix(THINK_MARK)) if mark else completion
 
 
@@ -137,17 +137,13 @@ def with_candidates(instruction: str, task: Task, candidates: Sequence[str] | No
     return "\n".join(lines)
 
 
-def sha256(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
-
-
 def instructions_sha256(instructions: dict[str, str]) -> str:
     """Names an instruction set; results carry it, since a checkpoint must be run on the wording it was trained on."""
     return sha256(json.dumps(instructions, sort_keys=True, ensure_ascii=False))
 
 
 @dataclass(frozen=True)
-class Dropped:
+class Truncation:
     """What truncation took from a record.
 
     `events` of the window, oldest first, and `lines` from the end of the last discharge note; prompt tokens before and
@@ -197,7 +193,7 @@ class PromptBuilder:
         text = self.tokenizer.apply_chat_template(
             messages(record, instruction, mode), tokenize=False, add_generation_prompt=True, **thinking
         )
-        return text if mode == THINK or self._switch else text.removesuffix(opened(text)) + self.empty_think
+        return text if mode == THINK or self._switch else text.removesuffix(open_think_prefix(text)) + self.empty_think
 
     def ids(self, text: str) -> list[int]:
         """Token ids of a text that already holds its special tokens; not to be changed: the last texts' are kept."""
@@ -216,7 +212,7 @@ class PromptBuilder:
 
     def fit(
         self, text: SampleText, instruction: str, mode: str, max_tokens: int, prefix: str = ""
-    ) -> tuple[str, Dropped | None]:
+    ) -> tuple[str, Truncation | None]:
         """The prompt of a sample, shortened to `max_tokens` if need be.
 
         First whole events go, from the oldest end of the window but never a risk task's anchor; then whole lines from
@@ -226,13 +222,13 @@ class PromptBuilder:
             prefix: text put after the prompt (given reasoning), which counts.
 
         Returns:
-            the prompt with the prefix, and what was dropped: None if nothing was; `Dropped.fits` False if it is still
+            the prompt with the prefix, and what was dropped: None if nothing was; `Truncation.fits` False if it is still
             too long, which the caller must not run.
         """
 
         def render(shortened: SampleText) -> str:
             prompt = self.prompt(str(shortened), instruction, mode)
-            return prompt.removesuffix(opened(prompt)) + prefix if prefix else prompt
+            return prompt.removesuffix(open_think_prefix(prompt)) + prefix if prefix else prompt
 
         whole = render(text)
         before = self.tokens(whole)
@@ -265,7 +261,7 @@ class PromptBuilder:
         fits = cut is not None
         cut = len(lines) if cut is None else cut
         prompt = render(without(events, cut))
-        return prompt, Dropped(events, cut, before, self.tokens(prompt), fits)
+        return prompt, Truncation(events, cut, before, self.tokens(prompt), fits)
 
     def _costs(self, text: str, pieces: list[str]) -> list[float]:
         """About how many tokens of a text each of its pieces is, which follow each other in it: where to begin to look.

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from preprocess import synthetic_vocab as vocab
-from preprocess.synthetic_patients import Batch, pick, spread
-from preprocess.synthetic_visits import DAY, HOUR, midnight
+from preprocess.synthetic import vocab as vocab
+from preprocess.synthetic.patients import Batch, pick, spread
+from preprocess.synthetic.visits import DAY, HOUR, midnight
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

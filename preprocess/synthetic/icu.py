@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from preprocess import synthetic_vocab as vocab
-from preprocess.synthetic_patients import Batch, decimals, pick, spread
-from preprocess.synthetic_visits import DAY, HOUR
+from preprocess.synthetic import vocab as vocab
+from preprocess.synthetic.patients import Batch, decimals, pick, spread
+from preprocess.synthetic.visits import DAY, HOUR
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from preprocess.synthetic_patients import Part
+    from preprocess.synthetic.patients import Part
 
 PACE = ((0, 4500), (1, 5400), (7, 9000))
 """From which day in intensive care on charting times are so many seconds apart."""

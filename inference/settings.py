@@ -6,9 +6,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from evaluation.client import add_server_flags
-from mimiciv_dataset.chat import EMPTY_THINK
-from mimiciv_dataset.commands import UserError, parse, require
+from inference.client import add_server_flags
+from inference.prompts import EMPTY_THINK
+from pipeline.errors import UserError
+from pipeline.files import require
 
 MODELS_FILE = Path(__file__).resolve().parent.parent / "models.yaml"
 
@@ -44,7 +45,7 @@ def parse_model(cli: argparse.ArgumentParser, argv: Sequence[str] | None) -> arg
     Raises:
         UserError: the file of short names cannot be read, or names a flag that there is not.
     """
-    args = parse(cli, argv)
+    args = cli.parse_args(argv)
     entry = short_names(args.models).get(args.model_name_or_path)
     if entry is None:
         return args
@@ -54,7 +55,7 @@ def parse_model(cli: argparse.ArgumentParser, argv: Sequence[str] | None) -> arg
         found = f"{', '.join(unknown)}, which are none" if unknown else "none"
         raise UserError(f"{args.models}, {name}: wanted names of flags with model_name_or_path among them, found {found}")
     cli.set_defaults(**entry)
-    args = parse(cli, argv)
+    args = cli.parse_args(argv)
     args.model_name_or_path = entry["model_name_or_path"]
     return args
 
@@ -90,7 +91,7 @@ def add_prompt_flags(cli: argparse.ArgumentParser) -> None:
 
 
 def backend_name(args: argparse.Namespace) -> str:
-    """The entry of `evaluation.backends.BACKENDS` that the flags choose.
+    """The entry of `inference.backends.BACKENDS` that the flags choose.
 
     Raises:
         UserError: they contradict each other.

@@ -1,0 +1,222 @@
+"""The command line of every script: flags, default paths, and how a command ends."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import errno
+import itertools
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pipeline.errors import UserError
+
+T = TypeVar("T")
+
+ROOT_DIR = "./datas"
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+DISK_ERRORS = {
+    errno.ENOSPC: "the disk is full. Free some space and run the same command again to resume",
+    errno.EDQUOT: "the disk quota is exhausted. Free some space and run the same command again to resume",
+    errno.EROFS: "the directory is read-only. Choose another output path",
+    errno.EACCES: "permission denied. Check the owner and mode of the directory, or choose another path",
+    errno.EEXIST: "a file exists where a directory is expected. Choose another path",
+    errno.ENOTDIR: "a file exists where a directory is expected. Choose another path",
+    errno.EPERM: "operation not permitted. Check the owner and mode of the directory, or choose another path",
+}
+"""What to do about errors of the operating system that a user can fix; others keep their traceback."""
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Run the `main` of a command and exit.
+
+    Exit codes: what `main` returns (0 by default); 1 if the disk refuses or standard output is closed; 2 for a `UserError`
+    or a missing package; 130 for Ctrl-C. Errors that a user can fix are one line on standard error.
+    """
+    try:
+        sys.exit(main() or 0)
+    except UserError as error:
+        message, code = f"error: {error}", 2
+    except KeyboardInterrupt:
+        message, code = "interrupted. Run the same command again to resume.", 130
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if not package or (REPOSITORY / package).exists() or (REPOSITORY / f"{package}.py").exists():
+            raise
+        message, code = f"error: {sys.executable}: the package {package} is not installed. {_how_to_activate()}", 2
+    except BrokenPipeError:  # the reader of our output ended, as in `command | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        message, code = f"error: {where}{DISK_ERRORS[error.errno]}.", 1
+    print(message, file=sys.stderr)
+    sys.exit(code)
+
+
+def _how_to_activate() -> str:
+    environment = REPOSITORY / ".venv"
+    if Path(sys.prefix).resolve() == environment:
+        return f"Update the environment: bash {REPOSITORY / 'scripts/setup_env.sh'}"
+    if environment.exists():
+        return f"Activate the environment: source {environment}/bin/activate"
+    return f"Create the environment: bash {REPOSITORY / 'scripts/setup_env.sh'}; then: source {environment}/bin/activate"
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser with `--root_dir`, default paths below it, and no guessing.
+
+    Flags must be spelled out; for an unknown one the error suggests the closest. The help shows the description verbatim.
+
+    Args:
+        description: what the command does, usually the docstring of its module.
+
+    >>> cli = Parser("Example.")
+    >>> cli.add_path("--ehr_dir", default="patients_ehr", help="trajectories")
+    >>> cli.parse_args(["--root_dir", "d"]).ehr_dir.as_posix()
+    'd/patients_ehr'
+    >>> cli.parse_args(["--ehr_dir", "e"]).ehr_dir.as_posix()
+    'e'
+    """
+
+    def __init__(self, description: str | None) -> None:
+        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+        self._path_defaults: dict[str, str] = {}
+        self.add_argument(
+            "--root_dir", type=Path, default=Path(ROOT_DIR), help=f"directory that default paths start from ({ROOT_DIR})"
+        )
+
+    def add_path(self, *flags: str, default: str, help: str) -> None:
+        """Add a path flag whose default is `default` below `--root_dir`."""
+        action = self.add_argument(*flags, type=Path, help=f"{help} (ROOT_DIR/{default})")
+        self._path_defaults[action.dest] = default
+
+    def add_num_workers(self) -> None:
+        """Add `--num_workers`, the processes that share the work units of a command (`pipeline.work.run_units`)."""
+        self.add_argument("--num_workers", type=at_least(1), default=1, metavar="N", help="processes that share the work (1)")
+
+    def add_chunks(self) -> None:
+        """Add `--chunk_num` and `--chunk_idx`, which split the work of a command between array jobs; see `Chunk`."""
+        self.add_argument("--chunk_num", type=at_least(1), default=1, metavar="N", help="split the work into N chunks (1)")
+        self.add_argument("--chunk_idx", type=at_least(0), default=0, metavar="I", help="chunk to process, from 0 (0)")
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """As `argparse`, but unknown flags are reported before missing ones, and default paths are filled in."""
+        words = sys.argv[1:] if args is None else [str(word) for word in args]
+        known = [option for action in self._actions for option in action.option_strings]
+        for word in itertools.takewhile(lambda word: word != "--", words):
+            flag = word.partition("=")[0]
+            if flag.startswith("--") and flag not in known:
+                close = difflib.get_close_matches(flag, known, n=1)
+                self.error(f"unknown flag {flag}" + (f". Did you mean {close[0]}?" if close else ""))
+        parsed, rest = super().parse_known_args(words, namespace)
+        for name, default in self._path_defaults.items():
+            if getattr(parsed, name) is None:
+                setattr(parsed, name, parsed.root_dir / default)
+        return parsed, rest
+
+    def error(self, message: str) -> None:
+        """Exit with code 2 and one line."""
+        self.exit(2, f"error: {message.rstrip('.')}{'' if message.endswith('?') else '.'} See {self.prog} --help.\n")
+
+
+# --- values of flags
+
+
+def at_least(minimum: int) -> Callable[[str], int]:
+    """An argparse type: a whole number that is not below `minimum`.
+
+    >>> at_least(1)("3")
+    3
+    >>> at_least(1)("0")
+    Traceback (most recent call last):
+    argparse.ArgumentTypeError: expected a whole number of at least 1, got 0
+    """
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or value < minimum:
+            raise argparse.ArgumentTypeError(f"expected a whole number of at least {minimum}, got {text}")
+        return value
+
+    return parse
+
+
+def between(low: float, high: float) -> Callable[[str], float]:
+    """An argparse type: a number from `low` to `high`.
+
+    >>> between(0, 1)("0.5")
+    0.5
+    >>> between(0, 1)("2")
+    Traceback (most recent call last):
+    argparse.ArgumentTypeError: expected a number from 0 to 1, got 2
+    """
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"expected a number from {low:g} to {high:g}, got {text}")
+        return value
+
+    return parse
+
+
+def positive(text: str) -> float:
+    """An argparse type: a number above 0.
+
+    >>> positive("0.5")
+    0.5
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
+    return value
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One of `number` interleaved parts of a command's work, for array jobs that write to a shared directory.
+
+    >>> [Chunk(3, i).of(list("abcdefg")) for i in range(3)]
+    [['a', 'd', 'g'], ['b', 'e'], ['c', 'f']]
+    >>> Chunk(4, 2).path(Path("reasoning.jsonl")).name, Chunk().path(Path("reasoning.jsonl")).name
+    ('reasoning-2-of-4.jsonl', 'reasoning.jsonl')
+    """
+
+    number: int = 1
+    index: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.number:
+            raise UserError(
+                f"--chunk_idx {self.index}: expected a number from 0 to {self.number - 1} (--chunk_num {self.number})"
+            )
+
+    def of(self, items: Sequence[T]) -> list[T]:
+        """Every `number`-th item, starting at `index`: the chunks cover all items, none twice."""
+        return list(items[self.index :: self.number])
+
+    def path(self, path: Path) -> Path:
+        """The output file of this chunk; `path` itself if there is one chunk only."""
+        return path if self.number == 1 else path.with_name(f"{path.stem}-{self.index}-of-{self.number}{path.suffix}")
+
+
+def chunk_paths(path: Path) -> list[Path]:
+    """The existing output files of all chunks of `path`, and `path` itself, by name."""
+    return sorted([*path.parent.glob(path.name), *path.parent.glob(f"{path.stem}-*-of-*{path.suffix}")])

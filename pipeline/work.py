@@ -1,0 +1,183 @@
+"""Units of work, and the processes that share them.
+
+A step divides its work into units, each with a name, a check whether it is done, and a function that does it and writes its
+output atomically. Any number of processes, started here (`--num_workers`) or by running the same command several times, on
+one machine or on several that share a file system, do each unit once. A killed process loses the unit it was working on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.progress import progress
+
+Tick = Callable[[int], Any]
+"""Advances the progress bar by a number of its units."""
+
+POLL_SECONDS = 0.5
+"""Between two looks at the progress of other processes."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A part of a step that one process does at a time.
+
+    With several workers units are pickled: use bound methods and `functools.partial`, not closures.
+
+    Attributes:
+        name: names its lock file; unique in the step.
+        done: whether the output exists, as `path.exists`.
+        do: writes the output atomically; gets a `Tick` to report progress with.
+    """
+
+    name: str
+    done: Callable[[], bool]
+    do: Callable[[Tick], None]
+
+
+def run_units(
+    units: Sequence[Unit], locks: Path, *, num_workers: int = 1, total: int | None = None, desc: str, unit: str
+) -> None:
+    """Do every unit that is not done, sharing the units with other processes of the same step.
+
+    Returns when all units are done, whichever process did them. A unit is done under a lock of the operating system, which
+    disappears with its process; the unit of a killed process is taken over.
+
+    Args:
+        units: what to do.
+        locks: directory for the lock files.
+        num_workers: processes to use; 1 works in this process.
+        total: length of the progress bar, in what units report with `Tick`; None: one for each unit.
+        desc, unit: name of the bar, and what it counts.
+
+    Raises:
+        UserError: a unit raised it, or a worker process was killed.
+    """
+    units = [each for each in units if not each.done()]
+    if not units:
+        return
+    if total is None:
+        units, total = [Unit(each.name, each.done, _Counted(each.do)) for each in units], len(units)
+    locks.mkdir(parents=True, exist_ok=True)
+    with progress(total=total, desc=desc, unit=unit) as bar:
+        if num_workers == 1 or len(units) == 1:
+            _share(units, locks, bar.update)
+        else:
+            _run_processes(units, locks, min(num_workers, len(units)), bar)
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """A unit's function, which reports one unit when it ends."""
+
+    do: Callable[[Tick], None]
+
+    def __call__(self, tick: Tick) -> None:
+        self.do(lambda number: None)
+        tick(1)
+
+
+def _share(units: Sequence[Unit], locks: Path, tick: Tick, stopped: Callable[[], bool] = lambda: False) -> None:
+    """Do units until all are done, in this process or in another one."""
+    from filelock import FileLock, Timeout
+
+    waiting, timeout = list(units), 0.0
+    while waiting and not stopped():
+        busy = []
+        for position, each in enumerate(waiting):
+            if each.done() or stopped():
+                continue
+            try:
+                with FileLock(locks / f"{each.name}.lock", timeout=0 if position else timeout):
+                    if not each.done():
+                        each.do(tick)
+            except Timeout:
+                busy.append(each)
+        waiting, timeout = busy, POLL_SECONDS
+
+
+def _run_processes(units: Sequence[Unit], locks: Path, number: int, bar: Any) -> None:
+    context = multiprocessing.get_context("spawn")  # a fork after polars or pyarrow have started threads can deadlock
+    count, stop, errors = context.Value("q", 0), context.Event(), context.SimpleQueue()
+    workers = [context.Process(target=_worker, args=(units, locks, count, stop, errors), daemon=True) for _ in range(number)]
+    try:
+        with _threads_of_workers(number):
+            for worker in workers:
+                worker.start()
+        while running := [worker.sentinel for worker in workers if worker.is_alive()]:
+            wait(running, POLL_SECONDS)
+            bar.update(count.value - bar.n)
+            if any(worker.exitcode for worker in workers):
+                stop.set()
+    finally:
+        stop.set()
+        for worker in workers:
+            if worker.is_alive():
+                worker.terminate()  # outputs are atomic: what is not finished is done again
+                worker.join()
+    bar.update(count.value - bar.n)
+    if not errors.empty():
+        error, trace = errors.get()
+        if isinstance(error, UserError):
+            raise error
+        raise RuntimeError(f"a worker process failed:\n{trace}") from error
+    if any(worker.exitcode for worker in workers):
+        raise UserError(
+            "--num_workers: expected every process to finish, got one that was killed (out of memory?). Run the same command "
+            "again with fewer processes."
+        )
+
+
+@contextlib.contextmanager
+def _threads_of_workers(number: int) -> Iterator[None]:
+    """Processes started in this block share the processors: polars would start a thread for each in every process."""
+    name = "POLARS_MAX_THREADS"
+    before = os.environ.get(name)
+    os.environ.setdefault(name, str(max(1, (os.cpu_count() or 1) // number)))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+
+
+def _worker(units: Sequence[Unit], locks: Path, count: Any, stop: Any, errors: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which stops its workers
+
+    def tick(number: int) -> None:
+        with count.get_lock():
+            count.value += number
+
+    try:
+        _share(units, locks, tick, stop.is_set)
+    except BaseException as error:  # noqa: BLE001  reported by the parent
+        errors.put((error if isinstance(error, UserError) else None, traceback.format_exc()))
+        raise SystemExit(1) from None
+
+
+# --- the two older interfaces, until every command uses `run_units`
+
+
+def share_work(units, done, do, locks, name=str) -> None:
+    """Do units given as values."""
+    locks.mkdir(parents=True, exist_ok=True)
+    _share([Unit(name(u), lambda u=u: done(u), lambda tick, u=u: do(u)) for u in units if not done(u)], locks, lambda n: None)
+
+
+def in_processes(number, work, job, total, desc, unit) -> None:
+    """Run `work(job, tick)` in several processes."""
+    with progress(total=total, desc=desc, unit=unit) as bar:
+        if number == 1:
+            work(job, bar.update)
+        else:
+            raise UserError("--num_workers: not converted yet")
