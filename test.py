@@ -63,8 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                         "or choose another --output_path")  # fmt: skip
     args.output_path.mkdir(parents=True, exist_ok=True)
 
-    from evaluation.model_record import warnings_for
-    from evaluation.score import print_table, score_dir
+    from evaluation.score import print_result, score_dir
+    from evaluation.training_info import training_warnings
     from inference.generation import identity, length, read_keys
     from inference.prompts import instructions_sha256
     from inference.replicas import run_replicas
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"{args.dataset_name}: wanted rows to answer, found none")
     wording = instructions_sha256(datasets[0].instructions)
     patients = {str(row["subject_id"]) for dataset, index in samples if "subject_id" in (row := dataset.row(index))}
-    for warning in warnings_for(args.model_name_or_path, wording, args.instructions is not None, patients):
+    for warning in training_warnings(args.model_name_or_path, wording, args.instructions is not None, patients):
         print(f"warning: {warning}", file=sys.stderr)
     failures: Counter[str] = Counter()
     if args.data_parallel_size > 1:
@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "instructions_sha256": wording,
         "trajectories": None if datasets[0].rendered else datasets[0].trajectories.digest,
     }
-    print_table(score_dir(args.output_path, resamples=args.resamples, seed=args.seed, expected=len(samples), extra=about))
+    print_result(score_dir(args.output_path, resamples=args.resamples, seed=args.seed, expected=len(samples), extra=about))
     summary.print(f"{done} → {args.output_path}/result.json")
     return 0
 

@@ -431,7 +431,7 @@ def _interval(ci: Sequence[float] | None) -> str:
     return "–" if ci is None else f"[{ci[0]:.4f}, {ci[1]:.4f}]"
 
 
-def print_table(result: Mapping[str, Any]) -> None:
+def print_result(result: Mapping[str, Any]) -> None:
     """Print `table`."""
     print(table(result), flush=True)
 
@@ -445,7 +445,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.resamples < 1:
         raise UserError(f"--resamples {args.resamples}: wanted 1 or more")
     result = score_dir(args.dir, args.resamples, args.seed)
-    print_table(result)
+    print_result(result)
     return 1 if result["missing"] else 0
 
 

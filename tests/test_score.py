@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evaluation.score import Sample, main_metric, main_statistic, print_table, read_samples, score_dir, table
+from evaluation.score import Sample, main_metric, main_statistic, print_result, read_samples, score_dir, table
 from mimiciv_dataset.tasks import TASKS
 from pipeline.errors import UserError
 
@@ -115,7 +115,7 @@ def test_one_label_has_no_auroc(tmp_path: Path, capsys: pytest.CaptureFixture[st
     found = result["tasks"]["ICU_Stay_7day"]
     assert found["auroc"] is found["auroc_ci"] is None and found["accuracy"] == 1
     assert result["macro"]["paper"]["risk_auroc"] is None and "ICU_Stay_7day" in result["macro"]["paper"]["missing"]
-    print_table(result)
+    print_result(result)
     assert "ICU_Stay_7day" in capsys.readouterr().out
 
 

@@ -172,7 +172,7 @@ def test_the_published_command_under_zero3(synthetic_root: Path, model: Path, da
     same = ["test.py", "--root_dir", synthetic_root, "--model_name_or_path", output, "--dataset_name", data, "--limit", 8,
             "--max_new_tokens", 4, "--max_seq_len", 600]  # fmt: skip
     said = command(*same, "--output_path", tmp_path / "transformers").stderr
-    assert "patients of this evaluation were trained on" in said
+    assert "patients of this evaluation are in its training data" in said
     if find_spec("vllm"):
         command(*same, "--output_path", tmp_path / "vllm", "--use_vllm")
         ours, theirs = answers(tmp_path / "transformers"), answers(tmp_path / "vllm")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evaluation.model_record import PATIENTS, SETTINGS, patient_hash
+from evaluation.training_info import PATIENTS_FILE, TRAINING_FILE, patient_hash
 from mimiciv_dataset.patients import DATA_USE
 from pipeline.errors import UserError
 from pipeline.files import atomic_path, read_json, write_json
@@ -42,7 +42,7 @@ def begin(folder: Path, settings: Mapping[str, Any], patients: Iterable[str]) ->
     Raises:
         UserError: the folder holds a run with other settings.
     """
-    path = folder / SETTINGS
+    path = folder / TRAINING_FILE
     checkpoint = last_checkpoint(folder)
     if checkpoint is not None:
         before = read_json(path) if path.exists() else {}
@@ -52,7 +52,7 @@ def begin(folder: Path, settings: Mapping[str, Any], patients: Iterable[str]) ->
             raise UserError(f"{folder}: wanted checkpoints of this run, found those of another: {said}. Choose another "
                             "--output_dir, or remove its checkpoints to begin anew")  # fmt: skip
     write_json(path, {**settings, "git": git_revision(), "data_use": DATA_USE})
-    with atomic_path(folder / PATIENTS) as temporary:
+    with atomic_path(folder / PATIENTS_FILE) as temporary:
         temporary.write_text("".join(f"{one}\n" for one in sorted(map(patient_hash, patients))), encoding="utf-8")
     return checkpoint
 

@@ -1,0 +1,54 @@
+"""What a model's directory records of its training, and the warnings this gives for an evaluation of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from pipeline.files import read_json, sha256
+
+TRAINING_FILE = "ehr_training.json"
+"""File in a model's directory: data, stage and hashes of its training, written by sft.py and grpo.py."""
+
+PATIENTS_FILE = "train_patients.sha256"
+"""File in a model's directory: `patient_hash` of each training patient, one per line."""
+
+
+def patient_hash(subject_id: str) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of a subject_id."""
+    return sha256(str(subject_id))[:16]
+
+
+def training_warnings(model: str, instructions_sha256: str, custom_instructions: bool, patients: Iterable[str]) -> list[str]:
+    """Reasons why the scores of an evaluation may be misleading: other instruction wording, patients seen in training.
+
+    Args:
+        model: local directory or Hub id.
+        instructions_sha256: hash of the instructions used in the evaluation.
+        custom_instructions: whether `--instructions` was given, so that the wording is the user's choice.
+        patients: subject_ids of the evaluation.
+    """
+    folder, warnings = Path(model), []
+    if (folder / TRAINING_FILE).exists():
+        trained_with = read_json(folder / TRAINING_FILE)["data"]["instructions_sha256"]
+        if trained_with != instructions_sha256:
+            warnings.append(
+                f"{model}: other instruction wording in training ({trained_with[:12]}, now {instructions_sha256[:12]}), "
+                "so its scores may suffer. Pass the wording of its training with --instructions."
+            )
+    elif "ehr-r1" in model.lower() and not custom_instructions:
+        warnings.append(
+            f"{model}: this looks like a released EHR-R1 checkpoint, which was trained with other instruction wording than "
+            "ours. Extract that wording from a released JSONL with scripts/extract_instructions.py and pass it with "
+            "--instructions."
+        )
+    if (folder / PATIENTS_FILE).exists():
+        trained_on = set((folder / PATIENTS_FILE).read_text(encoding="utf-8").split())
+        evaluated = {str(patient) for patient in patients}
+        overlap = sum(patient_hash(patient) in trained_on for patient in evaluated)
+        if overlap:
+            warnings.append(
+                f"{model}: {overlap:,} of the {len(evaluated):,} patients of this evaluation are in its training data, "
+                "scores overestimate its performance on new patients."
+            )
+    return warnings
