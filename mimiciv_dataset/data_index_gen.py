@@ -36,9 +36,9 @@ from mimiciv_dataset.index_files import (
     INDEX_COLUMNS,
     SAMPLE_COLUMNS,
     index_files,
-    labels,
     reading,
     scan,
+    target_labels,
     task_of_file,
 )
 from mimiciv_dataset.patients import DATA_USE, read_subject_ids
@@ -241,7 +241,7 @@ class Others:
         if args.out_data_index_dir:
             self.rows = self._read(args.out_data_index_dir, tasks, pl.col("task", "subject_id", "context_end"))
         if args.in_label_data_index_dir:
-            self.labels = self._read(args.in_label_data_index_dir, tasks, pl.col("task"), labels().alias("label"))
+            self.labels = self._read(args.in_label_data_index_dir, tasks, pl.col("task"), target_labels().alias("label"))
 
     def _read(self, path: Path, tasks: Collection[str], *columns: pl.Expr) -> pl.DataFrame:
         import polars as pl
@@ -294,7 +294,7 @@ def filter_rows(
     steps = {
         "distinct": lambda: distinct(task, rows),
         "admitted": lambda: rows.filter(admitted()) if task.inside else rows,
-        "answers": lambda: rows.filter(labels().list.len() < MAX_CHART_NAMES) if task.name == "chartevents" else rows,
+        "answers": lambda: rows.filter(target_labels().list.len() < MAX_CHART_NAMES) if task.name == "chartevents" else rows,
         "unseen": lambda: unseen(rows, others.rows) if others.rows is not None else rows,
         "labels": lambda: known_labels(task, rows, others.labels) if others.labels is not None else rows,
     }
@@ -368,7 +368,7 @@ def known_labels(task: Task, rows: pl.DataFrame, other: pl.DataFrame) -> pl.Data
     if task.kind == "generation":
         return rows
     allowed = other.filter(pl.col("task") == task.name)["label"]
-    exploded = rows.select(labels().alias("label")).with_row_index("row").explode("label")
+    exploded = rows.select(target_labels().alias("label")).with_row_index("row").explode("label")
     other_labels = exploded.filter(~pl.col("label").is_in(allowed.implode()))["row"]
     return rows.with_row_index("row").filter(~pl.col("row").is_in(other_labels.implode())).drop("row")
 

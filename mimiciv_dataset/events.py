@@ -224,7 +224,7 @@ _TABLES = (
 EVENTS: dict[str, EventType] = {event.name: event for event in _TABLES}
 """Every table we read, by name."""
 
-DICTIONARIES = {
+DICTIONARY_TABLES = {
     "hosp": ("d_hcpcs", "d_icd_diagnoses", "d_icd_procedures", "d_labitems"),
     "icu": ("d_items",),
     "note": ("radiology_detail", "discharge_detail"),

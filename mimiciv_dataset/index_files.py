@@ -44,13 +44,13 @@ REQUIRED = ("subject_id", "task", "event", "target")
 IDS = ("subject_id", "hadm_id")
 POSITIONS = ("context_begin", "context_end", "admissions_id", "last_discharge_id")
 
-MISSING = ("", "nan", "NaN", "None", "null")
+MISSING_CELLS = ("", "nan", "NaN", "None", "null")
 """How a missing value is spelt in the id and position columns of index files."""
 
 # The two spellings of a window: `context_*` in a task index, `period_*` in a sampled set and in the released files.
 _WINDOWS = (("context_begin", "context_end"), ("period_begin", "period_end"))
 
-HOW_TO_GET = "make it with mimiciv_dataset/task_sample_info_gen.py, or give a released index"
+HOW_TO_GET_INDEX = "make it with mimiciv_dataset/task_sample_info_gen.py, or give a released index"
 
 
 # --- single values
@@ -63,7 +63,7 @@ def clean_id(value: Any) -> str | None:
     ('28710730', '28710730', None, None, None)
     """
     text = "" if value is None else str(value).strip()
-    return None if text in MISSING else text.removesuffix(".0")
+    return None if text in MISSING_CELLS else text.removesuffix(".0")
 
 
 def clean_position(value: Any) -> int | None:
@@ -130,7 +130,7 @@ def read_header(path: Path) -> list[str]:
     except UnicodeDecodeError:
         raise UserError(f"{path}: wanted a CSV in UTF-8, found other bytes; unpack or convert it first") from None
     if not header:
-        raise UserError(f"{path}: wanted an index CSV, found an empty file; {HOW_TO_GET}")
+        raise UserError(f"{path}: wanted an index CSV, found an empty file; {HOW_TO_GET_INDEX}")
     twice = [name for name, count in Counter(header).items() if count > 1]
     if twice:
         raise UserError(f"{path}: wanted every column once, found {', '.join(twice)} more than once")
@@ -151,7 +151,7 @@ def window_columns(path: Path | str, columns: Sequence[str], required: Sequence[
     names = [next((name for name in pair if name in columns), None) for pair in zip(*_WINDOWS, strict=True)]
     missing += ["/".join(pair) for pair, name in zip(zip(*_WINDOWS, strict=True), names, strict=True) if name is None]
     if missing:
-        raise UserError(f"{path}: wanted columns {', '.join(missing)}, found {', '.join(columns)}; {HOW_TO_GET}")
+        raise UserError(f"{path}: wanted columns {', '.join(missing)}, found {', '.join(columns)}; {HOW_TO_GET_INDEX}")
     begin, end = names
     return begin, end
 
@@ -250,7 +250,7 @@ def read_rows(path: Path | str) -> Rows:
     import pyarrow as pa
     import pyarrow.csv as pc
 
-    path = require(path, "an index CSV or JSONL", HOW_TO_GET)
+    path = require(path, "an index CSV or JSONL", HOW_TO_GET_INDEX)
     if path.is_dir():
         raise UserError(f"{path}: wanted one index file, found a folder; name a file in it")
     if path.suffix in (".jsonl", ".json"):
@@ -271,7 +271,7 @@ def read_rows(path: Path | str) -> Rows:
         )
     except pa.ArrowInvalid as error:
         raise UserError(
-            f"{path}: wanted a CSV with columns {', '.join(columns)}, found {describe(error)}; {HOW_TO_GET}"
+            f"{path}: wanted a CSV with columns {', '.join(columns)}, found {describe(error)}; {HOW_TO_GET_INDEX}"
         ) from None
     return Rows(path, table, lines=False)
 
@@ -285,11 +285,11 @@ def index_files(path: Path | str) -> list[Path]:
     Raises:
         UserError: there is none.
     """
-    path = require(path, "a task index: a folder of CSVs, or one CSV", HOW_TO_GET)
+    path = require(path, "a task index: a folder of CSVs, or one CSV", HOW_TO_GET_INDEX)
     files = [path] if path.is_file() else sorted(file for file in path.glob("*.csv") if not file.name.startswith("."))
     files = [file for file in files if not file.name.endswith(".audit.csv")]
     if not files:
-        raise UserError(f"{path}: wanted a task index (CSV files), found none; {HOW_TO_GET}")
+        raise UserError(f"{path}: wanted a task index (CSV files), found none; {HOW_TO_GET_INDEX}")
     return files
 
 
@@ -307,15 +307,16 @@ def scan(path: Path) -> pl.LazyFrame:
     frame = frame.rename({begin: "context_begin", end: "context_end"})
     optional = [name for name in INDEX_COLUMNS if name not in (*columns, "context_begin", "context_end")]
     frame = frame.with_columns(pl.lit(None, pl.String).alias(name) for name in optional)
-    present = [pl.when(~pl.col(name).is_in(MISSING)).then(pl.col(name).str.strip_suffix(".0")) for name in IDS]
+    present = [pl.when(~pl.col(name).is_in(MISSING_CELLS)).then(pl.col(name).str.strip_suffix(".0")) for name in IDS]
     positions = [
-        pl.when(~pl.col(name).is_in(MISSING)).then(pl.col(name).str.strip_suffix(".0")).cast(pl.Int32) for name in POSITIONS
+        pl.when(~pl.col(name).is_in(MISSING_CELLS)).then(pl.col(name).str.strip_suffix(".0")).cast(pl.Int32)
+        for name in POSITIONS
     ]
     weight = pl.col("target_weight").cast(pl.Float64)
     return frame.with_columns(*present, *positions, weight).select(INDEX_COLUMNS)
 
 
-def labels() -> pl.Expr:
+def target_labels() -> pl.Expr:
     """The labels of a row's `target` as a list column: a single name is a list of one."""
     import polars as pl
 

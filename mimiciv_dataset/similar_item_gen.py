@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from mimiciv_dataset.candidates import HEADER, MAX_CANDIDATES
-from mimiciv_dataset.index_files import index_files, labels, reading, scan, task_of_file
+from mimiciv_dataset.index_files import index_files, reading, scan, target_labels, task_of_file
 from mimiciv_dataset.patients import read_subject_ids
 from mimiciv_dataset.tasks import TASKS
 from pipeline.cli import Parser, run
@@ -79,7 +79,7 @@ def read_answers(files: Sequence[Path], tasks: Sequence[str], subjects: Collecti
             continue  # --group patient: the file of a patient who does not count
         with reading(path):
             mine = pl.col("task").is_in(list(tasks)) & pl.col("subject_id").is_in(list(subjects))
-            frame = scan(path).filter(mine).select("task", label=labels()).explode("label").unique()
+            frame = scan(path).filter(mine).select("task", label=target_labels()).explode("label").unique()
             for task, label in frame.collect(engine="streaming").iter_rows():
                 if label is not None:
                     answers[task].add(label)

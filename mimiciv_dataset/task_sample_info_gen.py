@@ -22,7 +22,7 @@ from typing import Any
 from mimiciv_dataset.audit import FLAGS
 from mimiciv_dataset.events import EVENTS
 from mimiciv_dataset.index_files import INDEX_COLUMNS
-from mimiciv_dataset.lookups import HOW_TO_GET, Lookups
+from mimiciv_dataset.lookups import HOW_TO_GET_DICTIONARIES, Lookups
 from mimiciv_dataset.patients import DATA_USE, read_subject_ids
 from mimiciv_dataset.samples import Sample, find_samples, label_list, target_weight
 from mimiciv_dataset.tasks import TASKS, Task, task_table
@@ -144,7 +144,7 @@ def warn_of_empty_tasks(tasks: Sequence[Task], lookups: Lookups) -> None:
             and all((look := EVENTS[task.event].lookup(key)) and look.source == name for key in task.target)
         ]
         if empty:
-            print(f"warning: no {name}.csv in {lookups.folder}: no rows for {', '.join(empty)}; {HOW_TO_GET}")
+            print(f"warning: no {name}.csv in {lookups.folder}: no rows for {', '.join(empty)}; {HOW_TO_GET_DICTIONARIES}")
 
 
 def resume_or_begin(output: Path, work: Path, options: dict[str, Any]) -> None:

@@ -41,7 +41,7 @@ GROUP_FILES = 500
 OPEN_FILES = 32
 """Shards a reader keeps open."""
 
-MISSING_TEXTS = (None, "", "nan", "NaN", "None", "NaT", "<NA>")
+_MISSING_VALUES = (None, "", "nan", "NaN", "None", "NaT", "<NA>")
 
 
 def write_shard(events: pa.Table, path: Path, metadata: dict[str, str]) -> None:
@@ -261,7 +261,7 @@ def _event(file_name: str, starttime: Any, endtime: Any, hadm_id: Any, items: An
     """An event of a released file, whose columns may hold timestamps, floats or spelt-out missing values."""
 
     def text(value: Any) -> str | None:
-        return None if value in MISSING_TEXTS or value != value else str(value)[:19]
+        return None if value in _MISSING_VALUES or value != value else str(value)[:19]
 
     hadm = text(hadm_id)
     return Event(

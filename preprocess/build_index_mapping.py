@@ -29,7 +29,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from mimiciv_dataset.events import DICTIONARIES, EVENTS, MISSING_TEXTS
+from mimiciv_dataset.events import DICTIONARY_TABLES, EVENTS, MISSING_TEXTS
 from mimiciv_dataset.lookups import ndc_key
 from mimiciv_dataset.tasks import TASKS
 from pipeline.cli import Parser, run
@@ -115,7 +115,7 @@ def copy_dictionaries(mimic_dir: Path, output: Path) -> int:
     """
     require(mimic_dir, "raw MIMIC-IV (hosp/, icu/, note/)", "download it from PhysioNet, or run synthetic_mimic.py")
     found = 0
-    for module, names in DICTIONARIES.items():
+    for module, names in DICTIONARY_TABLES.items():
         for name in names:
             if (source := find(mimic_dir / module, name)) is not None:
                 copy(source, output / module / source.name)
@@ -415,7 +415,7 @@ def empty_tasks(name: str) -> list[str]:
 
 def say_what_is_missing(output: Path) -> None:
     """One line for every dictionary or map that is not there, with the tasks that will be empty."""
-    modules = {name: module for module, names in DICTIONARIES.items() for name in names} | dict.fromkeys(MAPS, "hosp")
+    modules = {name: module for module, names in DICTIONARY_TABLES.items() for name in names} | dict.fromkeys(MAPS, "hosp")
     for name, module in modules.items():
         tasks = empty_tasks(name)
         if find(output / module, name) is None and tasks:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import command
 
-from mimiciv_dataset.events import DICTIONARIES, EVENTS
+from mimiciv_dataset.events import DICTIONARY_TABLES, EVENTS
 from mimiciv_dataset.tasks import TASKS
 from mimiciv_dataset.trajectory import Trajectories
 from pipeline.errors import UserError
@@ -101,7 +101,7 @@ def test_all_tables_and_columns(root: Path) -> None:
         with gzip.open(root / f"mimiciv/{table.module}/{name}.csv.gz", "rt", encoding="utf-8") as file:
             assert file.readline().strip().split(",") == list(table.columns)
             assert file.readline()
-    for module, names in DICTIONARIES.items():
+    for module, names in DICTIONARY_TABLES.items():
         for name in names:
             assert len(rows(root / "mimiciv" / module, name)) > 4
 

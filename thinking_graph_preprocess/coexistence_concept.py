@@ -21,7 +21,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mimiciv_dataset.index_files import index_files, labels, reading, scan, task_of_file
+from mimiciv_dataset.index_files import index_files, reading, scan, target_labels, task_of_file
 from mimiciv_dataset.patients import read_subject_ids
 from mimiciv_dataset.tasks import Task
 from mimiciv_dataset.trajectory import Trajectories
@@ -158,7 +158,7 @@ def work(job: Job, tick: Tick) -> None:
 def batches(frame: pl.LazyFrame) -> Iterator[list[tuple]]:
     """(subject_id, context_begin, context_end, admissions_id, last_discharge_id, answers) of index rows, some at a time."""
     columns = ("subject_id", "context_begin", "context_end", "admissions_id", "last_discharge_id")
-    for batch in frame.select(*columns, labels()).collect_batches(chunk_size=SAMPLES):
+    for batch in frame.select(*columns, target_labels()).collect_batches(chunk_size=SAMPLES):
         yield batch.rows()
 
 

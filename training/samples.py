@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inference.prompts import NO_THINK, THINK, PromptBuilder, completion, completion_after, instructions_sha256, training_mode
-from mimiciv_dataset.index_files import MISSING, clean_id, clean_position, window_columns
+from mimiciv_dataset.index_files import MISSING_CELLS, clean_id, clean_position, window_columns
 from mimiciv_dataset.mimiciv import MIMICIV
 from pipeline.errors import UserError
 from pipeline.files import sha256
@@ -43,7 +43,7 @@ def chain_of(row: dict[str, Any]) -> str | None:
     ([None, None, None, None, ' so '], None)
     """
     chain = row.get("reasoning")
-    return chain if isinstance(chain, str) and chain.strip() not in MISSING else None
+    return chain if isinstance(chain, str) and chain.strip() not in MISSING_CELLS else None
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from inference.backends import load_tokenizer as load
-from mimiciv_dataset.index_files import HOW_TO_GET
+from mimiciv_dataset.index_files import HOW_TO_GET_INDEX
 from pipeline.errors import UserError
 from pipeline.files import require
 from training.arguments import DataArguments
@@ -27,7 +27,7 @@ def split_files(data: DataArguments) -> list[str]:
         raise UserError(f"--stage {data.stage}: wanted {DOMAIN} or {REASONING}")
     if not data.dataset_name:
         raise UserError("wanted --dataset_name, an index CSV or JSONL to train on, found none")
-    return [str(require(name, "an index CSV or JSONL", HOW_TO_GET)) for name in data.dataset_name.split(",")]
+    return [str(require(name, "an index CSV or JSONL", HOW_TO_GET_INDEX)) for name in data.dataset_name.split(",")]
 
 
 def load_tokenizer(model_args: ModelConfig, eos_token: str | None) -> PreTrainedTokenizerBase:
