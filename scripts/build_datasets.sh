@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the released layout (ehr_ins/, ehr_bench/) from your own task index.
+# Samples the training and benchmark sets of the release (ehr_ins/, ehr_bench/) from your own task index.
 set -euo pipefail
 
 usage() {
@@ -7,44 +7,44 @@ usage() {
 usage: build_datasets.sh [--root_dir DIR] [--scale F] [--seed N] [-- FLAGS...]
 
 Reads   DIR/task_index/all, DIR/patient_data/{train,test}.csv
-Writes  DIR/ehr_bench/ehr_bench_decision_making.csv   500 rows a task, test patients
-        DIR/ehr_bench/ehr_bench_risk_prediction.csv   500 rows a task, as many yes as no
-        DIR/ehr_ins/ehr_ins.csv                       the caps of ehr_ins.json, training patients
-        DIR/ehr_ins/ehr_ins_reasoning.csv             0.2 × the caps, decision tasks, rare answers more often
-        DIR/ehr_ins/ehr_ins_rl.csv                    0.05 × the caps, as many yes as no, none of the reasoning rows
+Writes  DIR/ehr_bench/ehr_bench_decision_making.csv   500 rows per task, test patients
+        DIR/ehr_bench/ehr_bench_risk_prediction.csv   500 rows per task, as many yes as no
+        DIR/ehr_ins/ehr_ins.csv                       up to the counts of ehr_ins.json, training patients
+        DIR/ehr_ins/ehr_ins_reasoning.csv             0.2 × the counts, decision tasks, weighted towards rare answers
+        DIR/ehr_ins/ehr_ins_rl.csv                    0.05 × the counts, as many yes as no, disjoint from the reasoning rows
 
---root_dir  data folder (./datas)
+--root_dir  data directory (./datas)
 --scale F   multiplies every count, 0 < F ≤ 1 (1)
 --seed N    seed of the draws (42)
-FLAGS       go to every data_index_gen.py, such as --min_window 5 or --exclude_audit outcome_in_window
+FLAGS       are passed to every data_index_gen.py, such as --min_window 5 or --exclude_audit outcome_in_window
 TEXT
 }
 
-fail() { echo "build_datasets.sh: $*" >&2; exit 2; }
+fail() { echo "error: $*" >&2; exit 2; }
 
 root=./datas scale=1 seed=42 more=()
 while [ $# -gt 0 ]; do
   case $1 in
     -h|--help) usage; exit 0 ;;
     --root_dir|--scale|--seed)
-      [ $# -gt 1 ] || fail "$1: wanted a value after it"
+      [ $# -gt 1 ] || fail "$1: expected a value, got none."
       case $1 in --root_dir) root=$2 ;; --scale) scale=$2 ;; --seed) seed=$2 ;; esac
       shift 2 ;;
     --root_dir=*) root=${1#*=}; shift ;;
     --scale=*) scale=${1#*=}; shift ;;
     --seed=*) seed=${1#*=}; shift ;;
     --) shift; more=("$@"); break ;;
-    *) fail "unknown argument $1; see --help" ;;
+    *) fail "unknown argument $1. See --help." ;;
   esac
 done
 awk -v f="$scale" 'BEGIN { exit !(f ~ /^[0-9]*\.?[0-9]+([eE]-?[0-9]+)?$/ && f > 0 && f <= 1) }' \
-  || fail "--scale $scale: wanted a number with 0 < F ≤ 1"
+  || fail "--scale $scale: expected a number with 0 < F ≤ 1."
 
 code=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 configs="$code/scripts/data_configs"
 if [ -x "$code/.venv/bin/python" ]; then python="$code/.venv/bin/python"; else python=python; fi
 for path in "$root/task_index/all" "$root/patient_data/train.csv" "$root/patient_data/test.csv"; do
-  [ -e "$path" ] || fail "$path: not there; make it with preprocess/split_patients.py and mimiciv_dataset/task_sample_info_gen.py"
+  [ -e "$path" ] || fail "$path: no such file or directory. Make it with preprocess/split_patients.py and mimiciv_dataset/task_sample_info_gen.py."
 done
 
 times() { awk -v a="$1" -v b="$2" 'BEGIN { printf "%.10g", a * b }'; }
@@ -54,7 +54,7 @@ sample() {
   local split=$1 config=$2 share output=$4
   share=$(times "$3" "$scale")
   shift 4
-  # A share of 1 is no fraction to data_index_gen.py but the number of rows: then the config's counts stand.
+  # data_index_gen.py reads 1 as a number of rows, not as a share: leave the flag out to keep the counts of the config.
   if [ "$share" != 1 ]; then set -- --force_task_num "$share" "$@"; fi
   echo; echo "== $output"
   "$python" "$code/mimiciv_dataset/data_index_gen.py" --root_dir "$root" --data_index_dir "$root/task_index/all" \

@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
-# The whole road on data made on the spot: environment, synthetic MIMIC-IV, trajectories, index, benchmark, three stages of
-# training on a tiny model, evaluation before and after, baselines, the report. Each step says what it made. Safe to run
-# again: finished steps are skipped or quick.
-#   --root_dir DIR     where everything goes (./datas/quickstart)
-#   --mimic_dir DIR    your own MIMIC-IV (hosp/, icu/, ed/, note/) in place of the synthetic one
-#   --maps_from DIR    ready CCS and ATC maps for it (docs/data.md)
-#   --patients N       synthetic patients (200)
-#   --synthesis_url URL --synthesis_model NAME    a server of your own that writes the reasoning chains (else a template does)
+# Runs the end-to-end pipeline on synthetic data: environment, synthetic MIMIC-IV, trajectories, task index, benchmark,
+# three training stages of a tiny model, evaluation before and after training, baselines, report. Run it again to resume.
+#   --root_dir DIR     output directory (./datas/quickstart)
+#   --mimic_dir DIR    your own MIMIC-IV (hosp/, icu/, ed/, note/) instead of synthetic data
+#   --maps_from DIR    existing CCS and ATC maps for it (docs/data.md)
+#   --patients N       number of synthetic patients (200)
+#   --synthesis_url URL --synthesis_model NAME    your own server, which writes the reasoning chains (otherwise a template)
 set -euo pipefail
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
@@ -19,8 +18,8 @@ while [ $# -gt 0 ]; do
     --patients) patients=$2; shift 2 ;;
     --synthesis_url) url=$2; shift 2 ;;
     --synthesis_model) chain_model=$2; shift 2 ;;
-    -h|--help) sed -n '2,9p' "${BASH_SOURCE[0]}" | sed 's/^# \{0,1\}//'; exit 0 ;;
-    *) echo "quickstart.sh: unknown flag $1 (--help lists them)" >&2; exit 2 ;;
+    -h|--help) sed -n '2,8p' "${BASH_SOURCE[0]}" | sed 's/^# \{0,1\}//'; exit 0 ;;
+    *) echo "error: unknown flag $1. See --help." >&2; exit 2 ;;
   esac
 done
 
@@ -31,12 +30,12 @@ look() { printf '      look: %s\n' "$1"; }
 step "Environment (.venv)"
 bash "$repo/scripts/setup_env.sh"
 python="$repo/.venv/bin/python"
-export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-0}  # one GPU if any
+export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-0}  # at most one GPU
 mkdir -p "$root"
 root=$(cd "$root" && pwd)
 
 if [ -z "$mimic" ]; then
-  step "Synthetic MIMIC-IV: $patients patients, every table, structure to learn from"
+  step "Synthetic MIMIC-IV: $patients patients, all tables"
   mimic="$root/mimiciv"
   if [ ! -d "$mimic" ]; then
     "$python" "$repo/preprocess/synthetic_mimic.py" --root_dir "$root" --patients "$patients"
@@ -47,24 +46,24 @@ else
   mimic=$(cd "$mimic" && pwd)
 fi
 
-step "Trajectories: one time-ordered list of events a patient"
+step "Trajectories: the time-ordered events of each patient"
 "$python" "$repo/preprocess/merge_patient.py" --root_dir "$root" --mimic_dir "$mimic"
 "$python" "$repo/preprocess/rank.py" --root_dir "$root"
 "$python" "$repo/preprocess/combination.py" --root_dir "$root"
 look "cat $root/patients_ehr/provenance.json"
 
-step "Patient split, dictionaries and code maps"
+step "Train/test split, dictionaries and code maps"
 "$python" "$repo/preprocess/split_patients.py" --root_dir "$root" --ehr_dir "$root/patients_ehr" --test_ratio 0.3
 "$python" "$repo/preprocess/build_index_mapping.py" --root_dir "$root" --mimic_dir "$mimic" ${maps:+--maps_from "$maps"}
 
-step "Task index: every sample of all 46 tasks, with labels and leak audit"
+step "Task index: all samples of 46 tasks, with labels and leakage audit"
 "$python" "$repo/mimiciv_dataset/task_sample_info_gen.py" --root_dir "$root"
 look "head -3 $root/task_index/all/ED_Hospitalization.csv"
 
-step "Candidate answers, from the training patients"
+step "Candidate answers from the training patients"
 "$python" "$repo/mimiciv_dataset/similar_item_gen.py" --root_dir "$root"
 
-step "A benchmark sampled from the test patients"
+step "Benchmark, sampled from the test patients"
 bench="$root/ehr_bench"
 for kind in decision_making risk_prediction; do
   balance=""; [ "$kind" = risk_prediction ] && balance=--balance_force
@@ -74,7 +73,7 @@ for kind in decision_making risk_prediction; do
 done
 "$python" "$repo/mimiciv_dataset/validate_index.py" --root_dir "$root" "$bench/decision_making.csv" "$bench/risk_prediction.csv"
 
-step "A training set from the training patients"
+step "Training set, sampled from the training patients"
 ins="$root/ehr_ins"
 for kind in decision_making risk_prediction; do
   "$python" "$repo/mimiciv_dataset/data_index_gen.py" --root_dir "$root" --data_index_dir "$root/task_index/all" \
@@ -83,7 +82,7 @@ for kind in decision_making risk_prediction; do
 done
 look "head -3 $ins/decision_making.csv"
 
-step "Thinking graph: what occurs together, and paths between history and answers in a graph of free vocabularies"
+step "Thinking graph: co-occurring concepts, and paths between history and answers in a graph of free vocabularies"
 tg="$repo/thinking_graph_preprocess" evidence="$root/evidence_datas"
 if [ ! -f "$evidence/evidence/decision_making.csv" ]; then
   "$python" "$repo/mimiciv_dataset/task_sample_info_gen.py" --root_dir "$root" --output_path "$root/task_index/patient" --group patient
@@ -94,18 +93,18 @@ if [ ! -f "$evidence/evidence/decision_making.csv" ]; then
 fi
 look "$python $tg/umls_graph.py --graph $evidence/graph Glucose Sodium"
 if [ -n "$url" ]; then
-  step "Reasoning chains by $chain_model at $url, and what the filter keeps of them"
+  step "Reasoning chains by $chain_model at $url, filtered"
   "$python" "$tg/reasoning_generation.py" --root_dir "$root" --model "$chain_model" --base_url "$url"
   "$python" "$tg/filter_reasoning.py" --root_dir "$root"
   chains="$evidence/kept/reasoning.csv"
 else
-  step "Reasoning chains of a template, as no server is given (--synthesis_url)"
+  step "Reasoning chains from a template (--synthesis_url uses a language model instead)"
   chains="$ins/reasoning.csv"
   "$python" "$repo/scripts/make_template_reasoning.py" "$ins/decision_making.csv" --root_dir "$root" --output_path "$chains"
 fi
 look "head -30 $chains"
 
-step "A tiny model of Qwen3's shape (untrained), and its answers"
+step "A tiny untrained model with the architecture of Qwen3, and its answers"
 tiny="$root/models/tiny"
 if [ ! -d "$tiny" ]; then
   "$python" "$repo/scripts/make_tiny_model.py" --root_dir "$root" --output_path "$tiny" \
@@ -117,8 +116,8 @@ evaluate() {  # MODEL NAME FLAGS
 }
 evaluate "$tiny" untrained
 
-step "Training: stage 1 on answers, stage 2 on chains, stage 3 by reinforcement (a minute or two; steps, not epochs)"
-stage() {  # SCRIPT OUTPUT FLAGS; small enough for a laptop: drop --max_steps, and see scripts/recipes/ for real ones
+step "Training: stage 1 on answers, stage 2 on chains, stage 3 with GRPO (a few steps each, one or two minutes)"
+stage() {  # SCRIPT OUTPUT FLAGS; small enough for a laptop. See scripts/recipes/ for real settings
   (cd "$repo" && "$python" "$1" --root_dir "$root" --output_dir "$root/models/$2" --bf16 False --report_to none \
     --gradient_checkpointing False --save_strategy no --logging_steps 10 --warmup_steps 0.1 "${@:3}" > "$root/models/$2.log" 2>&1) \
     || { tail -n 20 "$root/models/$2.log" >&2; exit 1; }
@@ -134,12 +133,12 @@ if [ ! -f "$root/models/stage3/config.json" ]; then
 fi
 look "less $root/models/stage1.log; cat $root/models/stage1/README.md"
 
-step "Evaluation of what was trained: answers, p(yes), F1 and AUROC with intervals"
+step "Evaluation of the trained models: answers, p(yes), F1 and AUROC with intervals"
 evaluate "$root/models/stage1" stage1
 evaluate "$root/models/stage3" stage3 --think_prompt --direct_answer
 look "head -1 $root/results/stage3/outputs.jsonl; cat $root/results/stage3/result.json"
 
-step "Baselines to judge it by, and the report: one page with figures, tables and intervals"
+step "Baselines and report: one page with figures, tables and intervals"
 report="$root/results/stage3/report.html"
 "$python" -m evaluation.baselines "$root/results/stage3"
 "$python" -m evaluation.report "$root/results/stage3" "$root/results/stage1" "$root/results/untrained" --markdown
@@ -147,11 +146,11 @@ look "open $report"
 
 cat <<END
 
-Done. The model above is tiny and trained for a minute on made-up chains: its scores say that the road works, nothing else.
-Now with your MIMIC-IV:
+Done. This model is tiny and was trained for a minute on made-up chains: its scores show that the pipeline works, no more.
+To run it on your MIMIC-IV:
 
   bash scripts/quickstart.sh --mimic_dir /path/to/mimiciv --root_dir ./datas
 
-or step by step, as the README shows. Everything made here is in $root
+or step by step, as in README.md. All outputs are in $root
 The report, for your browser: file://$report
 END

