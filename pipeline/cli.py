@@ -98,9 +98,14 @@ class Parser(argparse.ArgumentParser):
         action = self.add_argument(*flags, type=Path, help=f"{help} (ROOT_DIR/{default})")
         self._path_defaults[action.dest] = default
 
-    def add_num_workers(self) -> None:
-        """Add `--num_workers`, the processes that share the work units of a command (`pipeline.work.run_units`)."""
-        self.add_argument("--num_workers", type=at_least(1), default=1, metavar="N", help="processes that share the work (1)")
+    def add_num_workers(self, *aliases: str) -> None:
+        """Add `--num_workers`, the processes that share the work units of a command (`pipeline.work.run_units`).
+
+        Args:
+            aliases: older names of the flag.
+        """
+        text = "processes that share the work (1)" + "".join(f"; {alias} is the same flag" for alias in aliases)
+        self.add_argument("--num_workers", *aliases, type=at_least(1), default=1, metavar="N", help=text)
 
     def add_chunks(self) -> None:
         """Add `--chunk_num` and `--chunk_idx`, which split the work of a command between array jobs; see `Chunk`."""

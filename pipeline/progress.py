@@ -6,7 +6,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 T = TypeVar("T")
 
@@ -34,18 +34,18 @@ def progress(iterable: Iterable[T] | None = None, *, total: int | None = None, d
 def format_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """Rows as aligned text, at most `TABLE_WIDTH` columns wide: the last column is wrapped if need be.
 
-    Integers have thousands separators, None is an en dash; columns of numbers are aligned right.
+    Integers have thousands separators, None is an en dash; columns of numbers and percentages are aligned right.
 
-    >>> print(format_table(["task", "rows"], [["emar", 1200], ["omr", None]]))
-    task      rows
-    ------  ------
-    emar     1,200
-    omr          –
+    >>> print(format_table(["task", "rows", "used"], [["emar", 1200, "9.5%"], ["omr", None, "10.0%"]]))
+    task      rows    used
+    ------  ------  ------
+    emar     1,200    9.5%
+    omr          –   10.0%
     """
     from tabulate import tabulate
 
     rows = [list(row) for row in rows]
-    numeric = [all(value is None or isinstance(value, (int, float)) for value in column) for column in zip(*rows, strict=True)]
+    numeric = [all(map(_is_number, column)) for column in zip(*rows, strict=True)]
     numeric = numeric or [False] * len(headers)
     cells = [[_cell(value) for value in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
@@ -58,6 +58,10 @@ def format_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Print `format_table`."""
     print(format_table(headers, rows), flush=True)
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or isinstance(value, (int, float)) or str(value).removesuffix("%").replace(".", "", 1).isdecimal()
 
 
 def _cell(value: Any) -> str:
@@ -85,9 +89,9 @@ class Summary:
         self.command = command
         self.start = time.monotonic()
 
-    def print(self, text: str, count: int | None = None, unit: str = "records") -> None:
+    def print(self, text: str, count: int | None = None, unit: str = "records", file: TextIO | None = None) -> None:
         """Print `text` with the elapsed time and, if `count` is given, the rate in `unit` per second."""
         seconds = time.monotonic() - self.start
         rate = f", {count / max(seconds, 1e-9):,.0f} {unit}/s" if count else ""
         memory = f"peak memory {peak_memory_mib():,.0f} MiB"
-        print(f"{self.command}: {text}; {seconds:.1f} s{rate}, {memory}", flush=True)
+        print(f"{self.command}: {text}; {seconds:.1f} s{rate}, {memory}", file=file, flush=True)

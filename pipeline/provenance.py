@@ -82,15 +82,17 @@ class Provenance:
         Raises:
             UserError: the output was started from something else, or holds files without a record.
         """
-        record = read_record(self.path)
+        if used is None:
+            used = self.path.parent.exists() and any(not p.name.startswith(".") for p in self.path.parent.iterdir())
+        record = read_record(self.path)  # after that: another process may claim the output at the same time
         if record is not None:
             self._check(record, change)
+        elif used:
+            raise UserError(
+                f"{self.path}: expected the record of an output that {self.step} started, got files without a record. Remove "
+                f"them, or choose another {change}."
+            )
         else:
-            if used is None:
-                used = self.path.parent.exists() and any(not p.name.startswith(".") for p in self.path.parent.iterdir())
-            if used:
-                raise UserError(f"{self.path.parent}: expected an empty directory or one that {self.step} started, got other "
-                                f"files. Choose another {change}.")  # fmt: skip
             write_json(self.path, self.made_from | {"complete": False, "code": git_revision()})
 
     def complete(self, digest: str | None = None, **results: Any) -> None:
