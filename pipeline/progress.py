@@ -71,10 +71,10 @@ def _cell(value: Any) -> str:
 
 
 def peak_memory_mib() -> float:
-    """Peak resident memory of this process so far, in MiB."""
+    """Peak resident memory of the largest process of this command so far, in MiB."""
     import resource
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 

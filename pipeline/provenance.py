@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,27 +72,26 @@ class Provenance:
         record = read_record(self.path)
         return record is not None and bool(record.get("complete"))
 
-    def claim(self, change: str, used: bool | None = None) -> None:
+    def claim(self, change: str, used: bool | None = None, unread: Collection[str] = ()) -> None:
         """Write the record of an output that is about to be made; do nothing if it was started from the same before.
 
         Args:
             change: the flag that chooses another output, for the error message.
             used: whether files of the output exist; None: whether a directory's has any, hidden ones aside.
+            unread: inputs that nothing was made from yet, so that they may have changed since the output was started.
 
         Raises:
             UserError: the output was started from something else, or holds files without a record.
         """
-        if used is None:
-            used = self.path.parent.exists() and any(not p.name.startswith(".") for p in self.path.parent.iterdir())
-        record = read_record(self.path)  # after that: another process may claim the output at the same time
-        if record is not None:
-            self._check(record, change)
-        elif used:
+        require_unused(self.path, self.step, change, used)
+        record = read_record(self.path)
+        different = [] if record is None else differences(record, self.made_from)
+        if stale := [name for name in different if name not in unread]:
             raise UserError(
-                f"{self.path}: expected the record of an output that {self.step} started, got files without a record. Remove "
-                f"them, or choose another {change}."
+                f"{self.path}: expected the same {', '.join(stale)} as when {self.step} started this output, got others. "
+                f"Remove the output to start afresh, or choose another {change}."
             )
-        else:
+        if record is None or different:
             write_json(self.path, self.made_from | {"complete": False, "code": git_revision()})
 
     def complete(self, digest: str | None = None, **results: Any) -> None:
@@ -105,13 +104,25 @@ class Provenance:
         digest = digest or sha256(json.dumps(self.made_from, sort_keys=True))
         write_json(self.path, self.made_from | {"complete": True, "digest": digest, "code": git_revision()} | results)
 
-    def _check(self, record: Mapping[str, Any], change: str) -> None:
-        different = differences(record, self.made_from)
-        if different:
-            raise UserError(
-                f"{self.path}: expected the same {', '.join(different)} as when {self.step} started this output, got others. "
-                f"Remove the output to start afresh, or choose another {change}."
-            )
+
+def require_unused(path: Path, step: str, change: str, used: bool | None = None) -> None:
+    """Refuse to write to a directory that holds files of unknown origin.
+
+    Args:
+        path: the record of the output that is about to be made.
+        step, change: name of the step, and the flag that chooses another output, for the error message.
+        used: as in `Provenance.claim`.
+
+    Raises:
+        UserError: there are files but no record.
+    """
+    if used is None:
+        used = path.parent.exists() and any(not file.name.startswith(".") for file in path.parent.iterdir())
+    if used and not path.exists():  # in this order: another process may claim the output at the same time
+        raise UserError(
+            f"{path}: expected the record of an output that {step} started, got files without a record. Remove them, or "
+            f"choose another {change}."
+        )
 
 
 def differences(record: Mapping[str, Any], made_from: Mapping[str, Any]) -> list[str]:

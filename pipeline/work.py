@@ -11,6 +11,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -108,24 +109,29 @@ def _share(units: Sequence[Unit], locks: Path, tick: Tick, stopped: Callable[[],
 
 def _run_processes(units: Sequence[Unit], locks: Path, number: int, bar: Any) -> None:
     context = multiprocessing.get_context("spawn")  # a fork after polars or pyarrow have started threads can deadlock
-    count, stop, errors = context.Value("q", 0), context.Event(), context.SimpleQueue()
-    workers = [context.Process(target=_worker, args=(units, locks, count, stop, errors), daemon=True) for _ in range(number)]
+    # Shared memory without locks: a worker that is killed while it holds one would block the others.
+    counts, stop, errors = context.RawArray("q", number), context.RawValue("b", 0), context.SimpleQueue()
+    workers = [
+        context.Process(target=_worker, args=(units, locks, counts, index, stop, errors), daemon=True)
+        for index in range(number)
+    ]
     try:
-        with _threads_of_workers(number):
+        with _environment_of_workers(number):
             for worker in workers:
                 worker.start()
         while running := [worker.sentinel for worker in workers if worker.is_alive()]:
             wait(running, POLL_SECONDS)
-            bar.update(count.value - bar.n)
+            bar.update(sum(counts) - bar.n)
             if any(worker.exitcode for worker in workers):
-                stop.set()
+                stop.value = 1
     finally:
-        stop.set()
         for worker in workers:
             if worker.is_alive():
-                worker.terminate()  # outputs are atomic: what is not finished is done again
+                worker.terminate()  # outputs are atomic: an unfinished unit is done again
+        for worker in workers:
+            if worker.pid is not None:
                 worker.join()
-    bar.update(count.value - bar.n)
+    bar.update(sum(counts) - bar.n)
     if not errors.empty():
         error, trace = errors.get()
         if isinstance(error, UserError):
@@ -139,30 +145,40 @@ def _run_processes(units: Sequence[Unit], locks: Path, number: int, bar: Any) ->
 
 
 @contextlib.contextmanager
-def _threads_of_workers(number: int) -> Iterator[None]:
-    """Processes started in this block share the processors: polars would start a thread for each in every process."""
+def _environment_of_workers(number: int) -> Iterator[None]:
+    """Processes started in this block share the processors, and leave Ctrl-C to this process, which stops them.
+
+    Otherwise polars would start a thread for each processor in every process.
+    """
     name = "POLARS_MAX_THREADS"
     before = os.environ.get(name)
     os.environ.setdefault(name, str(max(1, (os.cpu_count() or 1) // number)))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited, so that it holds while a worker starts
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if before is None:
             del os.environ[name]
 
 
-def _worker(units: Sequence[Unit], locks: Path, count: Any, stop: Any, errors: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which stops its workers
+def _worker(units: Sequence[Unit], locks: Path, counts: Any, index: int, stop: Any, errors: Any) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
     def tick(number: int) -> None:
-        with count.get_lock():
-            count.value += number
+        counts[index] += number
 
     try:
-        _share(units, locks, tick, stop.is_set)
+        _share(units, locks, tick, lambda: bool(stop.value))
     except BaseException as error:  # noqa: BLE001  reported by the parent
         errors.put((error if isinstance(error, UserError) else None, traceback.format_exc()))
         raise SystemExit(1) from None
+
+
+def _end_with_parent() -> None:
+    """End this process when the command that started it is killed."""
+    wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
 
 
 # --- the two older interfaces, until every command uses `run_units`

@@ -1,8 +1,8 @@
-"""Ordered records → trajectories of events. Step 3 of 3, after rank.py.
+"""Sorted records → trajectories of events. Step 3 of 3, after rank.py.
 
 Consecutive records of one table become one event. `--layout shards` (default) writes few files for fast random access,
-`--layout patient` one parquet file a patient, as the released dataset has it. Run it several times at once and the
-processes share the buckets. `provenance.json` beside the trajectories says what they were made from.
+`--layout patient` one parquet file per patient, as in the released dataset. `provenance.json` says what they were made from.
+The buckets are shared by --num_workers processes, and by further runs of the same command on other machines.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages 
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mimiciv_dataset.events import EVENTS, EventType
 from mimiciv_dataset.patients import DATA_USE
-from mimiciv_dataset.trajectory import COLUMNS, PROVENANCE, write_patient, write_shard, write_subjects
+from mimiciv_dataset.trajectory import COLUMNS, write_patient, write_shard, write_subjects
 from pipeline.cli import Parser, run
 from pipeline.files import atomic_path, read_json, write_json
-from pipeline.progress import Summary, progress
-from pipeline.provenance import git_revision
-from pipeline.work import share_work
-from preprocess.merge_patient import claim_folder
-from preprocess.rank import TABLE_NUMBERS, check_counts, read_manifest
+from pipeline.progress import Summary
+from pipeline.provenance import Provenance, folder_record, require_complete
+from pipeline.work import Tick, Unit, run_units
+from preprocess.rank import TABLE_NUMBERS, check_counts, passed_on
 
 if TYPE_CHECKING:
     import polars as pl
@@ -35,58 +35,49 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> None:
     cli = Parser(__doc__)
-    cli.add_path("--input_path", default="patients_sorted", help="folder that rank.py wrote")
-    cli.add_path("--output_path", default="patients_ehr", help="folder for the trajectories")
-    cli.add_argument("--layout", choices=tuple(LAYOUTS), default="shards", help="shards: few files; patient: one each")
+    cli.add_path("--input_path", default="patients_sorted", help="output of rank.py")
+    cli.add_path("--output_path", default="patients_ehr", help="directory for the trajectories")
+    cli.add_argument("--layout", choices=tuple(LAYOUTS), default="shards", help="few files, or one per patient (shards)")
+    cli.add_num_workers()
     args = cli.parse_args(argv)
     summary = Summary("combination")
-    manifest = read_manifest(args.input_path, "rank.py")
-    buckets = manifest["options"]["buckets"]
-    claim_folder(args.output_path, {"input": manifest["digest"], "layout": args.layout}, "--output_path")
-    write = LAYOUTS[args.layout]
-    columns = {name: record_columns(EVENTS[name], names) for name, names in manifest["columns"].items()}
+    ranked = require_complete(folder_record(args.input_path), "preprocess/rank.py")
+    settings = {"layout": args.layout, "buckets": ranked["settings"]["buckets"]}
+    provenance = Provenance(folder_record(args.output_path), "combination", {"patients_sorted": ranked["digest"]}, settings)
+    provenance.claim("--output_path")
 
-    def report(bucket: int) -> Path:
-        return args.output_path / ".buckets" / f"{bucket:05d}.json"
-
-    with progress(total=buckets, desc="combination", unit="bucket") as bar:
-
-        def combine(bucket: int) -> None:
-            path = args.input_path / f"bucket-{bucket:05d}.arrow"
-            counts, events, subjects, content = combine_bucket(path, columns if args.layout == "shards" else {})
-            write(events, subjects, args.output_path, bucket)
-            write_json(report(bucket), {"counts": counts, "subjects": subjects, "digest": f"{content:x}"})
-            bar.update()
-
-        share_work(range(buckets), lambda bucket: report(bucket).exists(), combine, args.output_path / ".locks")
-
-    reports = [read_json(report(bucket)) for bucket in range(buckets)]
-    total = check_counts(manifest["rows"], [entry["counts"] for entry in reports], "combination")
-    subjects = [(*subject, bucket) for bucket, entry in enumerate(reports) for subject in entry["subjects"]]
+    columns = {name: record_columns(EVENTS[name], names) for name, names in ranked["columns"].items()}
+    paths = [args.output_path / ".buckets" / f"{bucket:05d}.json" for bucket in range(settings["buckets"])]
+    units = [
+        Unit(path.stem, path.exists, partial(write_bucket, args.input_path, bucket, columns, args.layout, path))
+        for bucket, path in enumerate(paths)
+    ]
+    run_units(units, args.output_path / ".locks", num_workers=args.num_workers, desc="combination", unit="bucket")
+    reports = [read_json(path) for path in paths]
+    total = check_counts(ranked["rows"], [report["counts"] for report in reports], "combination")
+    subjects = [(subject, bucket, *rest) for bucket, report in enumerate(reports) for subject, *rest in report["subjects"]]
     if args.layout == "shards":
-        places = [(subject, shard, first, events) for subject, first, events, shard in subjects]
-        write_subjects(args.output_path, places, columns)
-    events = sum(events for _, _, events, _ in subjects)
-    content = sum(int(entry["digest"], 16) for entry in reports) % 2**128
-    write_json(
-        args.output_path / PROVENANCE,
-        {
-            "digest": f"{content:032x}",
-            "mimic_release": manifest["release"],
-            "patients": len(subjects),
-            "events": events,
-            "rows": manifest["rows"],
-            "sources": manifest["options"]["sources"],
-            "options": {"layout": args.layout, "buckets": buckets},
-            "code": git_revision(),
-            "data_use": DATA_USE,
-        },
+        write_subjects(args.output_path, subjects, columns)
+    events = sum(number for *_, number in subjects)
+    content = sum(int(report["digest"], 16) for report in reports) % 2**128
+    provenance.complete(
+        digest=f"{content:032x}", patients=len(subjects), events=events, **passed_on(ranked), data_use=DATA_USE
     )
     summary.print(f"{total:,} records → {events:,} events of {len(subjects):,} patients in {args.output_path}", total)
 
 
+def write_bucket(
+    folder: Path, bucket: int, columns: Mapping[str, Sequence[str]], layout: str, report: Path, tick: Tick
+) -> None:
+    """Write the trajectories of a sorted bucket beside the directory of `report`, and then the report."""
+    path = folder / f"bucket-{bucket:05d}.arrow"
+    counts, events, subjects, content = combine_bucket(path, columns if layout == "shards" else {})
+    LAYOUTS[layout](events, subjects, report.parent.parent, bucket)
+    write_json(report, {"counts": counts, "subjects": subjects, "digest": f"{content:x}"})
+
+
 def record_columns(event: EventType, columns: Sequence[str]) -> list[str]:
-    """The columns of a table's records: the file's own, and the `charttime` that rank.py gives some.
+    """The columns of the records of a table: those of the raw file, and `charttime` for tables that get it from rank.py.
 
     >>> record_columns(EVENTS["triage"], ["subject_id", "stay_id"])
     ['subject_id', 'stay_id', 'charttime']
@@ -95,17 +86,18 @@ def record_columns(event: EventType, columns: Sequence[str]) -> list[str]:
 
 
 def combine_bucket(
-    path: Path, columns: dict[str, list[str]]
+    path: Path, columns: Mapping[str, Sequence[str]]
 ) -> tuple[dict[str, int], pa.Table, list[tuple[int, int, int]], int]:
-    """Group an ordered bucket into events.
+    """Group the records of a sorted bucket into events.
 
     Args:
-        columns: columns of each table's records; their names are taken out of the records, whose objects become lists
-            of values. Empty: the records stay objects.
+        path: bucket that rank.py wrote.
+        columns: columns of the records of each table. With them, records become lists of values; if empty, records remain
+            JSON objects.
 
     Returns:
-        records per table; the events, `COLUMNS`; for each patient (subject_id, first event, number of events); and a
-        number that names the content, whatever the layout.
+        records per table; the events, with `COLUMNS`; (subject_id, first event, number of events) of each patient; and a
+        digest of the content, which does not depend on the layout.
     """
     import polars as pl
     import pyarrow as pa
@@ -133,7 +125,7 @@ def combine_bucket(
         ).alias("items")
     )["items"]
     del records
-    counts = dict(events.group_by("file_name").agg(pl.col("records").sum()).iter_rows())
+    counts = dict(events.group_by("file_name").agg(pl.col("records").sum()).sort("file_name").iter_rows())
     patients = events.with_row_index("row").group_by("subject_id", maintain_order=True)
     subjects = list(patients.agg(pl.col("row").first(), pl.len().alias("events")).iter_rows())
     table = events.select(COLUMNS[:-1]).to_arrow()
@@ -143,7 +135,7 @@ def combine_bucket(
 
 
 def in_parallel(values: pl.Series, expression: pl.Expr) -> pl.Series:
-    """An element-wise expression over a series, a slice a thread: polars runs one expression in one thread."""
+    """Evaluate an element-wise expression over slices of a series, because polars runs one expression in one thread."""
     import polars as pl
 
     size = max(1, -(-len(values) // pl.thread_pool_size()))
@@ -151,10 +143,10 @@ def in_parallel(values: pl.Series, expression: pl.Expr) -> pl.Series:
     return pl.concat(pl.collect_all(slices)).to_series() if slices else values
 
 
-def without_names(columns: dict[str, list[str]]) -> dict[str, str]:
-    """Replacements that turn a record's JSON object into a list of its values, without its `file_name`.
+def without_names(columns: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Replacements that turn the JSON object of a record into a list of its values, without `file_name`.
 
-    Inside a value a quotation mark is escaped, so these patterns match between values only.
+    Quotation marks inside a value are escaped, so that these patterns match between values only.
 
     >>> text = '{"a":"1","b":"{\\\\"a\\\\":2","file_name":"omr"}'
     >>> pl = __import__("polars")
@@ -170,7 +162,11 @@ def without_names(columns: dict[str, list[str]]) -> dict[str, str]:
 
 
 def join_runs(texts: pl.Series, lengths: Sequence[int]) -> pa.Array:
-    """Join consecutive texts, `lengths` at a time, without copying: the same bytes under fewer offsets.
+    """Join runs of consecutive texts without copying them: the same bytes with fewer offsets.
+
+    Args:
+        texts: the texts.
+        lengths: number of texts in each run.
 
     >>> import polars as pl
     >>> join_runs(pl.Series(["[a", ",b]", "[c]"]), [2, 1]).to_pylist()
@@ -183,15 +179,15 @@ def join_runs(texts: pl.Series, lengths: Sequence[int]) -> pa.Array:
     if not len(array):
         return pa.array([], pa.large_string())
     _, offsets, data = array.buffers()
-    every = np.frombuffer(offsets, np.int64)[array.offset : array.offset + len(array) + 1]
-    kept = every[np.concatenate([[0], np.cumsum(lengths)])]
+    starts = np.frombuffer(offsets, np.int64)[array.offset : array.offset + len(array) + 1]
+    kept = starts[np.concatenate([[0], np.cumsum(lengths)])]
     return pa.LargeStringArray.from_buffers(len(lengths), pa.py_buffer(kept.tobytes()), data)
 
 
 def digest(events: Sequence[tuple], subjects: Sequence[tuple[int, int, int]]) -> int:
-    """A number that names the trajectories' content: which events, when, of which admission, how many and long records.
+    """A digest of trajectories: the tables, times and admissions of their events, and the number and bytes of the records.
 
-    Patients' hashes are added, so that it depends neither on the layout nor on the number of buckets.
+    The digests of patients are added up, so that neither the layout nor the number of buckets matters.
     """
     total = 0
     for subject_id, start, count in subjects:
@@ -201,13 +197,13 @@ def digest(events: Sequence[tuple], subjects: Sequence[tuple[int, int, int]]) ->
 
 
 def write_shards(events: pa.Table, subjects: Sequence[tuple[int, int, int]], folder: Path, bucket: int) -> None:
-    """A bucket as one shard."""
+    """Write a bucket as one shard."""
     with atomic_path(folder / f"shard-{bucket:05d}.arrow") as temporary:
         write_shard(events, temporary, {"subjects": json.dumps([subject_id for subject_id, _, _ in subjects])})
 
 
 def write_patients(events: pa.Table, subjects: Sequence[tuple[int, int, int]], folder: Path, bucket: int) -> None:
-    """A bucket as one parquet file a patient."""
+    """Write a bucket as one parquet file per patient."""
     for subject_id, start, count in subjects:
         with atomic_path(folder / f"{subject_id}.parquet") as temporary:
             write_patient(events.slice(start, count), temporary)

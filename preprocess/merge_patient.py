@@ -1,8 +1,8 @@
-"""Raw MIMIC-IV tables → all-text files, patients hashed into buckets. Step 1 of 3; then rank.py, combination.py.
+"""Raw MIMIC-IV tables → all-text files with the patients hashed into buckets. Step 1 of 3, before rank.py.
 
-Each table is streamed once. Its rows are checked, missing values and FLOAT columns are normalised, and every patient's
-rows go to the bucket of its subject_id, so that the next steps need one bucket in memory, never a table.
-Run it several times at once, on one machine or many that share the folder, and the processes share the tables.
+Each table is streamed once: its rows are checked, missing values and FLOAT columns are normalised, and each row goes to
+the bucket of its subject_id. The next steps hold one bucket in memory at a time, never a whole table.
+The tables are shared by --num_workers processes, and by further runs of the same command on other machines.
 """
 
 from __future__ import annotations
@@ -12,26 +12,29 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
 
-import hashlib
-import json
 import re
 from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
-from pipeline.cli import Parser, run
-from pipeline.errors import UserError
+from pipeline.cli import Parser, at_least, run
 from pipeline.files import atomic_dir, read_json, write_json
-from pipeline.progress import Summary, progress
-from pipeline.work import share_work
+from pipeline.progress import Summary, print_table, progress
+from pipeline.provenance import FileDigests, Provenance, folder_record, read_record, require_unused
+from pipeline.work import Tick, Unit, run_units
 from preprocess.raw_tables import RawTable, find_tables, prepare, read_batches
 
+if TYPE_CHECKING:
+    import polars as pl
+
 BUCKET_BYTES = 128 << 20
-"""Raw text a bucket should hold; rank.py and combination.py need about twelve times that in memory."""
+"""Raw text per bucket; rank.py and combination.py need about twelve times that in memory."""
 
 PART_BYTES = 48 << 20
-"""Rows are collected to about this size before they are distributed over the buckets and written."""
+"""Rows are collected up to about this size before they are distributed over the buckets and written."""
 
 GZIP_RATIO = 10
-"""How much smaller MIMIC-IV's files are compressed, roughly; decides only the number of buckets."""
+"""Rough compression ratio of the files of MIMIC-IV; affects the number of buckets only."""
 
 RELEASES = {299_712: "2.2", 364_627: "3.0 or 3.1", 100: "demo 2.2"}
 """MIMIC-IV release by number of patients, from PhysioNet's release notes."""
@@ -40,57 +43,67 @@ RELEASES = {299_712: "2.2", 364_627: "3.0 or 3.1", 100: "demo 2.2"}
 def main(argv: Sequence[str] | None = None) -> None:
     cli = Parser(__doc__)
     cli.add_path("--mimic_dir", default="mimiciv", help="raw MIMIC-IV with hosp/, icu/, ed/, note/")
-    cli.add_path("--output_path", default="patients", help="folder for the bucketed tables")
-    cli.add_argument("--buckets", type=int, help="number of buckets (by default one for every 128 MiB of raw text)")
+    cli.add_path("--output_path", default="patients", help="directory for the bucketed tables")
+    cli.add_argument("--buckets", type=at_least(1), metavar="N", help="number of buckets (one per 128 MiB of raw text)")
+    cli.add_num_workers()
     args = cli.parse_args(argv)
     summary = Summary("merge_patient")
 
     tables, warnings = find_tables(args.mimic_dir)
     for warning in warnings:
         print(f"warning: {warning}")
-    sizes = {table.name: table.path.stat().st_size for table in tables}
-    buckets = args.buckets or count_buckets(tables)
-    if buckets < 1:
-        raise UserError(f"--buckets {buckets}: wanted at least 1")
-    options = {
-        "buckets": buckets,
-        "sources": {f"{t.event.module}/{t.path.name}": sizes[t.name] for t in tables},
-    }
-    claim_folder(args.output_path, options, "--output_path")
+    record = folder_record(args.output_path)
+    require_unused(record, "merge_patient", "--output_path")
+    started = (read_record(record) or {}).get("settings", {})
+    buckets = args.buckets or started.get("buckets") or count_buckets(tables)
+    provenance = Provenance(
+        record, "merge_patient", inputs=digest_tables(tables, args.output_path), settings={"buckets": buckets}
+    )
+    outputs = {table.name: args.output_path / table.event.module / table.name for table in tables}
+    unread = [table.file_name for table in tables if not outputs[table.name].is_dir()]
+    provenance.claim("--output_path", unread=unread)  # a table that was refused may have been repaired since
 
-    with progress(total=sum(sizes.values()), desc="merge_patient", unit="B") as bar:
-        share_work(
-            tables,
-            done=lambda table: table_dir(args.output_path, table).is_dir(),
-            do=lambda table: merge_table(table, table_dir(args.output_path, table), buckets, bar),
-            locks=args.output_path / ".locks",
-            name=lambda table: table.name,
-        )
-    done = {t.name: read_json(table_dir(args.output_path, t) / "table.json") for t in tables}
-    rows = {name: entry["rows"] for name, entry in done.items()}
-    manifest = {
-        "release": guess_release(args.mimic_dir, rows["patients"]),
-        "options": options,
-        "rows": rows,
-        "columns": {name: entry["columns"] for name, entry in done.items()},
-    }
-    manifest["digest"] = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-    write_json(args.output_path / "manifest.json", manifest)
-    print(f"{'table':<20}{'rows read':>14}{'rows written':>14}")
-    for name, entry in done.items():
-        print(f"{name:<20}{entry['rows']:>14,}{entry['written']:>14,}")
+    units = [
+        Unit(table.name, outputs[table.name].is_dir, partial(merge_table, table, outputs[table.name], buckets))
+        for table in sorted(tables, key=lambda table: -table.size)  # the largest first, so that workers end together
+    ]
+    total_bytes = sum(table.size for table in tables)
+    run_units(
+        units, args.output_path / ".locks", num_workers=args.num_workers, total=total_bytes, desc="merge_patient", unit="B"
+    )
+    reports = {name: read_json(output / "table.json") for name, output in outputs.items()}
+    rows = {name: report["rows"] for name, report in reports.items()}
+    provenance.complete(
+        mimic_release=guess_release(args.mimic_dir, rows["patients"]),
+        rows=rows,
+        columns={name: report["columns"] for name, report in reports.items()},
+    )
+    print_table(
+        ["table", "rows read", "rows written"], [(name, report["rows"], report["written"]) for name, report in reports.items()]
+    )
     total = sum(rows.values())
     summary.print(f"{total:,} records of {len(tables)} tables → {args.output_path}, {buckets} buckets", total)
 
 
+def digest_tables(tables: Sequence[RawTable], output: Path) -> dict[str, str]:
+    """The SHA-256 of each raw file; files that have not changed since an earlier run are not read again."""
+    digests = FileDigests(output / ".digests.json")
+    found = {}
+    with progress(total=sum(table.size for table in tables), desc="hash raw tables", unit="B") as bar:
+        for table in tables:
+            found[table.file_name] = digests.of(table.path)
+            bar.update(table.size)
+    return found
+
+
 def count_buckets(tables: Sequence[RawTable]) -> int:
-    """One bucket for every `BUCKET_BYTES` of raw text; compressed files count `GZIP_RATIO` times."""
-    text = sum(t.path.stat().st_size * (GZIP_RATIO if t.path.suffix == ".gz" else 1) for t in tables)
+    """One bucket per `BUCKET_BYTES` of raw text; the size of a gzipped file is multiplied by `GZIP_RATIO`."""
+    text = sum(table.size * (GZIP_RATIO if table.path.suffix == ".gz" else 1) for table in tables)
     return max(1, round(text / BUCKET_BYTES))
 
 
 def bucket_of(subject_id: int, buckets: int) -> int:
-    """The bucket of a patient: Knuth's multiplicative hash, so that runs of ids spread evenly.
+    """The bucket of a patient, by Knuth's multiplicative hash, which spreads consecutive ids evenly.
 
     >>> [bucket_of(10000000 + i, 4) for i in range(8)]
     [3, 1, 0, 2, 1, 3, 2, 0]
@@ -98,27 +111,12 @@ def bucket_of(subject_id: int, buckets: int) -> int:
     return (subject_id * 2654435761 % 2**32) * buckets >> 32
 
 
-def table_dir(folder: Path, table: RawTable) -> Path:
-    return folder / table.event.module / table.name
+def merge_table(table: RawTable, output: Path, buckets: int, tick: Tick) -> None:
+    """Stream a raw table into the directory `output`.
 
-
-def claim_folder(folder: Path, options: dict, flag: str) -> None:
-    """Write the options a folder is made with; a later run with others is an error, not a mixture."""
-    path = folder / "options.json"
-    if path.exists():
-        if (found := read_json(path)) != options:
-            differing = ", ".join(sorted(key for key in options if found.get(key) != options[key]))
-            raise UserError(
-                f"{folder}: wanted the same {differing} as when it was begun, found others; "
-                f"remove the folder to begin again, or choose another {flag}"
-            )
-    elif folder.exists() and any(not p.name.startswith(".") for p in folder.iterdir()):
-        raise UserError(f"{folder}: wanted an empty folder or one this command began, found other files; choose another")
-    write_json(path, options)
-
-
-def merge_table(table: RawTable, output: Path, buckets: int, bar) -> None:
-    """Stream one raw table into `output`: part files of one record batch a bucket, and `table.json` with the counts."""
+    It gets part files with one record batch per bucket, and `table.json` with the counts. `tick` is called with the bytes
+    of the raw file that were read.
+    """
     import polars as pl
     import pyarrow as pa
 
@@ -136,7 +134,7 @@ def merge_table(table: RawTable, output: Path, buckets: int, bar) -> None:
             written += write_part(frame, folder / f"part-{parts:05d}.arrow", buckets)
             parts, size = parts + 1, 0
 
-        for batch in read_batches(table, bar.update):
+        for batch in read_batches(table, tick):
             pending.append(batch)
             size += batch.nbytes
             if size >= PART_BYTES:
@@ -144,12 +142,16 @@ def merge_table(table: RawTable, output: Path, buckets: int, bar) -> None:
         if pending:
             flush()
         if rows != written:
-            raise RuntimeError(f"{table.path}: {rows} rows read, {written} written")
+            raise RuntimeError(f"{table.path}: {rows} rows read, {written} rows written")
         write_json(folder / "table.json", {"rows": rows, "written": written, "parts": parts, "columns": list(table.columns)})
 
 
-def write_part(frame, path: Path, buckets: int) -> int:
-    """Write rows as an Arrow file of one record batch a bucket; returns how many were written."""
+def write_part(frame: pl.DataFrame, path: Path, buckets: int) -> int:
+    """Write rows as an Arrow file with one record batch per bucket.
+
+    Returns:
+        number of rows written.
+    """
     import polars as pl
     import pyarrow as pa
 
@@ -170,10 +172,10 @@ def write_part(frame, path: Path, buckets: int) -> int:
 
 
 def guess_release(mimic_dir: Path, patients: int) -> str:
-    """The MIMIC-IV release, from the folder's name or the number of patients; `unknown` otherwise."""
-    named = re.search(r"mimic-?iv-?(demo-?)?(\d\.\d)", mimic_dir.resolve().as_posix(), re.IGNORECASE)
-    if named:
-        return f"{'demo ' if named.group(1) else ''}{named.group(2)}"
+    """The MIMIC-IV release, by the name of the directory or the number of patients; `unknown` otherwise."""
+    match = re.search(r"mimic-?iv-?(demo-?)?(\d\.\d)", mimic_dir.resolve().as_posix(), re.IGNORECASE)
+    if match:
+        return f"{'demo ' if match.group(1) else ''}{match.group(2)}"
     return RELEASES.get(patients, "unknown")
 
 

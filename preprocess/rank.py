@@ -1,8 +1,8 @@
-"""Bucketed tables → every record of a patient in its place. Step 2 of 3, after merge_patient.py.
+"""Bucketed tables → the records of each patient in order. Step 2 of 3, after merge_patient.py.
 
-Inside one bucket at a time, records become JSON, take their time, and are put in order: the patient first, then by time
-with fixed tie-breaks, records without a time right after the last timed record of their admission (docs/data.md has the
-whole rule). Run it several times at once and the processes share the buckets.
+Records become JSON, get their time, and are sorted within their bucket: by patient, then by time with fixed tie-breaks.
+Records without a time follow the last timed record of their admission (docs/data.md has the whole rule).
+The buckets are shared by --num_workers processes, and by further runs of the same command on other machines.
 """
 
 from __future__ import annotations
@@ -12,57 +12,55 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from mimiciv_dataset.events import EVENTS, MISSING, MODULES, EventType
 from pipeline.cli import Parser, run
 from pipeline.errors import UserError
-from pipeline.files import atomic_path, read_json, require, write_json
-from pipeline.progress import Summary, progress
-from pipeline.work import share_work
-from preprocess.merge_patient import claim_folder
+from pipeline.files import atomic_path
+from pipeline.progress import Summary
+from pipeline.provenance import Provenance, folder_record, require_complete
+from pipeline.work import Tick, Unit, run_units
 from preprocess.raw_tables import ROW, TIME
 
 if TYPE_CHECKING:
     import polars as pl
 
 TABLE_NUMBERS = {name: number for number, name in enumerate(sorted(EVENTS))}
-"""Tables in alphabetical order, the last but one tie-break."""
+"""Tables in alphabetical order, the last tie-break before the row number."""
 
 FIRST, LAST = -1, 1 << 62
-"""Places before and after every timed record."""
+"""Positions before and after all timed records."""
 
 ORDER = ("_subject", "_at", "_untimed", "_module", "_table", ROW)
-"""The final order: patient, place among the timed records, and for records without a time their rank."""
+"""The final order: patient, position among the timed records, and for records without a time their rank."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     cli = Parser(__doc__)
-    cli.add_path("--input_path", default="patients", help="folder that merge_patient.py wrote")
-    cli.add_path("--output_path", default="patients_sorted", help="folder for the ordered buckets")
+    cli.add_path("--input_path", default="patients", help="output of merge_patient.py")
+    cli.add_path("--output_path", default="patients_sorted", help="directory for the sorted buckets")
+    cli.add_num_workers()
     args = cli.parse_args(argv)
     summary = Summary("rank")
-    manifest = read_manifest(args.input_path, "merge_patient.py")
-    buckets = manifest["options"]["buckets"]
-    claim_folder(args.output_path, {"input": manifest["digest"]}, "--output_path")
+    merged = require_complete(folder_record(args.input_path), "preprocess/merge_patient.py")
+    settings = {"buckets": merged["settings"]["buckets"]}
+    provenance = Provenance(folder_record(args.output_path), "rank", {"patients": merged["digest"]}, settings)
+    provenance.claim("--output_path")
 
-    def path(bucket: int) -> Path:
-        return args.output_path / f"bucket-{bucket:05d}.arrow"
-
-    with progress(total=buckets, desc="rank", unit="bucket") as bar:
-
-        def rank(bucket: int) -> None:
-            write_bucket(rank_bucket(args.input_path, bucket, list(manifest["rows"])), path(bucket))
-            bar.update()
-
-        share_work(range(buckets), lambda bucket: path(bucket).exists(), rank, args.output_path / ".locks")
-
-    counts = [read_counts(path(bucket)) for bucket in range(buckets)]
-    total = check_counts(manifest["rows"], counts, "rank")
-    without_time = sum(c.get("_untimed", 0) for c in counts)
-    no_patient = sum(c.get("_no_patient", 0) for c in counts)
-    write_json(args.output_path / "manifest.json", manifest)
+    paths = [args.output_path / f"bucket-{bucket:05d}.arrow" for bucket in range(settings["buckets"])]
+    units = [
+        Unit(path.stem, path.exists, partial(write_bucket, args.input_path, bucket, tuple(merged["rows"]), path))
+        for bucket, path in enumerate(paths)
+    ]
+    run_units(units, args.output_path / ".locks", num_workers=args.num_workers, desc="rank", unit="bucket")
+    counts = [read_counts(path) for path in paths]
+    total = check_counts(merged["rows"], counts, "rank")
+    provenance.complete(columns=merged["columns"], **passed_on(merged))
+    without_time = sum(count.get("_untimed", 0) for count in counts)
+    no_patient = sum(count.get("_no_patient", 0) for count in counts)
     if no_patient:
         print(f"warning: {no_patient:,} subjects have records but no row in patients; kept, without demographics")
     summary.print(
@@ -72,31 +70,32 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
 
 
-def read_manifest(folder: Path, made_by: str) -> dict:
-    """The manifest of a finished step.
-
-    Raises:
-        UserError: the step has not finished.
-    """
-    path = require(folder / "manifest.json", "the finished output of " + made_by, f"run preprocess/{made_by} to its end")
-    return read_json(path)
+def passed_on(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a record takes over from that of the step before: the digests of the raw files, the release, and rows per table."""
+    sources = record.get("sources", record["inputs"])
+    return {"sources": sources, "mimic_release": record["mimic_release"], "rows": record["rows"]}
 
 
-def check_counts(wanted: dict[str, int], counts: Sequence[dict[str, int]], command: str) -> int:
-    """Compare records per table with what the raw files held; the total.
+def check_counts(expected: Mapping[str, int], counts: Sequence[Mapping[str, int]], command: str) -> int:
+    """Compare the records written per table with those of the raw files.
+
+    Returns:
+        number of all records.
 
     Raises:
         UserError: a record was lost or doubled.
     """
-    found = {name: sum(count.get(name, 0) for count in counts) for name in wanted}
-    wrong = [f"{name}: {wanted[name]:,} read, {found[name]:,} written" for name in wanted if wanted[name] != found[name]]
+    written = {name: sum(count.get(name, 0) for count in counts) for name in expected}
+    wrong = [f"{name}: {rows:,} read, {written[name]:,} written" for name, rows in expected.items() if rows != written[name]]
     if wrong:
-        raise UserError(f"{command}: wanted every record once, found {'; '.join(wrong)}; remove the folder and begin again")
-    return sum(found.values())
+        raise UserError(
+            f"{command}: expected every record exactly once, got {'; '.join(wrong)}. Remove the output and start afresh."
+        )
+    return sum(written.values())
 
 
 def read_table(folder: Path, event: EventType, bucket: int) -> pl.DataFrame | None:
-    """One bucket of one table, or None if it has no rows there."""
+    """One bucket of a table, or None if it has no rows."""
     import polars as pl
     import pyarrow as pa
 
@@ -112,8 +111,8 @@ def rank_bucket(folder: Path, bucket: int, tables: Sequence[str]) -> pl.DataFram
     """All records of a bucket in their final order.
 
     Returns:
-        subject_id (Int64), file_name (Categorical-like UInt8 code in TABLE_NUMBERS), time (Datetime, null if none),
-        hadm_id (text, null if none), item (the record as JSON).
+        subject_id (Int64), file_name (UInt8, the number of the table in TABLE_NUMBERS), time (Datetime, null if none),
+        hadm_id (String, null if none), item (the record as JSON).
     """
     import polars as pl
 
@@ -129,9 +128,9 @@ def rank_bucket(folder: Path, bucket: int, tables: Sequence[str]) -> pl.DataFram
         items.append(frame.select(json_record(event, frame.columns)))
         frames[name] = frame if name == "edstays" else None  # free the text as soon as it is JSON
     if not keys:
-        return pl.DataFrame(schema={"subject_id": pl.Int64, "file_name": pl.UInt8, "time": pl.Datetime("ms"),
-                                    "hadm_id": pl.String, "item": pl.String})  # fmt: skip
-    records = place(pl.concat(keys).with_row_index("_index"))
+        types = (pl.Int64, pl.UInt8, pl.Datetime("ms"), pl.String, pl.String)
+        return pl.DataFrame(schema=dict(zip(("subject_id", "file_name", "time", "hadm_id", "item"), types, strict=True)))
+    records = sort_records(pl.concat(keys).with_row_index("_index"))
     item = pl.concat(items, rechunk=False)["item"]
     return records.select(
         subject_id="_subject", file_name="_table", time=TIME, hadm_id="hadm_id", item=item.gather(records["_index"])
@@ -139,17 +138,17 @@ def rank_bucket(folder: Path, bucket: int, tables: Sequence[str]) -> pl.DataFram
 
 
 def with_stay_time(frame: pl.DataFrame, event: EventType, edstays: pl.DataFrame | None) -> pl.DataFrame:
-    """Give records of an ED table the time of their ED stay, also as their `charttime`; none where there is no stay."""
+    """Give the records of an ED table the time of their ED stay, also as `charttime`; null if there is no such stay."""
     import polars as pl
 
     if edstays is None:
         return frame.with_columns(charttime=pl.lit(None, pl.String))
-    moment = pl.coalesce(
+    stay_time = pl.coalesce(
         pl.col(event.stay_time).str.to_datetime("%Y-%m-%d %H:%M:%S", time_unit="ms", strict=False),
         pl.col(event.stay_time).str.to_datetime("%Y-%m-%d", time_unit="ms", strict=False),
     )
     stays = edstays.unique(["subject_id", "stay_id"], keep="first", maintain_order=True).select(
-        "subject_id", "stay_id", (moment + pl.duration(seconds=event.stay_offset_s)).alias("_stay_time")
+        "subject_id", "stay_id", (stay_time + pl.duration(seconds=event.stay_offset_s)).alias("_stay_time")
     )
     return (
         frame.join(stays, on=["subject_id", "stay_id"], how="left", maintain_order="left")
@@ -161,11 +160,10 @@ def with_stay_time(frame: pl.DataFrame, event: EventType, edstays: pl.DataFrame 
 
 
 def sort_keys(event: EventType, columns: Sequence[str]) -> list[pl.Expr]:
-    """What decides a record's place: see `ORDER` and `place`."""
+    """The columns that decide the position of a record; see `sort_records`."""
     import polars as pl
 
     ties = [pl.col(column).cast(pl.Float64, strict=False) for column in event.tie] + [pl.lit(None, pl.Float64)] * 2
-    timeless = not event.timed
     return [
         pl.col("subject_id").cast(pl.Int64).alias("_subject"),
         pl.col(TIME),
@@ -176,22 +174,22 @@ def sort_keys(event: EventType, columns: Sequence[str]) -> list[pl.Expr]:
         pl.lit(event.tie_rank, pl.UInt8).alias("_rank"),
         pl.lit(TABLE_NUMBERS[event.name], pl.UInt8).alias("_table"),
         pl.col(ROW),
-        pl.lit(event.untimed_rank if timeless else 0, pl.UInt8).alias("_untimed"),
+        pl.lit(0 if event.timed else event.untimed_rank, pl.UInt8).alias("_untimed"),
     ]
 
 
 def json_record(event: EventType, columns: Sequence[str]) -> pl.Expr:
-    """A record as a JSON object of text values: its columns as they stand in the file, and `file_name`."""
+    """A record as a JSON object of texts: its columns in the order of the file, and `file_name`."""
     import polars as pl
 
     values = [pl.col(c).fill_null(MISSING) for c in columns if c not in (ROW, TIME)]
     return pl.struct(*values, pl.lit(event.name).alias("file_name")).struct.json_encode().alias("item")
 
 
-def place(keys: pl.DataFrame) -> pl.DataFrame:
-    """Put records in the order of a trajectory.
+def sort_records(keys: pl.DataFrame) -> pl.DataFrame:
+    """Sort records into the order of a trajectory.
 
-    Timed records are numbered in their order (`_at`). The patient comes before them; a record without a time comes right
+    Timed records are numbered in their order (`_at`). The patients record comes first. A record without a time comes right
     after the last timed record of its admission, or at the end if there is none.
     """
     import polars as pl
@@ -217,17 +215,18 @@ def place(keys: pl.DataFrame) -> pl.DataFrame:
     return pl.concat([timed, rest.select(timed.columns)]).sort(ORDER)
 
 
-def write_bucket(records: pl.DataFrame, path: Path) -> None:
-    """Write an ordered bucket, records per table in the file's metadata, so that counting needs no reading."""
+def write_bucket(folder: Path, bucket: int, tables: Sequence[str], path: Path, tick: Tick) -> None:
+    """Write a sorted bucket, with the records per table in the metadata of the file, so that they need not be counted."""
     import json
 
     import polars as pl
     import pyarrow as pa
 
+    records = rank_bucket(folder, bucket, tables)
     names = {number: name for name, number in TABLE_NUMBERS.items()}
     counts = {names[number]: count for number, count in records["file_name"].value_counts().iter_rows()}
-    timeless = [TABLE_NUMBERS[event.name] for event in EVENTS.values() if not event.timed]
-    counts["_untimed"] = len(records.filter(pl.col("time").is_null() & ~pl.col("file_name").is_in(timeless)))
+    without_times = [TABLE_NUMBERS[event.name] for event in EVENTS.values() if not event.timed]
+    counts["_untimed"] = len(records.filter(pl.col("time").is_null() & ~pl.col("file_name").is_in(without_times)))
     firsts = records.group_by("subject_id").agg(pl.col("file_name").first())
     counts["_no_patient"] = int((firsts["file_name"] != TABLE_NUMBERS["patients"]).sum())
     arrow = records.to_arrow(compat_level=pl.CompatLevel.newest())
@@ -240,7 +239,7 @@ def write_bucket(records: pl.DataFrame, path: Path) -> None:
 
 
 def read_counts(path: Path) -> dict[str, int]:
-    """Records per table of an Arrow file, from its metadata."""
+    """Records per table of a sorted bucket, from its metadata."""
     import json
 
     import pyarrow as pa

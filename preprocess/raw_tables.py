@@ -1,4 +1,4 @@
-"""Finding and reading the raw tables of MIMIC-IV: strict, streaming, all text."""
+"""Find and read the raw tables of MIMIC-IV: strictly, as a stream, and as text only."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 BLOCK_BYTES = 16 << 20
-"""How much text is parsed at once; a single note is far smaller."""
+"""Text that is parsed at once; the longest row allowed."""
 
 ROW, TIME = "_row", "_time"
-"""Columns added to every table: number of the row in its file (from 0), and its time."""
+"""Columns added to every table: number of the row in its file, from 0, and its time."""
 
 
 @dataclass(frozen=True)
@@ -38,47 +38,60 @@ class RawTable:
     def name(self) -> str:
         return self.event.name
 
+    @property
+    def file_name(self) -> str:
+        """The file below the directory of MIMIC-IV."""
+        return f"{self.event.module}/{self.path.name}"
+
+    @property
+    def size(self) -> int:
+        """Size of the file in bytes, gzipped or not."""
+        return self.path.stat().st_size
+
 
 def find_table(folder: Path, name: str) -> Path | None:
     """`name`.csv or `name`.csv.gz in `folder`, or None.
 
     Raises:
-        UserError: both are there.
+        UserError: both exist.
     """
-    found = [path for suffix in (".csv", ".csv.gz") if (path := folder / f"{name}{suffix}").exists()]
-    if len(found) == 2:
-        raise UserError(f"{found[0]} and {found[1].name}: wanted one of them, found both; remove the one not to be read")
-    return found[0] if found else None
+    paths = [path for suffix in (".csv", ".csv.gz") if (path := folder / f"{name}{suffix}").exists()]
+    if len(paths) == 2:
+        raise UserError(f"{paths[0]}: expected this file or {paths[1].name}, got both. Remove the one not to be read.")
+    return paths[0] if paths else None
 
 
 def find_tables(mimic_dir: Path) -> tuple[list[RawTable], list[str]]:
-    """All tables of the registry below `mimic_dir`, headers checked, and a warning for each module that is missing.
+    """All tables of the registry below `mimic_dir`, with their headers checked.
+
+    Returns:
+        the tables; a warning for each module that is missing.
 
     Raises:
-        UserError: hosp is missing, or a table or column of a module that is there.
+        UserError: hosp is missing, or a table or column of an existing module.
     """
     if not mimic_dir.is_dir():
         raise UserError(
-            f"{mimic_dir}: wanted the MIMIC-IV folder with hosp/, icu/, ed/ and note/, found no such folder; "
-            "give --mimic_dir, or make synthetic data with preprocess/synthetic_mimic.py"
+            f"{mimic_dir}: expected the MIMIC-IV directory with hosp/, icu/, ed/ and note/, got no such directory. "
+            "Set --mimic_dir, or make synthetic data with preprocess/synthetic_mimic.py."
         )
     if not (mimic_dir / "hosp").is_dir():
-        found = ", ".join(sorted(p.name for p in mimic_dir.iterdir())[:8]) or "an empty folder"
-        raise UserError(f"{mimic_dir}: wanted a folder hosp/ in it, found {found}; point --mimic_dir at its parent")
+        names = ", ".join(sorted(path.name for path in mimic_dir.iterdir())[:8]) or "an empty directory"
+        raise UserError(f"{mimic_dir}: expected a directory that contains hosp/, got {names}. Set --mimic_dir to its parent.")
     tables, warnings = [], []
     for module in MODULES:
         folder = mimic_dir / module
         if not folder.is_dir():
             empty = [task.name for task in TASKS.values() if module in needs_modules(task)]
-            warnings.append(f"no {folder}: these tasks will have no rows: {', '.join(empty)}")
+            warnings.append(f"{folder} does not exist: these tasks will have no rows: {', '.join(empty)}")
             continue
         for event in EVENTS.values():
             if event.module == module:
                 path = find_table(folder, event.name)
                 if path is None:
                     raise UserError(
-                        f"{folder / event.name}.csv: wanted this table (or .csv.gz), found none; download it, or remove "
-                        f"the whole folder {module}/ to go without the module"
+                        f"{folder / event.name}.csv: expected this table (or .csv.gz), got no such file. Download it, or "
+                        f"remove the whole directory {module}/ to work without the module."
                     )
                 tables.append(RawTable(event, path, read_header(path, event)))
     return tables, warnings
@@ -88,34 +101,35 @@ def read_header(path: Path, event: EventType) -> tuple[str, ...]:
     """The column names of a file.
 
     Raises:
-        UserError: the file is empty, a required column is missing, or a name stands there twice.
+        UserError: the file is empty, a required column is missing, or a column name occurs twice.
     """
     try:
         with _open(path) as stream:
             line = stream.readline().decode("utf-8-sig")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: wanted a CSV file, found: {error}; download it again") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: expected a header line in UTF-8, got other bytes. Download the file again.") from None
+    except (OSError, EOFError) as error:
+        raise UserError(f"{path}: expected a readable CSV file, got: {error}. Download the file again.") from None
     columns = next(csv.reader([line]), [])
     if not columns:
-        raise UserError(f"{path}: wanted a header line, found an empty file; download it again")
-    twice = sorted({column for column in columns if columns.count(column) > 1})
-    if twice:
-        raise UserError(f"{path}: wanted each column once, found {', '.join(twice)} twice in the header; repair the file")
-    missing = [column for column in event.required_columns if column not in columns]
-    missing = [column for column in missing if column not in OPTIONAL]
+        raise UserError(f"{path}: expected a header line, got an empty file. Download the file again.")
+    repeated = sorted({column for column in columns if columns.count(column) > 1})
+    if repeated:
+        raise UserError(f"{path}: expected distinct columns, got {', '.join(repeated)} twice in the header. Fix the file.")
+    missing = [column for column in event.required_columns if column not in (*columns, *OPTIONAL)]
     if missing:
         hint = ""
-        if len(columns) == 1 and (other := re.search(r"[;\t|]", columns[0])):
-            hint = f" (the delimiter seems to be {other.group()!r}; wanted a comma)"
+        if len(columns) == 1 and (delimiter := re.search(r"[;\t|]", columns[0])):
+            hint = f" (the delimiter seems to be {delimiter.group()!r} instead of a comma)"
         raise UserError(
-            f"{path}: wanted the column{'s' * (len(missing) > 1)} {', '.join(missing)}, found {', '.join(columns)[:300]}"
-            f"{hint}; is this MIMIC-IV 2.2 or later?"
+            f"{path}: expected the column{'s' * (len(missing) > 1)} {', '.join(missing)}, got {', '.join(columns)[:300]}{hint}"
+            ". Use MIMIC-IV 2.2 or later."
         )
     return tuple(columns)
 
 
 OPTIONAL = ("admission_info",)
-"""Shown keys that only some trajectories have; no raw file does."""
+"""Keys shown in the text that some trajectories have but no raw file."""
 
 
 def _open(path: Path) -> BinaryIO:
@@ -123,7 +137,7 @@ def _open(path: Path) -> BinaryIO:
 
 
 class _Stream(io.RawIOBase):
-    """A raw file, decompressed; counts quotation marks, and reports how many bytes of the file have been read."""
+    """The decompressed bytes of a raw file. Counts quotation marks, and reports the bytes of the file that were read."""
 
     def __init__(self, path: Path, on_bytes: Callable[[int], None]) -> None:
         self._file = path.open("rb")
@@ -152,10 +166,15 @@ class _Stream(io.RawIOBase):
 def read_batches(table: RawTable, on_bytes: Callable[[int], None] = lambda n: None) -> Iterator[pa.RecordBatch]:
     """The rows of a raw file as all-text record batches, missing values null.
 
-    Strict: what would lose or shift a value is an error. Messages carry row numbers and counts, never a row's text.
+    Whatever would lose or shift a value is an error. Messages contain row numbers and counts, never the text of a row.
+
+    Args:
+        table: the raw file.
+        on_bytes: is called with the number of bytes of the file that were read.
 
     Raises:
-        UserError: a row has too many or too few fields, a quote is never closed, text is not UTF-8, gzip is damaged.
+        UserError: a row has too many or too few fields, a quotation mark is never closed, the text is not UTF-8, or the
+            gzip data are corrupt.
     """
     import pyarrow as pa
     import pyarrow.csv as pc
@@ -185,34 +204,38 @@ def read_batches(table: RawTable, on_bytes: Callable[[int], None] = lambda n: No
     except (pa.ArrowInvalid, OSError, EOFError) as error:
         where = f"{path}, after row {rows:,}"
         if ragged:
-            want, got = ragged[0].expected_columns, ragged[0].actual_columns
-            raise UserError(f"{where}: wanted {want} fields in every row, found {got} in row {ragged[0].number}; "
-                            "repair or download the file again") from None  # fmt: skip
+            expected, actual, number = ragged[0].expected_columns, ragged[0].actual_columns, ragged[0].number
+            raise UserError(
+                f"{where}: expected {expected} fields in every row, got {actual} in row {number}. "
+                "Fix the file or download it again."
+            ) from None
         if "UTF8" in str(error):
             column = re.search(r"CSV column #(\d+)", str(error))
             name = f" in column {table.columns[int(column.group(1))]}" if column else ""
-            raise UserError(f"{where}: wanted UTF-8 text, found other bytes{name}; convert the file to UTF-8") from None
+            raise UserError(f"{where}: expected UTF-8, got other bytes{name}. Convert the file to UTF-8.") from None
         if "straddl" in str(error):
-            raise UserError(f"{where}: wanted rows of at most {BLOCK_BYTES >> 20} MiB, found a longer one; "
-                            "a quotation mark is probably never closed") from None  # fmt: skip
+            raise UserError(
+                f"{where}: expected rows of at most {BLOCK_BYTES >> 20} MiB, got a longer one, probably because a quotation "
+                "mark is never closed. Fix the file or download it again."
+            ) from None
         if isinstance(error, pa.ArrowInvalid) and "Empty CSV" in str(error):
             return
         reason = str(error).splitlines()[0][:120] if isinstance(error, OSError | EOFError) else "a malformed row"
-        raise UserError(f"{where}: could not read on: {reason}; the file is damaged, download it again") from None
+        raise UserError(f"{where}: expected a readable CSV file, got: {reason}. Download the file again.") from None
     finally:
         stream.close()
     # pyarrow takes a field whose closing quote is missing to reach to the end of the file: rows would vanish in it.
     if last is not None and stream.quotes % 2 and "\n" in (last.column(last.num_columns - 1)[-1].as_py() or ""):
-        raise UserError(f"{path}: wanted every quotation mark closed, found one open at the end; download it again")
+        raise UserError(f"{path}: expected closed quotation marks, got an open one at the end. Download the file again.")
     if stream.last != b"\n":
-        print(f"warning: {path} does not end with a newline: was it cut off? Its last row was read as it stands.")
+        print(f"warning: {path} does not end with a line end and may be truncated; its last row was read.")
 
 
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
 
 
 def python_float(text: str) -> str:
-    """A FLOAT value as Python writes a float; what is not a number stays as it is.
+    """A FLOAT value as Python formats a float; other text stays as it is.
 
     >>> [python_float(text) for text in ("7", "7.50", "1e-7", "___", "40.000001192092896", "inf")]
     ['7.0', '7.5', '1e-07', '___', '40.000001192092896', 'inf']
@@ -221,27 +244,28 @@ def python_float(text: str) -> str:
 
 
 def prepare(table: RawTable, frame: pl.DataFrame, first_row: int) -> pl.DataFrame:
-    """Add `_row` and `_time` to rows of a raw table, and write its FLOAT columns as Python does.
+    """Add the columns `ROW` and `TIME` to rows of a raw table, and format its FLOAT columns as Python does.
 
     Args:
+        table: the raw file.
         frame: all-text rows, missing values null.
-        first_row: number of the first one in its file.
+        first_row: number of the first row of `frame` in the file.
 
     Raises:
-        UserError: a subject_id is not a number, or a time is none.
+        UserError: a subject_id is not a number, or a time cannot be parsed.
     """
     import polars as pl
 
     event = table.event
-    _check(table, frame, "subject_id", pl.col("subject_id").str.contains(r"^\d{1,18}$").fill_null(False), "a number",
-           first_row)  # fmt: skip
+    is_number = pl.col("subject_id").str.contains(r"^\d{1,18}$").fill_null(False)
+    _check(table, frame, "subject_id", is_number, "a number", first_row)
     floats = []
     for column in event.floats:
         if column in table.columns:
             values = frame[column].drop_nulls().unique()
             if len(values):
-                written = pl.Series([python_float(text) for text in values.to_list()], dtype=pl.String)
-                floats.append(pl.col(column).replace_strict(values, written, default=None))
+                formatted = pl.Series([python_float(text) for text in values.to_list()], dtype=pl.String)
+                floats.append(pl.col(column).replace_strict(values, formatted, default=None))
     time = pl.lit(None, pl.Datetime("ms"))
     for column in (event.time, event.time_fallback):
         if column is not None:
@@ -249,17 +273,17 @@ def prepare(table: RawTable, frame: pl.DataFrame, first_row: int) -> pl.DataFram
                 pl.col(column).str.to_datetime("%Y-%m-%d %H:%M:%S", time_unit="ms", strict=False),
                 pl.col(column).str.to_datetime("%Y-%m-%d", time_unit="ms", strict=False),
             )
-            _check(table, frame, column, pl.col(column).is_null() | parsed.is_not_null(),
-                   "a time such as 2150-01-31 12:00:00, or a date", first_row)  # fmt: skip
+            is_time = pl.col(column).is_null() | parsed.is_not_null()
+            _check(table, frame, column, is_time, "a time such as 2150-01-31 12:00:00, or a date", first_row)
             time = pl.coalesce(time, parsed)
     return frame.with_columns(*floats, time.alias(TIME)).with_row_index(ROW, first_row).cast({ROW: pl.Int64})
 
 
-def _check(table: RawTable, frame: pl.DataFrame, column: str, good: pl.Expr, wanted: str, first_row: int) -> None:
-    bad = frame.select(bad=~good)["bad"]
-    if bad.any():
-        row = first_row + bad.arg_max() + 1
+def _check(table: RawTable, frame: pl.DataFrame, column: str, valid: pl.Expr, expected: str, first_row: int) -> None:
+    invalid = frame.select(invalid=~valid)["invalid"]
+    if invalid.any():
+        row = first_row + invalid.arg_max() + 1
         raise UserError(
-            f"{table.path}, row {row:,}, column {column}: wanted {wanted}, found something else; repair that row "
-            "(a second header line inside the file looks like this too)"
+            f"{table.path}, row {row:,}, column {column}: expected {expected}, got another text. Fix the row (it may be a "
+            "second header line inside the file)."
         )

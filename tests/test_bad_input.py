@@ -1,4 +1,4 @@
-"""What is wrong with the raw data is said once, clearly: which file, what was wanted, what was found, what to do."""
+"""Errors in the raw data are reported in one line: which file, what was expected, what was found, what to do."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from conftest import command
 from tiny_mimic import TWO_PATIENTS, read_trajectories, write_mimic
+
+from pipeline.provenance import folder_record, read_record
 
 
 def edit(file: str, change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
@@ -41,20 +43,21 @@ def both_spellings(mimic: Path) -> None:
 LABS = "hosp/labevents.csv"
 SECRET = "PATIENT-SECRET"
 BROKEN = {
-    "missing table": (remove_table, r"chartevents\.csv: wanted this table"),
-    "missing column": (edit(LABS, lambda b: b.replace(b"itemid", b"item", 1)), r"labevents\.csv: wanted the column itemid"),
+    "missing table": (remove_table, r"chartevents\.csv: .*no such file"),
+    "missing column": (edit(LABS, lambda b: b.replace(b"itemid", b"item", 1)), r"labevents\.csv: expected the column itemid"),
     "wrong delimiter": (edit(LABS, lambda b: b.replace(b",", b";")), r"labevents.*delimiter seems to be ';'"),
-    "column twice": (edit(LABS, lambda b: b.replace(b"valueuom", b"itemid", 1)), r"found itemid twice in the header"),
-    "header repeated": (edit(LABS, lambda b: b + b.split(b"\n")[0] + b"\n"), r"row 5, column subject_id: wanted a number"),
-    "too few fields": (edit(LABS, lambda b: b + b"2,SECRET\n"), r"wanted \d+ fields in every row, found 2 in row \d"),
-    "too many fields": (edit(LABS, lambda b: b.rstrip(b"\n") + b",1,2,3,4,5,6,7,8,9\n"), r"fields in every row, found"),
-    "not UTF-8": (edit(LABS, lambda b: b.replace(b"50971", b"\xff\xfe")), r"labevents.*wanted UTF-8 text.*itemid"),
-    "truncated gzip": (truncate_gzip, r"labevents\.csv\.gz, after row [\d,]+: could not read on"),
-    "open quote": (edit("note/discharge.csv", lambda b: b[:-2] + b"\n"), r"discharge\.csv: wanted every quotation mark"),
-    "no such time": (edit(LABS, lambda b: b.replace(b"2150-01-03", b"2150-13-41")), r"row 3, column charttime: wanted a time"),
-    "empty file": (edit(LABS, lambda b: b""), r"labevents\.csv: wanted a header line, found an empty file"),
-    "both spellings": (both_spellings, r"wanted one of them, found both"),
-}  # fmt: skip
+    "column twice": (edit(LABS, lambda b: b.replace(b"valueuom", b"itemid", 1)), r"labevents.*itemid twice in the header"),
+    "header repeated": (edit(LABS, lambda b: b + b.split(b"\n")[0] + b"\n"), r"row 5, column subject_id: expected a number"),
+    "too few fields": (edit(LABS, lambda b: b + b"2,SECRET\n"), r"expected \d+ fields in every row, got 2 in row \d"),
+    "too many fields": (edit(LABS, lambda b: b.rstrip(b"\n") + b",1,2,3,4,5,6,7,8,9\n"), r"fields in every row, got"),
+    "not UTF-8": (edit(LABS, lambda b: b.replace(b"50971", b"\xff\xfe")), r"labevents.*UTF-8.*itemid"),
+    "header not UTF-8": (edit(LABS, lambda b: b"\xff" + b), r"labevents.*header.*UTF-8"),
+    "truncated gzip": (truncate_gzip, r"labevents\.csv\.gz, after row [\d,]+: .*Download the file again"),
+    "open quote": (edit("note/discharge.csv", lambda b: b[:-2] + b"\n"), r"discharge\.csv: .*quotation mark"),
+    "no such time": (edit(LABS, lambda b: b.replace(b"2150-01-03", b"2150-13-41")), r"row 3, column charttime: .* a time"),
+    "empty file": (edit(LABS, lambda b: b""), r"labevents\.csv: .*header line.*empty file"),
+    "both spellings": (both_spellings, r"labevents\.csv: .*labevents\.csv\.gz, got both"),
+}
 
 
 @pytest.mark.parametrize("name", BROKEN)
@@ -69,26 +72,46 @@ def test_broken_table_is_one_clear_error(name: str, tmp_path: Path) -> None:
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and re.search(message, errors[0]), done.stderr
     assert "Traceback" not in done.stderr and SECRET not in done.stderr, "no patient text in messages"
-    assert not (tmp_path / "patients" / "manifest.json").exists()
-    later = command("preprocess/rank.py", "--root_dir", tmp_path, check=False)
-    assert later.returncode == 2 and "run preprocess/merge_patient.py to its end" in later.stderr
+    assert not is_complete(tmp_path / "patients")
+    next_step = command("preprocess/rank.py", "--root_dir", tmp_path, check=False)
+    assert next_step.returncode == 2 and "preprocess/merge_patient.py" in next_step.stderr
 
 
-def test_it_goes_on_once_the_file_is_repaired(tmp_path: Path) -> None:
+def is_complete(folder: Path) -> bool:
+    record = read_record(folder_record(folder))
+    return record is not None and record["complete"]
+
+
+def test_a_repaired_table_resumes(tmp_path: Path) -> None:
     mimic = write_mimic(tmp_path / "mimiciv", TWO_PATIENTS)
     good = (mimic / LABS).read_bytes()
     (mimic / LABS).write_bytes(good.replace(b"2150-01-03", b"2150-99-03"))
     assert command("preprocess/merge_patient.py", "--root_dir", tmp_path, check=False).returncode == 2
+    finished = {path: path.stat().st_mtime_ns for path in (tmp_path / "patients").glob("*/*/table.json")}
     (mimic / LABS).write_bytes(good)
+    command("preprocess/merge_patient.py", "--root_dir", tmp_path)
+    assert is_complete(tmp_path / "patients")
+    assert all(path.stat().st_mtime_ns == time for path, time in finished.items()), "finished tables are kept"
+
+
+def test_a_table_that_was_edited_to_the_same_length_is_refused(tmp_path: Path) -> None:
+    mimic = write_mimic(tmp_path / "mimiciv", TWO_PATIENTS)
+    command("preprocess/merge_patient.py", "--root_dir", tmp_path)
+    command("preprocess/merge_patient.py", "--root_dir", tmp_path)
+    text = (mimic / LABS).read_bytes()
+    (mimic / LABS).write_bytes(text.replace(b"3.50", b"3.60"))
+    done = command("preprocess/merge_patient.py", "--root_dir", tmp_path, check=False)
+    assert done.returncode == 2 and LABS in done.stderr and "Remove the output" in done.stderr
+    (mimic / LABS).write_bytes(text)  # the same content with another modification time
     command("preprocess/merge_patient.py", "--root_dir", tmp_path)
 
 
 def test_no_folder(tmp_path: Path) -> None:
     done = command("preprocess/merge_patient.py", "--root_dir", tmp_path, check=False)
-    assert done.returncode == 2 and "wanted the MIMIC-IV folder" in done.stderr
+    assert done.returncode == 2 and "mimiciv: " in done.stderr and "--mimic_dir" in done.stderr
     (tmp_path / "mimiciv" / "physionet.org").mkdir(parents=True)
     done = command("preprocess/merge_patient.py", "--root_dir", tmp_path, check=False)
-    assert "wanted a folder hosp/ in it, found physionet.org" in done.stderr
+    assert "hosp/, got physionet.org" in done.stderr
 
 
 def test_without_note_and_ed_the_rest_works(tmp_path: Path) -> None:
@@ -105,13 +128,13 @@ def test_other_input_or_options_do_not_mix(tmp_path: Path) -> None:
     write_mimic(tmp_path / "mimiciv", TWO_PATIENTS)
     command("preprocess/merge_patient.py", "--root_dir", tmp_path)
     done = command("preprocess/merge_patient.py", "--root_dir", tmp_path, "--buckets", 9, check=False)
-    assert done.returncode == 2 and "wanted the same buckets as when it was begun" in done.stderr
+    assert done.returncode == 2 and "buckets" in done.stderr and "--output_path" in done.stderr
     command("preprocess/rank.py", "--root_dir", tmp_path)
     command("preprocess/combination.py", "--root_dir", tmp_path)
     done = command("preprocess/combination.py", "--root_dir", tmp_path, "--layout", "patient", check=False)
-    assert done.returncode == 2 and "wanted the same layout" in done.stderr
+    assert done.returncode == 2 and "the same layout" in done.stderr
     done = command("preprocess/combination.py", "--root_dir", tmp_path, "--output_path", tmp_path, check=False)
-    assert done.returncode == 2 and "wanted an empty folder" in done.stderr
+    assert done.returncode == 2 and "files without a record" in done.stderr
 
 
 def test_dates_out_of_order_are_no_error(tmp_path: Path) -> None:
@@ -138,15 +161,17 @@ def test_read_only_output(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "1m") as disk:
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
         done = command("preprocess/merge_patient.py", "--root_dir", tmp_path, "--output_path", disk / "p", check=False)
-    assert done.returncode == 1 and "the folder is read-only" in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert done.returncode == 1 and "the directory is read-only" in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 
 def test_full_disk(tmp_path: Path) -> None:
     rows = [{**TWO_PATIENTS["labevents"][0], "comments": os.urandom(30).hex()} for _ in range(20_000)]
-    write_mimic(tmp_path / "mimiciv", {**TWO_PATIENTS, "labevents": rows})
+    exams = [{"subject_id": "2", "hadm_id": "20", "charttime": "2150-01-02", "text": "A" * 10_000_000}]
+    write_mimic(tmp_path / "mimiciv", {**TWO_PATIENTS, "labevents": rows, "radiology": exams})
     with small_disk(tmp_path / "disk", "300k") as disk:
         done = command("preprocess/merge_patient.py", "--root_dir", tmp_path, "--output_path", disk / "p", check=False)
         assert done.returncode == 1 and "the disk is full" in done.stderr and "Traceback" not in done.stderr, done.stderr
-        assert (disk / "p" / "hosp" / "admissions").is_dir() and not (disk / "p" / "hosp" / "labevents").exists()
+        assert (disk / "p" / "note" / "radiology").is_dir(), "the largest table comes first"
+        assert not (disk / "p" / "hosp" / "labevents").exists()
         subprocess.run(["mount", "-o", "remount,size=50m", disk], check=True)
         command("preprocess/merge_patient.py", "--root_dir", tmp_path, "--output_path", disk / "p")

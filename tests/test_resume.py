@@ -1,20 +1,22 @@
-"""Killed, rerun, or shared between processes: always the same bytes, and no work done twice."""
+"""Killed, rerun, interrupted or shared between processes: always the same bytes."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import REPO, command
-from tiny_mimic import many_patients, write_mimic
+from tiny_mimic import TWO_PATIENTS, many_patients, write_mimic
 
 STEPS = {
     "preprocess/merge_patient.py": ("patients", ["--buckets", "6"]),
@@ -33,11 +35,9 @@ def digests(folder: Path) -> dict[str, str]:
     }
 
 
-def start(script: str, root: Path, *more: str, **env: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, str(REPO / script), "--root_dir", str(root), *more],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **env},
-    )  # fmt: skip
+def start(script: str, root: Path, *flags: str, **options: Any) -> subprocess.Popen[str]:
+    line = [sys.executable, str(REPO / script), "--root_dir", str(root), *flags]
+    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
 
 
 @pytest.fixture(scope="module")
@@ -45,59 +45,73 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All steps run once, undisturbed."""
     root = tmp_path_factory.mktemp("whole")
     write_mimic(root / "mimiciv", many_patients(60))
-    for script, (_, more) in STEPS.items():
-        command(script, "--root_dir", root, *more)
+    for script, (_, flags) in STEPS.items():
+        command(script, "--root_dir", root, *flags)
     return root
 
 
 def test_kill_at_any_moment_then_rerun(whole: Path, tmp_path: Path) -> None:
     write_mimic(tmp_path / "mimiciv", many_patients(60))
     moments = random.Random(os.environ.get("KILL_SEED", "0"))
-    for script, (output, more) in STEPS.items():
-        began = time.monotonic()
-        command(script, "--root_dir", whole, *more)  # all is done there: the least time a run takes
-        least = time.monotonic() - began
+    for script, (output, flags) in STEPS.items():
+        start_time = time.monotonic()
+        command(script, "--root_dir", whole, *flags)  # nothing is left to do: the shortest time of a run
+        least = time.monotonic() - start_time
         killed = tries = 0
         while killed < 4:
             tries += 1
-            assert tries < 60, "the test must interrupt something"
-            process = start(script, tmp_path, *more)
+            assert tries < 60, "the test never killed the command in time"
+            process = start(script, tmp_path, *flags)
             time.sleep(moments.uniform(0.5, 1.5) * least)
             process.send_signal(signal.SIGKILL)
             if process.wait() == -signal.SIGKILL:
                 killed += 1
-            else:  # it was finished before: begin again
+            else:  # it had already finished: start again
                 assert process.returncode == 0
                 shutil.rmtree(tmp_path / output)
-        command(script, "--root_dir", tmp_path, *more)
+        command(script, "--root_dir", tmp_path, *flags)
         assert digests(tmp_path / output) == digests(whole / output)
 
 
 def test_two_processes_share_the_work(whole: Path, tmp_path: Path) -> None:
     write_mimic(tmp_path / "mimiciv", many_patients(60))
-    for script, (output, more) in STEPS.items():
-        pair = [start(script, tmp_path, *more) for _ in range(2)]
+    for script, (output, flags) in STEPS.items():
+        pair = [start(script, tmp_path, *flags) for _ in range(2)]
         logs = [process.communicate()[0] for process in pair]
         assert [process.returncode for process in pair] == [0, 0], logs
         assert digests(tmp_path / output) == digests(whole / output)
 
 
-def test_no_unit_is_done_twice(tmp_path: Path) -> None:
-    """Four processes note every unit they do; each unit is noted once, and a dead process's unit is taken over."""
-    script = tmp_path / "work.py"
-    script.write_text(
-        "import os, sys, time\nfrom pathlib import Path\nfrom pipeline.work import share_work\n"
-        "folder = Path(sys.argv[1])\n"
-        "def do(unit):\n"
-        "    with (folder / 'log').open('a') as log: log.write(f'{unit}\\n')\n"
-        "    if unit == 3 and not (folder / 'died').exists():\n"
-        "        (folder / 'died').touch(); os.kill(os.getpid(), 9)\n"
-        "    time.sleep(0.02); (folder / f'unit-{unit}').touch()\n"
-        "share_work(range(12), lambda unit: (folder / f'unit-{unit}').exists(), do, folder / 'locks')\n"
-    )
-    processes = [subprocess.Popen([sys.executable, script, tmp_path]) for _ in range(4)]
-    assert sorted(process.wait() for process in processes) == [-9, 0, 0, 0]
-    assert sorted(map(int, (tmp_path / "log").read_text().split())) == sorted([*range(12), 3])
+@pytest.mark.parametrize("script", list(STEPS)[:3])
+def test_worker_processes_write_the_same_bytes(script: str, whole: Path, tmp_path: Path) -> None:
+    output, flags = STEPS[script]
+    for name, (folder, _) in STEPS.items():  # the steps before
+        if name == script:
+            break
+        (tmp_path / folder).symlink_to(whole / folder)
+    (tmp_path / "mimiciv").symlink_to(whole / "mimiciv")
+    command(script, "--root_dir", tmp_path, *flags, "--num_workers", 2)
+    assert digests(tmp_path / output) == digests(whole / output)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_ctrl_c_is_one_line_and_the_next_run_resumes(workers: str, tmp_path: Path) -> None:
+    root, whole = tmp_path / "interrupted", tmp_path / "whole"
+    rows = [{**TWO_PATIENTS["labevents"][0], "comments": f"comment {i}"} for i in range(300_000)]
+    mimic = write_mimic(tmp_path / "mimiciv", {**TWO_PATIENTS, "labevents": rows})
+    flags = ["--mimic_dir", str(mimic), "--buckets", "3", "--num_workers", workers]
+    process = start("preprocess/merge_patient.py", root, *flags, start_new_session=True)
+    while not list(root.glob("patients/hosp/.labevents.tmp/*")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal sends Ctrl-C, to the workers too
+    log = process.communicate()[0]
+    last_line = re.split("[\r\n]", log.strip())[-1]
+    assert process.returncode == 130 and last_line == "interrupted. Run the same command again to resume.", log
+    assert "Traceback" not in log and not (root / "patients/hosp/labevents").exists()
+    command("preprocess/merge_patient.py", "--root_dir", root, *flags)
+    command("preprocess/merge_patient.py", "--root_dir", whole, *flags)
+    assert digests(root / "patients") == digests(whole / "patients")
 
 
 def test_same_bytes_whatever_the_file_order_and_hash_seed(whole: Path, tmp_path: Path) -> None:
@@ -107,6 +121,6 @@ def test_same_bytes_whatever_the_file_order_and_hash_seed(whole: Path, tmp_path:
         target = mimic / path.relative_to(tmp_path / "source")
         target.parent.mkdir(parents=True, exist_ok=True)
         path.rename(target)
-    for script, (output, more) in STEPS.items():
-        command(script, "--root_dir", tmp_path, *more, PYTHONHASHSEED="7", POLARS_MAX_THREADS="1")
+    for script, (output, flags) in STEPS.items():
+        command(script, "--root_dir", tmp_path, *flags, PYTHONHASHSEED="7", POLARS_MAX_THREADS="1")
         assert digests(tmp_path / output) == digests(whole / output)

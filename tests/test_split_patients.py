@@ -57,12 +57,12 @@ def test_released_test_patients_test(tmp_path: Path) -> None:
     parts = split(tmp_path, list(range(1, 21)), *flags, "--test_ratio", "0.3")
     assert set(parts["test"]) == {*hashed, "3", "4", "5"}
     (tmp_path / "no.jsonl").write_text('{"input": "x"}\n')
-    with pytest.raises(UserError, match=r"no\.jsonl, row 1: wanted subject_id"):
+    with pytest.raises(UserError, match=r"no\.jsonl, row 1: .*subject_id"):
         split(tmp_path, [1], "--test_from", str(tmp_path / "no.jsonl"))
 
 
-def test_defaults_and_errors(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"hosp: wanted patients\.csv or patients\.csv\.gz"):
+def test_defaults_and_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match=r"hosp/patients\.csv: .*--patients"):
         main(["--root_dir", str(tmp_path)])
     hosp = tmp_path / "mimiciv/hosp"
     hosp.mkdir(parents=True)
@@ -70,10 +70,11 @@ def test_defaults_and_errors(tmp_path: Path) -> None:
         file.write("subject_id\n7\n")
     main(["--root_dir", str(tmp_path)])
     assert read_subject_ids(tmp_path / "patient_data/patients.csv") == ["7"]
-    for text, message in (("id\n1\n", "wanted a CSV with columns subject_id"), ("subject_id\nx1\n", "wanted numbers"),
-                          ("subject_id\n", "wanted patients, found none")):  # fmt: skip
+    for text, message in (("id\n1\n", "columns? subject_id"), ("subject_id\nx1\n", "numbers"),
+                          ("subject_id\n", "expected patients, got none")):  # fmt: skip
         (tmp_path / "p.csv").write_text(text)
         with pytest.raises(UserError, match=message):
             main(["--patients", str(tmp_path / "p.csv"), "--output_dir", str(tmp_path / "o")])
-    with pytest.raises(UserError, match="--test_ratio"):
+    with pytest.raises(SystemExit):
         main(["--root_dir", str(tmp_path), "--test_ratio", "10"])
+    assert "--test_ratio" in capsys.readouterr().err
