@@ -142,7 +142,7 @@ def choose_rows(root: Path, rows: int, test_rows: int) -> None:
     """Write train.csv and test.csv, of training and held-out patients, and the optimum on the latter."""
     import numpy as np
 
-    from evaluation.baselines import says_yes
+    from evaluation.baselines import is_positive
     from evaluation.metrics import auroc
 
     summary = Summary("learning data")
@@ -158,7 +158,7 @@ def choose_rows(root: Path, rows: int, test_rows: int) -> None:
         asked = thinned(asked, test_rows if task in RISK else test_rows // 4)
         test += [row for row, _ in asked]
         if task in RISK:
-            labels, at_best = zip(*((says_yes(row), chance) for row, chance in asked), strict=True)
+            labels, at_best = zip(*((is_positive(row), chance) for row, chance in asked), strict=True)
             optimum[task] = auroc(np.array(labels), np.array(at_best))
     write_json(root / "optimum.json", optimum)
     write_rows(root / "train.csv", train)

@@ -35,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_argument("--rounds", type=int, default=3)
     args = cli.parse_args(argv)
 
-    from evaluation.score import read_samples, score_samples
+    from evaluation.predictions import read_predictions
+    from evaluation.score import score_predictions
 
     read, scored = [], []
     with tempfile.TemporaryDirectory() as folder:
@@ -45,12 +46,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         size = path.stat().st_size / 2**20
         for _ in range(args.rounds):
             start = time.perf_counter()
-            samples = read_samples(folder)
+            predictions = read_predictions(folder)
             read.append(time.perf_counter() - start)
-            score_samples(samples.values(), args.resamples)
+            score_predictions(predictions.values(), args.resamples)
             scored.append(time.perf_counter() - start - read[-1])
     print("| rows | MiB | resamples | read s | score s | peak MiB |\n| ---: | ---: | ---: | ---: | ---: | ---: |")
-    print(f"| {len(samples):,} | {size:,.0f} | {args.resamples:,} | {statistics.median(read):.1f} | "
+    print(f"| {len(predictions):,} | {size:,.0f} | {args.resamples:,} | {statistics.median(read):.1f} | "
           f"{statistics.median(scored):.1f} | {peak_memory_mib():,.0f} |")  # fmt: skip
 
 

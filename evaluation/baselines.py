@@ -1,15 +1,15 @@
-"""Cheap baselines on the samples of a run: what a model must beat, in the files of a model.
+"""Answer the samples of a finished run with simple baselines, which a model should beat.
 
-Reads DIR (test.py's --output_path) and writes DIR/baselines/<name>/, each with outputs.jsonl, run.json and result.json;
-`python -m evaluation.report DIR` shows them beside the run.
+Reads DIR (the --output_path of test.py) and writes DIR/baselines/<name>/, each with outputs.jsonl, run.json and result.json
+like a run; `python -m evaluation.report DIR` shows them beside the run.
 
-  majority             the answers most frequent in training rows, as many as a row has in the median; for risk tasks
-                       the share of yes in them, for all samples alike
-  copy_last            the answer of the patient's last earlier event of the same table; nothing where there is none
-  logistic_regression  risk tasks: on counts of the events and items that the sample's text shows, and the age
+  majority             the most frequent answers in training rows, as many as the median row has; for risk tasks the share
+                       of yes in training rows as p(yes) of every sample
+  copy_last            the answer of the patient's latest earlier event of the same table; empty if there is none
+  logistic_regression  risk tasks only: on counts of the events and items in the sample's input, and the age
 
-copy_last leaves risk tasks out: whether an earlier stay's outcome was known at the later stay's time is not sure.
-Training rows come from a task index, of training patients only.
+copy_last leaves risk tasks out, because the outcome of an earlier stay may lie after the sample. Training rows come from a
+task index, of training patients only.
 """
 
 from __future__ import annotations
@@ -19,106 +19,165 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
 
-import argparse
 import json
 import math
+import shutil
 import statistics
+import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mimiciv_dataset.index_files import clean_id, clean_position, index_files, parse_target, reading, scan, task_of_file
+from evaluation.predictions import read_outputs, sample_id_of_output
+from mimiciv_dataset.index_files import clean_id, clean_position, parse_target, sample_id
 from mimiciv_dataset.patients import read_subject_ids
-from mimiciv_dataset.tasks import TASKS, YES, Task
-from pipeline.cli import ROOT_DIR, Parser, run
+from mimiciv_dataset.tasks import TASKS, YES
+from pipeline.cli import ROOT_DIR, Parser, at_least, run
 from pipeline.errors import UserError
-from pipeline.files import atomic_path, read_json, require, write_json
+from pipeline.files import Line, atomic_path, read_json, require, write_json
 from pipeline.progress import Summary, progress
+from pipeline.work import Tick, Unit, run_units
 
 if TYPE_CHECKING:
+    from mimiciv_dataset.lookups import Lookups
     from mimiciv_dataset.mimiciv import MIMICIV
     from mimiciv_dataset.text import SampleText
+    from mimiciv_dataset.trajectory import Trajectories
 
-Line = dict[str, Any]
-Rows = list[dict[str, Any]]
+IndexRows = list[dict[str, Any]]
 Answers = Iterator[tuple[Line, str, float | None]]
-"""Output lines of the run, and what the baseline answers: the reply, and p_yes for risk tasks."""
+"""Output lines of the run with the baseline's reply, and its p(yes) for risk tasks."""
 
 FOLDER = "baselines"
-KEPT = ("key", "task_info", "candidates", "input_sha256")
-"""Fields of the run's lines that the baselines' have too; prompts have no part in them."""
+COPIED = ("key", "sample_id", "task_info", "candidates", "input_sha256")
+"""Fields of the run's output lines that the baselines' lines have too; those about prompts and replies are left out."""
+
+PATIENTS_PER_PART = 50
+
+
+@dataclass(frozen=True)
+class BaselineSettings:
+    """What decides the answers of the baselines, as run.json records it.
+
+    Attributes:
+        dataset_name: index file or files of the run, comma-separated.
+        root_dir: data directory, with trajectories and code maps.
+        train_index, train_subjects: task index that training rows are drawn from, and CSV of the training patients.
+        max_train: maximum number of training rows per task.
+        seed: of the draw.
+    """
+
+    dataset_name: str
+    root_dir: str
+    train_index: str
+    train_subjects: str
+    max_train: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class BaselineJob:
+    """The samples of a run, and training rows of their tasks.
+
+    Attributes:
+        run_dir: directory of the run.
+        lines: output lines of the run by task.
+        training: index rows of training patients by task.
+        settings: of the command.
+    """
+
+    run_dir: Path
+    lines: dict[str, list[Line]]
+    training: dict[str, IndexRows]
+    settings: BaselineSettings
+
+    def trained_tasks(self, *kinds: str) -> list[str]:
+        """The tasks of these kinds that have training rows."""
+        return [name for name in self.lines if TASKS[name].kind in kinds and self.training.get(name)]
+
+    @cached_property
+    def lines_by_patient(self) -> dict[str | None, list[Line]]:
+        """Output lines of all but risk tasks by patient; None for lines without a patient."""
+        patients: dict[str | None, list[Line]] = defaultdict(list)
+        for name, lines in self.lines.items():
+            if TASKS[name].kind != "risk":
+                for line in lines:
+                    patients[clean_id(line["task_info"].get("subject_id"))].append(line)
+        return dict(patients)
+
+    @cached_property
+    def trajectories(self) -> Trajectories:
+        from mimiciv_dataset.trajectory import Trajectories
+
+        return Trajectories(Path(self.settings.root_dir) / "patients_ehr")
+
+    @cached_property
+    def lookups(self) -> Lookups:
+        from mimiciv_dataset.lookups import Lookups
+
+        return Lookups(Path(self.settings.root_dir) / "index_mapping")
+
+    @cached_property
+    def _positions(self) -> dict[str, tuple[MIMICIV, int]]:
+        """Dataset and position of each sample of the run's index files, by `sample_id`."""
+        from mimiciv_dataset.mimiciv import MIMICIV
+
+        positions = {}
+        for path in self.settings.dataset_name.split(","):
+            require(path, "the index file of the run", "start from the directory of the run, or pass --dataset_name")
+            dataset = MIMICIV(self.settings.root_dir, path, lazzy_mode=True, shuffle=False)
+            for index in range(len(dataset)):
+                row = dataset.row(index)
+                info = row.get("task_info", {}) | row | {"task": dataset.task(row).name}
+                positions[sample_id(info)] = dataset, index
+        return positions
+
+    def text(self, line: Line) -> SampleText:
+        """The input of the sample of an output line, before truncation.
+
+        Raises:
+            UserError: the run's index files do not hold the sample.
+        """
+        identity = sample_id_of_output(line)
+        if identity not in self._positions:
+            raise UserError(
+                f"{self.settings.dataset_name}: expected the samples of {self.run_dir}, got others. Pass the run's index file "
+                "with --dataset_name."
+            )
+        dataset, index = self._positions[identity]
+        return dataset.text(index)
 
 
 # --- the baselines
 
 
-@dataclass
-class Run:
-    """A finished run and the training rows beside it.
+class Baseline(NamedTuple):
+    """A baseline.
 
     Attributes:
-        lines: the run's output lines, by task.
-        training: index rows of training patients, by task, as they stand in the file.
-        args: the command's arguments, with the run's dataset_name and root_dir where none were given.
+        parts: divides a job into parts, each a list of tasks or of patients that one process answers at a time.
+        answer: answers the samples of a part.
     """
 
-    lines: dict[str, list[Line]]
-    training: dict[str, Rows]
-    args: argparse.Namespace
-
-    def tasks(self, *kinds: str) -> Iterator[tuple[Task, list[Line], Rows]]:
-        """The tasks of these kinds that have training rows, with the run's lines and the training rows."""
-        for name, lines in self.lines.items():
-            if TASKS[name].kind in kinds and self.training.get(name):
-                yield TASKS[name], lines, self.training[name]
-
-    @cached_property
-    def texts(self) -> Mapping[tuple[str | None, ...], tuple[MIMICIV, int]]:
-        """Where the record of each sample is, by `sample_name`."""
-        from evaluation.score import sample_name
-        from mimiciv_dataset.mimiciv import MIMICIV
-        from pipeline.files import sha256
-
-        found = {}
-        for path in self.args.dataset_name.split(","):
-            require(path, "the index file of the run", "start from the run's folder, or say --dataset_name")
-            dataset = MIMICIV(self.args.root_dir, path, lazzy_mode=True, shuffle=False)
-            for index in range(len(dataset)):
-                row = dataset.row(index)
-                text = sha256(row["input"]) if "input" in row else None
-                found[sample_name(row.get("task_info", {}) | row | {"task": dataset.task(row).name}, text)] = dataset, index
-        return found
-
-    def text(self, line: Line) -> SampleText:
-        """The record that the sample's prompt was made from.
-
-        Raises:
-            UserError: the run's index file does not hold the sample.
-        """
-        from evaluation.score import sample_name
-
-        place = self.texts.get(sample_name(line["task_info"], line.get("input_sha256")))
-        if place is None:
-            raise UserError(f"{self.args.dataset_name}: wanted the samples of {self.args.dir}, found others; "
-                            "say --dataset_name, the index file that the run was made from")  # fmt: skip
-        dataset, index = place
-        return dataset.text(index)
+    parts: Callable[[BaselineJob], list[Sequence[str]]]
+    answer: Callable[[BaselineJob, Sequence[str]], Answers]
 
 
-def majority(work: Run) -> Answers:
-    """The answers most frequent in training rows; for risk tasks the training rows' share of yes."""
-    for task, lines, rows in work.tasks("decision", "risk"):
-        if task.kind == "risk":
-            answer = risk_answer(sum(says_yes(row) for row in rows) / len(rows))
+def majority(job: BaselineJob, tasks: Sequence[str]) -> Answers:
+    """Answer with the most frequent answers in training rows; for risk tasks p(yes) is the share of yes in them."""
+    for task in tasks:
+        rows = job.training[task]
+        if TASKS[task].kind == "risk":
+            reply = risk_reply(sum(map(is_positive, rows)) / len(rows))
         else:
-            answer = frequent_answers([parse_target(row["target"]) for row in rows]), None
-        yield from ((line, *answer) for line in lines)
+            reply = frequent_answers([parse_target(row["target"]) for row in rows]), None
+        yield from ((line, *reply) for line in job.lines[task])
 
 
 def frequent_answers(targets: Sequence[str | list[str]]) -> str:
-    r"""The most frequent answers, one a line, as many as a target has in the median; of equally frequent the first by name.
+    r"""The most frequent answers, one per line: as many as the median target has, ties by name.
 
     >>> frequent_answers([["b", "a"], ["b"], ["a", "b", "c"]])
     'b\na'
@@ -130,43 +189,38 @@ def frequent_answers(targets: Sequence[str | list[str]]) -> str:
     return "\n".join(sorted(counts, key=lambda label: (-counts[label], label))[:number])
 
 
-def copy_last(work: Run) -> Answers:
-    """The answer of the patient's last earlier event of the task's table (next_event: of any table).
+def copy_last(job: BaselineJob, patients: Sequence[str]) -> Answers:
+    """Answer with the target of the patient's latest earlier event of the task's table (next_event: of any table).
 
-    It looks at the whole trajectory before the sample, of which the prompt shows a day.
+    Uses the whole trajectory before the sample, of which the prompt shows only the context window.
     """
-    from mimiciv_dataset.lookups import Lookups
     from mimiciv_dataset.samples import decision_target
-    from mimiciv_dataset.trajectory import Trajectories
 
-    patients: dict[str | None, list[Line]] = defaultdict(list)
-    for name, lines in work.lines.items():
-        if TASKS[name].kind != "risk":
-            for line in lines:
-                patients[clean_id(line["task_info"].get("subject_id"))].append(line)
-    if None in patients:
-        raise UserError(f"{work.args.dir}: copy_last wants rows with subject_id, found rows without; "
-                        "leave it out (--baselines majority logistic_regression)")  # fmt: skip
-    trajectories = Trajectories(Path(work.args.root_dir) / "patients_ehr")
-    lookups = Lookups(Path(work.args.root_dir) / "index_mapping")
-    for subject_id, lines in progress(patients.items(), desc="copy_last", unit="patient"):
-        timeline = trajectories.timeline(subject_id)
-        for line in lines:
+    for subject_id in patients:
+        timeline = job.trajectories.timeline(subject_id)
+        for line in job.lines_by_patient[subject_id]:
             task = TASKS[line["task_info"]["task"]]
             answer: str | list[str] | None = None
             for position in range(clean_position(line["task_info"]["period_end"]) - 1, 0, -1):
                 if task.event in (None, timeline.file_names[position]):
-                    answer = decision_target(task, timeline, position, lookups)
+                    answer = decision_target(task, timeline, position, job.lookups)
                 if answer is not None:
                     break
             yield line, "\n".join(answer) if isinstance(answer, list) else answer or "", None
 
 
-def logistic_regression(work: Run) -> Answers:
-    """p(yes) by logistic regression on `counts` of the training rows' records; risk tasks only.
+def _copy_last_parts(job: BaselineJob) -> list[Sequence[str]]:
+    patients = list(job.lines_by_patient)
+    if None in patients:
+        raise UserError(
+            f"{job.run_dir}: expected samples with subject_id for copy_last, got some without. Leave it out: --baselines "
+            "majority logistic_regression."
+        )
+    return [patients[start : start + PATIENTS_PER_PART] for start in range(0, len(patients), PATIENTS_PER_PART)]
 
-    A task whose training rows all say the same is left out.
-    """
+
+def logistic_regression(job: BaselineJob, tasks: Sequence[str]) -> Answers:
+    """Answer risk tasks with p(yes) of a logistic regression on `features`, fitted on the training rows of each task."""
     from sklearn.feature_extraction import DictVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -174,58 +228,53 @@ def logistic_regression(work: Run) -> Answers:
 
     from mimiciv_dataset.mimiciv import MIMICIV
 
-    tasks = []
-    for found in work.tasks("risk"):
-        if len({says_yes(row) for row in found[2]}) == 2:
-            tasks.append(found)
-        else:
-            print(f"logistic_regression: {found[0].name} left out, all its training rows say the same")
-    with progress(
-        total=sum(len(lines) + len(rows) for _, lines, rows in tasks), desc="logistic_regression", unit="record"
-    ) as bar:
-        for _, lines, rows in tasks:
-            dataset = MIMICIV(work.args.root_dir, sample_info=rows, lazzy_mode=True, shuffle=False)
-            known, asked = [], []
-            for index in range(len(dataset)):
-                known.append(counts(dataset.text(index)))
-                bar.update()
-            for line in lines:
-                asked.append(counts(work.text(line)))
-                bar.update()
-            model = make_pipeline(DictVectorizer(), MaxAbsScaler(), LogisticRegression(max_iter=1000))
-            model.fit(known, [says_yes(row) for row in rows])
-            for line, share in zip(lines, model.predict_proba(asked)[:, 1], strict=True):
-                yield line, *risk_answer(float(share))
+    for task in tasks:
+        rows, lines = job.training[task], job.lines[task]
+        dataset = MIMICIV(job.settings.root_dir, sample_info=rows, lazzy_mode=True, shuffle=False)
+        model = make_pipeline(DictVectorizer(), MaxAbsScaler(), LogisticRegression(max_iter=1000))
+        model.fit([features(dataset.text(index)) for index in range(len(dataset))], list(map(is_positive, rows)))
+        probabilities = model.predict_proba([features(job.text(line)) for line in lines])[:, 1]
+        for line, p_yes in zip(lines, probabilities, strict=True):
+            yield line, *risk_reply(float(p_yes))
 
 
-def counts(text: SampleText) -> dict[str, float]:
-    r"""What logistic regression knows of a record: log(1 + n) of its events by table and of its items, and the age.
+def _logistic_regression_parts(job: BaselineJob) -> list[Sequence[str]]:
+    tasks = job.trained_tasks("risk")
+    one_label = [task for task in tasks if len(set(map(is_positive, job.training[task]))) < 2]
+    if one_label:
+        print(f"logistic_regression: {', '.join(one_label)} left out, because all training rows have the same label")
+    return [[task] for task in tasks if task not in one_label]
 
-    The item of a record is its first shown value. All is read from the text, so nothing enters that a model is not shown.
+
+def features(text: SampleText) -> dict[str, float]:
+    r"""Features for logistic regression: log(1 + n) of the events of each table and of each item, and age / 100.
+
+    The item of a record is its first displayed value. Everything is read from the text, so that the regression uses nothing
+    that a model is not shown.
 
     >>> from mimiciv_dataset.text import SampleText
     >>> patient = "## Patient Demographics [None]\n- Anchor_Age: 61\n- Gender: F"
     >>> labs = "## Labotary Test Events [2180-05-07 05:30:00]\n| Item_Name | Valuenum |\n| ------ | ------ |\n"
-    >>> found = counts(SampleText(patient, "", "", (labs + "| Glucose | 109.0 |\n| Glucose | 99.0 |",)))
-    >>> {name: round(value, 2) for name, value in found.items()}
+    >>> values = features(SampleText(patient, "", "", (labs + "| Glucose | 109.0 |\n| Glucose | 99.0 |",)))
+    >>> {name: round(value, 2) for name, value in values.items()}
     {'age': 0.61, 'Labotary Test Events': 0.69, 'Labotary Test Events: Glucose': 1.1}
     """
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for event in (text.last_discharge, text.admission, *text.window):
         if event:
             title, *lines = event.splitlines()
             title = title.removeprefix("## ").partition(" [")[0]
-            found[title] += 1
-            found.update(f"{title}: {item}" for item in items(lines))
+            counts[title] += 1
+            counts.update(f"{title}: {item}" for item in items_of_event(lines))
     age = text.patient.partition("\n- Anchor_Age: ")[2].partition("\n")[0]
-    known = {"age": float(age) / 100} if age.isdecimal() else {}
-    return known | {name: math.log1p(number) for name, number in found.items()}
+    values = {"age": float(age) / 100} if age.isdecimal() else {}
+    return values | {name: math.log1p(count) for name, count in counts.items()}
 
 
-def items(lines: Sequence[str]) -> list[str]:
-    """The first shown value of each record of a rendered event, given without its title.
+def items_of_event(lines: Sequence[str]) -> list[str]:
+    """The first displayed value of each record in the lines of a rendered event without its title.
 
-    >>> items(["- Medication: Aspirin", "- Event_Txt: Administered"])
+    >>> items_of_event(["- Medication: Aspirin", "- Event_Txt: Administered"])
     ['Aspirin']
     """
     if lines and lines[0].startswith("- "):
@@ -233,28 +282,40 @@ def items(lines: Sequence[str]) -> list[str]:
     return [line.removeprefix("| ").partition(" | ")[0].removesuffix(" |") for line in lines[2:] if line.startswith("| ")]
 
 
-def says_yes(row: Mapping[str, Any]) -> bool:
-    """The label of a risk task's index row."""
+def is_positive(row: Mapping[str, Any]) -> bool:
+    """Whether the label of a risk task's index row is yes."""
     return parse_target(row["target"]) == YES
 
 
-def risk_answer(share: float) -> tuple[str, float]:
-    """Reply and p_yes."""
-    return "yes" if share >= 0.5 else "no", share
+def risk_reply(p_yes: float) -> tuple[str, float]:
+    """The reply to a risk task, and its p(yes)."""
+    return "yes" if p_yes >= 0.5 else "no", p_yes
 
 
-BASELINES: dict[str, Callable[[Run], Answers]] = {
-    "majority": majority,
-    "copy_last": copy_last,
-    "logistic_regression": logistic_regression,
+BASELINES = {
+    "majority": Baseline(lambda job: [[task] for task in job.trained_tasks("decision", "risk")], majority),
+    "copy_last": Baseline(_copy_last_parts, copy_last),
+    "logistic_regression": Baseline(_logistic_regression_parts, logistic_regression),
 }
 
 
-# --- training rows
+# --- reading and writing
 
 
-def training_rows(index: Path, tasks: Sequence[str], subjects: Collection[str], number: int, seed: int) -> dict[str, Rows]:
-    """At most `number` rows of each task, drawn from these patients' rows of a task index.
+def read_lines(run_dir: Path) -> dict[str, list[Line]]:
+    """The fields `COPIED` of a run's output lines, by task."""
+    lines = {
+        key: {name: line.get(name) for name in COPIED if name != "sample_id" or name in line}
+        for key, _, line in read_outputs(run_dir)
+    }
+    by_task: dict[str, list[Line]] = {name: [] for name in TASKS}
+    for line in lines.values():
+        by_task[line["task_info"]["task"]].append(line)
+    return {name: of_task for name, of_task in by_task.items() if of_task}
+
+
+def training_rows(tasks: Sequence[str], subjects: Collection[str], settings: BaselineSettings) -> dict[str, IndexRows]:
+    """Index rows of these patients, at most `max_train` per task, drawn at random.
 
     Raises:
         UserError: there are none.
@@ -262,24 +323,69 @@ def training_rows(index: Path, tasks: Sequence[str], subjects: Collection[str], 
     import polars as pl
 
     from mimiciv_dataset.draws import draw_uniform, row_hashes
+    from mimiciv_dataset.index_files import index_files, reading, scan, task_of_file
 
     def draw(task: str, rows: pl.DataFrame) -> pl.DataFrame:
-        return rows[draw_uniform(row_hashes(task, rows, seed), number)]
+        return rows[draw_uniform(row_hashes(task, rows, settings.seed), settings.max_train)]
 
     drawn: dict[str, list[pl.DataFrame]] = defaultdict(list)
-    files = [path for path in index_files(index) if task_of_file(path) in (None, *tasks)]
+    files = [path for path in index_files(settings.train_index) if task_of_file(path) in (None, *tasks)]
     for path in progress(files, desc="training rows", unit="file"):
         if path.stem.isdecimal() and path.stem not in subjects:
-            continue  # --group patient: the file of a patient who does not count
+            continue  # --group patient: a file of another patient
         with reading(path):
-            mine = pl.col("task").is_in(list(tasks)) & pl.col("subject_id").is_in(list(subjects))
-            found = scan(path).filter(mine).drop("target_weight", "audit").collect(engine="streaming")
-        for (task,), rows in found.partition_by("task", as_dict=True).items():
+            selected = pl.col("task").is_in(list(tasks)) & pl.col("subject_id").is_in(list(subjects))
+            frame = scan(path).filter(selected).drop("target_weight", "audit").collect(engine="streaming")
+        for (task,), rows in frame.partition_by("task", as_dict=True).items():
             drawn[task].append(draw(task, rows))
     if not drawn:
-        raise UserError(f"{index}: wanted rows of the run's tasks and of training patients, found none; "
-                        "say --train_index and --train_subjects")  # fmt: skip
+        raise UserError(
+            f"{settings.train_index}: expected rows of training patients for the run's tasks, got none. Check --train_index "
+            "and --train_subjects."
+        )
     return {task: draw(task, pl.concat(frames)).to_dicts() for task, frames in drawn.items()}
+
+
+def write_part(job: BaselineJob, name: str, part: Sequence[str], path: Path, _: Tick) -> None:
+    """Write the output lines of one part of a baseline."""
+    from evaluation.metrics import sample_score
+
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for line, response, p_yes in BASELINES[name].answer(job, part):
+            info = line["task_info"]
+            score = sample_score(info["task"], info["label"], response, p_yes)
+            output = {"response": response, "reasoning": None, "p_yes": p_yes, "finish_reason": "stop"}
+            file.write(json.dumps(line | {"outputs": [output], "score": score}, ensure_ascii=False) + "\n")
+
+
+def write_baselines(job: BaselineJob, names: Sequence[str], result: Mapping[str, Any], num_workers: int) -> None:
+    """Write outputs.jsonl, run.json and result.json of each baseline, scored with the settings of the run's `result`."""
+    from evaluation.score import score_dir
+
+    folder = job.run_dir / FOLDER
+    folder.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".parts-", dir=folder) as temporary:
+        paths: dict[str, list[Path]] = {}
+        units = []
+        for name in names:
+            parts = BASELINES[name].parts(job)
+            paths[name] = [Path(temporary) / f"{name}-{number}.jsonl" for number in range(len(parts))]
+            units += [
+                Unit(path.stem, path.exists, partial(write_part, job, name, part, path))
+                for part, path in zip(parts, paths[name], strict=True)
+            ]
+        run_units(units, Path(temporary), num_workers=num_workers, desc="baselines", unit="part")
+        for name in names:
+            if not paths[name]:
+                print(f"{name}: the run has no sample that it can answer, so nothing is written")
+                continue
+            with atomic_path(folder / name / "outputs.jsonl") as outputs, outputs.open("wb") as file:
+                for path in paths[name]:
+                    with path.open("rb") as part_file:
+                        shutil.copyfileobj(part_file, file)
+            arguments = {"model_name_or_path": name} | asdict(job.settings)
+            write_json(folder / name / "run.json", arguments)
+            score_dir(folder / name, result["resamples"], result["seed"], extra={"arguments": arguments})
 
 
 # --- the command
@@ -287,76 +393,45 @@ def training_rows(index: Path, tasks: Sequence[str], subjects: Collection[str], 
 
 def main(argv: Sequence[str] | None = None) -> int:
     cli = Parser(__doc__)
-    cli.set_defaults(root_dir=None)  # the run's
-    cli.add_argument("dir", type=Path, metavar="DIR", help="folder of a finished run of test.py")
-    cli.add_argument("--dataset_name", help="index file(s) that the run was made from (as the run says)")
-    cli.add_argument("--train_index", type=Path, help="task index: folder or CSV (ROOT_DIR/task_index/all)")
+    cli.set_defaults(root_dir=None)  # that of the run
+    cli.add_argument("dir", type=Path, metavar="DIR", help="directory of a finished run of test.py")
+    cli.add_argument("--dataset_name", help="index file(s) of the run (as recorded in its result)")
+    cli.add_argument("--train_index", type=Path, help="task index: directory or CSV (ROOT_DIR/task_index/all)")
     cli.add_argument("--train_subjects", type=Path, help="CSV of training patients (ROOT_DIR/patient_data/train.csv)")
-    cli.add_argument("--max_train", type=int, default=2000, help="training rows of a task, drawn at random (2000)")
+    cli.add_argument("--max_train", type=at_least(1), default=2000, help="training rows per task, drawn at random (2000)")
     cli.add_argument("--seed", type=int, default=0, help="seed of the draw (0)")
     cli.add_argument("--baselines", nargs="+", choices=BASELINES, default=list(BASELINES), help="only these (all)")
+    cli.add_num_workers()
     args = cli.parse_args(argv)
     summary = Summary("baselines")
-    if args.max_train < 1:
-        raise UserError(f"--max_train {args.max_train}: wanted 1 or more")
     result = read_json(require(args.dir / "result.json", "the result of a finished run", "run test.py to its end first"))
-    said = result.get("arguments", {})
-    args.dataset_name = args.dataset_name or said.get("dataset_name", "")
-    args.root_dir = args.root_dir or said.get("root_dir", ROOT_DIR)
-    args.train_index = args.train_index or Path(args.root_dir) / "task_index/all"
-    args.train_subjects = args.train_subjects or Path(args.root_dir) / "patient_data/train.csv"
+    arguments = result.get("arguments", {})
+    root_dir = Path(args.root_dir or arguments.get("root_dir", ROOT_DIR))
+    settings = BaselineSettings(
+        dataset_name=args.dataset_name or arguments.get("dataset_name", ""),
+        root_dir=str(root_dir),
+        train_index=str(args.train_index or root_dir / "task_index/all"),
+        train_subjects=str(args.train_subjects or root_dir / "patient_data/train.csv"),
+        max_train=args.max_train,
+        seed=args.seed,
+    )
 
     lines = read_lines(args.dir)
-    subjects = set(read_subject_ids(args.train_subjects))
-    both = subjects & {clean_id(line["task_info"].get("subject_id")) for found in lines.values() for line in found}
-    if both:
-        raise UserError(f"{args.train_subjects}: wanted patients that are not in the run, found {len(both):,} of its "
-                        "patients; say --train_subjects, the training patients")  # fmt: skip
-    training = training_rows(args.train_index, list(lines), subjects, args.max_train, args.seed)
-    work = Run(lines, training, args)
-    for name in args.baselines:
-        write(args.dir / FOLDER / name, name, work, result)
-    without = [name for name in lines if name not in training]
+    subjects = set(read_subject_ids(settings.train_subjects))
+    overlap = subjects & {clean_id(line["task_info"].get("subject_id")) for of_task in lines.values() for line in of_task}
+    if overlap:
+        raise UserError(
+            f"{settings.train_subjects}: expected patients that are not in the run, got {len(overlap):,} of its patients. "
+            "Pass the training patients with --train_subjects."
+        )
+    job = BaselineJob(args.dir, lines, training_rows(list(lines), subjects, settings), settings)
+    write_baselines(job, args.baselines, result, args.num_workers)
+    without = [name for name in lines if name not in job.training]
     if without:
-        print(f"without training rows, so only copied: {', '.join(without)}")
+        print(f"no training rows, so only copy_last can answer: {', '.join(without)}")
     number = sum(map(len, lines.values()))
     summary.print(f"{', '.join(args.baselines)} on {number:,} samples → {args.dir / FOLDER}", number, "samples")
     return 0
-
-
-def read_lines(folder: Path) -> dict[str, list[Line]]:
-    """The run's lines, as far as the baselines need them, by task."""
-    from evaluation.score import read_outputs
-
-    kept = {key: {name: line.get(name) for name in KEPT} for key, _, line in read_outputs(folder)}
-    by_task: dict[str, list[Line]] = {name: [] for name in TASKS}
-    for line in kept.values():
-        by_task[line["task_info"]["task"]].append(line)
-    return {name: found for name, found in by_task.items() if found}
-
-
-def write(folder: Path, name: str, work: Run, result: Mapping[str, Any]) -> None:
-    """Write a baseline's outputs.jsonl, run.json and result.json, scored as the run is."""
-    from evaluation.metrics import sample_score
-    from evaluation.score import score_dir
-
-    about = {
-        "model_name_or_path": name, "dataset_name": work.args.dataset_name, "root_dir": str(work.args.root_dir),
-        "train_index": str(work.args.train_index), "train_subjects": str(work.args.train_subjects),
-        "max_train": work.args.max_train, "seed": work.args.seed,
-    }  # fmt: skip
-    answers = list(BASELINES[name](work))
-    if not answers:
-        print(f"{name}: no sample here that it could answer, so nothing is written")
-        return
-    with atomic_path(folder / "outputs.jsonl") as temporary, temporary.open("w", encoding="utf-8") as file:
-        for line, response, p_yes in answers:
-            info = line["task_info"]
-            score = sample_score(info["task"], info["label"], response, p_yes)
-            output = {"response": response, "reasoning": None, "p_yes": p_yes, "finish_reason": "stop"}
-            file.write(json.dumps(line | {"outputs": [output], "score": score}, ensure_ascii=False) + "\n")
-    write_json(folder / "run.json", about)
-    score_dir(folder, result["resamples"], result["seed"], extra={"arguments": about})
 
 
 if __name__ == "__main__":

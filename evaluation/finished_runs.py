@@ -1,22 +1,22 @@
-"""Finished runs and baselines: read from their folders, compared on the samples that both have."""
+"""Finished runs and baselines: read from their directories, and compared on the samples they have in common."""
 
 from __future__ import annotations
 
 import itertools
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evaluation.baselines import FOLDER as BASELINES_FOLDER
-from evaluation.page import Style
-from evaluation.score import SCORE_VERSION, Sample, main_statistic, read_outputs, sample_name
+from evaluation.predictions import Prediction, read_outputs
+from evaluation.score import MACRO, SCORE_VERSION, main_statistic
 from mimiciv_dataset.tasks import ALL_TASKS
 from pipeline.errors import UserError
-from pipeline.files import read_json, require
+from pipeline.files import Line, read_json, require, sha256
 from pipeline.progress import progress
 
 if TYPE_CHECKING:
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
 
     from evaluation.metrics import Comparison, Statistic
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#5b3fa0")
-"""Told apart by the colour-blind too (after Okabe and Ito 2008); a report has seldom more models."""
 
-GREYS = (Style("#6b7785", "5 3"), Style("#9aa4b0", "2 3"), Style("#434c58", "7 2 2 2"))
-OUTLINE = Style("#8b95a3", hollow=True)
+@dataclass(frozen=True)
+class Output:
+    """An output line as the report uses it; None where the line lacks a field.
 
-MAIN = {"decision": ("decision_f1", "F1", None), "risk": ("risk_auroc", "AUROC", 0.5)}
-"""Kind of task → its macro average in result.json, what that is called, and what it is by chance."""
+    Attributes:
+        prediction: the reply and its sample.
+        input_sha256: hash of the sample's input, before truncation.
+        prompt_sha256: hash of the prompt.
+        prompt_chars, answer_chars: lengths in characters.
+        truncated: whether events were left out of the prompt.
+        finish_reason: why generation ended, such as stop or length.
+    """
 
-
-@dataclass
-class Row:
-    """One output, as far as the report looks at it; lengths in characters, None where the line does not say."""
-
-    sample: Sample
+    prediction: Prediction
     input_sha256: str | None
     prompt_sha256: str | None
     prompt_chars: int | None
@@ -46,155 +46,157 @@ class Row:
     truncated: bool
     finish_reason: str | None
 
+    @classmethod
+    def from_line(cls, prediction: Prediction, line: Line) -> Output:
+        """From a line of outputs.jsonl and its prediction."""
+        return cls(
+            prediction=prediction,
+            input_sha256=line.get("input_sha256"),
+            prompt_sha256=line.get("prompt_sha256"),
+            prompt_chars=line.get("prompt_chars"),
+            answer_chars=len(prediction.answer or ""),
+            truncated=bool(line.get("truncated")),
+            finish_reason=(line.get("outputs") or [{}])[0].get("finish_reason"),
+        )
+
 
 @dataclass
-class Run:
-    """A run or a baseline: its folder, what it is called, its outputs and its result.
+class FinishedRun:
+    """A run or a baseline.
 
-    `rows` are by `sample_name`, so that runs of different models can be laid beside each other.
+    Attributes:
+        folder: its directory.
+        name: name of the model or baseline; unique among the runs of `read_runs`.
+        baseline: whether it is a baseline.
+        result: content of its result.json.
+        outputs: by `sample_id`, so that runs of different models are aligned.
     """
 
     folder: Path
     name: str
     baseline: bool
     result: dict[str, Any]
-    rows: dict[tuple[str | None, ...], Row]
-    style: Style = field(default=OUTLINE)
+    outputs: dict[str, Output]
 
     @property
     def arguments(self) -> dict[str, Any]:
+        """The command-line arguments, as result.json records them."""
         return self.result.get("arguments", {})
 
     @property
     def tasks(self) -> dict[str, dict[str, Any]]:
+        """Scores by task."""
         return self.result["tasks"]
 
     @cached_property
-    def by_task(self) -> dict[str, list[Sample]]:
-        found: dict[str, list[Sample]] = defaultdict(list)
-        for row in self.rows.values():
-            found[row.sample.task].append(row.sample)
-        return found
+    def predictions(self) -> dict[str, list[Prediction]]:
+        """Predictions by task."""
+        by_task: dict[str, list[Prediction]] = defaultdict(list)
+        for output in self.outputs.values():
+            by_task[output.prediction.task].append(output.prediction)
+        return by_task
 
     @cached_property
-    def replicates(self) -> dict[str, Any]:
-        """Bootstrap replicates of each task's main metric, on the same resampled patients."""
+    def replicates(self) -> dict[str, np.ndarray]:
+        """Bootstrap replicates of each task's main metric, shape (resamples,), on the same resampled patients."""
         from evaluation.metrics import resample_patients
 
-        drawn = resample_patients(
-            {row.sample.subject_id for row in self.rows.values()}, self.result["resamples"], self.result["seed"]
-        )
-        statistics = {task: main_statistic(task, rows) for task, rows in self.by_task.items()}
+        patients = {output.prediction.subject_id for output in self.outputs.values()}
+        resampling = resample_patients(patients, self.result["resamples"], self.result["seed"])
         return {
-            task: drawn.apply([row.subject_id for row in self.by_task[task]], statistic)
-            for task, statistic in statistics.items()
-            if statistic is not None
+            task: resampling.apply([prediction.subject_id for prediction in predictions], statistic)
+            for task, predictions in self.predictions.items()
+            if (statistic := main_statistic(task, predictions)) is not None
         }
 
-    def hash(self, part: Callable[[tuple[str | None, ...], Row], Any]) -> str:
-        """A hash over all samples in an order of its own."""
-        from pipeline.files import sha256
-
-        return sha256(json.dumps(sorted(str(part(name, row)) for name, row in self.rows.items())))
+    def hash(self, part: Callable[[str, Output], Any]) -> str:
+        """A hash of `part(sample_id, output)` over all samples, whatever their order."""
+        return sha256(json.dumps(sorted(str(part(sample_id, output)) for sample_id, output in self.outputs.items())))
 
 
-def read_run(folder: Path, baseline: bool) -> Run:
-    """A run from its folder.
+def read_run(folder: Path, baseline: bool) -> FinishedRun:
+    """Read a run from its directory.
 
     Raises:
-        UserError: there is no result, or it is not of these outputs.
+        UserError: there is no result.json, or it does not belong to the outputs.
     """
-    maker = f"python -m evaluation.baselines {folder.parent.parent}" if baseline else "test.py"
-    path = require(folder / "result.json", "the result of a finished run", f"run {maker} to its end first")
+    command = f"python -m evaluation.baselines {folder.parent.parent}" if baseline else "test.py"
+    path = require(folder / "result.json", "the result of a finished run", f"run {command} to its end first")
     result = read_json(path)
-    rows: dict[str, tuple[tuple[str | None, ...], Row]] = {}
-    for key, sample, line in read_outputs(folder):
-        rows[key] = _name(key, line), _row(sample, line)
-    again = f"score it again: python -m evaluation.score {folder}"
+    outputs = {key: Output.from_line(prediction, line) for key, prediction, line in read_outputs(folder)}
+    fix = f"Score it again: python -m evaluation.score {folder}"
     if not isinstance(result, dict) or result.get("score_version") != SCORE_VERSION:
-        raise UserError(f"{path}: wanted a result of score version {SCORE_VERSION}, found another; {again}")
-    scored = sum(found["n"] for found in result["tasks"].values())
-    if scored != len(rows):
-        raise UserError(f"{path}: wanted the {len(rows):,} outputs that are in the folder, found {scored:,}; {again}")
+        raise UserError(f"{path}: expected a result of score version {SCORE_VERSION}, got another one. {fix}")
+    scored = sum(values["n"] for values in result["tasks"].values())
+    if scored != len(outputs):
+        raise UserError(f"{path}: expected a result of the {len(outputs):,} outputs in the directory, got {scored:,}. {fix}")
     arguments = result.get("arguments", {})
     name = Path(str(arguments.get("model_name_or_path") or folder.name)).name
     if arguments.get("lora_path"):
         name += f" + {Path(arguments['lora_path']).name}"
-    return Run(folder, name, baseline, result, dict(rows.values()))
+    by_sample = {output.prediction.sample_id: output for output in outputs.values()}
+    return FinishedRun(folder, name, baseline, result, by_sample)
 
 
-def _name(key: str, line: Mapping[str, Any]) -> tuple[str | None, ...]:
-    name = sample_name(line["task_info"], line.get("input_sha256"))
-    return name if name[1] is not None else (name[0], key)
-
-
-def _row(sample: Sample, line: Mapping[str, Any]) -> Row:
-    from inference.answers import split_reasoning
-
-    output = (line.get("outputs") or [{}])[0]
-    answer = split_reasoning(sample.response, sample.thinking_open)[1] or ""
-    return Row(
-        sample, line.get("input_sha256"), line.get("prompt_sha256"), line.get("prompt_chars"), len(answer),
-        bool(line.get("truncated")), output.get("finish_reason"),
-    )  # fmt: skip
-
-
-def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """The runs, each with a name and a style of its own, then the baselines below them, each kind once."""
-    found = {folder.resolve(): folder for folder in folders}.values()
-    below = {path.name: path for folder in reversed(found) for path in sorted((folder / BASELINES_FOLDER).glob("*/"))}
-    wanted = [(folder, False) for folder in found] + [(below[name], True) for name in sorted(below)]
-    runs = [read_run(folder, baseline) for folder, baseline in progress(wanted, desc="reading", unit="run")]
-    names = Counter(one.name for one in runs)
-    for one in runs:
-        if names[one.name] > 1:
-            one.name += f" ({one.folder.name})"
-    names = Counter(one.name for one in runs)
-    colours, greys = itertools.cycle(map(Style, COLOURS)), itertools.cycle(GREYS)
-    for one in runs:
-        if names[one.name] > 1:
-            one.name += f" in {one.folder.parent}"
-        one.style = next(greys if one.baseline else colours)
+def read_runs(folders: Sequence[Path]) -> list[FinishedRun]:
+    """Read runs, then the baselines below them, each kind of baseline once; every run gets a unique name."""
+    models = {folder.resolve(): folder for folder in folders}.values()
+    baselines = {path.name: path for folder in reversed(models) for path in sorted((folder / BASELINES_FOLDER).glob("[!.]*/"))}
+    directories = [(folder, False) for folder in models] + [(baselines[name], True) for name in sorted(baselines)]
+    runs = [read_run(folder, baseline) for folder, baseline in progress(directories, desc="reading", unit="run")]
+    for suffix in (" ({0.name})", " in {0.parent}"):
+        names = Counter(run.name for run in runs)
+        for run in runs:
+            if names[run.name] > 1:
+                run.name += suffix.format(run.folder)
     return runs
 
 
-def compare_runs(a: Run, b: Run, resamples: int) -> tuple[dict[str, Comparison], dict[str, Comparison], dict[str, int]]:
-    """Two runs on the samples both have: by task, the macro averages by kind of task, and number of samples by task."""
+def compare_runs(
+    a: FinishedRun, b: FinishedRun, resamples: int
+) -> tuple[dict[str, Comparison], dict[str, Comparison], dict[str, int]]:
+    """Compare two runs on the samples both have.
+
+    Returns:
+        The comparison by task, that of the macro averages by kind of task, and the number of common samples by task.
+    """
     from evaluation.metrics import compare
 
-    common: dict[str, list[tuple[str | None, ...]]] = defaultdict(list)
-    for name, row in a.rows.items():
-        if name in b.rows:
-            common[row.sample.task].append(name)
+    common: dict[str, list[str]] = defaultdict(list)
+    for sample_id, output in a.outputs.items():
+        if sample_id in b.outputs:
+            common[output.prediction.task].append(sample_id)
     tasks = {}
     for task in [task for task in ALL_TASKS if task in common]:
-        ours, theirs = ([one.rows[name].sample for name in common[task]] for one in (a, b))
-        statistics = main_statistic(task, ours), main_statistic(task, theirs)
+        of_a, of_b = ([run.outputs[sample_id].prediction for sample_id in common[task]] for run in (a, b))
+        statistics = main_statistic(task, of_a), main_statistic(task, of_b)
         if None not in statistics:
-            tasks[task] = ([sample.subject_id for sample in ours], *statistics)
+            tasks[task] = ([prediction.subject_id for prediction in of_a], *statistics)
     macros = {}
-    for kind in MAIN:
-        chosen = [asked for task, asked in tasks.items() if ALL_TASKS[task].kind == kind]
-        if chosen:
-            patients, ours, theirs = zip(*chosen, strict=True)
-            sizes = [len(some) for some in patients]
-            macros[kind] = list(itertools.chain(*patients)), mean_statistic(ours, sizes), mean_statistic(theirs, sizes)
+    for kind in MACRO:
+        of_kind = [values for task, values in tasks.items() if ALL_TASKS[task].kind == kind]
+        if of_kind:
+            patients, statistics_a, statistics_b = zip(*of_kind, strict=True)
+            sizes = list(map(len, patients))
+            joined = list(itertools.chain(*patients))
+            macros[kind] = joined, mean_statistic(statistics_a, sizes), mean_statistic(statistics_b, sizes)
     return compare(tasks, resamples), compare(macros, resamples), {task: len(common[task]) for task in tasks}
 
 
 def mean_statistic(statistics: Sequence[Statistic], sizes: Sequence[int]) -> Statistic:
-    """The mean of several tasks' statistics as one, over the samples of all tasks, which stand task after task.
+    """The mean of the statistics of several tasks as one statistic; tasks that are undefined in a resample are left out.
 
-    A task that has no value in a resample is left out there.
+    Args:
+        statistics: one per task.
+        sizes: number of samples of each task. The weights of the result are those of all samples, one task after another.
     """
     import numpy as np
 
     ends = list(itertools.accumulate(sizes))
 
     def statistic(weights: np.ndarray) -> np.ndarray:
-        parts = [one(weights[:, end - size : end]) for one, size, end in zip(statistics, sizes, ends, strict=True)]
-        defined = [~np.isnan(part) for part in parts]
-        counts = np.sum(defined, axis=0)
+        parts = [of_task(weights[:, end - size : end]) for of_task, size, end in zip(statistics, sizes, ends, strict=True)]
+        counts = np.sum([~np.isnan(part) for part in parts], axis=0)
         return np.divide(np.nansum(parts, axis=0), counts, out=np.full(len(weights), np.nan), where=counts > 0)
 
     return statistic

@@ -1,9 +1,9 @@
-"""Metrics of the benchmark and their uncertainty: pure functions of arrays, no files, no model.
+"""Metrics of the benchmark and their uncertainty: pure functions of arrays, without files or models.
 
-A metric over samples takes `weights`: None, one weight a sample (shape (n,)), or one row of weights a resample (shape
-(R, n)); with the last it returns R values at once. The bootstrap resamples patients, not samples, because samples of
-one patient are not independent; drawing patients with replacement is the same as weighting each of their samples by
-how often the patient was drawn, so every replicate is a weighted metric.
+Metrics over samples take `weights`: None (every sample counts once), one weight per sample, shape (n,), or one row of
+weights per resample, shape (R, n); they return one value per row, shape (R,). The bootstrap resamples patients rather than
+samples, because the samples of a patient are not independent. Drawing patients with replacement is the same as weighting
+each of their samples by how often the patient was drawn, so that every replicate is a weighted metric.
 """
 
 from __future__ import annotations
@@ -21,25 +21,27 @@ from mimiciv_dataset.tasks import ALL_TASKS, NO, YES, Task
 Statistic = Callable[[np.ndarray], np.ndarray]
 """From weights, shape (R, n), to the metric under each row of weights, shape (R,); NaN where it is not defined."""
 
-_BLOCK = 4_000_000  # weights held at once while resampling: 32 MB
+_BLOCK_SIZE = 4_000_000  # weights in memory at once while resampling: 32 MB
 
 
 # --- one sample
 
 
 def set_scores(predicted: Iterable[str], target: Iterable[str]) -> tuple[float, float, float]:
-    """Precision, recall and F1 of a set of items against the target set, compared stripped and case-folded.
+    """Precision, recall and F1 of a set of items against the target set; items are compared stripped and case-folded.
 
-    F1 = 2·|hit| / (|predicted| + |target|) (Dice 1945). An empty prediction scores 0, as nothing right was named.
+    F1 = 2·|predicted ∩ target| / (|predicted| + |target|) (Dice 1945). All three are 0 if no item is correct, also for an
+    empty prediction.
 
     >>> set_scores(["Aspirin", "ZINC"], ["zinc "])
     (0.5, 1.0, 0.6666666666666666)
     """
-    said, true = _folded(predicted), _folded(target)
-    hits = len(said & true)
-    if not hits:
+    predicted_items, target_items = _folded(predicted), _folded(target)
+    correct = len(predicted_items & target_items)
+    if not correct:
         return 0.0, 0.0, 0.0
-    return hits / len(said), hits / len(true), 2 * hits / (len(said) + len(true))
+    precision, recall = correct / len(predicted_items), correct / len(target_items)
+    return precision, recall, 2 * correct / (len(predicted_items) + len(target_items))
 
 
 def _folded(items: Iterable[str]) -> set[str]:
@@ -54,7 +56,7 @@ def _rouge() -> Any:
 
 
 def rouge1(predicted: str, target: str) -> float:
-    """ROUGE-1 F-measure: overlap of the texts' words, each as often as it stands in both (Lin 2004), unstemmed.
+    """ROUGE-1 F-measure (Lin 2004): overlap of unigrams, counted with multiplicity, without stemming.
 
     >>> round(rouge1("the old man", "The man."), 3)
     0.8
@@ -62,25 +64,28 @@ def rouge1(predicted: str, target: str) -> float:
     return float(_rouge().score(target, predicted)["rouge1"].fmeasure)
 
 
-def said_yes(answer: str | None, p_yes: float | None = None) -> bool | None:
-    """What a risk sample is taken to say: p_yes ≥ 0.5 where there is a p_yes, else its words; None where unreadable."""
+def predicts_yes(answer: str | None, p_yes: float | None = None) -> bool | None:
+    """Whether a reply to a risk task predicts yes: p_yes ≥ 0.5 if p_yes is given, else as the answer's text says.
+
+    None if there is no p_yes and the text says neither yes nor no.
+    """
     if p_yes is not None:
         return p_yes >= 0.5
-    said = read_yes_no(answer)
-    return None if said is None else said == YES
+    text = read_yes_no(answer)
+    return None if text is None else text == YES
 
 
 def sample_score(task: str | Task, label: Any, answer: str | None, p_yes: float | None = None) -> float:
-    """The one score of a sample, 0 to 1, higher is better, in evaluation and as RL reward.
+    """The score of a single sample in evaluation, and its reward in RL: from 0 to 1, higher is better.
 
-    Decision tasks: set F1 of the items; next_event: 1 if the one item named is the label; risk tasks: 1 if the said
-    answer is the label; discharge: ROUGE-1. A reply without an answer scores 0.
+    Decision tasks: F1 of the set of items; next_event: 1 if the reply names one item and it is the label; risk tasks: 1 if
+    the predicted answer is the label; discharge: ROUGE-1. A reply without an answer scores 0.
 
     Args:
         task: the task or its name.
-        label: the label(s) of the sample: a string or a list of strings.
-        answer: the reply without its reasoning; None if it was cut off there.
-        p_yes: for risk tasks, p(yes); it decides before the words.
+        label: correct answer or answers, a string or a list of strings.
+        answer: the reply without its reasoning; None if it was cut off inside its reasoning.
+        p_yes: for risk tasks, P(yes) / (P(yes) + P(no)); takes precedence over the text.
 
     >>> sample_score("prescriptions", ["Aspirin", "Heparin"], "aspirin")
     0.6666666666666666
@@ -90,8 +95,8 @@ def sample_score(task: str | Task, label: Any, answer: str | None, p_yes: float 
     labels = label_list(label)
     match (ALL_TASKS[task] if isinstance(task, str) else task).metric:
         case "auroc":
-            said = said_yes(answer, p_yes)
-            return float(said is not None and (YES if said else NO) == labels[0].strip().casefold())
+            yes = predicts_yes(answer, p_yes)
+            return float(yes is not None and (YES if yes else NO) == labels[0].strip().casefold())
         case "rouge1":
             return rouge1(answer or "", "\n".join(labels))
         case "accuracy":
@@ -109,27 +114,27 @@ def label_list(label: str | Iterable[str]) -> list[str]:
 # --- many samples
 
 
-def _rows(weights: np.ndarray | None, n: int) -> np.ndarray:
+def _weight_rows(weights: np.ndarray | None, n: int) -> np.ndarray:
     """Weights as a matrix of shape (R, n); None counts every sample once."""
     return np.ones((1, n)) if weights is None else np.atleast_2d(np.asarray(weights, dtype=float))
 
 
 def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """The quotient, NaN where the denominator is 0."""
+    """The elementwise quotient, NaN where the denominator is 0."""
     return np.divide(numerator, denominator, out=np.full(np.shape(numerator), np.nan), where=denominator != 0)
 
 
 def mean(values: Sequence[float] | np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Weighted mean of the samples' values; shape (R,)."""
+    """Weighted mean of one value per sample, shape (n,); returns shape (R,)."""
     values = np.asarray(values, dtype=float)
-    rows = _rows(weights, len(values))
+    rows = _weight_rows(weights, len(values))
     return _divide(rows @ values, rows.sum(1))
 
 
-def _ranked(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Weight of the positives and of the negatives at each distinct score, ascending; two arrays of shape (R, G)."""
+def _weights_by_score(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Total weight of the positives and of the negatives at each of G distinct scores, ascending; two arrays (R, G)."""
     labels, scores = np.asarray(labels, dtype=bool), np.asarray(scores, dtype=float)
-    rows = _rows(weights, len(labels))
+    rows = _weight_rows(weights, len(labels))
     if not len(labels):
         return rows, rows
     order = np.argsort(scores, kind="stable")
@@ -138,32 +143,32 @@ def _ranked(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None) 
     return np.add.reduceat(rows * labels, starts, axis=1), np.add.reduceat(rows * ~labels, starts, axis=1)
 
 
-def auroc_rows(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+def weighted_auroc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """`auroc` under each row of weights, shape (R,); NaN where only one label has weight."""
-    positives, negatives = _ranked(labels, scores, weights)
+    positives, negatives = _weights_by_score(labels, scores, weights)
     below = negatives.cumsum(1) - negatives
-    won = (positives * (below + negatives / 2)).sum(1)
-    return _divide(won, positives.sum(1) * negatives.sum(1))
+    concordant = (positives * (below + negatives / 2)).sum(1)
+    return _divide(concordant, positives.sum(1) * negatives.sum(1))
 
 
 def auroc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> float | None:
-    """Area under the ROC curve: the chance that a positive outscores a negative, ties counting half.
+    """Area under the ROC curve: the probability that a positive scores higher than a negative, ties counting half.
 
-    The Mann–Whitney form (Hanley & McNeil 1982). None if there is one label only.
+    Computed as the Mann–Whitney statistic (Hanley & McNeil 1982). None if there is only one label.
 
     Args:
-        labels: true where positive, shape (n,).
+        labels: true for positives, shape (n,).
         scores: higher is more positive, shape (n,).
         weights: shape (n,), or None.
     """
-    return as_number(auroc_rows(labels, scores, weights)[0])
+    return as_number(weighted_auroc(labels, scores, weights)[0])
 
 
-def auprc_rows(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+def weighted_auprc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """`auprc` under each row of weights, shape (R,); NaN where only one label has weight."""
-    positives, negatives = _ranked(labels, scores, weights)
-    hits, taken = (part[:, ::-1].cumsum(1)[:, ::-1] for part in (positives, positives + negatives))
-    precision = np.divide(hits, taken, out=np.zeros_like(hits), where=taken > 0)
+    positives, negatives = _weights_by_score(labels, scores, weights)
+    true, predicted = (part[:, ::-1].cumsum(1)[:, ::-1] for part in (positives, positives + negatives))
+    precision = np.divide(true, predicted, out=np.zeros_like(true), where=predicted > 0)
     value = _divide((positives * precision).sum(1), positives.sum(1))
     return np.where(negatives.sum(1) > 0, value, np.nan)
 
@@ -171,53 +176,54 @@ def auprc_rows(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | Non
 def auprc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> float | None:
     """Average precision, Σ (R_k − R_{k−1})·P_k over the distinct thresholds, without interpolation; None for one label.
 
-    As in scikit-learn's `average_precision_score`. A constant score gets the share of positives.
+    Args and definition as scikit-learn's `average_precision_score`. A constant score gets the share of positives.
     """
-    return as_number(auprc_rows(labels, scores, weights)[0])
+    return as_number(weighted_auprc(labels, scores, weights)[0])
 
 
 def brier(labels: np.ndarray, p: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Mean squared distance of p from the outcome (Brier 1950), lower is better; shape (R,)."""
+    """Brier score (Brier 1950): mean squared difference of probability and outcome, lower is better; shape (R,)."""
     return mean((np.asarray(p, dtype=float) - np.asarray(labels, dtype=float)) ** 2, weights)
 
 
-def accuracy(labels: Sequence[Any] | np.ndarray, said: Sequence[Any] | np.ndarray, weights: Any = None) -> np.ndarray:
-    """Share of samples whose said value is the label; shape (R,)."""
-    return mean(np.asarray(labels) == np.asarray(said), weights)
+def accuracy(labels: Sequence[Any] | np.ndarray, predicted: Sequence[Any] | np.ndarray, weights: Any = None) -> np.ndarray:
+    """Share of samples whose prediction is the label; shape (R,)."""
+    return mean(np.asarray(labels) == np.asarray(predicted), weights)
 
 
-def f1_binary(labels: np.ndarray, said: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """F1 of the positive label, 2TP / (2TP + FP + FN) (van Rijsbergen 1979); 0 if none is true or said; shape (R,)."""
-    labels, said = np.asarray(labels, dtype=bool), np.asarray(said, dtype=bool)
-    rows = _rows(weights, len(labels))
-    hits = rows @ (labels & said)
-    value = np.nan_to_num(_divide(2 * hits, rows @ labels + rows @ said))
+def f1_binary(labels: np.ndarray, predicted: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """F1 of the positive label, 2TP / (2TP + FP + FN) (van Rijsbergen 1979); shape (R,).
+
+    0 if no sample is positive or predicted positive; NaN if no sample has weight.
+    """
+    labels, predicted = np.asarray(labels, dtype=bool), np.asarray(predicted, dtype=bool)
+    rows = _weight_rows(weights, len(labels))
+    value = np.nan_to_num(_divide(2 * (rows @ (labels & predicted)), rows @ labels + rows @ predicted))
     return np.where(rows.sum(1) > 0, value, np.nan)
 
 
 def calibration(labels: np.ndarray, p: np.ndarray, bins: int = 10) -> tuple[list[dict[str, float]], float | None]:
-    """Reliability of probabilities in `bins` bins of equal width, and the expected calibration error.
+    """Reliability diagram of probabilities in bins of equal width, and the expected calibration error (ECE).
 
-    ECE = Σ n_b/n · |share of positives in b − mean p in b| (Naeini et al. 2015).
+    ECE = Σ_b n_b/n · |share of positives in b − mean p in b| (Naeini et al. 2015).
 
     Returns:
-        The bins that hold samples, each {"low", "high", "n", "p" (mean), "share" (of positives)}; the ECE or None.
+        The bins that hold samples, each {"low", "high", "n", "p" (mean), "share" (of positives)}; the ECE, None for no
+        samples.
     """
     labels, p = np.asarray(labels, dtype=float), np.asarray(p, dtype=float)
-    which = np.minimum((p * bins).astype(int), bins - 1)
-    found = []
-    for index in np.unique(which).tolist():
-        inside = which == index
-        found.append({
-            "low": index / bins, "high": (index + 1) / bins, "n": int(inside.sum()),
-            "p": float(p[inside].mean()), "share": float(labels[inside].mean()),
-        })  # fmt: skip
-    error = sum(one["n"] * abs(one["share"] - one["p"]) for one in found) / len(p) if len(p) else None
-    return found, error
+    bin_of_sample = np.minimum((p * bins).astype(int), bins - 1)
+    filled: list[dict[str, float]] = []
+    for number in np.unique(bin_of_sample).tolist():
+        inside = bin_of_sample == number
+        share = {"p": float(p[inside].mean()), "share": float(labels[inside].mean())}
+        filled.append({"low": number / bins, "high": (number + 1) / bins, "n": int(inside.sum())} | share)
+    ece = sum(each["n"] * abs(each["share"] - each["p"]) for each in filled) / len(p) if len(p) else None
+    return filled, ece
 
 
 def as_number(value: float | np.ndarray) -> float | None:
-    """A plain float; None for NaN."""
+    """A Python float; None for NaN."""
     return None if np.isnan(value) else float(value)
 
 
@@ -226,7 +232,7 @@ def as_number(value: float | np.ndarray) -> float | None:
 
 @dataclass(frozen=True)
 class Resampling:
-    """How often each patient was drawn in each resample; shared by all metrics, tasks and models that are to be joined.
+    """How often each patient is drawn in each resample, shared by all metrics, tasks and models that are compared.
 
     Attributes:
         position: patient → column of `counts`.
@@ -237,9 +243,14 @@ class Resampling:
     counts: np.ndarray
 
     def apply(self, patients: Sequence[Any], statistic: Statistic) -> np.ndarray:
-        """The statistic in every resample, shape (resamples,), for samples of these patients, in their order."""
+        """The statistic in every resample, shape (resamples,).
+
+        Args:
+            patients: patient of each sample, shape (n,).
+            statistic: function of the samples' weights, in the same order.
+        """
         columns = np.array([self.position[patient] for patient in patients], dtype=int)
-        block = max(1, _BLOCK // max(1, len(columns)))
+        block = max(1, _BLOCK_SIZE // max(1, len(columns)))
         parts = [
             statistic(self.counts[start : start + block, columns].astype(float)) for start in range(0, len(self.counts), block)
         ]
@@ -247,20 +258,20 @@ class Resampling:
 
 
 def resample_patients(patients: Iterable[Any], resamples: int = 1000, seed: int = 0) -> Resampling:
-    """Draw patients with replacement, as many as there are, `resamples` times (cluster bootstrap, Field & Welsh 2007).
+    """Draw as many patients as there are with replacement, `resamples` times (cluster bootstrap, Field & Welsh 2007).
 
-    The patients' order and repeats do not matter: the same set and seed give the same draws.
+    Depends on the set of patients and the seed only, not on order or repeats.
     """
     unique = sorted(set(patients), key=str)
     rng = np.random.default_rng(seed)
-    counts = np.empty((resamples, len(unique)), dtype=np.uint16)  # a patient is drawn a few times at most
+    counts = np.empty((resamples, len(unique)), dtype=np.uint16)  # no patient is drawn 65,536 times
     for row in counts:
         row[:] = np.bincount(rng.integers(0, max(1, len(unique)), len(unique)), minlength=len(unique))
     return Resampling({patient: index for index, patient in enumerate(unique)}, counts)
 
 
 def interval(replicates: np.ndarray, level: float = 0.95) -> list[float] | None:
-    """The percentile interval [low, high] of bootstrap replicates (Efron 1979); undefined replicates are left out."""
+    """Percentile interval [low, high] of bootstrap replicates (Efron 1979), ignoring NaN; None if all are NaN."""
     values = replicates[~np.isnan(replicates)]
     if not len(values):
         return None
@@ -270,12 +281,12 @@ def interval(replicates: np.ndarray, level: float = 0.95) -> list[float] | None:
 def bootstrap(
     patients: Sequence[Any], statistic: Statistic, resamples: int = 1000, seed: int = 0, level: float = 0.95
 ) -> list[float] | None:
-    """Patient-clustered percentile interval of one statistic; several that share patients: `Resampling.apply`."""
+    """Percentile interval of a statistic, resampling patients; use `Resampling.apply` for several that share patients."""
     return interval(resample_patients(patients, resamples, seed).apply(patients, statistic), level)
 
 
 class Comparison(NamedTuple):
-    """Two models on one task: a − b, its interval, its two-sided p, and p after Holm's correction over the tasks."""
+    """Difference a − b of two models on a task: value, interval, two-sided p, and p after Holm's correction over tasks."""
 
     difference: float | None
     ci: list[float] | None
@@ -286,29 +297,29 @@ class Comparison(NamedTuple):
 def compare(
     tasks: Mapping[str, tuple[Sequence[Any], Statistic, Statistic]], resamples: int = 5000, seed: int = 0
 ) -> dict[str, Comparison]:
-    """Paired bootstrap of two models per task, on the same samples and the same resampled patients.
+    """Compare two models on each task by a paired bootstrap: same samples, same resampled patients for both.
+
+    p = 2·min(#(d ≤ 0) + 1, #(d ≥ 0) + 1) / (R + 1), at most 1 (Davison & Hinkley 1997, § 4.4). It is at least 2 / (R + 1),
+    and at least 2m / (R + 1) after Holm's correction over m tasks. With 1,000 resamples none of the paper's 42 tasks could
+    be significant, hence the larger default.
 
     Args:
         tasks: task → (patient of each sample, statistic of model a, statistic of model b), samples in the same order.
         resamples, seed: of the bootstrap.
-
-    Returns:
-        task → `Comparison`. p = 2·min(#(d ≤ 0) + 1, #(d ≥ 0) + 1) / (R + 1), at most 1 (Davison & Hinkley 1997, § 4.4):
-        it cannot be below 2 / (R + 1), nor below 2m / (R + 1) after Holm's correction over m tasks: of the paper's 42 tasks
-        none could be significant with 1,000 resamples, hence more by default.
     """
-    shared = resample_patients({patient for patients, _, _ in tasks.values() for patient in patients}, resamples, seed)
-    found: dict[str, tuple[float | None, list[float] | None, float | None]] = {}
+    patients_of_all = {patient for patients, _, _ in tasks.values() for patient in patients}
+    resampling = resample_patients(patients_of_all, resamples, seed)
+    results: dict[str, tuple[float | None, list[float] | None, float | None]] = {}
     for task, (patients, a, b) in tasks.items():
-        once = np.ones((1, len(patients)))
-        replicates = shared.apply(patients, lambda weights, a=a, b=b: a(weights) - b(weights))
-        found[task] = (as_number((a(once) - b(once))[0]), interval(replicates), two_sided_p(replicates))
-    corrected = holm([p for _, _, p in found.values()])
-    return {task: Comparison(*row, p) for (task, row), p in zip(found.items(), corrected, strict=True)}
+        weights = np.ones((1, len(patients)))
+        replicates = resampling.apply(patients, lambda weights, a=a, b=b: a(weights) - b(weights))
+        results[task] = (as_number((a(weights) - b(weights))[0]), interval(replicates), two_sided_p(replicates))
+    corrected = holm([p for _, _, p in results.values()])
+    return {task: Comparison(*result, p) for (task, result), p in zip(results.items(), corrected, strict=True)}
 
 
 def two_sided_p(replicates: np.ndarray) -> float | None:
-    """Two-sided p that replicates of a difference give for "no difference"; None if none is defined."""
+    """Two-sided p-value of "no difference" from replicates of a difference, ignoring NaN; None if all are NaN."""
     values = replicates[~np.isnan(replicates)]
     if not len(values):
         return None
@@ -317,7 +328,7 @@ def two_sided_p(replicates: np.ndarray) -> float | None:
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Step-down adjusted p-values (Holm 1979), in the order given; None (no test was made) stays None.
+    """Step-down adjusted p-values (Holm 1979), in the order given; None (no test) stays None and does not count.
 
     >>> holm([0.01, None, 0.04, 0.03])
     [0.03, None, 0.06, 0.06]

@@ -1,7 +1,7 @@
-"""HTML pages: one self-contained file each, without a network, a library or a font of its own.
+"""HTML pages: single self-contained files that load nothing from a network, with sortable tables and inline SVG charts.
 
-Text is escaped unless it is `Html` already, so nothing gets onto a page by mistake. Tables sort on a click; charts are
-inline SVG. Pages are meant to be read on a laptop and on a phone: charts and tables never make the page itself wider.
+Text is escaped unless it is `Html`. Pages are laid out for laptops and phones: wide tables scroll, so that the page itself
+never does.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import NamedTuple
 
 
 class Html(str):
-    """Markup that goes onto a page as it is; any other text is escaped."""
+    """Markup, which is put on a page unchanged; any other text is escaped."""
 
 
 Content = str | int | float | None
 
 
 def html(content: Content) -> Html:
-    """Content as markup: text escaped, fractions with three decimals, None as a dash.
+    """Content as markup: text is escaped, fractions have three decimals, None is a dash.
 
     >>> html("a < b"), html(tag("b", "a < b")), html(0.5), html(1200), html(None)
     ('a &lt; b', '<b>a &lt; b</b>', '0.500', '1,200', '–')
@@ -34,7 +34,7 @@ def html(content: Content) -> Html:
 
 
 def tag(name: str, *children: Content, **attributes: Content) -> Html:
-    """An element. Attributes are written as in Python (`class_`, `aria_sort`); those that are None are left out.
+    """An element. Attributes are spelled as in Python (`class_`, `aria_sort`); those that are None are left out.
 
     >>> print(tag("p", "1 & 2", class_="note", id=None))
     <p class="note">1 &amp; 2</p>
@@ -45,7 +45,7 @@ def tag(name: str, *children: Content, **attributes: Content) -> Html:
 
 
 def join(*contents: Content) -> Html:
-    """Contents one after the other."""
+    """The concatenation of contents."""
     return Html("".join(map(html, contents)))
 
 
@@ -53,16 +53,15 @@ def join(*contents: Content) -> Html:
 
 
 def page(title: str, lead: Content, sections: Sequence[tuple[str, Content]]) -> str:
-    """A whole page: title, a lead paragraph, and sections (heading, content) with a list of links to them."""
+    """A complete page: title, lead paragraph, links to the sections, and the sections (heading, content)."""
     links = [tag("a", heading, href=f"#{_anchor(heading)}") for heading, _ in sections]
     head = (
         Html('<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'),
-        Html('<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-             "style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:\">"),
+        Html(f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'),
         Html('<link rel="icon" href="data:,">'),
         tag("title", title),
         tag("style", Html(_STYLE)),
-    )  # fmt: skip
+    )
     body = (
         tag("header", tag("h1", title), tag("p", lead, class_="lead"), tag("nav", *links, aria_label="Sections")),
         tag("main", *(tag("section", tag("h2", heading), content, id=_anchor(heading)) for heading, content in sections)),
@@ -74,6 +73,8 @@ def page(title: str, lead: Content, sections: Sequence[tuple[str, Content]]) -> 
 def _anchor(heading: str) -> str:
     return "".join(letter if letter.isalnum() else "-" for letter in heading.casefold())
 
+
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 
 _STYLE = """
 :root { color-scheme: light; --ink: #1b2430; --soft: #566273; --line: #dde2e9; --paper: #fff; --tint: #f5f7fa;
@@ -144,7 +145,7 @@ summary { cursor: pointer; padding: 3px 0; overflow-wrap: anywhere }
 }
 """
 
-# A click sorts the rows by their cells' data-value (numbers as numbers), a second one turns the order; empty cells stay last.
+# A click sorts the rows by the data-value of their cells, a second click reverses the order; empty cells stay last.
 _SCRIPT = """
 "use strict";
 for (const button of document.querySelectorAll("th button")) button.addEventListener("click", () => {
@@ -161,17 +162,17 @@ for (const button of document.querySelectorAll("th button")) button.addEventList
 
 
 def notices(texts: Sequence[Content]) -> Html:
-    """What a reader must know before reading on; nothing where there is nothing."""
+    """Warnings above the content of a section; empty if there are none."""
     return tag("ul", *(tag("li", text) for text in texts), class_="notices") if texts else Html("")
 
 
-def grid(parts: Sequence[Content], least: int) -> Html:
-    """Parts side by side, as many as fit with `least` pixels each."""
-    return tag("div", *parts, class_="grid", style=f"--least: {least}px")
+def grid(parts: Sequence[Content], min_width: int) -> Html:
+    """Parts side by side, as many in a row as fit with a width of `min_width` pixels each."""
+    return tag("div", *parts, class_="grid", style=f"--least: {min_width}px")
 
 
 def details(summary: Content, *content: Content) -> Html:
-    """Content that is shown on a click."""
+    """Content that is collapsed until its summary is clicked."""
     return tag("details", tag("summary", summary), *content)
 
 
@@ -179,25 +180,27 @@ def details(summary: Content, *content: Content) -> Html:
 
 
 LONG = 30
-"""Characters from which on the text of a cell may be broken."""
+"""Text of a cell that is longer than this number of characters may wrap."""
 
 
 class Cell(NamedTuple):
-    """What a cell shows, and what it is sorted by."""
+    """The content of a table cell, and the value it is sorted by."""
 
     content: Content
     value: Content
 
 
-def table(caption: Content, columns: Sequence[str], rows: Sequence[Sequence[Content | Cell]], sort: bool = True) -> Html:
-    """A table whose rows begin with their name; a click on a column's head sorts (numbers: highest first).
+def html_table(caption: Content, columns: Sequence[str], rows: Sequence[Sequence[Content | Cell]], sort: bool = True) -> Html:
+    """A table whose first column is the header of its rows.
 
-    A column is numeric where all its values are numbers or None.
+    Args:
+        caption: of the table.
+        columns: headers of the columns.
+        rows: one cell per column; a column is numeric if all its values are numbers or None.
+        sort: whether a click on the header of a column sorts the rows (numbers: highest first).
     """
     cells = [[cell if isinstance(cell, Cell) else Cell(cell, cell) for cell in row] for row in rows]
-    numeric = [
-        index > 0 and not any(isinstance(row[index].value, str) for row in cells) for index in range(len(columns))
-    ]  # fmt: skip
+    numeric = [index > 0 and not any(isinstance(row[index].value, str) for row in cells) for index in range(len(columns))]
 
     def head(name: str, number: bool) -> Html:
         text = None if number else "text"
@@ -213,9 +216,7 @@ def table(caption: Content, columns: Sequence[str], rows: Sequence[Sequence[Cont
         text = None if number else "text long" if len(str(cell.value or "")) > LONG else "text"
         return tag("td", cell.content, class_=text, data_value=value)
 
-    lines = [
-        tag("tr", *(body(cell, index == 0, numeric[index]) for index, cell in enumerate(row))) for row in cells
-    ]  # fmt: skip
+    lines = [tag("tr", *(body(cell, index == 0, numeric[index]) for index, cell in enumerate(row))) for row in cells]
     heads = tag("thead", tag("tr", *(head(name, number) for name, number in zip(columns, numeric, strict=True))))
     return tag("div", tag("table", tag("caption", caption), heads, tag("tbody", *lines)), class_="scroll", tabindex=0)
 
@@ -225,15 +226,31 @@ def table(caption: Content, columns: Sequence[str], rows: Sequence[Sequence[Cont
 
 @dataclass(frozen=True)
 class Style:
-    """How a model is drawn, in every chart of a page; `hollow`: a figure that was not measured here."""
+    """How the values of a model are drawn in all charts of a page.
+
+    Attributes:
+        colour: of lines and bars.
+        dash: SVG dash pattern of lines; None draws solid lines.
+        hollow: whether bars are outlines, for values that were not measured here.
+    """
 
     colour: str
     dash: str | None = None
     hollow: bool = False
 
 
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#5b3fa0")
+"""Colours of models, distinguishable with colour vision deficiency (after Okabe and Ito 2008)."""
+
+GREYS = (Style("#6b7785", "5 3"), Style("#9aa4b0", "2 3"), Style("#434c58", "7 2 2 2"))
+"""Styles of baselines."""
+
+OUTLINE = Style("#8b95a3", hollow=True)
+"""Style of published values."""
+
+
 class Bar(NamedTuple):
-    """A bar from 0 to 1, and its interval."""
+    """A bar of a chart: label, length from 0 to 1, and interval [low, high] or None."""
 
     name: str
     value: float
@@ -241,8 +258,8 @@ class Bar(NamedTuple):
     style: Style
 
 
-def bars(title: str, rows: Sequence[Bar], chance: float | None = None, note: Content = "") -> Html:
-    """Horizontal bars with intervals, each beside its figure; `chance`: where a model that knows nothing would be."""
+def bar_chart(title: str, bars: Sequence[Bar], chance: float | None = None, note: Content = "") -> Html:
+    """Horizontal bars with intervals and values; `chance` is the expected value of random answers, drawn as a dashed line."""
 
     def line(x: float, **attributes: Content) -> Html:
         return tag("line", x1=f"{x * 100:.2f}", x2=f"{x * 100:.2f}", vector_effect="non-scaling-stroke", **attributes)
@@ -252,29 +269,30 @@ def bars(title: str, rows: Sequence[Bar], chance: float | None = None, note: Con
         parts = [line(x, y1=0, y2=30, stroke="#dde2e9") for x in (0, 0.25, 0.5, 0.75, 1)]
         if chance is not None:
             parts.append(line(chance, y1=0, y2=30, stroke="#566273", stroke_dasharray="3 3"))
-        parts.append(tag("rect", x=0, y=7, width=f"{bar.value * 100:.2f}", height=16, fill=fill, stroke=bar.style.colour,
-                         vector_effect="non-scaling-stroke"))  # fmt: skip
+        thin = {"vector_effect": "non-scaling-stroke"}
+        parts.append(
+            tag("rect", x=0, y=7, width=f"{bar.value * 100:.2f}", height=16, fill=fill, stroke=bar.style.colour, **thin)
+        )
         if bar.interval:
             low, high = bar.interval
             parts += [line(end, y1=10, y2=20, stroke="#1b2430", stroke_width="1.5") for end in (low, high)]
-            parts.append(tag("line", x1=f"{low * 100:.2f}", x2=f"{high * 100:.2f}", y1=15, y2=15, stroke="#1b2430",
-                             stroke_width="1.5", vector_effect="non-scaling-stroke"))  # fmt: skip
+            ends = {"x1": f"{low * 100:.2f}", "x2": f"{high * 100:.2f}"}
+            parts.append(tag("line", **ends, y1=15, y2=15, stroke="#1b2430", stroke_width="1.5", **thin))
         return tag("svg", *parts, viewBox="0 0 100 30", preserveAspectRatio="none", aria_hidden="true")
 
-    lines = [
-        tag("tr", tag("th", bar.name, scope="row"), tag("td", drawn(bar)),
-            tag("td", tag("b", bar.value), tag("small", interval_text(bar.interval))))
-        for bar in rows
-    ]  # fmt: skip
+    rows = []
+    for bar in bars:
+        value = tag("td", tag("b", bar.value), tag("small", interval_text(bar.interval)))
+        rows.append(tag("tr", tag("th", bar.name, scope="row"), tag("td", drawn(bar)), value))
     heading = tag("h3", title)
     if not rows:
         return tag("figure", heading, tag("figcaption", "No model has a value."))
-    shown = tag("table", tag("tbody", *lines), class_="bars", aria_label=title)
+    shown = tag("table", tag("tbody", *rows), class_="bars", aria_label=title)
     return tag("figure", heading, shown, tag("figcaption", note) if note else "")
 
 
 def interval_text(interval: Sequence[float] | None) -> str:
-    """An interval in words of a table; nothing where there is none.
+    """An interval as text; empty for None.
 
     >>> interval_text([0.25, 0.75]), interval_text(None)
     ('[0.250, 0.750]', '')
@@ -283,7 +301,7 @@ def interval_text(interval: Sequence[float] | None) -> str:
 
 
 class Curve(NamedTuple):
-    """A line through points (x, y), given in the chart's units; `dots`: the points are shown too."""
+    """A line through points (x, y) in units of the axes; `dots` marks the points."""
 
     points: Sequence[tuple[float, float]]
     style: Style
@@ -291,7 +309,7 @@ class Curve(NamedTuple):
 
 
 class Axis(NamedTuple):
-    """An axis: what it shows, its range, and the ticks that are written (position, text)."""
+    """An axis: its label, its range, and its ticks (position, text)."""
 
     label: str
     low: float
@@ -303,7 +321,7 @@ FRACTION_TICKS = ((0, "0"), (0.5, "0.5"), (1, "1"))
 
 
 def log_axis(label: str, low: float, high: float) -> Axis:
-    """An axis of powers of ten around [low, high]; its units are log10.
+    """A logarithmic axis that covers [low, high], with ticks at powers of ten; its units are log10.
 
     >>> log_axis("tokens", 30, 1200).ticks
     ((1, '10'), (2, '100'), (3, '1k'), (4, '10k'))
@@ -313,8 +331,8 @@ def log_axis(label: str, low: float, high: float) -> Axis:
     return Axis(label, first, last, tuple((power, names[power]) for power in range(first, last + 1)))
 
 
-def curves(title: str, x: Axis, y: Axis, lines: Sequence[Curve], size: tuple[int, int], diagonal: bool = False) -> Html:
-    """A chart of curves, `size` pixels, which is also its size on a phone; `diagonal`: a dashed line of y = x."""
+def line_chart(title: str, x: Axis, y: Axis, lines: Sequence[Curve], size: tuple[int, int], diagonal: bool = False) -> Html:
+    """A chart of curves with a fixed size (width, height) in pixels; `diagonal` adds a dashed line from corner to corner."""
     width, height = size
     left, right, top, bottom = 40, width - 10, 8, height - 38
 
@@ -343,17 +361,16 @@ def curves(title: str, x: Axis, y: Axis, lines: Sequence[Curve], size: tuple[int
         ends = path([(x.low, y.low), (x.high, y.high)])
         parts.append(tag("polyline", points=ends, fill="none", stroke="#8b95a3", stroke_dasharray="3 3"))
     for line in lines:
-        parts.append(tag("polyline", points=path(line.points), fill="none", stroke=line.style.colour, stroke_width="1.8",
-                         stroke_dasharray=line.style.dash, stroke_linejoin="round"))  # fmt: skip
+        stroke = {"stroke": line.style.colour, "stroke_width": "1.8", "stroke_dasharray": line.style.dash}
+        parts.append(tag("polyline", points=path(line.points), fill="none", **stroke, stroke_linejoin="round"))
         if line.dots:
-            parts += [
-                tag("circle", cx=f"{a:.1f}", cy=f"{b:.1f}", r="2.5", fill=line.style.colour) for a, b in map(at, line.points)
-            ]  # fmt: skip
+            dots = [(f"{a:.1f}", f"{b:.1f}") for a, b in map(at, line.points)]
+            parts += [tag("circle", cx=cx, cy=cy, r="2.5", fill=line.style.colour) for cx, cy in dots]
     return tag("svg", *parts, width=width, height=height, viewBox=f"0 0 {width} {height}", role="img", aria_label=title)
 
 
 def legend(entries: Sequence[tuple[str, Style]]) -> Html:
-    """Which line is whose."""
+    """The names of models with their line styles."""
 
     def swatch(style: Style) -> Html:
         line = tag("line", x1=0, x2=26, y1=6, y2=6, stroke=style.colour, stroke_width=3, stroke_dasharray=style.dash)

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import re
+import shutil
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ import pytest
 from conftest import command
 from tiny_mimic import read_trajectories
 
-from evaluation.baselines import counts, main
+from evaluation.baselines import features, main
 from evaluation.score import score_dir
 from mimiciv_dataset.mimiciv import MIMICIV
 from mimiciv_dataset.tasks import TASKS
@@ -126,6 +127,16 @@ def test_files_are_those_of_a_run(run: Path) -> None:
     assert len(outputs(run / "baselines/majority")) == sum(TASKS[info["task"]].kind != "generation" for info in asked.values())
 
 
+def test_several_workers_write_the_same_bytes(run: Path, split: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("baselines"))
+    flags = ("--train_subjects", split / "train.csv", "--max_train", 100_000, "--num_workers", 2)
+    command("evaluation/baselines.py", copy, *flags)
+    assert sorted(path.name for path in (copy / "baselines").iterdir()) == ["copy_last", "logistic_regression", "majority"]
+    for path in (copy / "baselines").glob("*/outputs.jsonl"):
+        assert path.read_bytes() == (run / path.relative_to(copy)).read_bytes()
+
+
 def test_majority_is_what_training_patients_have_most(run: Path, root: Path) -> None:
     training = set(subjects(root, test=False))
     for line in outputs(run / "baselines/majority"):
@@ -193,7 +204,7 @@ def test_what_is_counted_is_what_the_model_reads(root: Path, tmp_path: Path) -> 
     rows = [row for task in ("diagnoses_icd", "ED_Hospitalization", "poe") for row in index_rows(root, task)[:20]]
     dataset = MIMICIV(root, write_csv(tmp_path / "index.csv", rows), lazzy_mode=True, shuffle=False)
     for number in range(len(dataset)):
-        read, found = dataset[number]["input"], counts(dataset.text(number))
+        read, found = dataset[number]["input"], features(dataset.text(number))
         titles = Counter(re.findall(r"^## (.+) \[", read, re.MULTILINE))
         del titles["Patient Demographics"]
         assert {name: round(math.expm1(n)) for name, n in found.items() if ": " not in name and name != "age"} == titles
@@ -220,22 +231,23 @@ def test_the_draw_of_training_rows_is_seeded(root: Path, split: Path, tmp_path: 
     assert said[0] == said[1] and any(one != said[0] for one in said[2:])
 
 
-def test_wrong_use_is_said_at_once(run: Path, root: Path, split: Path, tmp_path: Path) -> None:
+def test_errors_of_wrong_use(run: Path, root: Path, split: Path, tmp_path: Path) -> None:
     train = ["--train_subjects", str(split / "train.csv")]
     everyone = write_csv(tmp_path / "all.csv", [{"subject_id": s} for t in (True, False) for s in subjects(root, t)])
-    with pytest.raises(UserError, match=r"all.csv: wanted patients that are not in the run, found \d+ of its patients"):
+    with pytest.raises(UserError, match=r"all.csv: .* not in the run, got \d+ .*--train_subjects"):
         main([str(run), "--train_subjects", str(everyone)])
-    with pytest.raises(UserError, match="result.json: wanted the result of a finished run, found nothing there"):
+    with pytest.raises(UserError, match="result.json: expected the result of a finished run"):
         main([str(tmp_path), *train])
-    with pytest.raises(UserError, match="wanted rows of the run's tasks and of training patients, found none"):
+    with pytest.raises(UserError, match="rows of training patients .*--train_index and --train_subjects"):
         main([str(run), "--train_subjects", str(write_csv(tmp_path / "other.csv", [{"subject_id": "999999"}]))])
-    with pytest.raises(UserError, match="nothing.csv: wanted a task index"):
+    with pytest.raises(UserError, match="nothing.csv: expected a task index"):
         main([str(run), *train, "--train_index", str(tmp_path / "nothing.csv")])
     index = root / "task_index/all/omr.csv"
-    with pytest.raises(UserError, match="omr.csv: wanted the samples of .*, found others; say --dataset_name"):
+    with pytest.raises(UserError, match="omr.csv: expected the samples of .*--dataset_name"):
         main([str(run), *train, "--dataset_name", str(index), "--baselines", "logistic_regression"])
     done = command("evaluation/baselines.py", run, *train, "--max_train", 0, check=False)
-    assert done.returncode == 2 and "--max_train 0: wanted 1 or more" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "--max_train" in done.stderr and "at least 1" in done.stderr
 
 
 def test_rows_without_a_patient_cannot_be_copied_for(root: Path, split: Path, tmp_path: Path) -> None:
@@ -245,7 +257,7 @@ def test_rows_without_a_patient_cannot_be_copied_for(root: Path, split: Path, tm
         del line["task_info"]["subject_id"]
     (folder / "outputs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     flags = [str(folder), "--train_subjects", str(split / "train.csv"), "--baselines"]
-    with pytest.raises(UserError, match="copy_last wants rows with subject_id"):
+    with pytest.raises(UserError, match="subject_id for copy_last"):
         main([*flags, "copy_last"])
     assert main([*flags, "majority"]) == 0
 
@@ -258,8 +270,8 @@ def test_from_model_to_report(small_root: Path, tiny_model: Path, tmp_path: Path
     command("test.py", "--root_dir", small_root, "--dataset_name", index, "--model_name_or_path", tiny_model,
             "--output_path", tmp_path / "out", "--max_new_tokens", 4, "--max_seq_len", 2000, "--batch", 8)  # fmt: skip
     done = command("evaluation/baselines.py", tmp_path / "out", "--train_subjects", train)
-    assert "LengthOfStay_3day left out, all its training rows say the same" in done.stdout
-    assert "logistic_regression: no sample here" in done.stdout
+    assert "LengthOfStay_3day left out, because all training rows" in done.stdout
+    assert "logistic_regression: the run has no sample" in done.stdout
     done = command("evaluation/report.py", tmp_path / "out")
     assert "3 models" in done.stdout and "copy_last" in (tmp_path / "out/report.html").read_text(encoding="utf-8")
 

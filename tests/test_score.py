@@ -1,4 +1,4 @@
-"""Scoring stored outputs: rigged models get the figures they must, and damaged files are told apart from whole ones."""
+"""Scoring stored outputs: rigged models get the scores they must, and damaged lines are reported."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evaluation.score import Sample, main_metric, main_statistic, print_result, read_samples, score_dir, table
+from evaluation.predictions import Prediction, read_predictions
+from evaluation.score import format_result, main_metric, main_statistic, print_result, score_dir
 from mimiciv_dataset.tasks import TASKS
 from pipeline.errors import UserError
 
@@ -26,7 +27,7 @@ def line(task: str, number: int, label: Any, response: str = "", p_yes: float | 
 
 def write(folder: Path, lines: list[Line], name: str = "outputs.jsonl", tail: str = "") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    text = "".join(json.dumps(one) + "\n" for one in lines)
+    text = "".join(json.dumps(each) + "\n" for each in lines)
     (folder / name).write_text(text + tail, encoding="utf-8")
     return folder
 
@@ -179,7 +180,7 @@ def test_macro_is_the_mean_over_tasks_not_over_samples(tmp_path: Path) -> None:
     assert len(macro["paper"]["missing"]) == 22 + 18 and "discharge" not in macro["released"]["missing"]
 
 
-def test_chunks_duplicates_and_a_torn_line(tmp_path: Path) -> None:
+def test_chunks_duplicates_and_a_truncated_line(tmp_path: Path) -> None:
     first = [line("emar", 0, ["A"], "B"), line("emar", 1, ["A"], "A"), line("emar", 1, ["A"], "A")]
     write(tmp_path, first, "outputs-0-of-2.jsonl", tail='{"key": "emar-5", "task_in')
     write(tmp_path, [line("emar", 0, ["A"], "A"), line("emar", 2, ["A"], "B")], "outputs-1-of-2.jsonl", tail="\n")
@@ -190,30 +191,47 @@ def test_chunks_duplicates_and_a_torn_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("broken", "words"),
     [
-        ('{"key": "x", "task', "line 2.*wanted JSON"),
-        ("[]", "line 2: wanted an object with task_info"),
-        (json.dumps(line("unknown", 0, "x", "x")), "line 2: task_info.task 'unknown'"),
-        (json.dumps(line("emar", 0, None, "x")), "line 2: task_info.label None"),
+        ('{"key": "x", "task', "line 2.*JSON"),
+        ("[]", "line 2: .*JSON object"),
+        ("{}", "line 2: .*task_info"),
+        (json.dumps(line("unknown", 0, "x", "x")), "line 2: task_info.task: .*'unknown'"),
+        (json.dumps(line("emar", 0, None, "x")), "line 2: task_info.label"),
         (json.dumps(line("emar", 0, [], "x")), "line 2: task_info.label"),
-        (json.dumps(line("ICU_Stay_7day", 0, "maybe", "x")), "wanted yes or no"),
-        (json.dumps(line("ICU_Stay_7day", 0, "no", "x", 1.5)), "line 2: p_yes 1.5"),
-        (json.dumps(line("ICU_Stay_7day", 0, "no", "x", float("nan"))), "line 2: p_yes nan"),
-        (json.dumps(line("emar", 0, "A", "x") | {"outputs": []}), "line 2: wanted outputs"),
-        (json.dumps({name: x for name, x in line("emar", 0, "A", "x").items() if name != "key"}), "wanted a key"),
+        (json.dumps(line("ICU_Stay_7day", 0, "maybe", "x")), "line 2: task_info.label: .*yes or no"),
+        (json.dumps(line("ICU_Stay_7day", 0, "no", "x", 1.5)), "line 2: p_yes: .*1.5"),
+        (json.dumps(line("ICU_Stay_7day", 0, "no", "x", float("nan"))), "line 2: p_yes: .*nan"),
+        (json.dumps(line("emar", 0, "A", "x") | {"outputs": []}), "line 2: outputs"),
+        (json.dumps({name: x for name, x in line("emar", 0, "A", "x").items() if name != "key"}), "line 2: key"),
     ],
 )
 def test_a_broken_line_is_named(tmp_path: Path, broken: str, words: str) -> None:
     write(tmp_path, [line("emar", 0, "A", "A")], tail=f"{broken}\n{json.dumps(line('emar', 1, 'A', 'A'))}\n")
-    with pytest.raises(UserError, match=f"outputs.jsonl, {words}" if words.startswith("line") else words):
+    with pytest.raises(UserError, match=f"outputs.jsonl, {words}") as error:
         score_dir(tmp_path, **RUN)
+    assert "maybe" not in str(error.value), "labels are data of patients"
 
 
 def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="found none"):
+    with pytest.raises(UserError, match="outputs.*jsonl"):
         score_dir(tmp_path)
-    with pytest.raises(UserError, match="found nothing there"):
+    with pytest.raises(UserError, match="no: expected"):
         score_dir(tmp_path / "no")
     assert score_dir(write(tmp_path, []), **RUN)["tasks"] == {}
+
+
+def test_a_sample_has_one_identity_in_old_and_new_outputs(tmp_path: Path) -> None:
+    window = {"task": "emar", "label": "A", "subject_id": 7.0, "period_begin": 3, "period_end": "9"}
+    text = {"task": "emar", "label": "A"}
+    reply = {"outputs": [{"response": "A"}]}
+    lines = [
+        {"key": "a", "task_info": window, "input_sha256": "ab" * 32, **reply},
+        {"key": "b", "task_info": text, "input_sha256": "ab" * 32, **reply},
+        {"key": "c", "task_info": text, **reply},
+        {"key": "d", "task_info": text, "sample_id": "emar/8/1-2", **reply},
+    ]
+    ids = {key: prediction.sample_id for key, prediction in read_predictions(write(tmp_path, lines)).items()}
+    assert (ids["a"], ids["b"], ids["d"]) == ("emar/7/3-9", f"emar/{'ab' * 8}", "emar/8/1-2")
+    assert ids["c"].startswith("emar/") and len(set(ids.values())) == 4
 
 
 def test_samples_without_patients_stand_alone(tmp_path: Path) -> None:
@@ -237,14 +255,14 @@ def test_the_statistic_to_compare_models_by_is_the_one_reported(tmp_path: Path) 
     lines = [line("emar", k, ["A"], "AB"[k % 2]) for k in range(9)]
     lines += [line("ICU_Stay_7day", k, ("yes", "no")[k % 3 > 0], "", k % 7 / 7) for k in range(20)]
     tasks = score_dir(write(tmp_path, lines), **RUN)["tasks"]
-    samples = read_samples(tmp_path).values()
+    predictions = read_predictions(tmp_path).values()
     for name, metric in (("emar", "f1"), ("ICU_Stay_7day", "auroc")):
-        rows = [sample for sample in samples if sample.task == name]
+        rows = [prediction for prediction in predictions if prediction.task == name]
         assert main_statistic(name, rows)(np.ones((1, len(rows)))) == [tasks[name][metric]]
-    assert main_statistic("ICU_Stay_7day", [Sample("ICU_Stay_7day", ("no",), "p", "no")]) is None
+    assert main_statistic("ICU_Stay_7day", [Prediction("ICU_Stay_7day", ("no",), "p", response="no")]) is None
 
 
-def test_the_command_scores_again_and_keeps_what_the_run_said(tmp_path: Path, run_command: Any) -> None:
+def test_the_command_scores_again_and_keeps_the_arguments_of_the_run(tmp_path: Path, run_command: Any) -> None:
     folder = write(tmp_path, rigged(True, n=4))
     first = score_dir(folder, **RUN, expected=46 * 4, extra={"arguments": {"model": "m"}})
     done = run_command("evaluation/score.py", folder, "--resamples", 50)
@@ -268,5 +286,5 @@ def test_tasks_of_other_benchmarks_are_scored_but_are_in_no_macro_of_ours(tmp_pa
     assert both["tasks"]["cdm_diagnoses"]["f1"] == pytest.approx(2 / 3)
     assert {name: both["macro"][name] for name in ("paper", "released")} == alone["macro"]
     assert both["macro"]["ehrshot"]["risk_auroc"] == 0 and len(both["macro"]["ehrshot"]["missing"]) == 13
-    only = table(score_dir(write(tmp_path / "c", other), **RUN))
+    only = format_result(score_dir(write(tmp_path / "c", other), **RUN))
     assert "macro, ehrshot: risk_auroc 0.0000" in only and "macro, paper" not in only

@@ -1,0 +1,133 @@
+"""Reads stored outputs (`outputs*.jsonl` in the directory of a run) as predictions, and checks every line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mimiciv_dataset.index_files import sample_id
+from mimiciv_dataset.tasks import ALL_TASKS, NO, YES
+from pipeline.cli import chunk_paths
+from pipeline.errors import UserError
+from pipeline.files import Line, read_jsonl, require
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A model's reply to a sample, and what scoring needs to know about the sample.
+
+    Attributes:
+        task: name of the task.
+        labels: the correct answers.
+        subject_id: the patient; the key of the output in data without patients.
+        sample_id: identity of the sample, the same for every model.
+        response: the reply as generated.
+        p_yes: P(yes) / (P(yes) + P(no)) at the answer position, or None.
+        thinking_open: whether the prompt ended inside an open reasoning block, so that the reply starts in it.
+        candidates: the answers offered in the prompt; empty if there were none.
+        error: why there is no reply, or None.
+    """
+
+    task: str
+    labels: tuple[str, ...]
+    subject_id: str
+    sample_id: str = ""
+    response: str = ""
+    p_yes: float | None = None
+    thinking_open: bool = False
+    candidates: tuple[str, ...] = ()
+    error: str | None = None
+
+    @property
+    def answer(self) -> str | None:
+        """The reply without its reasoning; None if there is no reply or it was cut off inside its reasoning."""
+        from inference.answers import split_reasoning
+
+        return None if self.error is not None else split_reasoning(self.response, self.thinking_open)[1]
+
+
+def read_predictions(path: Path | str) -> dict[str, Prediction]:
+    """The predictions of a directory by the key of their output.
+
+    Of several lines with the same key the last one counts; files are read in the order of their names.
+
+    Raises:
+        UserError: there are no outputs, or a line is not an output line. A truncated last line is skipped.
+    """
+    predictions: dict[str, Prediction] = {}
+    for key, prediction, _ in read_outputs(path):
+        predictions.pop(key, None)
+        predictions[key] = prediction
+    return predictions
+
+
+def read_outputs(path: Path | str) -> Iterator[tuple[str, Prediction, Line]]:
+    """Yield (key, prediction, line) for every output line of a directory; a key can occur several times.
+
+    Raises:
+        UserError: there are no outputs, or a line is not an output line. A truncated last line is skipped.
+    """
+    folder = require(path, "a directory with outputs of a run", "run test.py first")
+    files = chunk_paths(folder / "outputs.jsonl")
+    if not files:
+        raise UserError(f"{folder}: expected outputs*.jsonl, got none. Run test.py first.")
+    for file in files:
+        for offset, line in read_jsonl(file):
+            try:
+                yield *parse_output(line), line
+            except UserError as error:
+                number = file.read_bytes()[:offset].count(b"\n") + 1
+                raise UserError(f"{file}, line {number}: {error} Remove the line and resume the run.") from None
+
+
+def parse_output(line: Mapping[str, Any]) -> tuple[str, Prediction]:
+    """The key and the prediction of an output line.
+
+    Raises:
+        UserError: a field is missing or has another type or range; the message does not quote labels or replies.
+    """
+    info, error = line.get("task_info"), line.get("error")
+    if not isinstance(info, dict):
+        raise UserError("expected an object with task_info, got another one.")
+    task = ALL_TASKS.get(info.get("task"))
+    if task is None:
+        raise UserError(f"task_info.task: expected the name of a task, got {info.get('task')!r}.")
+    labels = info.get("label")
+    labels = [labels] if isinstance(labels, str) else labels
+    if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
+        raise UserError("task_info.label: expected a string or a list of strings, got something else.")
+    if task.kind == "risk" and labels not in ([YES], [NO]):
+        raise UserError(f"task_info.label: expected yes or no for {task.name}, got something else.")
+    if "key" not in line:
+        raise UserError("key: expected a string, got no such field.")
+    outputs = line.get("outputs") or [{}]
+    if not isinstance(outputs, list) or not isinstance(outputs[0], dict) or not (line.get("outputs") or error):
+        raise UserError("outputs: expected a list of objects, or a field error, got neither.")
+    response, p_yes = outputs[0].get("response") or "", outputs[0].get("p_yes")
+    if not isinstance(response, str):
+        raise UserError(f"response: expected a string, got {type(response).__name__}.")
+    if p_yes is not None and not (isinstance(p_yes, (int, float)) and 0 <= p_yes <= 1):
+        raise UserError(f"p_yes: expected a number from 0 to 1 or null, got {p_yes!r}.")
+    key, candidates, patient = str(line["key"]), line.get("candidates"), info.get("subject_id")
+    prediction = Prediction(
+        task=task.name,
+        labels=tuple(labels),
+        subject_id=key if patient is None else str(patient),
+        sample_id=sample_id_of_output(line),
+        response=response,
+        p_yes=p_yes,
+        thinking_open=bool(line.get("thinking_open")),
+        candidates=tuple(map(str, candidates)) if isinstance(candidates, list) else (),
+        error=error,
+    )
+    return key, prediction
+
+
+def sample_id_of_output(line: Mapping[str, Any]) -> str:
+    """The `sample_id` of an output line; computed for lines of older versions, which do not have the field."""
+    if line.get("sample_id"):
+        return line["sample_id"]
+    # Data without patient, window and input has no other identity than the key.
+    return sample_id(line["task_info"] | {"input_sha256": line.get("input_sha256"), "input": str(line["key"])})
