@@ -115,12 +115,7 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """As `argparse`, but unknown flags are reported before missing ones, and default paths are filled in."""
         words = sys.argv[1:] if args is None else [str(word) for word in args]
-        known = [option for action in self._actions for option in action.option_strings]
-        for word in itertools.takewhile(lambda word: word != "--", words):
-            flag = word.partition("=")[0]
-            if flag.startswith("--") and flag not in known:
-                close = difflib.get_close_matches(flag, known, n=1)
-                self.error(f"unknown flag {flag}" + (f". Did you mean {close[0]}?" if close else ""))
+        check_flags(self, words)
         parsed, rest = super().parse_known_args(words, namespace)
         for name, default in self._path_defaults.items():
             if getattr(parsed, name) is None:
@@ -130,6 +125,16 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
         """Exit with code 2 and one line."""
         self.exit(2, f"error: {message.rstrip('.')}{'' if message.endswith('?') else '.'} See {self.prog} --help.\n")
+
+
+def check_flags(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """Report the first of `words` that looks like a flag but is none of the parser's, with the closest one that is."""
+    known = [option for action in parser._actions for option in action.option_strings]
+    for word in itertools.takewhile(lambda word: word != "--", words):
+        flag = word.partition("=")[0]
+        if flag.startswith("--") and flag not in known:
+            close = difflib.get_close_matches(flag, known, n=1)
+            parser.error(f"unknown flag {flag}" + (f". Did you mean {close[0]}?" if close else ""))
 
 
 # --- values of flags
