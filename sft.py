@@ -1,113 +1,91 @@
-r"""Supervised training, stages 1 (domain adaptation) and 2 (reasoning), on accelerate or DeepSpeed.
+r"""Supervised fine-tuning, stage 1 (domain adaptation) and stage 2 (reasoning), on accelerate or DeepSpeed.
 
     accelerate launch --config_file scripts/accelerate_configs/deepspeed_zero3.yaml sft.py \
         --config scripts/recipes/Qwen3-1.7B/sft.yaml --dataset_name datas/ehr_ins/ehr_ins.csv --output_dir models/stage1
 
-Loss on answers only; prompts are those of evaluation, byte for byte. A used --output_dir is gone on with from its last
-checkpoint, at the next unseen sample. No text of a record goes to the screen or a tracker. docs/training.md
+The loss is computed on answers only; prompts are the same bytes as in evaluation. The same command resumes a run from its
+last checkpoint. No patient text is printed or sent to a tracker. See docs/training.md.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.cli import run
 from pipeline.errors import UserError
 from pipeline.progress import Summary
 from training.arguments import SFTArguments
-from training.flags import for_this_machine, help_text, parse, settle, translate
+from training.flags import parse
+
+if TYPE_CHECKING:
+    from trl import ModelConfig, SFTConfig
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    words, notes = translate(sys.argv[1:] if argv is None else argv)
-    if {"-h", "--help"} & set(words):
-        return print(help_text(__doc__, SFTArguments))
-
-    from trl import ModelConfig, SFTConfig, get_peft_config, get_quantization_config
-
+def main(script_args: SFTArguments, args: SFTConfig, model_args: ModelConfig, notes: list[str]) -> None:
     from inference.backends import reading_model
+    from training import runs
     from training.order import EpochSampler, curriculum, grouped_by_length, shuffled
-    from training.runs import begin, end_processes, finish, left_out, save_arguments, train
-    from training.samples import Source, TokenSamples, direct, lazy
-    from training.setup import keeps_samples_apart, load_tokenizer, model_options, settings_of, split_files
+    from training.overrides import apply_overrides, trainer_options
+    from training.samples import TokenSamples, lazy_dataset, tokenized_dataset
+    from training.setup import load_training_data, run_settings
     from training.trainer import OrderedSFTTrainer
 
     summary = Summary("sft.py")
-    words, more = for_this_machine(words)
-    data, args, model_args = parse((SFTArguments, SFTConfig, ModelConfig), words)
-    on_gpu = args.device.type != "cpu"
-    notes += more + settle(args, args.world_size, on_gpu)
-    if args.packing and not keeps_samples_apart(model_args, on_gpu):
-        args.packing = False
-        notes.append(
-            "--packing is set false: it needs --attn_implementation kernels-community/flash-attn2 or another flash attention"
-        )
-    output = Path(args.output_dir)
-    main_process = args.process_index == 0
+    args, notes = apply_overrides(args, script_args, model_args, notes)
+    output, main_process = Path(args.output_dir), args.process_index == 0
 
     # --- data
-    files = split_files(data)
-    tokenizer = load_tokenizer(model_args, args.eos_token)
-    source = Source(data.root_dir, files, tokenizer, args.max_length or sys.maxsize, data.stage, data.instructions)
-    if data.curriculum and (len(files) != 2 or not source.sizes[0] > source.sizes[1] > 0):
-        found = ", ".join(f"{file} ({size:,} rows)" for file, size in zip(files, source.sizes, strict=True))
-        raise UserError(f"--curriculum: wanted two files in --dataset_name, the larger first, found {found}")
-    samples = TokenSamples(source, data.loss_on_prompt)
+    data = load_training_data(script_args, model_args, args.max_length or sys.maxsize, args.eos_token)
+    if script_args.curriculum and (len(data.files) != 2 or not data.sizes[0] > data.sizes[1] > 0):
+        given = ", ".join(f"{file} ({size:,} rows)" for file, size in zip(data.files, data.sizes, strict=True))
+        raise UserError(f"--curriculum: expected two files in --dataset_name, the larger first, got {given}.")
+    samples = TokenSamples(data, script_args.loss_on_prompt)
     if main_process:
-        source.check()
+        data.check()
         samples.check_prefix(0)
-    if data.load_dataset_mode == "direct":
-        with args.main_process_first(desc="tokenising"):
-            dataset = direct(samples, Path(data.root_dir) / "cache/tokenised", args.dataset_num_proc)
-    elif data.load_dataset_mode in ("lazzy", "lazy"):
-        dataset = lazy(samples)
+    if script_args.load_dataset_mode == "direct":
+        with args.main_process_first(desc="tokenizing"):
+            dataset = tokenized_dataset(samples, Path(script_args.root_dir) / "cache/tokenised", args.dataset_num_proc)
+    elif script_args.load_dataset_mode in ("lazzy", "lazy"):
+        dataset = lazy_dataset(samples)
     else:
-        raise UserError(f"--load_dataset_mode {data.load_dataset_mode}: wanted lazzy or direct")
+        raise UserError(f"--load_dataset_mode: expected lazzy or direct, got {script_args.load_dataset_mode}.")
 
-    # --- order: a pure function of the epoch
-    each_step = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
-    lengths = source.lengths() if data.length_grouping and not (data.curriculum or args.packing) else None
+    # --- order of the samples: a pure function of the epoch
+    global_batch = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
+    group_lengths = script_args.length_grouping and not (script_args.curriculum or args.packing)
+    lengths = data.approximate_lengths() if group_lengths else None
 
     def order(epoch: int):
-        if data.curriculum:
-            return curriculum(*source.sizes, args.seed, epoch)
-        mixed = shuffled(len(source), args.seed, epoch)
-        return mixed if lengths is None else grouped_by_length(mixed, lengths, each_step, args.seed, epoch)
+        if script_args.curriculum:
+            return curriculum(*data.sizes, args.seed, epoch)
+        random_order = shuffled(len(data), args.seed, epoch)
+        return random_order if lengths is None else grouped_by_length(random_order, lengths, global_batch, args.seed, epoch)
 
     # --- training
-    settings = settings_of("SFT", model_args, source, args, each_step) | {
-        "curriculum": data.curriculum, "loss_on_prompt": data.loss_on_prompt, "packing": args.packing,
-    }  # fmt: skip
+    settings = run_settings("SFT", model_args, data, args, global_batch)
+    settings |= {"curriculum": script_args.curriculum, "loss_on_prompt": script_args.loss_on_prompt, "packing": args.packing}
+    checkpoint = runs.last_checkpoint(output)
     if main_process:
-        output.mkdir(parents=True, exist_ok=True)
-        print(save_arguments(output, {"data": data, "training": args, "model": model_args}))
-        for note in notes:
-            print(f"note: {note}")
-        print(samples.describe(0, data.show_sample), flush=True)
-    with args.main_process_first(desc="settings"):
-        checkpoint = begin(output, settings, source.patients())
-    if args.packing:  # samples one after another without padding, kept apart by their positions
-        args.packing, args.padding_free = False, True
-    args.model_init_kwargs = model_options(model_args, args.model_init_kwargs)
-    args.max_length = None  # records were shortened by events; the trainer must not cut
-    args.dataset_kwargs = {"skip_prepare_dataset": True}
-    args.remove_unused_columns = False
+        provenance = runs.claim(output, settings, data.patients(), checkpoint)
+        runs.print_arguments(output, {"data": script_args, "training": args, "model": model_args}, notes)
+        print(samples.describe(0, script_args.show_sample), flush=True)
     with reading_model(model_args.model_name_or_path):
-        trainer = OrderedSFTTrainer(
-            model=model_args.model_name_or_path, args=args, train_dataset=dataset, processing_class=tokenizer,
-            sampler=EpochSampler(order, len(source)), peft_config=get_peft_config(model_args),
-            quantization_config=get_quantization_config(model_args),
-        )  # fmt: skip
-    metrics = train(trainer, checkpoint)
-    finish(trainer, settings, metrics)
-    too_long = left_out(trainer, samples.left_out)
+        options = trainer_options(args, model_args, data.tokenizer)
+        trainer = OrderedSFTTrainer(train_dataset=dataset, sampler=EpochSampler(order, len(data)), **options)
+    metrics = runs.train(trainer, checkpoint)
+    runs.save_model(trainer, settings, metrics)
+    skipped = runs.count_skipped(trainer, samples.skipped)
     if main_process:
-        summary.print(f"{trainer.state.global_step:,} steps of {each_step} samples, {too_long:,} rows left out as too long "
-                      f"for --max_length, loss {metrics['train_loss']:.4f} → {output}")  # fmt: skip
-    end_processes()
+        provenance.complete(steps=trainer.state.global_step)
+        summary.print(
+            f"{trainer.state.global_step:,} steps of {global_batch} samples, {skipped:,} rows skipped as too long for "
+            f"--max_length, loss {metrics['train_loss']:.4f} → {output}"
+        )
+    runs.end_processes()
 
 
 if __name__ == "__main__":
-    run(main)
+    run(lambda: main(*parse(__doc__, SFTArguments, "SFTConfig")))

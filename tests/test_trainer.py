@@ -1,4 +1,4 @@
-"""The trainers of TRL as we use them."""
+"""Our versions of the trainers of TRL, and the arguments they are given."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipeline.errors import UserError
-from training.setup import prepare_vllm
+from training.overrides import vllm_model_length
 
 
 def test_only_labelled_tokens_are_projected(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,10 +34,10 @@ def test_only_labelled_tokens_are_projected(tiny_model: Path, monkeypatch: pytes
     torch.testing.assert_close(loss, plain)
 
 
-def test_vllm_that_is_not_there_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_vllm_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from trl import GRPOConfig
 
-    monkeypatch.setattr("training.setup.find_spec", lambda name: None)
+    monkeypatch.setattr("training.overrides.find_spec", lambda name: None)
     args = GRPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, use_vllm=True)
-    with pytest.raises(UserError, match="wanted the package vllm, found none; install requirements.txt"):
-        prepare_vllm(args, 400, on_gpu=False)
+    with pytest.raises(UserError, match="the package vllm.*requirements.txt"):
+        vllm_model_length(args, 400)

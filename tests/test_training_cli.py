@@ -20,7 +20,7 @@ from test_training_samples import CHAIN, index_of
 
 from inference.backends import load_tokenizer
 from pipeline.files import read_json
-from training.samples import Source
+from training.samples import TrainingData
 
 BIN = Path(sys.executable).parent
 QUIET = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "WANDB_MODE": "offline"}
@@ -76,7 +76,7 @@ def once(synthetic_root: Path, model: Path, data: Path, tmp_path_factory: pytest
     output = tmp_path_factory.mktemp("once") / "out"
     flags = words(synthetic_root, model, data, output, "--per_device_train_batch_size", 8)
     done = train("sft.py", [*flags, "--save_strategy", "steps", "--save_steps", "3"])
-    assert "6 steps of 8 samples, 0 rows left out" in done.stdout
+    assert "6 steps of 8 samples, 0 rows skipped" in done.stdout
     return output
 
 
@@ -104,15 +104,15 @@ def test_equal_batches_give_equal_losses(synthetic_root: Path, model: Path, data
 @pytest.mark.slow
 def test_rows_left_out_are_counted_once(synthetic_root: Path, model: Path, data: Path, tmp_path: Path) -> None:
     """Over two processes and two epochs; and of samples made ahead, when they are made as when they are found again."""
-    source = Source(synthetic_root, [str(data)], load_tokenizer(str(model)), limit := 260)
-    left_out = sum(not source.render(index).fits for index in range(len(source)))
-    assert 0 < left_out < len(source) == 48
+    rows = TrainingData(synthetic_root, [str(data)], load_tokenizer(str(model)), limit := 260)
+    skipped = sum(not rows.render(index).fits for index in range(len(rows)))
+    assert 0 < skipped < len(rows) == 48
 
     def said(name: str, *more: object, **launch: object) -> str:
         flags = words(synthetic_root, model, data, tmp_path / name, "--max_length", limit, "--max_steps", 12, *more)
         return train("sft.py", flags, **launch).stdout
 
-    wanted = f"12 steps of 8 samples, {left_out} rows left out as too long for --max_length"
+    wanted = f"12 steps of 8 samples, {skipped} rows skipped as too long for --max_length"
     assert wanted in said("two", "--per_device_train_batch_size", 4, launch=TORCHRUN, ACCELERATE_USE_CPU="true")
     direct = ("--per_device_train_batch_size", 8, "--load_dataset_mode", "direct")
     assert wanted in said("made", *direct)
@@ -140,7 +140,7 @@ def test_a_run_that_was_killed_goes_on_at_the_next_unseen_sample(
     assert len(losses(whole)) == 8
     assert losses(output) == pytest.approx(losses(whole), rel=1e-5)
     other = train("sft.py", [*flags, "--learning_rate", "5e-5"], check=False)
-    assert other.returncode == 2 and "found those of another: learning_rate" in other.stderr
+    assert other.returncode == 2 and "expected the same learning_rate" in other.stderr
 
 
 ZERO3 = ("accelerate", "launch", "--config_file", "./scripts/accelerate_configs/deepspeed_zero3.yaml", "--num_processes", "2")
@@ -162,8 +162,8 @@ def test_the_published_command_under_zero3(synthetic_root: Path, model: Path, da
     ]  # fmt: skip
     flags = [str(flag) for flag in flags]
     done = train("sft.py", flags, launch=ZERO3, DS_ACCELERATOR="cpu", WANDB_DIR=str(tmp_path))
-    for note in ("--max_seq_length → --max_length", "--warmup_ratio → --warmup_steps", "--ignore_data_skip is set false",
-                 "dispatch_batches is set false", "2 processes together, 4 each", "--use_liger_kernel is set"):  # fmt: skip
+    for note in ("--max_seq_length → --max_length", "--warmup_ratio → --warmup_steps", "--ignore_data_skip is set to False",
+                 "dispatch_batches is set to False", "2 processes together, 4 each", "--use_liger_kernel is set"):  # fmt: skip
         assert note in done.stdout
     first = losses(output)
     shutil.rmtree(output / "checkpoint-6")
@@ -236,7 +236,7 @@ def test_grpo_samples_with_vllm(synthetic_root: Path, model: Path, data: Path, t
     assert len(ratios) == 3 and ratios == pytest.approx([1] * 3, abs=0.05)
     assert [len(path.read_bytes().splitlines()) for path in (output / "completions").glob("*.jsonl")] == [6, 6]
     short = train("grpo.py", [*flags, "--per_device_train_batch_size", "4", "--vllm_max_model_length", "300"], check=False)
-    assert short.returncode == 2 and "wanted at least 408" in short.stderr
+    assert short.returncode == 2 and "expected at least 408" in short.stderr
 
 
 @pytest.mark.slow
@@ -253,7 +253,7 @@ def test_no_patient_text_reaches_a_tracker_or_the_screen(
     at = rl.index("--max_length")
     del rl[at : at + 2]
     said_rl = train("grpo.py", rl, **env)
-    assert "--log_completions is set false" in said_rl.stdout
+    assert "--log_completions is set to False" in said_rl.stdout
     text = said.stdout + said.stderr + said_rl.stdout + said_rl.stderr
     trackers = [path for path in tmp_path.rglob("*") if path.is_file() and ("wandb" in path.parts or "tfevents" in path.name)]
     assert any("wandb" in path.parts for path in trackers) and any("tfevents" in path.name for path in trackers)
@@ -293,9 +293,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(synthetic_root: Path, model
         f"'{word}'" for word in [sys.executable, str(REPO / "sft.py"), *more]
     )
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=REPO, env={**os.environ, **QUIET})
-    assert done.returncode == 2 and "the disk refused while saving" in done.stderr and "checkpoint-2" in done.stderr, (
-        done.stderr[-2000:]
-    )
+    assert done.returncode == 2 and "disk error" in done.stderr and "checkpoint-2" in done.stderr, done.stderr[-2000:]
     train("sft.py", more)
     assert len(losses(output)) == 4
 
@@ -307,14 +305,14 @@ def test_a_checkpoint_that_cannot_be_gone_on_from(synthetic_root: Path, model: P
     train("sft.py", flags)
     (tmp_path / "out/checkpoint-2/optimizer.pt").write_bytes(b"")
     damaged = train("sft.py", [*flags, "--max_steps", "3"], check=False)
-    assert damaged.returncode == 2 and "checkpoint-2: wanted a whole checkpoint, found a damaged one" in damaged.stderr
+    assert damaged.returncode == 2 and "checkpoint-2: expected a complete checkpoint" in damaged.stderr
     shutil.rmtree(tmp_path / "out/checkpoint-2")
     train("sft.py", [*flags, "--max_steps", "3"])
     assert len(losses(tmp_path / "out")) == 3, "from the one before"
     for part in (tmp_path / "out/checkpoint-3").glob("rng_state*"):
         part.unlink()
     alone = train("sft.py", [*flags, "--max_steps", "4"], check=False)
-    assert alone.returncode == 2 and "found one of --save_only_model" in alone.stderr
+    assert alone.returncode == 2 and "--save_only_model" in alone.stderr
 
 
 def test_bad_input_is_said_before_anything_is_loaded(synthetic_root: Path, model: Path, data: Path, tmp_path: Path) -> None:
@@ -326,30 +324,31 @@ def test_bad_input_is_said_before_anything_is_loaded(synthetic_root: Path, model
 
     missing = tmp_path / "no-column.csv"
     missing.write_text("subject_id,event\n1,emar\n", encoding="utf-8")
-    assert "wanted columns" in refused(data=missing)
-    assert "wanted an index CSV or JSONL, found nothing there" in refused(data=tmp_path / "none.csv")
+    assert "columns" in refused(data=missing)
+    assert "none.csv: expected an index CSV or JSONL" in refused(data=tmp_path / "none.csv")
     bare = tmp_path / "bare"
     shutil.copytree(model, bare)
     (bare / "chat_template.jinja").unlink()
-    assert "wanted a model with a chat template" in refused(model=bare)
-    assert "--curriculum: wanted two files" in refused("--curriculum", "True")
-    assert "--stage third" in refused("--stage", "third")
-    assert "['--epochs', '3']" in refused("--epochs", 3)
+    assert "expected a model with a chat template" in refused(model=bare)
+    assert "--curriculum: expected two files" in refused("--curriculum", "True")
+    assert "got third" in refused("--stage", "third")
+    assert "unknown flag --epochs" in refused("--epochs", 3)
+    assert "Did you mean --max_length?" in refused("--max_lenght", 3)
     unknown = tmp_path / "task.csv"
     unknown.write_text(data.read_text(encoding="utf-8").replace(",labevents,", ",labs,"), encoding="utf-8")
-    assert f"{unknown}: task 'labs': wanted one of" in refused(data=unknown)
-    torn = tmp_path / "torn"
-    shutil.copytree(model, torn)
-    os.truncate(torn / "model.safetensors", 1000)
-    assert f"{torn}: wanted a model that can be loaded here, found:" in refused(model=torn)
-    asked = command("test.py", "--root_dir", synthetic_root, "--model_name_or_path", torn, "--dataset_name", data,
+    assert f"{unknown}: task 'labs'" in refused(data=unknown)
+    truncated = tmp_path / "truncated"
+    shutil.copytree(model, truncated)
+    os.truncate(truncated / "model.safetensors", 1000)
+    assert f"{truncated}: " in refused(model=truncated)
+    asked = command("test.py", "--root_dir", synthetic_root, "--model_name_or_path", truncated, "--dataset_name", data,
                     "--limit", 1, "--output_path", tmp_path / "answers", "--max_new_tokens", 4, "--max_seq_len", 600,
                     check=False)  # fmt: skip
-    assert asked.returncode == 2 and f"{torn}: wanted a model that can be loaded here" in asked.stderr
+    assert asked.returncode == 2 and f"{truncated}: " in asked.stderr
     given = ["--model_name_or_path", model, "--dataset_name", data, "--root_dir", synthetic_root,
              "--output_dir", tmp_path / "rl"]  # fmt: skip
     weights = train("grpo.py", [*map(str, given), "--bf16", "False", "--reward_weights", "1"], check=False)
-    assert weights.returncode == 2 and "wanted 2, one for each of --rewards" in weights.stderr
+    assert weights.returncode == 2 and "--reward_weights: expected 2" in weights.stderr
 
 
 def test_help_is_quick_and_names_our_flags() -> None:

@@ -21,9 +21,19 @@ from inference.prompts import SYSTEM, PromptBuilder
 from mimiciv_dataset.mimiciv import MIMICIV
 from mimiciv_dataset.tasks import TASKS
 from pipeline.errors import UserError
-from training.order import curriculum, grouped_by_length, second_so_far, shuffled
+from training.order import curriculum, grouped_by_length, second_source_count, shuffled
 from training.rewards import REWARDS, for_trl
-from training.samples import DOMAIN, IGNORED, REASONING, PromptSamples, Source, TokenSamples, chain_of, direct, lazy
+from training.samples import (
+    DOMAIN,
+    IGNORE_INDEX,
+    REASONING,
+    PromptSamples,
+    TokenSamples,
+    TrainingData,
+    chain_of,
+    lazy_dataset,
+    tokenized_dataset,
+)
 
 CHAIN = "## Extraction\n- **Admissions [2150]**: urgent\n## Reasoning\nSo.\n## Final Results\nAspirin"
 
@@ -56,7 +66,7 @@ def all_tasks(root: Path) -> list[str]:
     return [task for task, file in files.items() if file.exists() and len(file.read_bytes().splitlines()) > 1]
 
 
-def prefixes_hold(source: Source, rows: range) -> None:
+def prefixes_hold(source: TrainingData, rows: range) -> None:
     samples, tokenizer = TokenSamples(source), source.tokenizer
     for index in rows:
         rendered, made = source.render(index), samples.sample(index)
@@ -65,13 +75,13 @@ def prefixes_hold(source: Source, rows: range) -> None:
         prompt = tokenizer(rendered.prompt, add_special_tokens=False)["input_ids"]
         together = tokenizer(rendered.prompt + rendered.completion, add_special_tokens=False)["input_ids"]
         assert made["input_ids"] == together and together[: len(prompt)] == prompt
-        assert made["labels"] == [IGNORED] * len(prompt) + together[len(prompt) :]
+        assert made["labels"] == [IGNORE_INDEX] * len(prompt) + together[len(prompt) :]
         assert SYSTEM in rendered.prompt and len(together) <= source.max_tokens
 
 
 def test_prompt_ids_are_a_prefix_of_all_ids(small_root: Path, tokenizer) -> None:
     files = [str(small_root / f"task_index/all/{task}.csv") for task in all_tasks(small_root)]
-    source = Source(small_root, files, tokenizer, 4096)
+    source = TrainingData(small_root, files, tokenizer, 4096)
     assert len(source) > 100
     prefixes_hold(source, range(len(source)))
 
@@ -79,23 +89,23 @@ def test_prompt_ids_are_a_prefix_of_all_ids(small_root: Path, tokenizer) -> None
 def test_prompt_ids_are_a_prefix_on_real_records(demo: Path, tokenizer) -> None:
     """Every 200th sample of the demo; EHR_DEMO_EVERY=1 asks for all, which takes half an hour or more."""
     files = [str(demo / f"task_index/all/{task}.csv") for task in all_tasks(demo)]
-    source = Source(demo, files, tokenizer, 4096)
+    source = TrainingData(demo, files, tokenizer, 4096)
     prefixes_hold(source, range(0, len(source), int(os.environ.get("EHR_DEMO_EVERY", "200"))))
 
 
 def test_a_record_too_long_loses_events_and_one_that_cannot_fit_trains_nothing(small_root: Path, tokenizer) -> None:
     file = str(small_root / "task_index/all/emar.csv")
-    whole = Source(small_root, [file], tokenizer, 4096)
+    whole = TrainingData(small_root, [file], tokenizer, 4096)
     tokens = len(TokenSamples(whole).sample(0)["input_ids"])
-    prefixes_hold(Source(small_root, [file], tokenizer, tokens - 20), range(1))
-    samples = TokenSamples(Source(small_root, [file], tokenizer, 60))
-    assert samples.sample(0)["labels"] == [IGNORED] and int(samples.left_out.sum()) == 1
+    prefixes_hold(TrainingData(small_root, [file], tokenizer, tokens - 20), range(1))
+    samples = TokenSamples(TrainingData(small_root, [file], tokenizer, 60))
+    assert samples.sample(0)["labels"] == [IGNORE_INDEX] and int(samples.skipped.sum()) == 1
 
 
 @pytest.mark.parametrize("chain", ["nan", "NaN", "", "None", "  "])
 def test_no_chain_is_never_trained_as_one(small_root: Path, tokenizer, tmp_path: Path, chain: str) -> None:
     file = index_of(small_root, tmp_path, "emar", reasoning=chain)
-    rendered = Source(small_root, [file], tokenizer, 4096, stage="reasoning").render(0)
+    rendered = TrainingData(small_root, [file], tokenizer, 4096, stage="reasoning").render(0)
     assert rendered.mode == "no_think" and rendered.prompt.endswith("<think>\n\n</think>\n\n")
     assert "think" not in rendered.completion and "nan" not in rendered.completion.lower().split()
     assert chain_of({"reasoning": float("nan")}) is None
@@ -111,10 +121,10 @@ def test_a_think_block_that_the_template_opens_is_not_opened_again(
         + f"{{% if add_generation_prompt %}}assistant: {{{{ {json.dumps(opening)} }}}}{{% endif %}}"
     )
     file = index_of(small_root, tmp_path, "emar", reasoning=CHAIN)
-    rendered = Source(small_root, [file], tokenizer, 4096).render(0)
+    rendered = TrainingData(small_root, [file], tokenizer, 4096).render(0)
     assert rendered.mode == "think" and rendered.prompt.endswith(f"assistant: {opening}")
     assert (rendered.prompt + rendered.completion).partition("assistant: ")[2].startswith(f"<think>\n{CHAIN}\n</think>\n\n")
-    without = Source(small_root, [file], tokenizer, 4096, stage="domain").render(0)
+    without = TrainingData(small_root, [file], tokenizer, 4096, stage="domain").render(0)
     assert without.prompt.endswith("assistant: <think>\n\n</think>\n\n") and "think" not in without.completion
 
 
@@ -124,7 +134,7 @@ def test_chains_are_found_wherever_they_stand(small_root: Path, tokenizer, tmp_p
     rows = [{"subject_id": "1", "task": "ED_Hospitalization", "period_begin": 1, "period_end": 2, "target": '"yes"'}] * 6000
     path = tmp_path / f"index.{form}"
 
-    def source(chain: str) -> Source:
+    def source(chain: str) -> TrainingData:
         made = [*rows, rows[0] | {"reasoning": chain}]
         if form == "jsonl":
             path.write_text("".join(json.dumps(row) + "\n" for row in made), encoding="utf-8")
@@ -133,7 +143,7 @@ def test_chains_are_found_wherever_they_stand(small_root: Path, tokenizer, tmp_p
                 writer = csv.DictWriter(file, list(made[-1]))
                 writer.writeheader()
                 writer.writerows(made)
-        return Source(small_root, [str(path)], tokenizer, 4096)
+        return TrainingData(small_root, [str(path)], tokenizer, 4096)
 
     assert source(CHAIN).stage == REASONING
     assert source("nan").stage == DOMAIN
@@ -143,9 +153,9 @@ def test_prompts_are_those_of_evaluation(small_root: Path, tokenizer, tmp_path: 
     """Stage 1 and test.py; stages 2 and 3 and test.py --think_prompt: the same bytes for all tasks."""
     tasks = all_tasks(small_root)
     file = index_of(small_root, tmp_path, *tasks, reasoning=CHAIN)
-    stage1 = Source(small_root, [file], tokenizer, 4096, stage="domain")
-    stage2 = Source(small_root, [file], tokenizer, 4096, stage="reasoning")
-    rl = Source(small_root, [file], tokenizer, 4096, stage="reasoning", prompt_tokens=True)
+    stage1 = TrainingData(small_root, [file], tokenizer, 4096, stage="domain")
+    stage2 = TrainingData(small_root, [file], tokenizer, 4096, stage="reasoning")
+    rl = TrainingData(small_root, [file], tokenizer, 4096, stage="reasoning", for_rl=True)
 
     def prompts(**flags: bool) -> list[str]:
         given = {"think_prompt": False, "direct_answer": False, "think_risk": True, "prompt": False, "oracle_reasoning": False,
@@ -166,28 +176,28 @@ def test_prompts_are_those_of_evaluation(small_root: Path, tokenizer, tmp_path: 
 
 def test_rl_on_rows_without_chains_reasons_on_decisions(small_root: Path, tokenizer, tmp_path: Path) -> None:
     file = index_of(small_root, tmp_path, "emar", "LengthOfStay_3day", rows=1)
-    source = Source(small_root, [file], tokenizer, 4096, prompt_tokens=True)
+    source = TrainingData(small_root, [file], tokenizer, 4096, for_rl=True)
     assert [source.render(index).mode for index in range(2)] == ["think", "no_think"]
-    domain = Source(small_root, [file], tokenizer, 4096, stage="domain", prompt_tokens=True)
+    domain = TrainingData(small_root, [file], tokenizer, 4096, stage="domain", for_rl=True)
     assert [domain.render(index).mode for index in range(2)] == ["plain", "plain"]
-    too_long = PromptSamples(Source(small_root, [file], tokenizer, 40, prompt_tokens=True))
+    too_long = PromptSamples(TrainingData(small_root, [file], tokenizer, 40, for_rl=True))
     too_long({"index": [0, 0, 1, 1, 0]})
-    assert too_long.left_out.tolist() == [1, 1], "a row once, however often it is drawn"
+    assert too_long.skipped.tolist() == [1, 1], "a row once, however often it is drawn"
 
 
-def test_lazy_is_direct(small_root: Path, tokenizer, tmp_path: Path) -> None:
+def test_lazy_is_tokenized_dataset(small_root: Path, tokenizer, tmp_path: Path) -> None:
     file = index_of(small_root, tmp_path, "emar", "labevents", "LengthOfStay_3day")
-    samples = TokenSamples(Source(small_root, [file], tokenizer, 4096))
-    ahead, when_asked = direct(samples, tmp_path / "cache", 1), lazy(samples)
+    samples = TokenSamples(TrainingData(small_root, [file], tokenizer, 4096))
+    ahead, when_asked = tokenized_dataset(samples, tmp_path / "cache", 1), lazy_dataset(samples)
     assert len(ahead) == len(when_asked) > 4
     assert list(ahead) == list(when_asked)
     assert len(list((tmp_path / "cache").glob("*.arrow"))) == 1
-    other = TokenSamples(Source(small_root, [file], tokenizer, 300))
-    direct(other, tmp_path / "cache", 1)
+    other = TokenSamples(TrainingData(small_root, [file], tokenizer, 300))
+    tokenized_dataset(other, tmp_path / "cache", 1)
     assert len(list((tmp_path / "cache").glob("*.arrow"))) == 2, "other settings, another file"
-    render = samples.source.render
-    samples.source.render = lambda index: replace(render(index), completion="no more")
-    assert list(direct(samples, tmp_path / "cache", 1)) != list(ahead), "other code, another file"
+    render = samples.data.render
+    samples.data.render = lambda index: replace(render(index), completion="no more")
+    assert list(tokenized_dataset(samples, tmp_path / "cache", 1)) != list(ahead), "other code, another file"
 
 
 def test_loss_is_taken_on_the_answer_only(small_root: Path, tiny_model: Path, tokenizer, tmp_path: Path) -> None:
@@ -197,7 +207,7 @@ def test_loss_is_taken_on_the_answer_only(small_root: Path, tiny_model: Path, to
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
     file = index_of(small_root, tmp_path, "emar")
-    samples = TokenSamples(Source(small_root, [file], tokenizer, 4096))
+    samples = TokenSamples(TrainingData(small_root, [file], tokenizer, 4096))
     made = [samples.sample(index) for index in range(3)]
     batch = DataCollatorForLanguageModeling(tokenizer.pad_token_id)(made)
     model = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
@@ -205,7 +215,7 @@ def test_loss_is_taken_on_the_answer_only(small_root: Path, tiny_model: Path, to
     loss = model(**batch).loss
     by_hand, tokens = 0.0, 0
     for row, one in enumerate(made):
-        first = one["labels"].index(next(label for label in one["labels"] if label != IGNORED))
+        first = one["labels"].index(next(label for label in one["labels"] if label != IGNORE_INDEX))
         answer = torch.tensor(one["input_ids"][first:])
         by_hand += torch.nn.functional.cross_entropy(
             logits[row, first - 1 : len(one["input_ids"]) - 1], answer, reduction="sum"
@@ -215,7 +225,7 @@ def test_loss_is_taken_on_the_answer_only(small_root: Path, tiny_model: Path, to
     (gradient,) = torch.autograd.grad(model(input_ids=batch["input_ids"], labels=batch["labels"]).loss, [model.lm_head.weight])
     batch["labels"][:, 0] = 7  # the first token's label is no target
     assert model(**batch).loss.item() == pytest.approx(loss.item(), rel=1e-6) and gradient.abs().sum() > 0
-    everything = TokenSamples(samples.source, loss_on_prompt=True).sample(0)
+    everything = TokenSamples(samples.data, loss_on_prompt=True).sample(0)
     assert everything["labels"] == everything["input_ids"]
 
 
@@ -223,16 +233,16 @@ def test_what_would_stop_a_run_is_found_before_it(small_root: Path, tokenizer, t
     def fault(**changes: str) -> str:
         file = index_of(small_root, tmp_path, "emar", **changes)
         with pytest.raises(UserError) as error:
-            Source(small_root, [file], tokenizer, 4096).check()
+            TrainingData(small_root, [file], tokenizer, 4096).check()
         return str(error.value)
 
-    assert "row 1: wanted an answer to train on, found an empty one" in fault(target="[]")
+    assert "row 1: expected an answer to train on" in fault(target="[]")
     assert "different builds" in fault(context_end="99999")
     assert "0 events" in fault(subject_id="424242")
     empty = tmp_path / "empty.csv"
     empty.write_text("subject_id,task,event,context_begin,context_end,target\n", encoding="utf-8")
-    with pytest.raises(UserError, match="wanted rows to train on"):
-        Source(small_root, [str(empty)], tokenizer, 4096).check()
+    with pytest.raises(UserError, match="rows to train on"):
+        TrainingData(small_root, [str(empty)], tokenizer, 4096).check()
 
 
 # --- orders
@@ -248,7 +258,7 @@ def test_a_curriculum_uses_every_sample_once_and_keeps_the_rule(both: tuple[int,
     assert order.tolist() == curriculum(n1, n2, seed=1, epoch=epoch).tolist()
     only_first = max(0, int((n1 + n2) * (1 - 2 * n2 / n1)))
     assert (order[:only_first] < n1).all()
-    counts = [second_so_far(n1, n2, step) for step in range(n1 + n2 + 1)]
+    counts = [second_source_count(n1, n2, step) for step in range(n1 + n2 + 1)]
     assert counts == np.concatenate([[0], np.cumsum(order >= n1)]).tolist()
     steps = np.diff(counts)
     assert set(steps.tolist()) <= {0, 1}
@@ -317,12 +327,12 @@ def test_a_chain_in_a_block_that_the_prompt_opened_is_well_formed() -> None:
 
 def test_a_row_that_no_reward_scores_shows_no_record(small_root: Path, tokenizer) -> None:
     """TRL logs the whole prompt of a row that every reward leaves out."""
-    source = Source(small_root, [str(small_root / "task_index/all/emar.csv")], tokenizer, 4096, prompt_tokens=True)
+    source = TrainingData(small_root, [str(small_root / "task_index/all/emar.csv")], tokenizer, 4096, for_rl=True)
     render, samples = source.render, PromptSamples(source)
     source.render = lambda index: replace(render(index), label=[])
     made = samples({"index": [0]})
     prompts = made.pop("prompt")
-    assert prompts == [source.builder.prompt("", "", "think")] and int(samples.left_out.sum()) == 1
+    assert prompts == [source.builder.prompt("", "", "think")] and int(samples.skipped.sum()) == 1
     assert for_trl("accuracy")(prompts, ["x"], **made) == [None]
 
 

@@ -1,42 +1,53 @@
-"""Flags of sft.py and grpo.py beside TRL's own; no library is imported here, so that `--help` is quick."""
+"""Arguments of sft.py and grpo.py beside those of TRL. No library is imported here, so that `--help` is fast."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
-def _flag(default, help: str, **more):
-    return field(default=default, metadata={"help": help, **more})
+def _argument(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
 
 
-@dataclass
+@dataclass(frozen=True)
 class DataArguments:
-    """What to train on."""
+    """The samples to train on; the help of each field is its reference."""
 
-    dataset_name: str | None = _flag(None, "index CSV or JSONL to train on; several with commas between")
-    root_dir: str = _flag("./datas", "folder with patients_ehr/ and index_mapping/")
-    instructions: str | None = _flag(None, "JSON, task → sentence, in place of ours")
-    stage: str | None = _flag(None, "domain or reasoning; by default reasoning where the data have chains, and in grpo.py")
-    load_dataset_mode: str = _flag("lazzy", "lazzy: samples are made when needed; direct: tokenised ahead, into a cache")
-    show_sample: bool = _flag(False, "print the first sample's text, not only its lengths: patient text on the screen")
+    dataset_name: str | None = _argument(None, "index CSV or JSONL files to train on, comma-separated")
+    root_dir: str = _argument("./datas", "directory that holds patients_ehr/ and index_mapping/")
+    instructions: str | None = _argument(None, "JSON file, task → instruction, to use instead of the built-in wording")
+    stage: str | None = _argument(
+        None,
+        "domain: train answers; reasoning: train chains and answers. By default reasoning if the data has reasoning chains, "
+        "and always in grpo.py",
+    )
+    load_dataset_mode: str = _argument(
+        "lazzy", "lazzy: tokenize each sample when it is needed; direct: tokenize all samples first, into a cache on disk"
+    )
+    show_sample: bool = _argument(False, "print the text of the first sample, which is patient text, and not only its lengths")
 
 
-@dataclass
+@dataclass(frozen=True)
 class SFTArguments(DataArguments):
-    """What of it, and how, in supervised training."""
+    """Arguments of supervised fine-tuning."""
 
-    curriculum: bool = _flag(False, "mix two files: the second's share rises towards the end of training")
-    loss_on_prompt: bool = _flag(False, "loss on the whole text, as the published scripts had it")
-    length_grouping: bool = _flag(True, "batches of similar length, for less padding (not with --curriculum, --packing)")
+    curriculum: bool = _argument(
+        False, "mix two files of --dataset_name, the larger first: the share of the second rises towards the end of training"
+    )
+    loss_on_prompt: bool = _argument(False, "compute the loss on prompts as well as answers, as the published scripts did")
+    length_grouping: bool = _argument(
+        True, "put samples of similar length in a batch, for less padding (ignored with --curriculum and --packing)"
+    )
 
 
-@dataclass
+@dataclass(frozen=True)
 class GRPOArguments(DataArguments):
-    """What to reward."""
+    """Arguments of reinforcement learning."""
 
     rewards: list[str] = field(
         default_factory=lambda: ["accuracy", "format"],
-        metadata={"help": "rewards of training/rewards.py; their weights: --reward_weights"},
+        metadata={"help": "names of rewards in training/rewards.py: accuracy, format, length; --reward_weights weighs them"},
     )
-    max_prompt_length: int = _flag(10000, "tokens of a prompt; a longer record loses its oldest events")
-    log_completions_to_tracker: bool = _flag(False, "send completions, which are text about patients, to the tracker")
+    max_prompt_length: int = _argument(10000, "maximum tokens of a prompt; longer inputs lose their oldest events")
+    log_completions_to_tracker: bool = _argument(False, "send completions, which are text about patients, to the tracker")

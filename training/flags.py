@@ -1,29 +1,71 @@
-"""The published command lines on current libraries: old flags are mapped, and a note says what happens.
-
-What a flag meant in the published scripts and what today's libraries make of it, in one table.
-"""
+"""Command lines of sft.py and grpo.py: the flags of TRL and of `training.arguments`, and older names of flags."""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import sys
 from collections.abc import Sequence
 from typing import Any
 
+from pipeline.cli import Parser, check_flags
 from pipeline.errors import UserError
 
 RENAMED = {
     "--max_seq_length": ("--max_length", "tokens of prompt and answer together"),
-    "--warmup_ratio": ("--warmup_steps", "a number below 1 is a share of all steps"),
+    "--warmup_ratio": ("--warmup_steps", "a number below 1 is a fraction of all steps"),
     "--evaluation_strategy": ("--eval_strategy", "renamed"),
     "--torch_dtype": ("--dtype", "renamed"),
-    "--tokenizer_name": (None, "the model's own tokenizer is used"),
-    "--overwrite_output_dir": (None, "a used output folder is gone on with, or refused if it holds another run"),
+    "--tokenizer_name": (None, "the tokenizer of the model is used"),
+    "--overwrite_output_dir": (None, "a run in --output_dir is resumed, or refused if it is another run"),
 }
-"""Old flag → (new flag or None, what to say)."""
+"""Flag of the published command lines → (flag of today's libraries, or None if it is ignored; note for the user)."""
+
+
+def parse(description: str, script_arguments: type, config: str, argv: Sequence[str] | None = None) -> tuple[Any, ...]:
+    """Parse the command line, and the YAML file of `--config`.
+
+    Args:
+        description: docstring of the script, for `--help`. `--help_all` prints all flags, those of TRL included.
+        script_arguments: `SFTArguments` or `GRPOArguments`.
+        config: `SFTConfig` or `GRPOConfig`, by name because TRL takes seconds to import.
+        argv: arguments, by default those of the process.
+
+    Returns:
+        script arguments, training arguments, model arguments, and notes about flags that were renamed or added.
+
+    Raises:
+        UserError: the libraries refuse a value, or `--config` cannot be read.
+    """
+    words, notes = translate(sys.argv[1:] if argv is None else argv)
+    if {"-h", "--help"} & set(words):
+        print(help_text(description, script_arguments, config))
+        sys.exit()
+
+    import torch
+    import trl
+
+    class TrainingParser(trl.TrlParser):
+        """TRL's parser, which reports an error in one line and suggests the closest flag for an unknown one."""
+
+        error = Parser.error
+
+        def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+            check_flags(self, args)
+            return super().parse_known_args(args, namespace)
+
+    if not torch.cuda.is_available() and not any(word.startswith("--use_cpu") for word in words):
+        words += ["--use_cpu", "True"]  # TrainingArguments select the device when they are created
+        notes.append("no GPU: --use_cpu True")
+    parser = TrainingParser((script_arguments, getattr(trl, config), trl.ModelConfig), allow_abbrev=False)
+    try:
+        return *parser.parse_args_and_config(["--help"] if "--help_all" in words else words), notes
+    except (ValueError, OSError) as error:  # what the libraries raise for a wrong value and for an unreadable --config
+        raise UserError(f"command line: {str(error).rstrip('.')}. --help_all lists all flags.") from None
 
 
 def translate(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The command line in today's flags, and notes on what was mapped.
+    """Replace flags of the published command lines by those of today's libraries; also return a note for each.
 
     >>> translate(["--max_seq_length", "8192", "--warmup_ratio=0.03"])[0]
     ['--max_length', '8192', '--warmup_steps=0.03']
@@ -38,90 +80,24 @@ def translate(argv: Sequence[str]) -> tuple[list[str], list[str]]:
         if flag not in RENAMED:
             translated.append(flag + equals + value)
             continue
-        new, why = RENAMED[flag]
-        notes.append(f"{flag} → {new}: {why}" if new else f"{flag} is left out: {why}")
-        if new:
-            translated.append(new + equals + value)
+        new_flag, reason = RENAMED[flag]
+        notes.append(f"{flag} → {new_flag}: {reason}" if new_flag else f"{flag} is ignored: {reason}")
+        if new_flag:
+            translated.append(new_flag + equals + value)
         elif not equals and words and not words[0].startswith("--"):
             words.pop(0)
     return translated, notes
 
 
-def for_this_machine(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The command line with `--use_cpu True` where there is no GPU: it must be known before the arguments are made."""
-    import torch
-
-    if torch.cuda.is_available() or any(word.startswith("--use_cpu") for word in argv):
-        return list(argv), []
-    return [*argv, "--use_cpu", "True"], ["no GPU: --use_cpu True"]
-
-
-def parse(tables: Sequence[type], words: Sequence[str]) -> tuple[Any, ...]:
-    """An instance of each table of flags, from the command line and the YAML of `--config`; `--help_all` prints them all.
-
-    Raises:
-        UserError: a flag is unknown, or has a value that it cannot have.
-    """
-    from trl import TrlParser
-
-    try:
-        return TrlParser(tables).parse_args_and_config(["--help"] if "--help_all" in words else list(words))
-    except (ValueError, OSError) as error:  # what the libraries raise on wrong flags and on an unreadable --config
-        raise UserError(f"command line: {error}; --help_all lists all flags") from None
-
-
-def settle(args: Any, processes: int, on_gpu: bool) -> list[str]:
-    """Set what must be otherwise now in parsed training arguments; notes say what.
-
-    Args:
-        args: a `transformers.TrainingArguments`, which is changed.
-        processes: how many run together.
-        on_gpu: whether this one has a GPU.
-
-    Raises:
-        UserError: the batch cannot be split over the processes.
-    """
-    notes = []
-    if args.ignore_data_skip:
-        args.ignore_data_skip = False
-        notes.append(
-            "--ignore_data_skip is set false: a resumed run goes on at the next unseen sample, not at the first again"
-        )
-    accelerator = args.accelerator_config
-    if accelerator.dispatch_batches:
-        accelerator.dispatch_batches = False
-        notes.append("dispatch_batches is set false: every process renders its own samples, none waits for the first")
-    if accelerator.split_batches and hasattr(args, "num_generations"):
-        accelerator.split_batches = False
-        notes.append("split_batches is set false: in GRPO --per_device_train_batch_size is each process's own")
-    if accelerator.split_batches:
-        if args.per_device_train_batch_size % processes:
-            raise UserError(f"--per_device_train_batch_size {args.per_device_train_batch_size} with split_batches: wanted a "
-                            f"multiple of the {processes} processes")  # fmt: skip
-        notes.append(f"split_batches: --per_device_train_batch_size {args.per_device_train_batch_size} is the batch of all "
-                     f"{processes} processes together, {args.per_device_train_batch_size // processes} each")  # fmt: skip
-        accelerator.split_batches = False
-        args.per_device_train_batch_size //= processes
-    if getattr(args, "use_liger_kernel", False) and not on_gpu:
-        args.use_liger_kernel = False
-        notes.append("--use_liger_kernel is set false: its kernels need a GPU")
-    if args.dataloader_pin_memory and not on_gpu:
-        args.dataloader_pin_memory = False
-    return notes
-
-
-def help_text(title: str, *tables: type) -> str:
-    """A short help made from the dataclasses' own metadata, without the libraries that take seconds to import.
-
-    The other flags are TRL's: `--help_all` lists them.
-    """
-    lines = [title.strip(), "", "flags of this repository:"]
-    for table in tables:
-        for field in dataclasses.fields(table):
-            default = field.default if field.default is not dataclasses.MISSING else field.default_factory()
-            lines.append(f"  --{field.name:<28} {field.metadata['help']} ({default})")
-    lines += [
-        "",
-        "and all of TRL's (SFTConfig or GRPOConfig, ModelConfig): --help_all lists them. --config FILE.yaml sets any.",
-    ]
-    return "\n".join(lines)
+def help_text(description: str, script_arguments: type, config: str) -> str:
+    """The help of the flags in `script_arguments`, made without importing TRL."""
+    parser = argparse.ArgumentParser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="%(prog)s [--config FILE.yaml] [--FLAG VALUE ...]",
+        epilog=f"All flags of TRL's {config} and ModelConfig work too: --help_all lists them.",
+    )
+    for field in dataclasses.fields(script_arguments):
+        default = field.default if field.default is not dataclasses.MISSING else " ".join(field.default_factory())
+        parser.add_argument(f"--{field.name}", metavar="", help=f"{field.metadata['help']} (default: {default})")
+    return parser.format_help()

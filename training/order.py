@@ -1,4 +1,4 @@
-"""In which order samples are trained: pure functions of sizes, seed and epoch, so that a resumed run goes on where it was."""
+"""The order of training samples: pure functions of sizes, seed and epoch, so that a resumed run keeps its order."""
 
 from __future__ import annotations
 
@@ -8,38 +8,38 @@ from math import floor
 import numpy as np
 from torch.utils.data import Sampler
 
-GROUPED = 50
-"""Global batches that length grouping looks at together: enough to find equals, few enough to keep the order random."""
+GROUP_BATCHES = 50
+"""Global batches that length grouping sorts together: many enough to match lengths, few enough to keep the order random."""
 
 
 def shuffled(n: int, seed: int, epoch: int) -> np.ndarray:
-    """A permutation of n samples, another one each epoch."""
+    """A random permutation of n samples, different in each epoch."""
     return np.random.default_rng([seed, epoch]).permutation(n)
 
 
-def second_so_far(n1: int, n2: int, step: int) -> int:
-    """How many of the first `step` samples of a curriculum come from the second source.
+def second_source_count(n1: int, n2: int, step: int) -> int:
+    """The number of samples from the second source among the first `step` samples of a curriculum.
 
-    Sizes n1 > n2. Up to the fraction 1 − 2·n2/n1 of training there are none; from there the second source's share rises
-    linearly to 1, until one source is used up and the other fills the rest. In closed form: the share's integral.
+    For sizes n1 > n2 the second source is not used in the first 1 − 2·n2/n1 of training. Its share then rises linearly to 1,
+    until one source is exhausted and the other provides the rest. The count is the integral of the share, in closed form.
 
-    >>> [second_so_far(100, 10, step) for step in (0, 88, 99, 110)]
+    >>> [second_source_count(100, 10, step) for step in (0, 88, 99, 110)]
     [0, 0, 2, 10]
     """
     total = n1 + n2
     start = max(0.0, total * (1 - 2 * n2 / n1))
-    so_far = floor((step - start) ** 2 / (2 * (total - start))) if step > start else 0
-    return max(step - n1, min(n2, so_far))
+    count = floor((step - start) ** 2 / (2 * (total - start))) if step > start else 0
+    return max(step - n1, min(n2, count))
 
 
 def curriculum(n1: int, n2: int, seed: int, epoch: int) -> np.ndarray:
-    """Order of two sources, the second's samples numbered from n1 on; which of a source's samples comes next is random.
+    """The order of two sources of n1 and n2 samples, each shuffled; the second source's samples are numbered from n1.
 
     >>> order = curriculum(6, 2, seed=0, epoch=0)
     >>> sorted(order.tolist()) == list(range(8)), bool((order[:4] < 6).all())
     (True, True)
     """
-    counts = np.array([second_so_far(n1, n2, step) for step in range(n1 + n2 + 1)])
+    counts = np.array([second_source_count(n1, n2, step) for step in range(n1 + n2 + 1)])
     from_second = np.diff(counts) == 1
     order = np.empty(n1 + n2, dtype=np.int64)
     order[~from_second] = shuffled(n1, seed, 2 * epoch)
@@ -48,33 +48,34 @@ def curriculum(n1: int, n2: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def grouped_by_length(order: np.ndarray, lengths: Sequence[int] | np.ndarray, batch: int, seed: int, epoch: int) -> np.ndarray:
-    """The order with global batches of similar length: less padding, and no rank waits for another's long sample.
+    """Reorder samples so that global batches have similar length: less padding, and ranks wait less for each other.
 
-    Within each `GROUPED` global batches samples are sorted by length and the batches then shuffled. The longest batch of
-    all comes first, so that one too large for memory fails at once.
+    Each group of `GROUP_BATCHES` global batches is sorted by length, and its batches are shuffled. The longest batch of all
+    comes first, so that a batch too large for memory fails at once.
+    `order` and `lengths` (in any unit) have shape (n,); `batch` is the number of samples in a global batch.
 
     >>> order = grouped_by_length(np.arange(8), [1, 9, 2, 8, 1, 9, 2, 8], batch=4, seed=0, epoch=0)
     >>> sorted(order[:4].tolist()), sorted(order[4:].tolist())
     ([1, 3, 5, 7], [0, 2, 4, 6])
     """
     lengths = np.asarray(lengths)
-    draw = np.random.default_rng([seed, epoch, 1])
+    rng = np.random.default_rng([seed, epoch, 1])
     batches: list[np.ndarray] = []
-    for start in range(0, len(order), GROUPED * batch):
-        group = order[start : start + GROUPED * batch]
+    for start in range(0, len(order), GROUP_BATCHES * batch):
+        group = order[start : start + GROUP_BATCHES * batch]
         group = group[np.argsort(-lengths[group], kind="stable")]
-        parts = [group[at : at + batch] for at in range(0, len(group), batch)]
-        last = [parts.pop()] if len(parts[-1]) < batch else []
-        batches += [parts[i] for i in draw.permutation(len(parts))] + last
-    whole = [i for i, part in enumerate(batches) if len(part) == batch]
-    if whole:
-        longest = max(whole, key=lambda i: lengths[batches[i]].sum())
+        full = [group[at : at + batch] for at in range(0, len(group), batch)]
+        partial = [full.pop()] if len(full[-1]) < batch else []
+        batches += [full[i] for i in rng.permutation(len(full))] + partial
+    full_batches = [i for i, samples in enumerate(batches) if len(samples) == batch]
+    if full_batches:
+        longest = max(full_batches, key=lambda i: lengths[batches[i]].sum())
         batches[0], batches[longest] = batches[longest], batches[0]
     return np.concatenate(batches) if batches else order
 
 
 class EpochSampler(Sampler[int]):
-    """Yields an epoch's order; set `epoch` before (`training.trainer` does, from the trainer's state)."""
+    """Yields the order of `epoch`, which `training.trainer` sets; `order` maps an epoch to sample numbers, (size,)."""
 
     def __init__(self, order: Callable[[int], np.ndarray], size: int) -> None:
         self.order, self.size, self.epoch = order, size, 0

@@ -1,7 +1,7 @@
-"""Rewards of reinforcement learning: pure functions of a reply's text, one entry each in `REWARDS`.
+"""Rewards of reinforcement learning: pure functions of a completion, one entry each in `REWARDS`.
 
-`accuracy` is the evaluation's own score of the reply, so that what is rewarded is what is scored. A reward is None where it
-cannot be given (no label); TRL leaves such a reply out of that reward.
+`accuracy` is the score that the evaluation gives the completion. A reward is None for a sample without a label; TRL then
+ignores the completion.
 """
 
 from __future__ import annotations
@@ -15,12 +15,18 @@ from evaluation.metrics import sample_score
 from inference.answers import read_items, split_reasoning
 from inference.prompts import SECTIONS, THINK, open_think_prefix
 
-LONG = 2048
-"""Characters of a chain up to which `short` gives its full reward; from four times as many it gives none."""
+MAX_FULL_REWARD_CHARACTERS = 2048
+"""Length of a reasoning chain up to which `short` is 1; from four times this length it is 0."""
 
 
 def accuracy(completion: str, task: str, label: str | list[str], mode: str) -> float:
-    """The evaluation's score of the reply: set F1 of a decision task, right or wrong of a risk task.
+    """The evaluation's score: set F1 in decision tasks, 1.0 or 0.0 in risk tasks.
+
+    Args of every reward:
+        completion: text that the model generated.
+        task: name of the task.
+        label: the answers of a decision task, or the class of a risk task.
+        mode: mode of the prompt (`inference.prompts`).
 
     >>> accuracy("<think>\\nPain.\\n</think>\\n\\nAspirin", "emar", ["Aspirin", "Heparin"], "think")
     0.6666666666666666
@@ -31,11 +37,10 @@ def accuracy(completion: str, task: str, label: str | list[str], mode: str) -> f
 
 
 def well_formed(completion: str, task: str, label: str | list[str], mode: str) -> float:
-    """1.0 for a reply of the right form, else 0.0.
+    """1.0 for a well-formed completion, else 0.0.
 
-    A reply that reasons: one closed think block that begins it, the three sections in it in order, then an answer without
-    a repeated line. A reply to a prompt that switches thinking off, whose empty think block the prompt holds: no think mark
-    and no repeated line.
+    With reasoning: one closed think block at the start with the three sections in order, then an answer without repeated
+    lines. Without reasoning (the prompt ends with an empty think block): an answer without think tags or repeated lines.
 
     >>> chain = "<think>\\n## Extraction\\n- a\\n## Reasoning\\nb\\n## Final Results\\nc\\n</think>\\n\\n"
     >>> [well_formed(text, "emar", ["c"], "think") for text in (chain + "c", chain + "c\\nC", "c")]
@@ -50,18 +55,19 @@ def well_formed(completion: str, task: str, label: str | list[str], mode: str) -
         return 0.0
     chain, _, answer = text.removeprefix("<think>").partition("</think>")
     lines = [line.strip() for line in chain.splitlines()]
-    places = [lines.index(heading) if lines.count(heading) == 1 else -1 for heading in SECTIONS]
-    return float(min(places) >= 0 and places == sorted(places) and _no_repeats(answer))
+    positions = [lines.index(heading) if lines.count(heading) == 1 else -1 for heading in SECTIONS]
+    return float(min(positions) >= 0 and positions == sorted(positions) and _no_repeats(answer))
 
 
 def short(completion: str, task: str, label: str | list[str], mode: str) -> float:
-    """1.0 for a chain of at most `LONG` characters, falling linearly to 0.0 at four times as many; 1.0 without a chain.
+    """1.0 for a chain of up to `MAX_FULL_REWARD_CHARACTERS`, falling linearly to 0.0 at four times that; 1.0 without a chain.
 
-    >>> short("yes", "emar", ["a"], "no_think"), short("<think>" + "x" * 5 * LONG + "</think>a", "emar", ["a"], "think")
+    >>> short("yes", "emar", ["a"], "no_think"), short("<think>" + "x" * 10_000 + "</think>a", "emar", ["a"], "think")
     (1.0, 0.0)
     """
     chain = split_reasoning(completion)[0] or ""
-    return min(1.0, max(0.0, (4 * LONG - len(chain)) / (3 * LONG)))
+    full = MAX_FULL_REWARD_CHARACTERS
+    return min(1.0, max(0.0, (4 * full - len(chain)) / (3 * full)))
 
 
 def _no_repeats(answer: str) -> bool:
@@ -72,26 +78,30 @@ def _no_repeats(answer: str) -> bool:
 Reward = Callable[[str, str, "str | list[str]", str], float]
 
 REWARDS: dict[str, Reward] = {"accuracy": accuracy, "format": well_formed, "length": short}
-"""Name in a recipe → the function of (completion, task, label, mode)."""
+"""Name in `--rewards` → function of (completion, task, label, mode)."""
 
 
 def for_trl(name: str) -> Callable[..., list[float | None]]:
-    """The reward `name` as TRL calls it: over the completions of a batch, with the columns of `PromptSamples`.
+    """The reward `name` as TRL calls it: for the completions of a batch, with the columns of `PromptSamples`.
 
-    Where the prompt has opened the think block, the reply is scored with it.
+    If the prompt ends with an open think tag, the completion is scored as if it began with the tag.
 
     >>> for_trl("accuracy")(["P"] * 2, ["yes"] * 2, task=["ICU_Stay_7day"] * 2, label=['"no"', "[]"], mode=["no_think"] * 2)
     [0.0, None]
     """
     reward = REWARDS[name]
 
-    def batch(
-        prompts: Sequence[str], completions: Sequence[str], task: Sequence[str], label: Sequence[str], mode: Sequence[str],
+    def batch_reward(
+        prompts: Sequence[str],
+        completions: Sequence[str],
+        task: Sequence[str],
+        label: Sequence[str],
+        mode: Sequence[str],
         **_: Any,
-    ) -> list[float | None]:  # fmt: skip
-        turns = (open_think_prefix(prompt) + reply for prompt, reply in zip(prompts, completions, strict=True))
+    ) -> list[float | None]:
+        turns = (open_think_prefix(prompt) + text for prompt, text in zip(prompts, completions, strict=True))
         rows = zip(turns, task, map(json.loads, label), mode, strict=True)
         return [reward(*row) if row[2] else None for row in rows]
 
-    batch.__name__ = name  # what the trainer's logs call it
-    return batch
+    batch_reward.__name__ = name  # its name in the trainer's logs
+    return batch_reward

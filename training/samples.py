@@ -1,12 +1,12 @@
-"""Training samples: index rows → prompt and completion by the shared chat builder → token ids and labels.
+"""Training samples: index rows → prompt and completion, with the prompts of evaluation → token ids and labels.
 
-Two forms: for SFT token ids with labels on the answer only, for RL the prompt with what the rewards need. Both are made
-when they are asked for, in the dataloader's workers (`lazzy`), or all ahead into a cached Arrow dataset (`direct`).
+`TokenSamples` makes token ids for SFT, with labels on the completion only; `PromptSamples` makes prompts for RL, with the
+columns that rewards need. Samples are made by the dataloader's workers when needed (`lazy_dataset`), or all before training,
+into a cached Arrow file (`tokenized_dataset`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,26 +18,27 @@ from inference.prompts import NO_THINK, THINK, PromptBuilder, completion, comple
 from mimiciv_dataset.index_files import MISSING_CELLS, clean_id, clean_position, window_columns
 from mimiciv_dataset.mimiciv import MIMICIV
 from pipeline.errors import UserError
-from pipeline.files import sha256
+from pipeline.files import sha256, sha256_file
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-IGNORED = -100
-"""The label of tokens that no loss is taken on."""
+IGNORE_INDEX = -100
+"""Label of tokens without loss."""
 
-CHECKED = 5000
-"""Rows of a file that are looked at before a run."""
+MAX_CHECKED_ROWS = 5000
+"""About how many rows of a file are checked before a run."""
 
-PROBED = 8
-"""Rows that are made anew before a cache is trusted: code that makes other samples finds no old ones."""
+CACHE_PROBES = 8
+"""About how many samples are made anew to look up a cache: if the code makes other samples, it must not find old ones."""
 
 DOMAIN, REASONING = "domain", "reasoning"
+"""Values of `--stage`."""
 
 
 def chain_of(row: dict[str, Any]) -> str | None:
-    """The reasoning chain of a row; None where there is none, however a table spells that.
+    """The reasoning chain of a row; None if it is missing, however the file spells that.
 
     >>> [chain_of({"reasoning": value}) for value in ("nan", "", None, float("nan"), " so ")], chain_of({})
     ([None, None, None, None, ' so '], None)
@@ -47,8 +48,12 @@ def chain_of(row: dict[str, Any]) -> str | None:
 
 
 @dataclass(frozen=True)
-class Rendered:
-    """One sample's text: `prompt`, `completion` (with the mark that ends the turn), `fits`: both are short enough together."""
+class RenderedSample:
+    """The text of a training sample: a prompt in one of the modes of `inference.prompts`, and its completion.
+
+    The completion includes the end-of-turn token. `label` is what rewards compare a generated completion with; it is empty if
+    the sample has none. `fits` says whether the sample is within the limit on tokens.
+    """
 
     prompt: str
     completion: str
@@ -58,35 +63,41 @@ class Rendered:
     fits: bool
 
 
-class Source:
-    """The rows of one or more index files, as training text.
+class TrainingData:
+    """The rows of one or more index files, which it renders as training samples.
 
     Args:
-        root_dir: data folder.
-        files: index files; the second one's rows follow the first one's.
-        tokenizer: the model's.
-        max_tokens: of prompt and completion together; or of the prompt alone if `prompt_tokens`.
-        stage: `domain` or `reasoning`; None: reasoning if a file has chains, and for RL.
-        instructions: JSON, task → sentence, in place of ours.
-        prompt_tokens: RL: the completion is generated, so only the prompt must fit. In the stage `reasoning`, where no file
-            has chains, decision tasks reason and risk tasks do not.
+        root_dir: data directory.
+        files: index files; rows are numbered through all of them.
+        tokenizer: tokenizer of the model.
+        max_tokens: limit on the tokens of prompt and completion, or of the prompt alone if `for_rl`.
+        stage: `domain` or `reasoning`; None: `reasoning` if a file has reasoning chains or `for_rl`, else `domain`.
+        instructions: JSON file, task → instruction, to use instead of the built-in wording.
+        for_rl: completions are generated. In the stage `reasoning`, if no file has chains, prompts of decision tasks ask for
+            reasoning and those of risk tasks do not.
 
     Raises:
         UserError: a file is missing or broken, or the model has no chat template.
     """
 
     def __init__(
-        self, root_dir: Path | str, files: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_tokens: int,
-        stage: str | None = None, instructions: Path | str | None = None, prompt_tokens: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        root_dir: Path | str,
+        files: Sequence[str],
+        tokenizer: PreTrainedTokenizerBase,
+        max_tokens: int,
+        stage: str | None = None,
+        instructions: Path | str | None = None,
+        for_rl: bool = False,
+    ) -> None:
         self.root_dir, self.files, self.instructions = str(root_dir), [str(file) for file in files], instructions
-        self.tokenizer, self.max_tokens, self.prompt_tokens = tokenizer, max_tokens, prompt_tokens
-        self.has_chains = any(map(_has_chains, self.datasets))
-        self.stage = stage or (REASONING if self.has_chains or prompt_tokens else DOMAIN)
-        self.kind_decides = prompt_tokens and self.stage == REASONING and not self.has_chains  # who reasons, in RL
+        self.tokenizer, self.max_tokens, self.for_rl = tokenizer, max_tokens, for_rl
+        has_chains = any(map(_has_chains, self.datasets))
+        self.stage = stage or (REASONING if has_chains or for_rl else DOMAIN)
+        self.mode_by_task = for_rl and self.stage == REASONING and not has_chains
 
     def __getstate__(self) -> dict[str, Any]:
-        # What names the source, nothing opened: small to hash and to send to a worker that was spawned.
+        # Workers open files themselves; the rest is small to hash and to pickle.
         return {name: value for name, value in self.__dict__.items() if name not in ("datasets", "builder", "end_of_turn")}
 
     @cached_property
@@ -105,58 +116,59 @@ class Source:
 
     @property
     def sizes(self) -> list[int]:
+        """Number of rows in each file."""
         return [len(dataset) for dataset in self.datasets]
 
     def __len__(self) -> int:
         return sum(self.sizes)
 
-    def place(self, index: int) -> tuple[MIMICIV, int]:
-        """The dataset that row `index` of all files is in, and its position there."""
+    def locate(self, index: int) -> tuple[MIMICIV, int]:
+        """The dataset that holds row `index`, and the row's number in it."""
         for dataset in self.datasets:
             if index < len(dataset):
                 return dataset, index
             index -= len(dataset)
         raise IndexError(index)
 
-    def lengths(self) -> list[int]:
-        """A guess of each row's length, without rendering it: events of its window, or characters of its text."""
-        found: list[int] = []
+    def approximate_lengths(self) -> list[int]:
+        """A measure of each row's length that needs no rendering: events in its window, or characters of its text."""
+        lengths: list[int] = []
         for dataset in self.datasets:
             columns = dataset.rows.columns
             if columns:
                 begins, ends = map(dataset.rows.column, window_columns(dataset.rows.path, columns, required=()))
-                found += [clean_position(end) - clean_position(begin) for begin, end in zip(begins, ends, strict=True)]
+                lengths += [clean_position(end) - clean_position(begin) for begin, end in zip(begins, ends, strict=True)]
             else:
                 rows = (dataset.row(index) for index in range(len(dataset)))
-                found += [len(row["input"]) if "input" in row else row["period_end"] - row["period_begin"] for row in rows]
-        return found
+                lengths += [len(row["input"]) if "input" in row else row["period_end"] - row["period_begin"] for row in rows]
+        return lengths
 
     def patients(self) -> set[str]:
-        """The subject_id of every row."""
-        found: set[str] = set()
+        """The subject_ids of all rows."""
+        patients: set[str | None] = set()
         for dataset in self.datasets:
             if dataset.rows.columns:
-                found.update(map(clean_id, dataset.rows.column("subject_id")))
+                patients.update(map(clean_id, dataset.rows.column("subject_id")))
             else:
                 rows = map(dataset.row, range(len(dataset)))
-                found.update(clean_id(row.get("subject_id") or row.get("task_info", {}).get("subject_id")) for row in rows)
-        return {patient for patient in found if patient}
+                patients.update(clean_id(row.get("subject_id") or row.get("task_info", {}).get("subject_id")) for row in rows)
+        return {patient for patient in patients if patient}
 
     def check(self) -> None:
-        """Look at `CHECKED` rows of each file, evenly spread, for what would stop a run in the middle.
+        """Check about `MAX_CHECKED_ROWS` rows of each file, evenly spread, for errors that would stop a run later.
 
         Raises:
-            UserError: a file without rows, an empty target, a row beyond its patient's trajectory: names file and row.
+            UserError: a file has no rows, an answer is empty, or a window exceeds the patient's trajectory.
         """
         for file, dataset in zip(self.files, self.datasets, strict=True):
             if not len(dataset):
-                raise UserError(f"{file}: wanted rows to train on, found none")
-            for index in range(0, len(dataset), max(1, len(dataset) // CHECKED)):
-                fault = self._fault(dataset, index)
-                if fault:
-                    raise UserError(f"{file}, row {index + 1}: {fault}")
+                raise UserError(f"{file}: expected rows to train on, got none. Choose another --dataset_name.")
+            for index in range(0, len(dataset), max(1, len(dataset) // MAX_CHECKED_ROWS)):
+                problem = self._problem(dataset, index)
+                if problem:
+                    raise UserError(f"{file}, row {index + 1}: {problem}")
 
-    def _fault(self, dataset: MIMICIV, index: int) -> str | None:
+    def _problem(self, dataset: MIMICIV, index: int) -> str | None:
         row = dataset.row(index)
         task = dataset.task(row)
         if "input" not in row:
@@ -164,33 +176,33 @@ class Source:
             events = dataset.trajectories.length(patient) if dataset.trajectories.has(patient) else 0
             last = end if task.kind != "risk" else end - 1
             if not 0 < begin <= last < events:
-                return (f"wanted a window in patient {patient}'s {events:,} events, found {begin} to {end}; index and "
-                        "trajectories belong to different builds (mimiciv_dataset/validate_index.py shows all)")  # fmt: skip
+                window = f"expected a window in the patient's {events:,} events, got {begin} to {end}"
+                return f"{window}: index and trajectories are from different builds. See mimiciv_dataset/validate_index.py."
         answer = row["output"] if "input" in row else row.get("target", "made from the trajectory")
         if not answer or (isinstance(answer, list) and not any(name.strip() for name in answer)):
-            return "wanted an answer to train on, found an empty one"
+            return "expected an answer to train on, got an empty one. Remove the row."
         return None
 
-    def render(self, index: int) -> Rendered:
-        """Prompt and completion of row `index`; a long record has lost whole events (docs/data.md)."""
-        dataset, at = self.place(index)
-        sample, text = dataset.with_text(at)
+    def render(self, index: int) -> RenderedSample:
+        """Prompt and completion of row `index`; an input over the limit loses its oldest events (docs/data.md)."""
+        dataset, row = self.locate(index)
+        sample, text = dataset.with_text(row)
         info = sample["task_info"]
         chain = chain_of(info)
-        if self.kind_decides:
+        if self.mode_by_task:
             mode = NO_THINK if info["task_type"] == "risk" else THINK
         else:
             mode = training_mode(self.stage, chain)
         turn = completion(mode, sample["output"], chain) + self.end_of_turn
         answer = completion_after(self.builder.prompt("", "", mode), turn)
-        room = self.max_tokens - (0 if self.prompt_tokens else self.builder.tokens(answer))
-        prompt, dropped = self.builder.fit(text, sample["instruction"], mode, room)
-        return Rendered(prompt, answer, mode, info["task"], info["label"], dropped is None or dropped.fits)
+        max_prompt_tokens = self.max_tokens - (0 if self.for_rl else self.builder.tokens(answer))
+        prompt, truncation = self.builder.fit(text, sample["instruction"], mode, max_prompt_tokens)
+        return RenderedSample(prompt, answer, mode, info["task"], info["label"], truncation is None or truncation.fits)
 
-    def about(self) -> dict[str, Any]:
-        """What names this data: files with rows and hashes, stage, instruction and template hashes, trajectory digest."""
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides the samples: files as (name, rows, SHA-256), settings, and digests of all else, as JSON values."""
         return {
-            "files": [[Path(file).name, size, _file_sha256(file)] for file, size in zip(self.files, self.sizes, strict=True)],
+            "files": [[Path(file).name, size, sha256_file(file)] for file, size in zip(self.files, self.sizes, strict=True)],
             "stage": self.stage,
             "max_tokens": self.max_tokens,
             "instructions_sha256": instructions_sha256(self.datasets[0].instructions),
@@ -200,150 +212,150 @@ class Source:
         }
 
 
-def _file_sha256(path: str) -> str:
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _has_chains(dataset: MIMICIV) -> bool:
-    """Whether any row has a chain: a file may begin with thousands of risk rows, which have none."""
+    """Whether any row has a reasoning chain; the first ones may all be risk rows, which have none."""
     rows = map(dataset.row, dataset.rows.having("reasoning"))
     return any(chain_of(row.get("task_info", row)) or chain_of(row) for row in rows)
 
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> str:
-    """What the chat template writes after an assistant's words, as far as the end token: what a model must learn to stop with.
+    """The text that the chat template writes after an assistant's answer, up to the end-of-turn token.
+
+    A model must learn to write it, or it will not stop.
 
     Raises:
-        UserError: the template ends a turn without the tokenizer's end token.
+        UserError: the template does not end a turn with the tokenizer's end token.
     """
     marker = "THE-ANSWER"
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": marker}]
-    after = tokenizer.apply_chat_template(turns, tokenize=False).rpartition(marker)[2]
-    before, found, _ = after.partition(tokenizer.eos_token or "\0")
-    if not found:
+    after_answer = tokenizer.apply_chat_template(turns, tokenize=False).rpartition(marker)[2]
+    before, end_token, _ = after_answer.partition(tokenizer.eos_token or "\0")
+    if not end_token:
         raise UserError(
-            f"{tokenizer.name_or_path}: wanted a chat template that ends the assistant's turn with the end token "
-            f"{tokenizer.eos_token!r}, found {after[:40]!r}; set --eos_token to the mark that ends a turn"
+            f"{tokenizer.name_or_path}: expected a chat template that ends the assistant's turn with the end token "
+            f"{tokenizer.eos_token!r}, got {after_answer[:40]!r}. Set --eos_token to the end-of-turn token."
         )
-    return before + found
+    return before + end_token
 
 
-# --- for the trainers
+# --- datasets of the trainers
 
 
 class TokenSamples:
-    """Rows as token ids and labels: a transform for `datasets`, which the dataloader's workers call.
+    """A transform of `datasets` from row numbers to token ids and labels, called in the dataloader's workers.
 
-    A row that does not fit becomes one token without a label, so that it trains nothing and the order of all others stays
-    as it is; `left_out` has a 1 for each of them, whichever worker met it.
+    A row that does not fit becomes one token without a label: it trains nothing, and the order of the other rows stays.
 
     Args:
-        source: the rows.
-        loss_on_prompt: labels on the prompt too.
+        data: the rows.
+        loss_on_prompt: also put labels on the prompt.
+
+    Attributes:
+        skipped: 1 for each row that did not fit, in any worker, (rows,).
     """
 
-    def __init__(self, source: Source, loss_on_prompt: bool = False) -> None:
+    def __init__(self, data: TrainingData, loss_on_prompt: bool = False) -> None:
         import torch
 
-        self.source, self.loss_on_prompt = source, loss_on_prompt
-        self.left_out = torch.zeros(len(source), dtype=torch.uint8).share_memory_()
+        self.data, self.loss_on_prompt = data, loss_on_prompt
+        self.skipped = torch.zeros(len(data), dtype=torch.uint8).share_memory_()
 
     def __call__(self, batch: dict[str, list[int]]) -> dict[str, list[list[int]]]:
-        made = [self.sample(index) for index in batch["index"]]
-        return {name: [one[name] for one in made] for name in ("input_ids", "labels")}
+        samples = [self.sample(index) for index in batch["index"]]
+        return {name: [sample[name] for sample in samples] for name in ("input_ids", "labels")}
 
     def sample(self, index: int) -> dict[str, list[int]]:
-        """`input_ids` of prompt and completion, `labels`: the same, but `IGNORED` for the prompt."""
-        rendered = self.source.render(index)
-        tokenizer = self.source.tokenizer
+        """`input_ids` of prompt and completion, and `labels`: the same ids, with `IGNORE_INDEX` for the prompt."""
+        rendered = self.data.render(index)
+        tokenizer = self.data.tokenizer
         if not rendered.fits:
-            self.left_out[index] = 1
-            return {"input_ids": [tokenizer.eos_token_id], "labels": [IGNORED]}
-        # Apart, as at inference: there the prompt's tokens are given and the answer's follow.
-        prompt = self.source.builder.ids(rendered.prompt)  # counted just now, to fit
+            self.skipped[index] = 1
+            return {"input_ids": [tokenizer.eos_token_id], "labels": [IGNORE_INDEX]}
+        # Tokenized separately, because at inference the completion follows the token ids of the prompt.
+        prompt = self.data.builder.ids(rendered.prompt)
         answer = tokenizer(rendered.completion, add_special_tokens=False)["input_ids"]
-        labels = prompt + answer if self.loss_on_prompt else [IGNORED] * len(prompt) + answer
+        labels = prompt + answer if self.loss_on_prompt else [IGNORE_INDEX] * len(prompt) + answer
         return {"input_ids": prompt + answer, "labels": labels}
 
-    def describe(self, index: int, show: bool = False) -> str:
-        """Lengths and mask of a sample, for the log; its text only with `show`."""
-        rendered, made = self.source.render(index), self.sample(index)
-        first = next((i for i, label in enumerate(made["labels"]) if label != IGNORED), len(made["labels"]))
-        said = (
-            f"{self.source.stage} stage; first sample: task {rendered.task}, mode {rendered.mode}, "
-            f"{len(made['input_ids']):,} tokens, loss on tokens {first:,} to {len(made['input_ids']):,}"
+    def describe(self, index: int, show_text: bool = False) -> str:
+        """Lengths and mask of a sample, for the log; its text only if `show_text`."""
+        rendered, sample = self.data.render(index), self.sample(index)
+        tokens = len(sample["labels"])
+        first = next((i for i, label in enumerate(sample["labels"]) if label != IGNORE_INDEX), tokens)
+        line = (
+            f"{self.data.stage} stage; first sample: task {rendered.task}, mode {rendered.mode}, {tokens:,} tokens, loss on "
+            f"tokens {first:,} to {tokens:,}"
         )
-        return f"{said}\n{rendered.prompt}«loss begins»{rendered.completion}" if show else said
+        return f"{line}\n{rendered.prompt}«loss begins»{rendered.completion}" if show_text else line
 
     def check_prefix(self, index: int) -> None:
-        """Tokenised together, prompt and completion must begin with the prompt's tokens, or training and inference differ.
+        """Check that prompt and completion, tokenized together, begin with the token ids of the prompt.
 
         Raises:
-            UserError: they do not.
+            UserError: they do not, so that training would differ from inference.
         """
-        rendered, tokenizer = self.source.render(index), self.source.tokenizer
+        rendered, tokenizer = self.data.render(index), self.data.tokenizer
         prompt = tokenizer(rendered.prompt, add_special_tokens=False)["input_ids"]
         together = tokenizer(rendered.prompt + rendered.completion, add_special_tokens=False)["input_ids"]
         if together[: len(prompt)] != prompt:
-            raise UserError(f"{tokenizer.name_or_path}: wanted the prompt's tokens to begin those of prompt and answer "
-                            "together, found that its tokenizer joins them")  # fmt: skip
+            wrong = "expected token ids of the prompt at the start of those of the whole, got others"
+            raise UserError(f"{tokenizer.name_or_path}: {wrong}. Choose a model whose tokenizer does not merge the two.")
 
 
 class PromptSamples:
-    """Rows as RL prompts, with the columns that the rewards read: a transform for `datasets`.
+    """A transform of `datasets` from row numbers to RL prompts, with the columns that rewards need.
 
-    A row that does not fit, or has no label, becomes a prompt without its record and without a label, which no reward
-    scores, so that it teaches nothing; `left_out` has a 1 for it. (TRL logs prompts that no reward scores: they must not
-    hold a record.)
+    A row that does not fit or has no label becomes a prompt without the input and an empty label: no reward scores it, so that
+    it trains nothing. (TRL logs such prompts, so they must not hold patient text.)
+
+    Attributes:
+        skipped: 1 for each such row, in any worker, (rows,).
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, data: TrainingData) -> None:
         import torch
 
-        self.source = source
-        self.left_out = torch.zeros(len(source), dtype=torch.uint8).share_memory_()
+        self.data = data
+        self.skipped = torch.zeros(len(data), dtype=torch.uint8).share_memory_()
 
     def __call__(self, batch: dict[str, list[int]]) -> dict[str, list[Any]]:
-        made = [self.sample(index) for index in batch["index"]]
-        return {name: [one[name] for one in made] for name in ("prompt", "task", "label", "mode")}
+        samples = [self.sample(index) for index in batch["index"]]
+        return {name: [sample[name] for sample in samples] for name in ("prompt", "task", "label", "mode")}
 
     def sample(self, index: int) -> dict[str, Any]:
-        """The prompt, the mode it was made in, the task, and the label as JSON."""
-        rendered = self.source.render(index)
+        """The prompt, its task and mode, and the label as JSON."""
+        rendered = self.data.render(index)
         prompt, label = rendered.prompt, rendered.label
         if not (rendered.fits and label):
-            self.left_out[index] = 1
-            prompt, label = self.source.builder.prompt("", "", rendered.mode), []
-        return {
-            "prompt": prompt, "task": rendered.task, "label": json.dumps(label, ensure_ascii=False), "mode": rendered.mode,
-        }  # fmt: skip
+            self.skipped[index] = 1
+            prompt, label = self.data.builder.prompt("", "", rendered.mode), []
+        label = json.dumps(label, ensure_ascii=False)
+        return {"prompt": prompt, "task": rendered.task, "label": label, "mode": rendered.mode}
 
 
-def lazy(samples: TokenSamples | PromptSamples, rows: Sequence[int] | None = None) -> Dataset:
-    """A `datasets` dataset that makes its samples when they are asked for."""
+def lazy_dataset(samples: TokenSamples | PromptSamples) -> Dataset:
+    """A dataset that makes each sample when it is needed."""
     from datasets import Dataset
 
-    rows = list(range(len(samples.source))) if rows is None else list(rows)
-    return Dataset.from_dict({"index": rows}).with_transform(samples)
+    return Dataset.from_dict({"index": list(range(len(samples.data)))}).with_transform(samples)
 
 
-def direct(samples: TokenSamples, cache_dir: Path, processes: int | None) -> Dataset:
-    """All samples tokenised ahead, into an Arrow file in `cache_dir` that the same data and settings find again."""
+def tokenized_dataset(samples: TokenSamples, cache_dir: Path, processes: int | None) -> Dataset:
+    """All samples, tokenized into an Arrow file in `cache_dir`, which the same data and settings use again."""
     import pyarrow.compute as pc
     import torch
     from datasets import Dataset
 
-    size = len(samples.source)
-    probe = [samples.sample(index) for index in range(0, size, max(1, size // PROBED))]
-    about = samples.source.about() | {"loss_on_prompt": samples.loss_on_prompt, "probe": probe}
-    name = sha256(json.dumps(about, sort_keys=True))[:24]
+    size = len(samples.data)
+    probes = [samples.sample(index) for index in range(0, size, max(1, size // CACHE_PROBES))]
+    fingerprint = samples.data.fingerprint() | {"loss_on_prompt": samples.loss_on_prompt, "probe": probes}
+    name = sha256(json.dumps(fingerprint, sort_keys=True))[:24]
     cache_dir.mkdir(parents=True, exist_ok=True)
+    cache = {"cache_file_name": str(cache_dir / f"{name}.arrow"), "new_fingerprint": name, "load_from_cache_file": True}
+    num_proc = processes if processes and processes > 1 else None
     rows = Dataset.from_dict({"index": list(range(size))})
-    made = rows.map(
-        samples, batched=True, batch_size=64, num_proc=processes if processes and processes > 1 else None,
-        remove_columns=["index"], cache_file_name=str(cache_dir / f"{name}.arrow"), load_from_cache_file=True,
-        desc="tokenising", new_fingerprint=name,
-    )  # fmt: skip
-    samples.left_out.copy_(torch.tensor(pc.list_value_length(made.data["labels"]).to_numpy() == 1))
-    return made
+    dataset = rows.map(
+        samples, batched=True, batch_size=64, num_proc=num_proc, remove_columns=["index"], desc="tokenizing", **cache
+    )
+    samples.skipped.copy_(torch.tensor(pc.list_value_length(dataset.data["labels"]).to_numpy() == 1))
+    return dataset

@@ -1,4 +1,4 @@
-"""TRL's trainers with our order of samples and our prompts' tokens; all else is theirs."""
+"""TRL's trainers with our order of samples and our prompts' token ids."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from trl import GRPOTrainer, SFTTrainer
 
 from training.order import EpochSampler
 
-# TRL's fused head projects to the vocabulary only the tokens that have a label, but all of them on devices without Triton
-# (trl 1.16, add_fused_lm_head: for accelerators that compile each shape). A CPU does not compile: there the masked prompt,
-# 99 % of a sample, made a tiny model three times slower. A test holds that the labelled tokens alone are projected.
+# TRL's fused head computes logits of the labelled tokens only, but on devices without Triton of all tokens (trl 1.16,
+# add_fused_lm_head), because accelerators that compile each shape need constant shapes. A CPU does not compile: computing
+# logits of the masked prompt, 99 % of a sample, makes a tiny model three times slower there. So we tell TRL that the CPU
+# behaves as a device with Triton does; a test checks that only labelled tokens are projected.
 trl.trainer.utils._use_triton = lambda device: device.type in ("cuda", "xpu", "cpu")
 
 
 class OrderedSFTTrainer(SFTTrainer):
     """`SFTTrainer` that reads its samples in the order of an `EpochSampler`."""
 
-    def __init__(self, *args: Any, sampler: EpochSampler, **more: Any) -> None:
+    def __init__(self, *args: Any, sampler: EpochSampler, **options: Any) -> None:
         self.sampler = sampler
-        super().__init__(*args, **more)
+        super().__init__(*args, **options)
         self.add_callback(_EpochCallback(sampler))
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
@@ -29,7 +30,7 @@ class OrderedSFTTrainer(SFTTrainer):
 
 
 class _EpochCallback(TrainerCallback):
-    """Tells the sampler which epoch begins; after a resume that is not the first."""
+    """Sets the sampler's epoch when an epoch begins, which is not the first one in a resumed run."""
 
     def __init__(self, sampler: EpochSampler) -> None:
         self.sampler = sampler
@@ -39,7 +40,22 @@ class _EpochCallback(TrainerCallback):
 
 
 class RenderedGRPOTrainer(GRPOTrainer):
-    """`GRPOTrainer` whose prompts are rendered already: their special tokens are in the text, none is added."""
+    """`GRPOTrainer` for prompts that are already rendered: their text holds all special tokens, so none are added."""
 
     def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
         return self.processing_class(text=prompts, add_special_tokens=False)["input_ids"], None, {}
+
+
+def keep_vllm_weights_replaceable() -> None:
+    """Let vLLM's CPU build use the weights that GRPO updates.
+
+    That build (0.31) packs the initial weights into its own format and discards them, so that the trained weights could not
+    be loaded; plain linear layers read the current weights.
+    """
+    import torch
+    from vllm.model_executor.layers import utils
+
+    def use_plain_linear(layer: Any, remove_weight: bool) -> None:
+        layer.cpu_linear = torch.nn.functional.linear
+
+    utils.dispatch_cpu_unquantized_gemm = use_plain_linear

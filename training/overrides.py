@@ -1,0 +1,120 @@
+"""Changes to the arguments of TRL's trainers. Arguments are copied, never modified, and only here."""
+
+from __future__ import annotations
+
+import copy
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pipeline.errors import UserError
+from training.arguments import DataArguments, GRPOArguments
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, TrainingArguments
+    from trl import GRPOConfig, ModelConfig
+
+    Arguments = TypeVar("Arguments", bound=TrainingArguments)
+
+
+def apply_overrides(
+    args: Arguments, script_args: DataArguments, model_args: ModelConfig, notes: list[str]
+) -> tuple[Arguments, list[str]]:
+    """Replace values that would harm a run or that this machine cannot do.
+
+    Returns:
+        the arguments to use and to record, and `notes` with one for each change that the user should know.
+
+    Raises:
+        UserError: the batch cannot be split between the processes, or vLLM cannot run as configured.
+    """
+    on_gpu, notes = args.device.type != "cpu", list(notes)
+    changes: dict[str, Any] = {"dataloader_pin_memory": args.dataloader_pin_memory and on_gpu}
+    if args.ignore_data_skip:
+        changes["ignore_data_skip"] = False
+        notes.append("--ignore_data_skip is set to False: a resumed run continues with the next unseen sample")
+    accelerator = changes["accelerator_config"] = copy.copy(args.accelerator_config)
+    if accelerator.dispatch_batches:
+        accelerator.dispatch_batches = False
+        notes.append("dispatch_batches is set to False: every process prepares its own samples and waits for no other")
+    if accelerator.split_batches and isinstance(script_args, GRPOArguments):
+        notes.append("split_batches is set to False: in GRPO --per_device_train_batch_size is the batch of one process")
+    elif accelerator.split_batches:
+        batch, processes = args.per_device_train_batch_size, args.world_size
+        if batch % processes:
+            wrong = f"expected a multiple of the {processes} processes, got {batch}"
+            raise UserError(f"--per_device_train_batch_size with split_batches: {wrong}. Change one of them.")
+        changes["per_device_train_batch_size"] = batch // processes
+        share = f"is the batch of all {processes} processes together, {batch // processes} each"
+        notes.append(f"split_batches: --per_device_train_batch_size {batch} {share}")
+    accelerator.split_batches = False
+    if args.use_liger_kernel and not on_gpu:
+        changes["use_liger_kernel"] = False
+        notes.append("--use_liger_kernel is set to False: its kernels need a GPU")
+    if isinstance(script_args, GRPOArguments):
+        changes["log_completions"] = script_args.log_completions_to_tracker
+        if args.log_completions and not script_args.log_completions_to_tracker:
+            notes.append(
+                "--log_completions is set to False: completions are text about patients and stay in OUTPUT/completions/, "
+                "unless --log_completions_to_tracker is given"
+            )
+        if args.use_vllm:
+            changes["vllm_max_model_length"] = vllm_model_length(args, script_args.max_prompt_length)
+    elif args.packing and not separates_packed_samples(model_args, on_gpu):
+        changes["packing"] = False
+        notes.append("--packing is set to False: it needs --attn_implementation kernels-community/flash-attn2, or similar")
+    return _replace(args, changes), notes
+
+
+def trainer_options(args: Arguments, model_args: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Options of both trainers for samples that `training.samples` has already rendered and shortened.
+
+    TRL must neither tokenize nor truncate them. Packing then is to concatenate the samples of a batch without padding.
+    """
+    from trl import get_peft_config, get_quantization_config
+
+    model_options = {name: getattr(model_args, name) for name in ("dtype", "attn_implementation")}
+    model_options |= {"revision": model_args.model_revision} | (args.model_init_kwargs or {})
+    changes: dict[str, Any] = {"model_init_kwargs": model_options, "remove_unused_columns": False}
+    if hasattr(args, "packing"):  # an SFTConfig
+        changes |= {"packing": False, "padding_free": args.packing or args.padding_free, "max_length": None}
+        changes["dataset_kwargs"] = {"skip_prepare_dataset": True}
+    return {
+        "model": model_args.model_name_or_path,
+        "args": _replace(args, changes),
+        "processing_class": tokenizer,
+        "peft_config": get_peft_config(model_args),
+        "quantization_config": get_quantization_config(model_args),
+    }
+
+
+def separates_packed_samples(model_args: ModelConfig, on_gpu: bool) -> bool:
+    """Whether attention can separate samples that are concatenated without padding.
+
+    Flash attention can, by their lengths. On a CPU, PyTorch's attention does so by their positions (tested), but with a mask
+    of tokens × tokens, which only suits short texts.
+    """
+    return "flash" in (model_args.attn_implementation or "") or not on_gpu
+
+
+def vllm_model_length(args: GRPOConfig, max_prompt_length: int) -> int:
+    """The context length, in tokens, of the vLLM engine that samples completions (`--use_vllm`).
+
+    Raises:
+        UserError: vLLM is not installed, or `--vllm_max_model_length` is too short for a prompt and its completion.
+    """
+    if find_spec("vllm") is None:
+        raise UserError("--use_vllm: expected the package vllm, got none. Install requirements.txt, or omit --use_vllm.")
+    minimum = max_prompt_length + args.max_completion_length
+    length = args.vllm_max_model_length or minimum
+    if length < minimum:
+        lengths = "--max_prompt_length + --max_completion_length"
+        raise UserError(f"--vllm_max_model_length: expected at least {minimum} ({lengths}), got {length}. Increase it.")
+    return length
+
+
+def _replace(args: Arguments, changes: dict[str, Any]) -> Arguments:
+    """A copy with other values; `dataclasses.replace` would initialize devices and DeepSpeed a second time."""
+    replaced = copy.copy(args)
+    for name, value in changes.items():
+        setattr(replaced, name, value)
+    return replaced
