@@ -87,9 +87,9 @@ def small_model(folder: Path, root_dir: str, files: Sequence[str]) -> str:
 
 def samples_of(ours, model: str):
     from inference.backends import load_tokenizer
-    from training.samples import Source, TokenSamples
+    from training.samples import TokenSamples, TrainingData
 
-    return TokenSamples(Source(ours.root_dir, ours.dataset_name.split(","), load_tokenizer(model), ours.max_length))
+    return TokenSamples(TrainingData(ours.root_dir, ours.dataset_name.split(","), load_tokenizer(model), ours.max_length))
 
 
 def useful_shares(ours, model: str) -> tuple[dict[str, float], float]:
@@ -100,12 +100,12 @@ def useful_shares(ours, model: str) -> tuple[dict[str, float], float]:
     from training.order import grouped_by_length, shuffled
 
     samples = samples_of(ours, model)
-    mixed = shuffled(len(samples.source), 42, 0)
-    grouped = grouped_by_length(mixed, samples.source.lengths(), ours.batch, 42, 0)
+    mixed = shuffled(len(samples.data), 42, 0)
+    grouped = grouped_by_length(mixed, samples.data.approximate_lengths(), ours.batch, 42, 0)
     orders = {"padded": mixed, "grouped by length": grouped, "packed": mixed, "grouped, samples made by 1 worker": grouped}
     shares, lengths = {}, []
     for way, order in orders.items():
-        collate = DataCollatorForLanguageModeling(samples.source.tokenizer.pad_token_id, padding_free=way == "packed")
+        collate = DataCollatorForLanguageModeling(samples.data.tokenizer.pad_token_id, padding_free=way == "packed")
         useful = total = 0
         for start in range(0, min(len(order), 50 * ours.batch) - ours.batch + 1, ours.batch):
             batch = [samples.sample(int(index)) for index in order[start : start + ours.batch]]
@@ -132,7 +132,7 @@ def train(ours, model: str, way: Sequence[str], flags: Sequence[str], folder: st
 def worker_rate(ours, model: str) -> tuple[float, float]:
     """Samples a second that one worker renders and tokenises, of the longest rows; their mean tokens."""
     samples = samples_of(ours, model)
-    guess = samples.source.lengths()
+    guess = samples.data.approximate_lengths()
     longest = sorted(range(len(guess)), key=lambda index: -guess[index])[:60]
     samples.sample(longest[0])
     start = time.perf_counter()

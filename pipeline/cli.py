@@ -112,11 +112,15 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--chunk_num", type=at_least(1), default=1, metavar="N", help="split the work into N chunks (1)")
         self.add_argument("--chunk_idx", type=at_least(0), default=0, metavar="I", help="chunk to process, from 0 (0)")
 
-    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        """As `argparse`, but unknown flags are reported before missing ones, and default paths are filled in."""
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        """As `argparse`, but an unknown flag is reported before missing ones."""
         words = sys.argv[1:] if args is None else [str(word) for word in args]
         check_flags(self, words)
-        parsed, rest = super().parse_known_args(words, namespace)
+        return super().parse_args(words, namespace)
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """As `argparse`, with default paths filled in."""
+        parsed, rest = super().parse_known_args(args, namespace)
         for name, default in self._path_defaults.items():
             if getattr(parsed, name) is None:
                 setattr(parsed, name, parsed.root_dir / default)
