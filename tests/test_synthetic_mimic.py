@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import csv
 import gzip
+import math
+import tomllib
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from conftest import command
+from conftest import REPO, command
 
 from mimiciv_dataset.events import DICTIONARY_TABLES, EVENTS
 from mimiciv_dataset.tasks import TASKS
 from mimiciv_dataset.trajectory import Trajectories
 from pipeline.errors import UserError
 from preprocess import synthetic_mimic
-from preprocess.synthetic import patients as synthetic_patients
-from preprocess.synthetic.visits import INDICATORS, simulate
-from preprocess.synthetic.vocab import OUTCOMES, SIGNS, TABLES, Sign
+from preprocess.synthetic import vocab
+from preprocess.synthetic.batch import Batch
+from preprocess.synthetic.outcomes import drawn_outcomes
+from preprocess.synthetic.visits import simulate
+from preprocess.synthetic.vocab import CONDITIONS, INDICATORS, OUTCOMES, SIGNS, TABLES, Sign
+from preprocess.synthetic_mimic import Settings, batch_tables, write_tables
 
+BATCH = Settings.batch_size
 RARE = {"ICU_Stay_14day": 0.05}
 
 
@@ -33,6 +39,11 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def rows(folder: Path, name: str) -> list[dict[str, str]]:
     with gzip.open(folder / f"{name}.csv.gz", "rt", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def truth(root: Path) -> list[dict[str, str]]:
+    with (root / "mimiciv/synthetic_truth.csv").open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -56,19 +67,20 @@ def index(root: Path) -> dict[str, list[dict[str, str]]]:
 
 
 def test_same_seed_same_bytes(tmp_path: Path) -> None:
-    one, two, other = (contents(make(tmp_path / name, "--patients", 3, "--seed", seed)) for name, seed in
-                       (("a", 5), ("b", 5), ("c", 6)))  # fmt: skip
-    assert one == two
-    assert one["hosp/patients.csv.gz"] != other["hosp/patients.csv.gz"]
+    first, again, other = (contents(make(tmp_path / name, "--patients", 3, "--seed", seed)) for name, seed in
+                           (("a", 5), ("b", 5), ("c", 6)))  # fmt: skip
+    assert first == again
+    assert first["hosp/patients.csv.gz"] != other["hosp/patients.csv.gz"]
 
 
-def test_more_patients_keep_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_patients_and_more_workers_keep_the_first(tmp_path: Path) -> None:
     """Also where the shorter set ends inside a batch that the longer one goes beyond."""
-    monkeypatch.setattr(synthetic_patients, "BATCH", 8)
-    few = contents(make(tmp_path / "few", "--patients", 11, "--no-gzip"))
-    many = contents(make(tmp_path / "many", "--patients", 20, "--no-gzip"))
+    counts = [write_tables(tmp_path / "few", Settings(11, compress=False, batch_size=8))]
+    counts.append(write_tables(tmp_path / "many", Settings(20, compress=False, batch_size=8), num_workers=2))
+    assert all(0 < counts[0][name] <= counts[1][name] for name in TABLES)
+    few, many = contents(tmp_path / "few"), contents(tmp_path / "many")
     assert few.keys() == many.keys()
-    in_full = [name for name in few if "/d_" not in name and name != "synthetic_truth.csv"]
+    in_full = [name for name in few if name != "synthetic_truth.csv"]
     for name in in_full:
         assert many[name].startswith(few[name]), name
     assert sum(len(many[name]) > len(few[name]) for name in in_full) > 28
@@ -90,8 +102,27 @@ def test_refuses_a_folder_with_something_in_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("flags", [("--patients", 0), ("--patients", 10**7), ("--seed", -1)])
 def test_refuses_bad_numbers(tmp_path: Path, flags: tuple) -> None:
-    with pytest.raises(UserError, match=flags[0]):
-        make(tmp_path, *flags)
+    done = command("preprocess/synthetic_mimic.py", "--root_dir", tmp_path, *flags, check=False)
+    assert done.returncode == 2 and flags[0] in done.stderr
+    assert not any(tmp_path.iterdir())
+
+
+def test_vocabulary_columns_and_values_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vocab, "FOLDER", tmp_path)
+    path = tmp_path / "labs.csv"
+    path.write_text("itemid,label,panel,unit,low,high,decimals\n1,a,b,c,0.5,2,1\n")
+    assert vocab.read_vocabulary("labs", vocab.Lab) == [vocab.Lab(1, "a", "b", "c", 0.5, 2.0, 1)]
+    for text, problem in (("itemid,label\n1,a\n", "columns"), (path.read_text().replace("0.5", "x"), "line 2"),
+                          (path.read_text() + "2,a\n", "line 3")):  # fmt: skip
+        path.write_text(text)
+        with pytest.raises(UserError, match=rf"labs.csv.*{problem}"):
+            vocab.read_vocabulary("labs", vocab.Lab)
+        path.write_text("itemid,label,panel,unit,low,high,decimals\n1,a,b,c,0.5,2,1\n")
+
+
+def test_vocabulary_is_packaged() -> None:
+    packaged = tomllib.loads((REPO / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    assert packaged["preprocess.synthetic"] == ["vocabulary/*.csv"]
 
 
 def test_all_tables_and_columns(root: Path) -> None:
@@ -110,13 +141,13 @@ def test_shape_is_the_demos(tmp_path: Path) -> None:
     """Shares and sizes of rows near those of the open demo, over enough patients for the long ICU stays to even out."""
     count, size = dict.fromkeys(TABLES, 0), dict.fromkeys(TABLES, 0)
     for k in range(3):
-        tables, _ = synthetic_mimic.batch_tables(0, k, synthetic_patients.BATCH)
+        tables = batch_tables(Settings(BATCH), k, BATCH)
         for name in TABLES:
             count[name] += tables[name].height
             text = tables[name].write_csv(include_header=False, datetime_format="%Y-%m-%d %H:%M:%S")
             size[name] += len(text.encode())
     total = sum(count.values())
-    assert 1900 < total / (3 * synthetic_patients.BATCH) < 3000
+    assert 1900 < total / (3 * BATCH) < 3000
     wanted = sum(t.share * t.row_bytes for t in TABLES.values()) / 100
     assert sum(size.values()) / total == pytest.approx(wanted, rel=0.2)
     for name, table in TABLES.items():
@@ -225,10 +256,9 @@ def auroc(pairs: list[tuple[float, bool]]) -> float:
 def test_drawn_outcomes_are_the_labels(root: Path, index: dict[str, list[dict[str, str]]]) -> None:
     """The outcomes drawn are the labels that the rules read from the records."""
     drawn: dict[str, dict[tuple[str, str], list[dict[str, str]]]] = defaultdict(lambda: defaultdict(list))
-    with (root / "mimiciv/synthetic_truth.csv").open(newline="", encoding="utf-8") as file:
-        for r in csv.DictReader(file):
-            key = (r["subject_id"], "" if r["task"].startswith("ED_") else r["hadm_id"])
-            drawn[r["task"]][key].append(r)
+    for r in truth(root):
+        key = (r["subject_id"], "" if r["task"].startswith("ED_") else r["hadm_id"])
+        drawn[r["task"]][key].append(r)
     assert set(drawn) == {name for name, task in TASKS.items() if task.kind == "risk"}
     for task, by_key in drawn.items():
         read = defaultdict(list)
@@ -244,12 +274,51 @@ def test_drawn_outcomes_are_the_labels(root: Path, index: dict[str, list[dict[st
         assert same >= 0.98 * seen, task
 
 
+KEY = ("subject_id", "hadm_id", "stay_id", "task")
+
+
+def test_causes_give_the_probabilities(root: Path) -> None:
+    """Each probability is the sum of its terms: coefficient × product of the events' sigmoid(sum of log-odds)."""
+    log_odds: dict[tuple, dict[tuple, dict[str, float]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(float)))
+    for r in rows(root / "mimiciv", "synthetic_causes"):
+        key = tuple(r[name] for name in KEY)
+        log_odds[key][r["term"], float(r["coefficient"])][r["event"]] += float(r["log_odds"])
+    drawn = {tuple(r[name] for name in KEY): float(r["probability"]) for r in truth(root)}
+    assert log_odds.keys() == drawn.keys()
+    for key, probability in drawn.items():
+        terms = (
+            coefficient * math.prod(1 / (1 + math.exp(-total)) for total in events.values())
+            for (_, coefficient), events in log_odds[key].items()
+        )
+        assert sum(terms) == pytest.approx(probability, abs=1e-6), key
+
+
+def test_causes_are_the_indicators_and_the_condition_of_the_visit(root: Path) -> None:
+    batch = Batch(0, 0, BATCH, 200)
+    indicators, conditions = defaultdict(set), {}
+    for visit in range(len(batch.visits.start)):
+        names = {name for name, has in zip(INDICATORS, batch.visits.indicators[visit], strict=True) if has}
+        subject = str(batch.subject[batch.visits.patient[visit]])
+        for key in {(subject, str(batch.hadm[visit])), (subject, str(batch.ed_stay[visit]))}:
+            indicators[key], conditions[key] = names, CONDITIONS[batch.visits.condition[visit]].name
+    places = {(sign.indicator, sign.table, sign.item, sign.value) for sign in SIGNS}
+    acting = 0
+    for r in rows(root / "mimiciv", "synthetic_causes"):
+        key = (r["subject_id"], r["hadm_id"] or r["stay_id"])
+        assert r["condition"] == conditions[key]
+        if r["cause"] in INDICATORS:
+            acting += 1
+            assert r["cause"] in indicators[key]
+            assert (r["cause"], r["table"], r["item"], r["value"]) in places, "every cause has a sign in the task's window"
+    assert acting > 1000
+
+
 def test_a_perfect_model_does_well_but_not_too_well() -> None:
     """AUROC of the probabilities themselves; that many patients make chance small."""
     pairs = defaultdict(list)
     for k in range(10):
-        for task, _, _, chances, outcomes in simulate(0, k, synthetic_patients.BATCH).truth:
-            pairs[task] += zip(chances[::2].tolist(), outcomes[::2].tolist(), strict=True)
+        for drawn in drawn_outcomes(simulate(0, k, BATCH).visits):
+            pairs[drawn.task] += zip(drawn.probability[::2].tolist(), drawn.outcome[::2].tolist(), strict=True)
     optimum = {task: auroc(found) for task, found in pairs.items()}
     assert all(0.83 < value < 0.97 for value in optimum.values()), optimum
     assert sum(0.85 <= value <= 0.93 for value in optimum.values()) >= 12, optimum
@@ -273,10 +342,10 @@ def test_windows_show_the_indicators(root: Path, index: dict[str, list[dict[str,
     items = {(r["linksto"], r["label"]): r["itemid"] for r in rows(root / "mimiciv/icu", "d_items")}
     items |= {("labevents", r["label"]): r["itemid"] for r in rows(root / "mimiciv/hosp", "d_labitems")}
     reader = Trajectories(root / "patients_ehr")
-    batch = synthetic_patients.Batch(0, 0, synthetic_patients.BATCH, 200)
+    batch = Batch(0, 0, BATCH, 200)
     visits = defaultdict(list)
     for visit in batch.ed if window == "ed" else batch.adm:
-        subject = str(batch.subject[batch.v["patient"][visit]])
+        subject = str(batch.subject[batch.visits.patient[visit]])
         visits[subject, "" if window == "ed" else str(batch.hadm[visit])].append(visit)
     agreed = compared = 0
     for r in index[task]:
@@ -289,7 +358,7 @@ def test_windows_show_the_indicators(root: Path, index: dict[str, list[dict[str,
         for event in reader.events(r["subject_id"], range(int(r["context_begin"]), end)):
             records[event.file_name] += event.records().dicts()
         for sign in signs:
-            drawn = bool(batch.v["x"][visit, INDICATORS.index(sign.indicator)])
+            drawn = bool(batch.visits.indicators[visit, INDICATORS.index(sign.indicator)])
             agreed += drawn == any(_shows(sign, record, items) for record in records[sign.table])
             compared += 1
     assert compared > 300

@@ -8,22 +8,34 @@ import numpy as np
 import polars as pl
 
 from preprocess.synthetic import vocab as vocab
-from preprocess.synthetic.patients import Batch, pick, spread
+from preprocess.synthetic.batch import Batch, field, pick, same_width, spread, without_signs
 from preprocess.synthetic.visits import DAY, HOUR, midnight
+from preprocess.synthetic.vocab import CONDITIONS, Code
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from preprocess.synthetic.batch import Part
 
     Ints = NDArray[np.int64]
 
 RACES = ("WHITE", "WHITE", "WHITE", "BLACK/AFRICAN AMERICAN", "HISPANIC/LATINO - PUERTO RICAN", "ASIAN - CHINESE",
          "WHITE - OTHER EUROPEAN", "UNKNOWN", "OTHER", "BLACK/CAPE VERDEAN")  # fmt: skip
 YEAR_GROUPS = ("2008 - 2010", "2011 - 2013", "2014 - 2016", "2017 - 2019")
-VITAL_TEXT = ("Weight (Lbs)", "Blood Pressure", "BMI (kg/m2)", "Height (Inches)")
+ADMISSION_TYPES = ("EW EMER.", "EW EMER.", "OBSERVATION ADMIT", "URGENT", "DIRECT EMER.", "SURGICAL SAME DAY ADMISSION",
+                   "ELECTIVE", "URGENT", "EU OBSERVATION")  # fmt: skip
+"""The first three come from the ED, the last is a short stay for observation."""
+ADMITTED_FROM = ("PHYSICIAN REFERRAL", "TRANSFER FROM HOSPITAL", "CLINIC REFERRAL", "EMERGENCY ROOM")
+DISCHARGED_TO = ("HOME", "HOME", "HOME HEALTH CARE", "SKILLED NURSING FACILITY", "REHAB", "CHRONIC/LONG TERM ACUTE CARE",
+                 "DIED")  # fmt: skip
+MEASURES = ("Weight (Lbs)", "Blood Pressure", "BMI (kg/m2)", "Height (Inches)")
+MEASURE_RANGES = np.array([(110, 260), (95, 165), (19, 41), (59, 75)])
+DIAGNOSIS_AT = vocab.position(vocab.DIAGNOSES, "icd10")
+PROCEDURE_AT = vocab.position(vocab.PROCEDURES, "icd10")
 
 
-def stay_tables(batch: Batch) -> dict[str, pl.DataFrame]:
-    """The hosp tables of this module."""
+def hospital_tables(batch: Batch) -> dict[str, pl.DataFrame]:
+    """The tables of this module."""
     return {
         "patients": patients(batch),
         "admissions": admissions(batch),
@@ -38,241 +50,222 @@ def stay_tables(batch: Batch) -> dict[str, pl.DataFrame]:
 
 
 def year_group(batch: Batch) -> Ints:
+    """The position of each patient's anchor_year_group in `YEAR_GROUPS`."""
     return batch.course.number * 31 % 97 % len(YEAR_GROUPS)
 
 
-def icd9(batch: Batch, patient: Ints) -> NDArray[np.bool_]:
-    """Whether a patient's codes are of the ninth revision: those of the first two year groups."""
-    return year_group(batch)[patient] < 2
+def codes(batch: Batch, entries: list[Code], entry: Ints, patient: Ints) -> Part:
+    """icd_code and icd_version of entries by position: ICD-9 for patients of the first two year groups, else ICD-10."""
+    ninth = year_group(batch)[patient] < 2
+    icd9, icd10 = field(entries, "icd9", entry), field(entries, "icd10", entry)
+    return {"icd_code": icd9.zip_with(pl.Series(ninth), icd10), "icd_version": np.where(ninth, 9, 10)}
 
 
-def coded(batch: Batch, entries: list, code: Ints, patient: Ints) -> dict[str, pl.Series]:
-    """icd_code and icd_version of entries by position."""
-    nine = icd9(batch, patient)
-    texts = [e.icd9 for e in entries] + [e.icd10 for e in entries]
-    return {
-        "icd_code": pick(texts, np.where(nine, code, code + len(entries))),
-        "icd_version": pl.Series(np.where(nine, 9, 10)),
-    }
+def race(batch: Batch, patient: Ints) -> pl.Series:
+    """The race of patients, by a rule that draws nothing, so that every table of a patient has the same."""
+    return pick(RACES, batch.course.number[patient] * 17 % 101 % len(RACES))
 
 
 def patients(batch: Batch) -> pl.DataFrame:
     course = batch.course
     part = {
-        "patient": np.arange(batch.size), "gender": pick(("M", "F"), course.female.astype(np.int64)),
-        "anchor_age": course.age, "anchor_year": 1970 + (course.birth_offset / (365.2425 * DAY)).astype(np.int64),
-        "anchor_year_group": pick(YEAR_GROUPS, year_group(batch)), "dod": course.dod,
-    }  # fmt: skip
-    return batch.frame("patients", [part])
-
-
-def race(batch: Batch, patient: Ints) -> pl.Series:
-    return pick(RACES, batch.course.number[patient] * 17 % 101 % len(RACES))
+        "patient": np.arange(batch.size),
+        "gender": pick(("M", "F"), course.female.astype(np.int64)),
+        "anchor_age": course.age,
+        "anchor_year": 1970 + (course.first_day / (365.2425 * DAY)).astype(np.int64),
+        "anchor_year_group": pick(YEAR_GROUPS, year_group(batch)),
+        "dod": course.dod,
+    }
+    return batch.frame([part])
 
 
 def admissions(batch: Batch) -> pl.DataFrame:
-    v, visit = batch.v, batch.adm
+    v, visit = batch.visits, batch.adm
     n = len(visit)
-    patient, ed, died = v["patient"][visit], v["ed"][visit], v["died"][visit]
-    types = ("EW EMER.", "EW EMER.", "OBSERVATION ADMIT", "URGENT", "DIRECT EMER.", "SURGICAL SAME DAY ADMISSION", "ELECTIVE",
-             "URGENT", "EU OBSERVATION")  # fmt: skip
-    places = (
-        "PHYSICIAN REFERRAL",
-        "TRANSFER FROM HOSPITAL",
-        "CLINIC REFERRAL",
-        "EMERGENCY ROOM",
-        "WALK-IN/SELF REFERRAL",
-    )
-    homes = (
-        "HOME",
-        "HOME",
-        "HOME HEALTH CARE",
-        "SKILLED NURSING FACILITY",
-        "REHAB",
-        "CHRONIC/LONG TERM ACUTE CARE",
-        "DIED",
-    )
-    part = {
-        "patient": patient, "visit": visit, "time": v["admit"][visit], "admittime": v["admit"][visit],
-        "dischtime": v["out"][visit], "deathtime": np.where(died, v["out"][visit], -1),
-        "admission_type": pick(types, np.where(v["observed"][visit], 8, np.where(
-            ed, batch.integers(0, 3, n), batch.integers(3, 8, n)))),
+    ed, died = v.ed[visit], v.died[visit]
+    kind = np.where(ed, batch.integers(0, 3, n), batch.integers(3, 8, n))
+    part = batch.base(visit, v.admit[visit]) | {
+        "admittime": v.admit[visit],
+        "dischtime": v.out[visit],
+        "deathtime": np.where(died, v.out[visit], -1),
+        "admission_type": pick(ADMISSION_TYPES, np.where(v.observed[visit], 8, kind)),
         "admit_provider_id": batch.provider(n),
-        "admission_location": pick(places, np.where(ed & batch.chance(0.9, n), 3, batch.integers(0, 3, n))),
-        "discharge_location": pick(homes, np.where(died, 6, np.where(batch.chance(0.12, n), -1, batch.integers(0, 6, n)))),
-        "insurance": batch.one_of(("Medicare", "Other", "Medicaid"), n),
-        "language": batch.one_of(("ENGLISH", "ENGLISH", "ENGLISH", "?"), n),
-        "marital_status": batch.one_of(("MARRIED", "SINGLE", "WIDOWED", "DIVORCED", "MARRIED", "SINGLE", ""), n, 0.02),
-        "race": race(batch, patient), "edregtime": np.where(ed, v["start"][visit], -1),
-        "edouttime": np.where(ed, v["ed_out"][visit], -1), "hospital_expire_flag": died.astype(np.int64),
-    }  # fmt: skip
-    return batch.frame("admissions", [part])
+        "admission_location": pick(ADMITTED_FROM, np.where(ed & batch.chance(0.9, n), 3, batch.integers(0, 3, n))),
+    }
+    destination = np.where(batch.chance(0.12, n), -1, batch.integers(0, 6, n))
+    part |= {column: batch.choose("admissions", column, n) for column in ("insurance", "language", "marital_status")} | {
+        "discharge_location": pick(DISCHARGED_TO, np.where(died, 6, destination)),
+        "race": race(batch, v.patient[visit]),
+        "edregtime": np.where(ed, v.start[visit], -1),
+        "edouttime": np.where(ed, v.ed_out[visit], -1),
+        "hospital_expire_flag": died.astype(np.int64),
+    }
+    return batch.frame([part])
 
 
 def transfers(batch: Batch) -> pl.DataFrame:
     """ED, ward, intensive care and back, discharge; each stay in a unit ends where the next begins."""
-    v = batch.v
-    in_icu = batch.adm[v["icu"][batch.adm]]
-    again = batch.adm[v["again"][batch.adm]]
-    wards = [c.unit for c in vocab.CONDITIONS]
-    icus = [c.icu_unit for c in vocab.CONDITIONS]
-    after = np.where(v["again"][in_icu], v["again_in"][in_icu], v["out"][in_icu])
-    first_end = np.where(v["icu"][batch.adm], v["icu_in"][batch.adm], v["out"][batch.adm])
+    v = batch.visits
+    ed, adm = batch.ed, batch.adm
+    icu, second = adm[v.icu[adm]], adm[v.second_icu[adm]]
+    ward_end = np.where(v.icu[adm], v.icu_in[adm], v.out[adm])
+    after_icu = np.where(v.second_icu[icu], v.second_icu_in[icu], v.out[icu])
     stages = [
-        ("ED", batch.ed, v["start"][batch.ed], v["ed_out"][batch.ed], ["Emergency Department"] * len(wards), 0),
-        ("admit", batch.adm, v["admit"][batch.adm] + 37, first_end, wards, 1),
-        ("transfer", in_icu, v["icu_in"][in_icu], v["icu_out"][in_icu], icus, 2),
-        ("transfer", in_icu, v["icu_out"][in_icu], after, wards, 3),
-        ("transfer", again, v["again_in"][again], v["again_out"][again], icus, 4),
-        ("transfer", again, v["again_out"][again], v["out"][again], wards, 5),
-        ("discharge", batch.adm, v["out"][batch.adm], np.full(len(batch.adm), -1), [None] * len(wards), 6),
+        ("ED", ed, v.start[ed], v.ed_out[ed], ""),
+        ("admit", adm, v.admit[adm] + 37, ward_end, "unit"),
+        ("transfer", icu, v.icu_in[icu], v.icu_out[icu], "icu_unit"),
+        ("transfer", icu, v.icu_out[icu], after_icu, "unit"),
+        ("transfer", second, v.second_icu_in[second], v.second_icu_out[second], "icu_unit"),
+        ("transfer", second, v.second_icu_out[second], v.out[second], "unit"),
+        ("discharge", adm, v.out[adm], np.full(len(adm), -1), ""),
     ]
     parts = []
-    for event, visit, start, end, units, number in stages:
+    for number, (event, visit, start, end, unit) in enumerate(stages):
         lasting = (end < 0) | (end > start)
         visit, start, end = visit[lasting], start[lasting], end[lasting]
-        parts.append({
-            "patient": v["patient"][visit], "visit": visit, "time": start, "intime": start, "outtime": end,
-            "eventtype": event, "careunit": batch.by_condition(units, visit),
-            "transfer_id": 30_000_000 + batch.visit_id[visit] * 8 + number,
-        })  # fmt: skip
-    return batch.frame("transfers", parts)
+        elsewhere = pick(("Emergency Department",), np.full(len(visit), 0 if event == "ED" else -1))
+        parts.append(
+            batch.base(visit, start)
+            | {
+                "intime": start,
+                "outtime": end,
+                "eventtype": event,
+                "careunit": batch.of_condition(unit, visit) if unit else elsewhere,
+                "transfer_id": 30_000_000 + batch.visit_id[visit] * 8 + number,
+            }
+        )
+    return batch.frame(parts)
 
 
 def services(batch: Batch) -> pl.DataFrame:
-    v, visit = batch.v, batch.adm
-    names = [c.service for c in vocab.CONDITIONS]
-    first = {
-        "patient": v["patient"][visit], "visit": visit, "time": v["admit"][visit] + 61,
-        "transfertime": v["admit"][visit] + 61, "curr_service": batch.by_condition(names, visit),
-    }  # fmt: skip
-    some = visit[batch.chance(0.2, len(visit))]
-    time = v["admit"][some] + 20 * HOUR + 17
-    changed = {
-        "patient": v["patient"][some], "visit": some, "time": time, "transfertime": time,
-        "prev_service": batch.by_condition(names, some),
-        "curr_service": batch.one_of(("MED", "SURG", "CMED", "TSURG", "VSURG", "GYN", "TRAUM"), len(some)),
-    }  # fmt: skip
-    return batch.frame("services", [first, changed])
+    """The service of the condition; one admission in five changes to another one."""
+    v, visit = batch.visits, batch.adm
+    time = v.admit[visit] + 61
+    first = batch.base(visit, time) | {"transfertime": time, "curr_service": batch.of_condition("service", visit)}
+    visit = visit[batch.chance(0.2, len(visit))]
+    time = v.admit[visit] + 20 * HOUR + 17
+    changed = batch.base(visit, time) | {
+        "transfertime": time,
+        "prev_service": batch.of_condition("service", visit),
+        "curr_service": batch.choose("services", "curr_service", len(visit)),
+    }
+    return batch.frame([first, changed])
 
 
 def omr(batch: Batch) -> pl.DataFrame:
     """Clinic visits: some before the first visit, some the day after an ED stay."""
-    course, v = batch.course, batch.v
+    course, v = batch.course, batch.visits
     clinic, _ = spread(batch.rng.poisson(1.1, batch.size))
-    early = course.birth_offset[clinic] + DAY * batch.integers(0, 200, len(clinic))
-    home = batch.ed[~v["hospital"][batch.ed]]
+    early = course.first_day[clinic] + DAY * batch.integers(0, 200, len(clinic))
+    home = batch.ed[~v.hospital[batch.ed]]
     home = home[batch.chance(0.6, len(home))]
-    patient = np.concatenate([clinic, v["patient"][home]])
-    date = np.concatenate([midnight(early), midnight(v["ed_out"][home]) + DAY])
+    patient = np.r_[clinic, v.patient[home]]
+    date = np.r_[midnight(early), midnight(v.ed_out[home]) + DAY]
     alive = (course.dod[patient] < 0) | (date < course.dod[patient])
     patient, date = patient[alive], date[alive]
     owner, j = spread(batch.integers(1, 5, len(patient)))
     n = len(owner)
-    name = (j + batch.integers(0, 4, len(patient))[owner]) % 4
-    low, high = np.array([(110, 260), (95, 165), (19, 41), (59, 75)]).T
-    value = (low[name] + (high - low)[name] * batch.rng.random(n)).astype(np.int64)
-    text = pl.DataFrame({"v": value, "d": batch.integers(50, 95, n), "bp": name == 1}).select(
-        pl.when("bp").then(pl.format("{}/{}", "v", "d")).otherwise(pl.col("v").cast(pl.String))
-    )
+    measure = (j + batch.integers(0, 4, len(patient))[owner]) % 4
+    low, high = MEASURE_RANGES.T
+    value = (low[measure] + (high - low)[measure] * batch.rng.random(n)).astype(np.int64)
+    values = pl.DataFrame({"value": value, "diastolic": batch.integers(50, 95, n), "is_pressure": measure == 1})
+    pressure = pl.when("is_pressure").then(pl.format("{}/{}", "value", "diastolic"))
     part = {
-        "patient": patient[owner], "time": date[owner], "chartdate": date[owner], "seq_num": np.ones(n, np.int64),
-        "result_name": pick(VITAL_TEXT, name), "result_value": text.to_series(),
-    }  # fmt: skip
-    return batch.frame("omr", [part])
-
-
-def condition_codes(field: str, entries: list, names: dict[str, int]) -> Ints:
-    """A table of the positions of each condition's entries, repeated to equal length."""
-    lists = [[names[name] for name in getattr(c, field)] for c in vocab.CONDITIONS]
-    width = max(map(len, lists))
-    return np.array([(codes * width)[:width] for codes in lists])
-
-
-DIAGNOSIS_AT = {d.icd10: k for k, d in enumerate(vocab.DIAGNOSES)}
-PROCEDURE_AT = {p.icd10: k for k, p in enumerate(vocab.PROCEDURES)}
+        "patient": patient[owner],
+        "time": date[owner],
+        "chartdate": date[owner],
+        "seq_num": np.ones(n, np.int64),
+        "result_name": pick(MEASURES, measure),
+        "result_value": values.select(pressure.otherwise(pl.col("value").cast(pl.String))).to_series(),
+    }
+    return batch.frame([part])
 
 
 def visit_diagnoses(batch: Batch, visit: Ints, low: int, high: int) -> tuple[Ints, Ints, Ints]:
-    """Diagnoses of visits: the condition's own first, then those that go with it, then common ones, none twice."""
-    main = np.array([DIAGNOSIS_AT[c.diagnosis] for c in vocab.CONDITIONS])
-    others = condition_codes("others", vocab.DIAGNOSES, DIAGNOSIS_AT)
-    common = np.array([DIAGNOSIS_AT[c] for c in vocab.COMMON_DIAGNOSES])
+    """Diagnoses of visits, none twice: the condition's own first, then its comorbidities, then common ones.
+
+    Args:
+        low, high: bounds of the number of diagnoses; `high` is not reached.
+
+    Returns:
+        For each diagnosis, the position of its visit in `visit`, its position in `vocab.DIAGNOSES`, and its seq_num.
+    """
+    main = np.array([DIAGNOSIS_AT[condition.diagnosis] for condition in CONDITIONS])
+    comorbidities = same_width([[DIAGNOSIS_AT[code] for code in condition.comorbidities] for condition in CONDITIONS])
+    common = np.array([DIAGNOSIS_AT[diagnosis.icd10] for diagnosis in vocab.COMMON_DIAGNOSES])
     owner, j = spread(batch.integers(low, high, len(visit)))
-    condition = batch.v["condition"][visit][owner]
-    own = others[condition, batch.integers(0, others.shape[1], len(owner))]
-    # what is chronic stays with the patient
-    chronic = common[(batch.v["patient"][visit][owner] * 7 + batch.integers(0, 6, len(owner))) % len(common)]
-    code = np.where(j == 0, main[condition], np.where(j < 4, own, chronic))
-    code = np.where((j >= 4) & batch.chance(0.15, len(j)), batch.integers(0, len(vocab.DIAGNOSES), len(j)), code)
+    n = len(owner)
+    condition = batch.visits.condition[visit][owner]
+    comorbidity = comorbidities[condition, batch.integers(0, comorbidities.shape[1], n)]
+    # chronic diagnoses stay with the patient
+    chronic = common[(batch.visits.patient[visit][owner] * 7 + batch.integers(0, 6, n)) % len(common)]
+    code = np.where(j == 0, main[condition], np.where(j < 4, comorbidity, chronic))
+    code = np.where((j >= 4) & batch.chance(0.15, n), batch.integers(0, len(vocab.DIAGNOSES), n), code)
     first = np.unique(owner * 1000 + code, return_index=True)[1]
     first.sort()
     owner, code = owner[first], code[first]
-    seq = np.arange(len(owner)) - np.searchsorted(owner, owner) + 1
-    return owner, code, seq
+    return owner, code, np.arange(len(owner)) - np.searchsorted(owner, owner) + 1
 
 
 def diagnoses_icd(batch: Batch) -> pl.DataFrame:
-    owner, code, seq = visit_diagnoses(batch, batch.adm, 7, 18)
+    owner, code, seq_num = visit_diagnoses(batch, batch.adm, 7, 18)
     visit = batch.adm[owner]
-    patient = batch.v["patient"][visit]
-    part = {"patient": patient, "visit": visit, "seq_num": seq} | coded(batch, vocab.DIAGNOSES, code, patient)
-    return batch.frame("diagnoses_icd", [part])
+    patient = batch.visits.patient[visit]
+    part = {"patient": patient, "visit": visit, "seq_num": seq_num}
+    return batch.frame([part | codes(batch, vocab.DIAGNOSES, code, patient)])
 
 
 def procedures_icd(batch: Batch) -> pl.DataFrame:
-    """Procedures of the condition on the days after admission; a surgery sign on the first morning."""
-    v = batch.v
-    table = condition_codes("procedures", vocab.PROCEDURES, PROCEDURE_AT)
-    owner, _ = spread(batch.rng.poisson(1.0 + 0.8 * v["icu"][batch.adm]))
+    """Procedures of the condition on the days after admission; signs on the first morning."""
+    v = batch.visits
+    own = same_width([[PROCEDURE_AT[code] for code in condition.procedures] for condition in CONDITIONS])
+    usual = without_signs([procedure.icd10 for procedure in vocab.PROCEDURES])
+    owner, _ = spread(batch.rng.poisson(1.0 + 0.8 * v.icu[batch.adm]))
     visit = batch.adm[owner]
-    days = (midnight(v["out"][visit]) - midnight(v["admit"][visit])) // DAY
-    date = midnight(v["admit"][visit]) + DAY * (1 + batch.integers(0, 1000, len(visit)) % np.maximum(days, 1))
-    own = table[v["condition"][visit], batch.integers(0, table.shape[1], len(visit))]
-    usual = np.array([k for k, p in enumerate(vocab.PROCEDURES) if p.icd10 not in {s.item for s in vocab.SIGNS}])
-    code = np.where(batch.chance(0.7, len(visit)), own, usual[batch.integers(0, len(usual), len(visit))])
-    parts = [(visit, date, code)]
+    n = len(visit)
+    days = (midnight(v.out[visit]) - midnight(v.admit[visit])) // DAY
+    date = midnight(v.admit[visit]) + DAY * (1 + batch.integers(0, 1000, n) % np.maximum(days, 1))
+    of_condition = own[v.condition[visit], batch.integers(0, own.shape[1], n)]
+    code = np.where(batch.chance(0.7, n), of_condition, usual[batch.integers(0, len(usual), n)])
+    rows = [(visit, date, code)]
     for sign in batch.signs("procedures_icd", "adm"):
-        with_sign = batch.adm[batch.has(sign, batch.adm)]
-        at = np.full(len(with_sign), PROCEDURE_AT[sign.item])
-        parts.append((with_sign, midnight(v["admit"][with_sign]) + DAY, at))
-    rows = []
-    for visit, date, code in parts:
-        patient = v["patient"][visit]
-        rows.append(
-            {"patient": patient, "visit": visit, "time": date, "chartdate": date}
-            | coded(batch, vocab.PROCEDURES, code, patient)
-        )
-    table = batch.frame("procedures_icd", rows)
-    return table.with_columns((pl.int_range(pl.len()).over("hadm_id") + 1).alias("seq_num"))
+        visit = batch.adm[batch.has(sign, batch.adm)]
+        rows.append((visit, midnight(v.admit[visit]) + DAY, np.full(len(visit), PROCEDURE_AT[sign.item])))
+    visit, date, code = map(np.concatenate, zip(*rows, strict=True))
+    part = batch.base(visit, date) | {"chartdate": date} | codes(batch, vocab.PROCEDURES, code, v.patient[visit])
+    return batch.frame([part]).with_columns(seq_num=pl.int_range(pl.len()).over("hadm_id") + 1)
 
 
 def drgcodes(batch: Batch) -> pl.DataFrame:
-    v = batch.v
-    names = [c.name.upper() for c in vocab.CONDITIONS]
-    rows = []
-    for kind, base, level in (("HCFA", 3, " W MCC"), ("APR", 140, "")):
+    v = batch.visits
+    names = [condition.name.upper() for condition in CONDITIONS]
+    parts = []
+    for kind, first, level in (("HCFA", 3, " W MCC"), ("APR", 140, "")):
         visit = batch.adm[batch.chance(0.85, len(batch.adm))]
         n = len(visit)
-        severity = pick(("1", "2", "3", "4"), batch.integers(0, 4, n)) if kind == "APR" else pick((), np.full(n, -1))
-        rows.append({
-            "patient": v["patient"][visit], "visit": visit, "time": v["out"][visit], "drg_type": kind,
-            "drg_code": pick([f"{base + 43 * k:03d}" for k in range(len(names))], v["condition"][visit]),
-            "description": batch.by_condition([f"{name} AND RELATED CONDITIONS{level}" for name in names], visit),
-            "drg_severity": severity, "drg_mortality": severity,
-        })  # fmt: skip
-    return batch.frame("drgcodes", rows)
+        condition = v.condition[visit]
+        severity = pick(("1", "2", "3", "4"), batch.integers(0, 4, n) if kind == "APR" else np.full(n, -1))
+        parts.append(
+            batch.base(visit, v.out[visit])
+            | {
+                "drg_type": kind,
+                "drg_code": pick([f"{first + 43 * k:03d}" for k in range(len(names))], condition),
+                "description": pick([f"{name} AND RELATED CONDITIONS{level}" for name in names], condition),
+                "drg_severity": severity,
+                "drg_mortality": severity,
+            }
+        )
+    return batch.frame(parts)
 
 
 def hcpcsevents(batch: Batch) -> pl.DataFrame:
-    v = batch.v
     visit = batch.adm[batch.chance(0.08, len(batch.adm))]
-    n = len(visit)
-    which = batch.integers(0, len(vocab.HCPCS), n)
-    date = midnight(v["admit"][visit]) + DAY
-    part = {
-        "patient": v["patient"][visit], "visit": visit, "time": date, "chartdate": date,
-        "hcpcs_cd": pick([h[0] for h in vocab.HCPCS], which), "seq_num": np.ones(n, np.int64),
-        "short_description": pick([h[1] for h in vocab.HCPCS], which),
-    }  # fmt: skip
-    return batch.frame("hcpcsevents", [part])
+    entry = batch.integers(0, len(vocab.HCPCS), len(visit))
+    date = midnight(batch.visits.admit[visit]) + DAY
+    part = batch.base(visit, date) | {
+        "chartdate": date,
+        "hcpcs_cd": field(vocab.HCPCS, "code", entry),
+        "seq_num": np.ones(len(visit), np.int64),
+        "short_description": field(vocab.HCPCS, "short", entry),
+    }
+    return batch.frame([part])

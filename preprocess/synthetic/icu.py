@@ -1,33 +1,43 @@
-"""The icu tables of a batch of synthetic patients.
-
-Charting sets the pace: runs of chart items every 75 minutes on the first day, more rarely later (`PACE`); inputs,
-ingredients, outputs and dates fall on some of the charting times.
-"""
+"""The icu tables. Charting sets the pace: inputs, ingredients, outputs and dates fall on some of the charting times."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
 from preprocess.synthetic import vocab as vocab
-from preprocess.synthetic.patients import Batch, decimals, pick, spread
+from preprocess.synthetic.batch import Batch, decimals, field, pick, spread, without_signs
 from preprocess.synthetic.visits import DAY, HOUR
+from preprocess.synthetic.vocab import (
+    CHART_ITEMS,
+    DATETIME_ITEMS,
+    INGREDIENT_ITEMS,
+    INPUT_ITEMS,
+    OUTPUT_ITEMS,
+    PROCEDURE_ITEMS,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from preprocess.synthetic.patients import Part
+    from preprocess.synthetic.batch import Part
+
+    Ints = NDArray[np.int64]
+    Floats = NDArray[np.float64]
+    Bools = NDArray[np.bool_]
 
 PACE = ((0, 4500), (1, 5400), (7, 9000))
-"""From which day in intensive care on charting times are so many seconds apart."""
+"""Seconds between charting times, from a day in intensive care on."""
 LEADING = 12
-"""Vital signs and scores at the head of every full run."""
+"""Vital signs and scores at the head of `CHART_ITEMS`, with which every full run starts."""
+STATUSES = ("FinishedRunning", "ChangeDose/Rate", "Stopped", "Paused")
 
 
 def icu_tables(batch: Batch) -> dict[str, pl.DataFrame]:
-    """All icu tables but the dictionaries."""
+    """The tables of this module."""
     clock = Clock(batch)
     return {
         "icustays": icustays(batch),
@@ -41,258 +51,282 @@ def icu_tables(batch: Batch) -> dict[str, pl.DataFrame]:
 
 
 class Clock:
-    """The charting times of all ICU stays of a batch, in patient and time order."""
+    """The charting times of all ICU stays of a batch, in patient and time order.
+
+    Attributes:
+        stay, visit: position of the ICU stay, and of its visit, at each charting time.
+        number: running number in the stay.
+        first_day: whether it is on the first day of the stay.
+    """
 
     def __init__(self, batch: Batch) -> None:
-        length = batch.icu_out - batch.icu_in
         ends = [day * DAY for day, _ in PACE[1:]] + [100 * DAY]
-        times = np.concatenate([
-            np.arange(day * DAY, end - step + 1, step) for (day, step), end in zip(PACE, ends, strict=True)
-        ]) + 35 * 60  # fmt: skip
+        times = [np.arange(day * DAY, end - step + 1, step) for (day, step), end in zip(PACE, ends, strict=True)]
+        times = np.concatenate(times) + 35 * 60
         # the last time of a stay leaves half an hour at its end
-        self.stay, number = spread(np.searchsorted(times, length - HOUR // 2))
-        self.time = (batch.icu_in[self.stay] + times[number]) // 60 * 60
-        self.first_day = times[number] < DAY
+        self.stay, self.number = spread(np.searchsorted(times, batch.icu_out - batch.icu_in - HOUR // 2))
+        self.time = (batch.icu_in[self.stay] + times[self.number]) // 60 * 60
+        self.first_day = times[self.number] < DAY
         self.visit = batch.icu[self.stay]
-        self.number = number
+
+    def __len__(self) -> int:
+        return len(self.stay)
+
+    def some(self, batch: Batch, chance: float, low: int, high: int) -> tuple[Ints, Ints]:
+        """Rows at some charting times: the position of the charting time, and the running number of the row at it.
+
+        Args:
+            chance: probability that a charting time has rows.
+            low, high: bounds of their number; `high` is not reached.
+        """
+        at = np.flatnonzero(batch.chance(chance, len(self)))
+        owner, j = spread(batch.integers(low, high, len(at)))
+        return at[owner], j
+
+    def signs(self, batch: Batch, table: str, entries: Sequence[Any]) -> list[tuple[Ints, Ints]]:
+        """For each sign of an icu table: the two charting times at which it is recorded, and the position of its item."""
+        early = (self.number >= 1) & (self.number <= 2)
+        rows = []
+        for sign in batch.signs(table, "icu"):
+            at = np.flatnonzero(early & batch.has(sign, self.visit))
+            rows.append((at, np.full(len(at), vocab.position(entries, "label")[sign.item])))
+        return rows
 
 
-def _stay_part(batch: Batch, stay: NDArray[np.int64]) -> Part:
+def _base(batch: Batch, stay: Ints, time: Ints | None = None) -> Part:
+    """The columns of a part that say whose records they are, and when."""
     visit = batch.icu[stay]
-    return {"patient": batch.v["patient"][visit], "visit": visit, "stay_id": batch.icu_stay[stay]}
+    part = {"patient": batch.visits.patient[visit], "visit": visit, "stay_id": batch.icu_stay[stay]}
+    return part if time is None else part | {"time": time}
+
+
+def _itemids(entries: Sequence[Any], item: Ints) -> Ints:
+    return np.array([entry.itemid for entry in entries])[item]
+
+
+def _usual(entries: Sequence[Any]) -> Ints:
+    return without_signs([entry.label for entry in entries])
+
+
+def _caregiver(batch: Batch, n: int, missing: float = 0.0) -> pl.Series:
+    return batch.numbers(n, 10_000, 99_999, missing)
 
 
 def icustays(batch: Batch) -> pl.DataFrame:
-    stay = np.arange(len(batch.icu))
-    part = _stay_part(batch, stay)
-    unit = batch.by_condition([c.icu_unit for c in vocab.CONDITIONS], part["visit"])
-    part |= {
-        "first_careunit": unit, "last_careunit": unit, "intime": batch.icu_in, "outtime": batch.icu_out,
-        "time": batch.icu_in, "los": (batch.icu_out - batch.icu_in) / DAY,
-    }  # fmt: skip
-    return batch.frame("icustays", [part])
+    unit = batch.of_condition("icu_unit", batch.icu)
+    part = _base(batch, np.arange(len(batch.icu)), batch.icu_in) | {
+        "first_careunit": unit,
+        "last_careunit": unit,
+        "intime": batch.icu_in,
+        "outtime": batch.icu_out,
+        "los": (batch.icu_out - batch.icu_in) / DAY,
+    }
+    return batch.frame([part])
 
 
 def chartevents(batch: Batch, clock: Clock) -> pl.DataFrame:
-    """Full runs start with the leading items and go on through the others; one in five is a short check."""
-    items = vocab.CHART_ITEMS
-    n = len(clock.stay)
+    """Full runs, of the leading items and then some of the others, and short checks, which are one in five."""
+    n = len(clock)
     short = batch.chance(0.2, n)
-    sizes = np.where(short, batch.integers(1, 10, n), batch.integers(32, 66, n))
-    run, j = spread(sizes)
-    begin = batch.integers(0, len(items), n)[run]
-    rest = len(items) - LEADING
-    item = np.where(short[run], (begin + j) % len(items), np.where(j < LEADING, j, LEADING + (begin + j) % rest))
+    run, j = spread(np.where(short, batch.integers(1, 10, n), batch.integers(32, 66, n)))
+    begin = batch.integers(0, len(CHART_ITEMS), n)[run]
+    others = LEADING + (begin + j) % (len(CHART_ITEMS) - LEADING)
+    item = np.where(short[run], (begin + j) % len(CHART_ITEMS), np.where(j < LEADING, j, others))
 
-    # values: numbers from a table of decimals, texts from one list of all items' texts; text 0 is the usual one
-    texts, scores = [text for i in items for text in i.values], [score for i in items for score in i.scores]
-    counts = np.array([len(i.values) for i in items])
+    # texts are positions in one list of all items' texts; the first text of an item is the usual one
+    texts = [text for entry in CHART_ITEMS for text in entry.values]
+    scores = [score or None for entry in CHART_ITEMS for score in entry.scores]
+    counts = np.array([len(entry.values) for entry in CHART_ITEMS])
     starts = np.cumsum(counts) - counts
     is_text = counts[item] > 0
     u = batch.rng.random(len(run))
-    code = starts[item] + (u * u * np.maximum(counts[item], 1)).astype(np.int64)
-    mean, sd = np.array([i.mean for i in items]), np.array([i.sd for i in items])
-    ill = 0.6 * batch.rng.standard_normal(len(batch.icu))[clock.stay][run]
-    value = mean[item] + sd[item] * (ill + 0.8 * batch.rng.standard_normal(len(run), dtype=np.float32))
-    value = np.where(sd[item] < 1, np.rint(value * 10) / 10, np.rint(value))
+    text = starts[item] + (u * u * np.maximum(counts[item], 1)).astype(np.int64)
+    mean, sd = (np.array([getattr(entry, name) for entry in CHART_ITEMS])[item] for name in ("mean", "sd"))
+    of_stay = 0.6 * batch.rng.standard_normal(len(batch.icu))[clock.stay][run]
+    number = mean + sd * (of_stay + 0.8 * batch.rng.standard_normal(len(run), dtype=np.float32))
+    number = np.where(sd < 1, np.rint(number * 10) / 10, np.rint(number))
     for sign in batch.signs("chartevents", "icu"):
-        at = next(k for k, i in enumerate(items) if i.label == sign.item)
-        bad = starts[at] + items[at].values.index(sign.value)
-        mine = item == at
+        k = vocab.position(CHART_ITEMS, "label")[sign.item]
+        abnormal = starts[k] + CHART_ITEMS[k].values.index(sign.value)
         shown = batch.has(sign, clock.visit) & clock.first_day
-        code = np.where(mine & shown[run], bad, np.where(mine & (code == bad), starts[at], code))
-        u = np.where(mine, 1.0, u)  # never missing
+        text = np.where((item == k) & shown[run], abnormal, np.where((item == k) & (text == abnormal), starts[k], text))
+        u = np.where(item == k, 1.0, u)  # never missing
 
     missing = u < 0.2
-    number = decimals(np.where(is_text, 0, value))
-    said = np.where(is_text & ~missing, code, -1)
-    columns = pl.DataFrame(
-        {
-            "text": pick(texts, said),
-            "score": pick([score or None for score in scores], said),
-            "number": number,
-            "is_number": ~(is_text | missing),
-        }
-    ).select(
-        pl.when("is_number").then("number").otherwise("text").alias("value"),
-        pl.when("is_number").then("number").otherwise("score").alias("valuenum"),
-    )
-    units = [i.unit for i in items]
-    part = _stay_part(batch, clock.stay[run]) | {
+    text = np.where(is_text & ~missing, text, -1)
+    is_number = pl.Series(~(is_text | missing))
+    numbers = decimals(np.where(is_text, 0, number))
+    part = _base(batch, clock.stay[run]) | {
         "charttime": clock.time[run],
-        "itemid": np.array([i.itemid for i in items])[item],
-        "value": columns["value"],
-        "valuenum": columns["valuenum"],
-        "valueuom": pick(units, np.where(is_text | missing, -1, item)),
+        "itemid": _itemids(CHART_ITEMS, item),
+        "value": numbers.zip_with(is_number, pick(texts, text)),
+        "valuenum": numbers.zip_with(is_number, pick(scores, text)),
+        "valueuom": field(CHART_ITEMS, "unit", np.where(is_text | missing, -1, item)),
     }
-    return batch.frame("chartevents", [part])
-
-
-def _at(batch: Batch, clock: Clock, chance: float, low: int, high: int) -> tuple[NDArray, NDArray]:
-    """Rows at some of the charting times: their place in the clock and running number in the event."""
-    some = np.flatnonzero(batch.chance(chance, len(clock.stay)))
-    owner, j = spread(batch.integers(low, high, len(some)))
-    return some[owner], j
-
-
-def _sign_at(batch: Batch, clock: Clock, table: str, times: int = 2) -> list[tuple[vocab.Sign, NDArray]]:
-    """For each sign of an icu table: the charting times of the first day at which it is written."""
-    found = []
-    for sign in batch.signs(table, "icu"):
-        early = (clock.number >= 1) & (clock.number <= times)
-        found.append((sign, np.flatnonzero(early & batch.has(sign, clock.visit))))
-    return found
+    return batch.frame([part])
 
 
 def datetimeevents(batch: Batch, clock: Clock) -> pl.DataFrame:
-    entries = vocab.DATETIME_ITEMS
-    usual = np.array([k for k, e in enumerate(entries) if e[1] not in {s.item for s in vocab.SIGNS}])
-    at, j = _at(batch, clock, 0.17, 2, 11)
-    item = usual[(batch.integers(0, len(usual), len(clock.stay))[at] + j) % len(usual)]
-    parts = [(at, item)]
-    for sign, when in _sign_at(batch, clock, "datetimeevents"):
-        parts.append((when, np.full(len(when), [e[1] for e in entries].index(sign.item))))
-    rows = []
-    for at, item in parts:
-        time = clock.time[at]
-        value = time // DAY * DAY - DAY * batch.integers(0, 6, len(at))
-        rows.append(
-            _stay_part(batch, clock.stay[at]) | {
-                "time": time, "caregiver_id": batch.numbers(len(at), 10_000, 99_999), "charttime": time,
-                "storetime": time + 60 * batch.integers(0, 40, len(at)), "value": value,
-                "itemid": np.array([int(e[0]) for e in entries])[item], "valueuom": "Date", "warning": "0",
+    usual = _usual(DATETIME_ITEMS)
+    at, j = clock.some(batch, 0.17, 2, 11)
+    item = usual[(batch.integers(0, len(usual), len(clock))[at] + j) % len(usual)]
+    rows = [(at, item), *clock.signs(batch, "datetimeevents", DATETIME_ITEMS)]
+    parts = []
+    for at, item in rows:
+        time, n = clock.time[at], len(at)
+        value = time // DAY * DAY - DAY * batch.integers(0, 6, n)
+        parts.append(
+            _base(batch, clock.stay[at], time)
+            | {
+                "caregiver_id": _caregiver(batch, n),
+                "charttime": time,
+                "storetime": time + 60 * batch.integers(0, 40, n),
+                "value": value,
+                "itemid": _itemids(DATETIME_ITEMS, item),
+                "valueuom": "Date",
+                "warning": "0",
             }
-        )  # fmt: skip
-    table = batch.frame("datetimeevents", rows)
-    return table.with_columns((pl.col("value") * 1_000_000).cast(pl.Datetime("us")))
+        )
+    return batch.frame(parts).with_columns((pl.col("value") * 1_000_000).cast(pl.Datetime("us")))
 
 
-def _drip(batch: Batch, clock: Clock, at: NDArray, usual: NDArray[np.float64], given: NDArray[np.bool_]) -> Part:
+def _by_time(rows: list[tuple[Ints, Ints]]) -> tuple[Ints, Ints]:
+    """Charting times and items of several lists, sorted by charting time."""
+    at, item = map(np.concatenate, zip(*rows, strict=True))
+    order = np.argsort(at, kind="stable")
+    return at[order], item[order]
+
+
+def _drip(batch: Batch, clock: Clock, at: Ints, usual_amount: Floats, has_rate: Bools) -> Part:
     """What input and ingredient rows share; amounts have the many digits of pump arithmetic."""
-    n = len(at)
-    time = clock.time[at]
+    time, n = clock.time[at], len(at)
     hours = batch.uniform(0.3, 6, n)
-    amount = usual * batch.uniform(0.2, 1.8, n) + 1e-3
+    amount = usual_amount * batch.uniform(0.2, 1.8, n) + 1e-3
     rate = amount / hours
     order = batch.numbers(n, 1_000_000, 9_999_999)
-    return _stay_part(batch, clock.stay[at]) | {
-        "time": time, "caregiver_id": batch.numbers(n, 10_000, 99_999), "starttime": time,
-        "endtime": time + (hours * HOUR).astype(np.int64) // 60 * 60, "storetime": time + 60 * batch.integers(1, 50, n),
+    return _base(batch, clock.stay[at], time) | {
+        "caregiver_id": _caregiver(batch, n),
+        "starttime": time,
+        "endtime": time + (hours * HOUR).astype(np.int64) // 60 * 60,
+        "storetime": time + 60 * batch.integers(1, 50, n),
         "amount": np.where(batch.chance(0.72, n), np.round(amount, 11), np.rint(amount + 1)),
-        "rate": pl.Series(np.round(rate, 11)).set(pl.Series(~given), None), "orderid": order, "linkorderid": order,
-        "statusdescription": pick(("FinishedRunning", "ChangeDose/Rate", "Stopped", "Paused"), np.where(
-            batch.chance(0.64, n), 0, batch.integers(1, 4, n))),
+        "rate": pl.Series(np.round(rate, 11)).set(pl.Series(~has_rate), None),
+        "orderid": order,
+        "linkorderid": order,
+        "statusdescription": pick(STATUSES, np.where(batch.chance(0.64, n), 0, batch.integers(1, 4, n))),
         "originalrate": np.round(rate, 6),
-    }  # fmt: skip
+    }
 
 
 def inputevents(batch: Batch, clock: Clock) -> pl.DataFrame:
-    entries = vocab.INPUT_ITEMS
-    names = [e[1] for e in entries]
-    usual = np.array([k for k, name in enumerate(names) if name not in {s.item for s in vocab.SIGNS}])
-    at, j = _at(batch, clock, 0.4, 1, 6)
-    item = usual[(batch.integers(0, len(usual), len(clock.stay))[at] + j * 5) % len(usual)]
-    parts = [(at, item)] + [
-        (when, np.full(len(when), names.index(sign.item))) for sign, when in _sign_at(batch, clock, "inputevents")
-    ]
-    at, item = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    order = np.argsort(at, kind="stable")
-    at, item = at[order], item[order]
-    given = np.array([e[3].startswith("Continuous") or e[3] == "Bolus" for e in entries])[item]
-    column = {key: [e[k] for e in entries] for k, key in enumerate(
-        ("itemid", "name", "category", "how", "unit", "rate_unit", "usual"))}  # fmt: skip
+    usual = _usual(INPUT_ITEMS)
+    at, j = clock.some(batch, 0.4, 1, 6)
+    item = usual[(batch.integers(0, len(usual), len(clock))[at] + j * 5) % len(usual)]
+    at, item = _by_time([(at, item), *clock.signs(batch, "inputevents", INPUT_ITEMS)])
+    n = len(at)
+    has_rate = np.array([entry.description != "Drug Push" for entry in INPUT_ITEMS])[item]
     weight = batch.uniform(45, 120, len(batch.icu)).round(0)
-    total = batch.integers(1, 11, len(at)) * 50
-    part = _drip(batch, clock, at, np.array(column["usual"], float)[item], given) | {
-        "itemid": np.array(column["itemid"], int)[item], "amountuom": pick(column["unit"], item),
-        "rateuom": pick(column["rate_unit"], np.where(given, item, -1)),
-        "ordercategoryname": pick(column["category"], item),
-        "secondaryordercategoryname": batch.one_of(("02-Fluids (Crystalloids)", "Additive (Crystalloid)"), len(at), 0.3),
-        "ordercomponenttypedescription": batch.one_of(
-            ("Main order parameter", "Main order parameter", "Mixed solution", "Additives" + 41 * " " + "Ampoule" + 43 * " "),
-            len(at)),
-        "ordercategorydescription": pick(column["how"], item), "patientweight": decimals(weight[clock.stay[at]]),
-        "totalamount": pl.Series(total).set(pl.Series(batch.chance(0.16, len(at))), None), "totalamountuom": "ml",
-        "isopenbag": "0", "continueinnextdept": "0", "originalamount": total,
-    }  # fmt: skip
-    return batch.frame("inputevents", [part])
+    total = batch.integers(1, 11, n) * 50
+    part = _drip(batch, clock, at, np.array([entry.amount for entry in INPUT_ITEMS])[item], has_rate) | {
+        "itemid": _itemids(INPUT_ITEMS, item),
+        "amountuom": field(INPUT_ITEMS, "unit", item),
+        "rateuom": field(INPUT_ITEMS, "rate_unit", np.where(has_rate, item, -1)),
+        "ordercategoryname": field(INPUT_ITEMS, "category", item),
+        "ordercategorydescription": field(INPUT_ITEMS, "description", item),
+        "patientweight": decimals(weight[clock.stay[at]]),
+        "isopenbag": "0",
+        "continueinnextdept": "0",
+        "originalamount": total,
+    }
+    for column in ("secondaryordercategoryname", "ordercomponenttypedescription"):
+        part[column] = batch.choose("inputevents", column, n)
+    part["totalamount"] = pl.Series(total).set(pl.Series(batch.chance(0.16, n)), None)
+    return batch.frame([part | {"totalamountuom": "ml"}])
 
 
 def ingredientevents(batch: Batch, clock: Clock) -> pl.DataFrame:
-    entries = vocab.INGREDIENT_ITEMS
-    names = [e[1] for e in entries]
-    usual = np.array([k for k, name in enumerate(names) if name not in {s.item for s in vocab.SIGNS}])
-    at, j = _at(batch, clock, 0.4, 2, 7)
-    item = usual[(batch.integers(0, len(usual), len(clock.stay))[at] + j) % len(usual)]
-    parts = [(at, item)] + [
-        (when, np.full(len(when), names.index(sign.item))) for sign, when in _sign_at(batch, clock, "ingredientevents")
-    ]
-    at, item = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    order = np.argsort(at, kind="stable")
-    at, item = at[order], item[order]
-    given = batch.chance(0.66, len(at))
-    part = _drip(batch, clock, at, np.full(len(at), 60.0), given) | {
-        "itemid": np.array([int(e[0]) for e in entries])[item], "amountuom": pick([e[2] for e in entries], item),
-        "rateuom": pick([e[3] for e in entries], np.where(given, item, -1)), "originalamount": "0",
-    }  # fmt: skip
-    return batch.frame("ingredientevents", [part])
+    usual = _usual(INGREDIENT_ITEMS)
+    at, j = clock.some(batch, 0.4, 2, 7)
+    item = usual[(batch.integers(0, len(usual), len(clock))[at] + j) % len(usual)]
+    at, item = _by_time([(at, item), *clock.signs(batch, "ingredientevents", INGREDIENT_ITEMS)])
+    has_rate = batch.chance(0.66, len(at))
+    part = _drip(batch, clock, at, np.full(len(at), 60.0), has_rate) | {
+        "itemid": _itemids(INGREDIENT_ITEMS, item),
+        "amountuom": field(INGREDIENT_ITEMS, "unit", item),
+        "rateuom": field(INGREDIENT_ITEMS, "rate_unit", np.where(has_rate, item, -1)),
+        "originalamount": "0",
+    }
+    return batch.frame([part])
 
 
 def outputevents(batch: Batch, clock: Clock) -> pl.DataFrame:
-    names = [e[1] for e in vocab.OUTPUT_ITEMS]
-    usual = np.array([k for k, name in enumerate(names) if name not in {s.item for s in vocab.SIGNS}])
-    at, j = _at(batch, clock, 0.38, 1, 3)
-    first = np.minimum(batch.integers(0, 12, len(clock.stay)) % 9, len(usual) - 1)[at]
-    parts = [(at, usual[(first + j) % len(usual)], batch.integers(1, 40, len(at)) * 10.0)]
-    for sign, when in _sign_at(batch, clock, "outputevents"):
-        parts.append((when, np.full(len(when), names.index(sign.item)), np.full(len(when), float(sign.value))))
-    rows = []
-    for at, item, value in parts:
-        time = clock.time[at]
-        rows.append(
-            _stay_part(batch, clock.stay[at]) | {
-                "time": time, "caregiver_id": batch.numbers(len(at), 10_000, 99_999), "charttime": time,
-                "storetime": time + 60 * batch.integers(1, 50, len(at)), "value": decimals(value), "valueuom": "ml",
-                "itemid": np.array([int(e[0]) for e in vocab.OUTPUT_ITEMS])[item],
+    usual = _usual(OUTPUT_ITEMS)
+    at, j = clock.some(batch, 0.38, 1, 3)
+    first = np.minimum(batch.integers(0, 12, len(clock)) % 9, len(usual) - 1)[at]
+    rows = [(at, usual[(first + j) % len(usual)], batch.integers(1, 40, len(at)) * 10.0)]
+    signs = batch.signs("outputevents", "icu")
+    for sign, (at, item) in zip(signs, clock.signs(batch, "outputevents", OUTPUT_ITEMS), strict=True):
+        rows.append((at, item, np.full(len(at), float(sign.value))))
+    parts = []
+    for at, item, value in rows:
+        time, n = clock.time[at], len(at)
+        parts.append(
+            _base(batch, clock.stay[at], time)
+            | {
+                "caregiver_id": _caregiver(batch, n),
+                "charttime": time,
+                "storetime": time + 60 * batch.integers(1, 50, n),
+                "value": decimals(value),
+                "valueuom": "ml",
+                "itemid": _itemids(OUTPUT_ITEMS, item),
             }
-        )  # fmt: skip
-    return batch.frame("outputevents", rows)
+        )
+    return batch.frame(parts)
 
 
 def procedureevents(batch: Batch) -> pl.DataFrame:
     """About a procedure every half day, off the charting times; lines have a location."""
-    entries = vocab.PROCEDURE_ITEMS
-    names = [e[1] for e in entries]
-    usual = np.array([k for k, name in enumerate(names) if name not in {s.item for s in vocab.SIGNS}])
+    usual = _usual(PROCEDURE_ITEMS)
     length = batch.icu_out - batch.icu_in
-    stay, j = spread(2 + length // (14 * HOUR))
-    time = batch.icu_in[stay] + HOUR // 2 + (length[stay] - HOUR) * j // (2 + length[stay] // (14 * HOUR))
-    item = usual[batch.integers(0, len(usual), len(stay))]
-    parts = [(stay, time, item)]
+    counts = 2 + length // (14 * HOUR)
+    stay, j = spread(counts)
+    time = batch.icu_in[stay] + HOUR // 2 + (length[stay] - HOUR) * j // counts[stay]
+    rows = [(stay, time, usual[batch.integers(0, len(usual), len(stay))])]
     for sign in batch.signs("procedureevents", "icu"):
-        with_sign = np.flatnonzero(batch.has(sign, batch.icu))
-        k = names.index(sign.item)
-        parts.append((with_sign, batch.icu_in[with_sign] + HOUR + k * 60, np.full(len(with_sign), k)))
-    rows = []
-    for stay, time, item in parts:
-        n = len(stay)
-        time = time // 60 * 60
+        stay = np.flatnonzero(batch.has(sign, batch.icu))
+        k = vocab.position(PROCEDURE_ITEMS, "label")[sign.item]
+        rows.append((stay, batch.icu_in[stay] + HOUR + k * 60, np.full(len(stay), k)))
+    parts = []
+    for stay, time, item in rows:
+        time, n = time // 60 * 60, len(stay)
         minutes = batch.integers(1, 2000, n)
         order = batch.numbers(n, 1_000_000, 9_999_999)
-        line = np.array(["Lines" in e[2] for e in entries])[item]
-        rows.append(
-            _stay_part(batch, stay) | {
-                "time": time, "caregiver_id": batch.numbers(n, 10_000, 99_999, 0.16), "starttime": time,
-                "endtime": time + 60 * minutes, "storetime": time + 60 * minutes,
-                "itemid": np.array([int(e[0]) for e in entries])[item], "value": decimals(minutes.astype(float)),
-                "valueuom": "min", "location": pick(("Right Antecubital", "Left Lower Arm", "Right IJ"), np.where(
-                    line, batch.integers(0, 3, n), -1)),
-                "locationcategory": pick(("Peripheral",), np.where(line, 0, -1)), "orderid": order,
-                "linkorderid": order, "ordercategoryname": pick([e[2] for e in entries], item),
-                "ordercategorydescription": pick([e[3] for e in entries], item),
-                "patientweight": decimals(batch.integers(45, 120, n).astype(float)), "isopenbag": "0",
-                "continueinnextdept": "0", "statusdescription": "FinishedRunning",
-                "ORIGINALAMOUNT": decimals(minutes.astype(float)), "ORIGINALRATE": "1",
+        is_line = np.array(["Lines" in entry.category for entry in PROCEDURE_ITEMS])[item]
+        location = np.where(is_line, 0, -1)
+        parts.append(
+            _base(batch, stay, time)
+            | {
+                "caregiver_id": _caregiver(batch, n, 0.16),
+                "starttime": time,
+                "endtime": time + 60 * minutes,
+                "storetime": time + 60 * minutes,
+                "itemid": _itemids(PROCEDURE_ITEMS, item),
+                "value": decimals(minutes.astype(float)),
+                "valueuom": "min",
+                "location": pick(
+                    ("Right Antecubital", "Left Lower Arm", "Right IJ"), np.where(is_line, batch.integers(0, 3, n), -1)
+                ),
+                "locationcategory": pick(("Peripheral",), location),
+                "orderid": order,
+                "linkorderid": order,
+                "ordercategoryname": field(PROCEDURE_ITEMS, "category", item),
+                "ordercategorydescription": field(PROCEDURE_ITEMS, "description", item),
+                "patientweight": decimals(batch.integers(45, 120, n).astype(float)),
+                "isopenbag": "0",
+                "continueinnextdept": "0",
+                "statusdescription": "FinishedRunning",
+                "ORIGINALAMOUNT": decimals(minutes.astype(float)),
+                "ORIGINALRATE": "1",
             }
-        )  # fmt: skip
-    return batch.frame("procedureevents", rows)
+        )
+    return batch.frame(parts)

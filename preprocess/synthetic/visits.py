@@ -1,18 +1,18 @@
 """The course of synthetic patients: visits, stays, indicators, outcomes and the times that follow from them.
 
 A batch of patients is drawn at once, visit by visit. Outcomes are drawn first, each from a logistic model of the visit's
-indicators (`OUTCOMES` in synthetic_vocab.py); then times are set so that the label rules of the tasks read the same
-outcomes from the records. docs/synthetic.md describes the process.
+indicators (`vocab.OUTCOMES`); then times are set so that the label rules of the tasks read the same outcomes from the
+records. docs/synthetic.md describes the process. Times are in seconds since 1970.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from preprocess.synthetic.vocab import CONDITIONS, OUTCOMES, PREVALENCE, SIGNS
+from preprocess.synthetic.vocab import CONDITIONS, INDICATORS, OUTCOMES, PREVALENCE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,216 +23,249 @@ if TYPE_CHECKING:
 
 HOUR, DAY = 3600, 86400
 MAX_VISITS = 8
-MAX_PATIENTS = 400_000
-INDICATORS = tuple(dict.fromkeys(sign.indicator for sign in SIGNS))
 EPOCH_2110 = 4_417_977_600
 NO_VISIT, FIRST_ED = 0.02, 0.88
 """Share of patients without any visit, and of visits that start in the ED unless they are readmissions."""
 EARLY = 0.4
 """Share of admissions from the ED that are entered before the patient leaves it."""
 OBSERVED = 0.85
-"""Chance of being observed for less than a day, where the hours of the visit allow it."""
-MORE = 0.55
-"""Chance of a further visit after one that no outcome follows."""
+"""Probability of being observed for less than a day, where the hours of the visit allow it."""
+RETURNS = 0.55
+"""Probability of a further visit after one that no outcome follows."""
+ICU_LOG_ODDS = np.array([condition.icu_log_odds for condition in CONDITIONS])
+
+
+@dataclass
+class Visits:
+    """Visits of a batch: arrays of equal length, sorted by patient and start. Times without a meaning are arbitrary.
+
+    Attributes:
+        patient: position of the patient in the batch.
+        start: arrival.
+        condition: position in `vocab.CONDITIONS`.
+        indicators: visits × `vocab.INDICATORS`.
+        ed, ed_out: whether the visit starts in the ED, and when it ends there.
+        hospital, admit, out: whether the patient is admitted, when, and until when.
+        died: in the hospital.
+        early: the admission is entered before the patient leaves the ED.
+        observed: admitted for observation, less than a day.
+        icu, icu_in, icu_out: the first ICU stay of the admission.
+        second_icu, second_icu_in, second_icu_out: the second one.
+        transfer: the ICU stay starts within 12 hours of the ED stay.
+        death_class: number of ICU mortality tasks whose answer is yes; 5 is death within a day.
+        readmission_class: 2 if readmitted within 30 days, 1 if within 60 days, else 0.
+        reattended: back in the ED within 3 days.
+    """
+
+    patient: Ints
+    start: Ints
+    condition: Ints
+    indicators: Bools
+    ed: Bools
+    ed_out: Ints
+    hospital: Bools
+    admit: Ints
+    out: Ints
+    died: Bools
+    early: Bools
+    observed: Bools
+    icu: Bools
+    icu_in: Ints
+    icu_out: Ints
+    second_icu: Bools
+    second_icu_in: Ints
+    second_icu_out: Ints
+    transfer: Bools
+    death_class: Ints
+    readmission_class: Ints
+    reattended: Bools
+
+    @classmethod
+    def concatenate(cls, rounds: list[Visits]) -> Visits:
+        """All visits of several rounds, sorted by patient and start."""
+        columns = {field.name: np.concatenate([getattr(r, field.name) for r in rounds]) for field in fields(cls)}
+        order = np.lexsort((columns["start"], columns["patient"]))
+        return cls(**{name: values[order] for name, values in columns.items()})
 
 
 @dataclass
 class Course:
-    """A batch: arrays by patient, by visit (v_), and index arrays of the visits with an ED stay, an admission, ICU."""
+    """A batch of patients and their visits.
 
-    number: Ints  # of the patient in the whole data set
+    Attributes:
+        number: position of the patient in the whole data set.
+        first_day: first day of the record.
+        dod: midnight of the day of death, -1 while alive.
+    """
+
+    number: Ints
     age: Ints
     female: Bools
-    birth_offset: Ints  # first day of the record, seconds since 1970
-    dod: Ints  # midnight, -1 while alive
-    visits: dict[str, NDArray]
-    truth: list[tuple[str, str, Ints, Floats, Bools]]  # task, id used (ed, adm, icu), visit, probability, outcome
-
-
-def score(name: str, x: Bools) -> Floats:
-    outcome = OUTCOMES[name]
-    return outcome.weight * x[:, [INDICATORS.index(i) for i in outcome.indicators]].sum(axis=1)
-
-
-def probability(score: Floats, threshold: float) -> Floats:
-    return 1 / (1 + np.exp(threshold - score))
+    first_day: Ints
+    dod: Ints
+    visits: Visits
 
 
 def midnight(times: Ints) -> Ints:
+    """The start of the day of each time."""
     return times // DAY * DAY
 
 
-def simulate(seed: int, batch: int, size: int) -> Course:
-    """Draw the patients of one batch; the same seed, batch and size give the same patients."""
-    rng = np.random.default_rng([seed, batch])
-    number = batch * size + np.arange(size)
-    first = EPOCH_2110 + rng.integers(0, 80 * 365, size) * DAY
-    course = Course(
-        number, rng.integers(18, 90, size), rng.random(size) < 0.48, first, np.full(size, -1), {}, []
-    )  # fmt: skip
-    habit = rng.choice(len(CONDITIONS), size, p=_weights())
+def score(name: str, indicators: Bools) -> Floats:
+    """The score of an outcome: weight × number of its indicators that a visit has."""
+    outcome = OUTCOMES[name]
+    return outcome.weight * indicators[:, [INDICATORS.index(i) for i in outcome.indicators]].sum(axis=1)
+
+
+def sigmoid(log_odds: Floats) -> Floats:
+    """Probability from log-odds."""
+    with np.errstate(over="ignore"):
+        return 1 / (1 + np.exp(-log_odds))
+
+
+def simulate(seed: int, index: int, size: int) -> Course:
+    """Draw the patients of batch `index`; the same seed, index and size give the same patients."""
+    rng = np.random.default_rng([seed, index])
+    first_day = EPOCH_2110 + rng.integers(0, 80 * 365, size) * DAY
+    age, female = rng.integers(18, 90, size), rng.random(size) < 0.48
+    usual_condition = _conditions(rng, size)
     patient = np.flatnonzero(rng.random(size) >= NO_VISIT)
-    time = first[patient] + rng.integers(5 * DAY, 400 * DAY, len(patient))
+    start = first_day[patient] + rng.integers(5 * DAY, 400 * DAY, len(patient))
     direct = rng.random(len(patient)) >= FIRST_ED
-    rounds: list[dict[str, NDArray]] = []
+    dod = np.full(size, -1)
+    rounds: list[Visits] = []
     for _ in range(MAX_VISITS):
         if not len(patient):
             break
-        visit, patient, time, direct = _visit(rng, course, patient, time, direct, habit)
-        rounds.append(visit)
-    if len(patient):  # no visit follows the last round's
-        rounds[-1]["back"][:] = 0
-        rounds[-1]["reattend"][:] = False
-    visits = {key: np.concatenate([r[key] for r in rounds]) for key in rounds[0]}
-    order = np.lexsort((visits["start"], visits["patient"]))
-    course.visits = {key: values[order] for key, values in visits.items()}
-    _truth(course)
-    return course
+        visits, patient, start, direct = _next_visits(rng, dod, patient, start, direct, usual_condition)
+        rounds.append(visits)
+    if len(patient):  # no visit follows those of the last round
+        rounds[-1].readmission_class[:] = 0
+        rounds[-1].reattended[:] = False
+    return Course(index * size + np.arange(size), age, female, first_day, dod, Visits.concatenate(rounds))
 
 
-def _weights() -> Floats:
-    weights = np.array([c.weight for c in CONDITIONS])
-    return weights / weights.sum()
+def _conditions(rng: np.random.Generator, number: int) -> Ints:
+    weights = np.array([condition.weight for condition in CONDITIONS])
+    return rng.choice(len(CONDITIONS), number, p=weights / weights.sum())
 
 
-def _visit(
-    rng: np.random.Generator, course: Course, patient: Ints, start: Ints, direct: Bools, habit: Ints
-) -> tuple[dict[str, NDArray], Ints, Ints, Bools]:
-    """One visit of each of these patients, and who comes again when, and whether straight to a ward."""
+def _next_visits(
+    rng: np.random.Generator, dod: Ints, patient: Ints, start: Ints, direct: Bools, usual_condition: Ints
+) -> tuple[Visits, Ints, Ints, Bools]:
+    """Draw the next visit of each of these patients; dates of death are written into `dod`.
+
+    Args:
+        patient, start, direct: who comes, when, and whether straight to a ward.
+        usual_condition: of every patient of the batch.
+
+    Returns:
+        The visits, then `patient`, `start` and `direct` of the visits after them.
+    """
     n = len(patient)
 
     def uniform(low: float, high: float) -> Floats:
         return rng.uniform(low, high, n)
 
-    def logistic() -> Floats:
-        return rng.logistic(size=n)
+    def noisy_score(name: str) -> Floats:
+        return score(name, indicators) + rng.logistic(size=n)
+
+    def exceeded(name: str, values: Floats) -> Ints:
+        return (values[:, None] > np.array(OUTCOMES[name].thresholds)).sum(axis=1)
 
     start = start // 60 * 60
-    condition = np.where(rng.random(n) < 0.5, habit[patient], rng.choice(len(CONDITIONS), n, p=_weights()))
-    lean = np.array([c.icu for c in CONDITIONS])[condition]
-    x = rng.random((n, len(INDICATORS))) < PREVALENCE
+    condition = np.where(rng.random(n) < 0.5, usual_condition[patient], _conditions(rng, n))
+    indicators = rng.random((n, len(INDICATORS))) < PREVALENCE
 
     # the ED, and whether it leads to a ward and to intensive care
     ed = ~direct
     ed_out = (start + HOUR * uniform(6, 11.5)).astype(np.int64)
-    hospital = direct | (score("hospital", x) + logistic() > OUTCOMES["hospital"].thresholds[0])
+    hospital = direct | (exceeded("hospital", noisy_score("hospital")) > 0)
     early = ed & hospital & (rng.random(n) < EARLY)
-    admit = np.where(ed, ed_out + (60 * np.where(early, -uniform(15, 80), uniform(1, 12))).astype(np.int64), start)
-    base = np.where(ed, ed_out, admit)
-    p_transfer = probability(score("transfer", x) + lean, OUTCOMES["transfer"].thresholds[0])
-    transfer = hospital & (rng.random(n) < p_transfer)
-    stay = score("stay", x) + logistic()
-    kind = (stay[:, None] > np.array(OUTCOMES["stay"].thresholds)).sum(axis=1)  # 0: < 3 days ... 4: >= 14 days in ICU
-    late = hospital & ~transfer & (kind > 0) & (rng.random(n) < 0.04)
+    minutes = np.where(early, -uniform(15, 80), uniform(1, 12))
+    admit = np.where(ed, ed_out + (60 * minutes).astype(np.int64), start)
+    transfer_score = score("transfer", indicators) + ICU_LOG_ODDS[condition]
+    transfer = hospital & (rng.random(n) < sigmoid(transfer_score - OUTCOMES["transfer"].thresholds[0]))
+    stay_class = exceeded("stay", noisy_score("stay"))  # 0: less than 3 days ... 4: 14 days or more in intensive care
+    late = hospital & ~transfer & (stay_class > 0) & (rng.random(n) < 0.04)
     # an observation stay goes over midnight and ends within a day of the arrival in the ED
     short_out = (start + HOUR * uniform(22.5, 23.7)).astype(np.int64)
     observed = ed & hospital & ~transfer & ~late & (midnight(short_out) >= admit + 4 * HOUR) & (rng.random(n) < OBSERVED)
     icu = transfer | late
-    icu_in = base + (HOUR * np.where(late, uniform(14, 50), uniform(0.3, 8))).astype(np.int64)
+    hours = np.where(late, uniform(14, 50), uniform(0.3, 8))
+    icu_in = np.where(ed, ed_out, admit) + (HOUR * hours).astype(np.int64)
     # dod is a date: an hour after midnight keeps the window's end and the death on the sides drawn
     icu_in = np.where(icu_in % DAY < 1.2 * HOUR, icu_in + int(1.2 * HOUR), icu_in)
 
     # lengths of stay by class, in days
-    icu_days = np.choose(kind, [uniform(1.02, 1.3), uniform(1.1, 2), uniform(2, 6), uniform(7.1, 11), uniform(14.1, 16.5)])
-    days = np.choose(kind, [uniform(1.15, 2.9), uniform(3.1, 6.8), uniform(7.1, 11), uniform(7.5, 13), uniform(12, 20)])
-    days = np.where(icu & (kind == 0), uniform(1.6, 2.9), days)
-    days = np.where(icu & (kind == 1), uniform(4.8, 6.8), days)
-    icu_out = (icu_in + DAY * icu_days).astype(np.int64)
-    out = (admit + DAY * days).astype(np.int64)
-    out = np.where(observed, short_out, out)
-    out = np.where(icu, np.maximum(out, icu_out + (HOUR * uniform(8, 40)).astype(np.int64) * (kind > 1) + 2 * HOUR), out)
+    icu_days = [uniform(1.02, 1.3), uniform(1.1, 2), uniform(2, 6), uniform(7.1, 11), uniform(14.1, 16.5)]
+    days = [uniform(1.15, 2.9), uniform(3.1, 6.8), uniform(7.1, 11), uniform(7.5, 13), uniform(12, 20)]
+    days = np.choose(stay_class, days)
+    days = np.where(icu & (stay_class == 0), uniform(1.6, 2.9), days)
+    days = np.where(icu & (stay_class == 1), uniform(4.8, 6.8), days)
+    icu_out = (icu_in + DAY * np.choose(stay_class, icu_days)).astype(np.int64)
+    out = np.where(observed, short_out, (admit + DAY * days).astype(np.int64))
+    on_ward = (HOUR * uniform(8, 40)).astype(np.int64) * (stay_class > 1) + 2 * HOUR
+    out = np.where(icu, np.maximum(out, icu_out + on_ward), out)
 
-    # death: its class counts the ICU mortality tasks that say yes, from the first day in intensive care
-    death = score("death", x) + logistic()
-    dying = (death[:, None] > np.array(OUTCOMES["death"].thresholds)).sum(axis=1) * icu
-    ward_death = hospital & ~icu & (score("ward death", x) + logistic() > OUTCOMES["ward death"].thresholds[0])
-    after = np.choose(dying, [np.zeros(n), uniform(7, 14), uniform(3, 7), np.full(n, 2), np.ones(n), np.zeros(n)])
-    dod = midnight(icu_in + 2 * DAY - 1) + after.astype(np.int64) * DAY
-    death_time = np.where(dying > 0, dod + (HOUR * uniform(0.7, 22)).astype(np.int64), out)
-    died = (dying > 0) | ward_death
-    dod = np.where(died, midnight(death_time), -1)
+    # death: on the ward, or in a class of days after the first day in intensive care
+    death_class = exceeded("death", noisy_score("death")) * icu
+    ward_death = hospital & ~icu & (exceeded("ward death", noisy_score("ward death")) > 0)
+    day = np.choose(death_class, [np.zeros(n), uniform(7, 14), uniform(3, 7), np.full(n, 2), np.ones(n), np.zeros(n)])
+    death_day = midnight(icu_in + 2 * DAY - 1) + day.astype(np.int64) * DAY
+    death_time = np.where(death_class > 0, death_day + (HOUR * uniform(0.7, 22)).astype(np.int64), out)
+    died = (death_class > 0) | ward_death
     out = np.where(died, death_time, out)
     icu_out = np.where(died & (icu_out > death_time - 6 * HOUR), death_time, icu_out)
+    dod[patient[died]] = midnight(death_time)[died]
 
-    # back to intensive care, for those whose week is sure
-    again_in = icu_out + (HOUR * uniform(5, 9)).astype(np.int64)
-    again_out = again_in + (HOUR * np.where(kind == 0, uniform(10, 16), uniform(25, 40))).astype(np.int64)
-    p_again = probability(score("icu return", x), OUTCOMES["icu return"].thresholds[0])
-    again = icu & (dying < 2) & (again_out + HOUR < np.where(died, out, again_out + 2 * HOUR)) & (rng.random(n) < p_again)
-    out = np.where(again & ~died, np.maximum(out, again_out + 2 * HOUR), out)
+    # a second ICU stay, for those who surely live for another week
+    second_in = icu_out + (HOUR * uniform(5, 9)).astype(np.int64)
+    second_out = second_in + (HOUR * np.where(stay_class == 0, uniform(10, 16), uniform(25, 40))).astype(np.int64)
+    fits = second_out + HOUR < np.where(died, out, second_out + 2 * HOUR)
+    p_second = sigmoid(score("icu return", indicators) - OUTCOMES["icu return"].thresholds[0])
+    second = icu & (death_class < 2) & fits & (rng.random(n) < p_second)
+    out = np.where(second & ~died, np.maximum(out, second_out + 2 * HOUR), out)
 
-    # what comes next
-    readmission = score("readmission", x) + logistic()
-    back = (readmission[:, None] > np.array(OUTCOMES["readmission"].thresholds)).sum(axis=1) * (hospital & ~died)
-    reattend = ed & ~hospital & (score("reattendance", x) + logistic() > OUTCOMES["reattendance"].thresholds[0])
-    more = rng.random(n) < MORE
-    note = midnight(out)
-    far = np.where(hospital, out, ed_out) + DAY * np.where(hospital, uniform(63, 420), uniform(4, 300))
-    next_time = np.select(
-        [back == 2, back == 1, reattend],
-        [note + DAY * uniform(4, 29), note + DAY * uniform(31, 59), ed_out + HOUR * uniform(5, 66)],
-        far,
+    # the next visit
+    readmission_class = exceeded("readmission", noisy_score("readmission")) * (hospital & ~died)
+    reattended = ed & ~hospital & (exceeded("reattendance", noisy_score("reattendance")) > 0)
+    returns = rng.random(n) < RETURNS
+    much_later = np.where(hospital, out, ed_out) + DAY * np.where(hospital, uniform(63, 420), uniform(4, 300))
+    next_start = np.select(
+        [readmission_class == 2, readmission_class == 1, reattended],
+        [midnight(out) + DAY * uniform(4, 29), midnight(out) + DAY * uniform(31, 59), ed_out + HOUR * uniform(5, 66)],
+        much_later,
     ).astype(np.int64)
-    comes = ~died & ((back > 0) | reattend | more)
-    next_direct = (back > 0) | (~reattend & (rng.random(n) >= FIRST_ED))
-    course.dod[patient[died]] = dod[died]
+    comes = ~died & ((readmission_class > 0) | reattended | returns)
+    next_direct = (readmission_class > 0) | (~reattended & (rng.random(n) >= FIRST_ED))
     # some of the others die at home, long after any window
-    gone = ~died & ~comes & (rng.random(n) < 0.07)
-    later = midnight(np.where(hospital, out, ed_out)) + (DAY * uniform(20, 365)).astype(np.int64)
-    course.dod[patient[gone]] = midnight(later[gone])
+    dies_at_home = ~died & ~comes & (rng.random(n) < 0.07)
+    home_death = midnight(np.where(hospital, out, ed_out)) + (DAY * uniform(20, 365)).astype(np.int64)
+    dod[patient[dies_at_home]] = midnight(home_death[dies_at_home])
 
-    visit = {
-        "patient": patient, "start": start, "condition": condition, "x": x, "ed": ed, "ed_out": ed_out,
-        "hospital": hospital, "admit": admit, "out": out, "died": died & hospital, "icu": icu, "icu_in": icu_in,
-        "icu_out": icu_out, "again": again, "again_in": again_in, "again_out": again_out, "transfer": transfer,
-        "late": late, "observed": observed, "early": early, "dying": dying, "back": back, "reattend": reattend,
-        "lean": lean,
-    }  # fmt: skip
-    return visit, patient[comes], next_time[comes], next_direct[comes]
-
-
-LOS_IF_DYING = {"LengthOfStay_3day": (1.0, 1.0, 1.0, 0.68, 0.02), "LengthOfStay_7day": (1.0, 0.42, 0.0, 0.0, 0.0)}
-"""Chance of a long stay for those who die in days 7-14, 3-7, 3, 2 and 1 of intensive care, measured on 15,000 patients."""
-
-
-def _truth(course: Course) -> None:
-    """The probability, given the indicators, with which each outcome was drawn."""
-    v = course.visits
-    x, lean = v["x"], v["lean"]
-    every = np.arange(len(x))
-
-    def p(name: str, k: int = 0) -> Floats:
-        return probability(score(name, x) + (lean if name == "transfer" else 0), OUTCOMES[name].thresholds[k])
-
-    def add(task: str, stay: str, keep: Bools, chance: Floats, outcome: Bools) -> None:
-        course.truth.append((task, stay, every[keep], chance[keep], outcome[keep]))
-
-    los = v["out"] - v["admit"]
-    icu_los = v["icu_out"] - v["icu_in"]
-    in_hospital = v["hospital"]
-    ed, icu = v["ed"], v["icu"]
-    icu_death = [p("death", k) for k in range(5)]  # thresholds go from 1 day to 14 days
-    ed_death = p("transfer") * icu_death[4] + (1 - p("transfer")) * p("ward death")
-    critical = p("transfer") + (1 - p("transfer")) * p("ward death")
-    # an early admission is in the ED window; without one, the indicators say how likely a later one is
-    unseen = (1 - EARLY) * p("hospital")
-    admitted = np.where(v["early"], 1.0, unseen / (1 - p("hospital") + unseen))
-    add("ED_Hospitalization", "ed", ed, admitted, in_hospital)
-    add("ED_ICU_Tranfer_12hour", "ed", ed, p("transfer") * admitted, v["transfer"])
-    add("ED_Inpatient_Mortality", "ed", ed, ed_death * admitted, v["died"])
-    add("ED_Critical_Outcomes", "ed", ed, critical * admitted, v["transfer"] | v["died"])
-    add("ED_Reattendance_3day", "ed", ed, p("reattendance") * (1 - admitted), v["reattend"])
-    add("Inpatient_Mortality", "adm", in_hospital, np.where(icu, icu_death[4], p("ward death")), v["died"])
-    classes = np.diff(np.vstack([np.zeros(len(x)), *icu_death]), axis=0)[::-1]  # dies in days 7-14, 3-7, 3, 2, 1
-    for k, (task, if_dying) in enumerate(LOS_IF_DYING.items()):
-        cut_short = sum(chance * group for chance, group in zip(if_dying, classes, strict=True))
-        chance = np.where(icu, p("stay", k) * (1 - icu_death[4]) + cut_short, p("stay", k))
-        add(task, "adm", in_hospital & ~v["observed"], chance, los > (3, 7)[k] * DAY)
-    for k, days in enumerate((1, 2, 3, 7, 14)):
-        add(f"ICU_Mortality_{days}day", "icu", icu, icu_death[k], v["dying"] >= 5 - k)
-    add("ICU_Stay_7day", "icu", icu, p("stay", 2) * (1 - icu_death[3]), icu_los >= 7 * DAY)
-    add("ICU_Stay_14day", "icu", icu, p("stay", 3) * (1 - icu_death[4]), icu_los >= 14 * DAY)
-    add("ICU_Readmission", "icu", icu, p("icu return") * (1 - icu_death[3]), v["again"])
-    alive = in_hospital & ~v["died"]
-    add("Readmission_30day", "adm", alive, p("readmission", 0), v["back"] == 2)
-    add("Readmission_60day", "adm", alive, p("readmission", 1), v["back"] >= 1)
+    visits = Visits(
+        patient=patient,
+        start=start,
+        condition=condition,
+        indicators=indicators,
+        ed=ed,
+        ed_out=ed_out,
+        hospital=hospital,
+        admit=admit,
+        out=out,
+        died=died & hospital,
+        early=early,
+        observed=observed,
+        icu=icu,
+        icu_in=icu_in,
+        icu_out=icu_out,
+        second_icu=second,
+        second_icu_in=second_in,
+        second_icu_out=second_out,
+        transfer=transfer,
+        death_class=death_class,
+        readmission_class=readmission_class,
+        reattended=reattended,
+    )
+    return visits, patient[comes], next_start[comes], next_direct[comes]
