@@ -171,6 +171,7 @@ def _worker(units: Sequence[Unit], locks: Path, counts: Any, index: int, stop: A
     try:
         _share(units, locks, tick, lambda: bool(stop.value))
     except BaseException as error:  # noqa: BLE001  reported by the parent
+        stop.value = 1
         errors.put((error if isinstance(error, UserError) else None, traceback.format_exc()))
         raise SystemExit(1) from None
 

@@ -1,0 +1,321 @@
+"""The ground floor: how commands end, files that appear whole, records of outputs, shared work, and tables."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import REPO
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.cli import run
+from pipeline.errors import UserError
+from pipeline.files import append_jsonl, atomic_dir, atomic_path, read_json, read_jsonl, read_jsonl_line, sha256_file
+from pipeline.progress import TABLE_WIDTH, format_table
+from pipeline.provenance import FileDigests, Provenance, digest_of, file_record, folder_record, read_record, require_complete
+
+# --- cli
+
+
+def ending(error: BaseException | None, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Exit code and standard error of a command that raises `error`."""
+
+    def main() -> None:
+        if error is not None:
+            raise error
+
+    with pytest.raises(SystemExit) as ended:
+        run(main)
+    return ended.value.code, capsys.readouterr().err
+
+
+def test_how_a_command_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ending(None, capsys) == (0, "")
+    assert ending(UserError("x.csv: expected 2 columns, got 1."), capsys) == (2, "error: x.csv: expected 2 columns, got 1.\n")
+    code, line = ending(KeyboardInterrupt(), capsys)
+    assert code == 130 and line.count("\n") == 1 and "same command" in line
+    code, line = ending(OSError(errno.ENOSPC, "No space left on device", "out"), capsys)
+    assert code == 1 and line.startswith("error: out: the disk is full") and line.count("\n") == 1
+    code, line = ending(ModuleNotFoundError("No module named 'polars.x'", name="polars.x"), capsys)
+    assert code == 2 and "package polars is not installed" in line and line.count("\n") == 1
+    for bug in (ValueError("a bug"), OSError(errno.EIO, "disk"), ModuleNotFoundError("", name="pipeline.no")):
+        with pytest.raises(type(bug)):
+            ending(bug, capsys)
+
+
+# --- files
+
+
+def test_atomic_outputs_appear_whole_or_not_at_all(tmp_path: Path) -> None:
+    for make in (atomic_path, atomic_dir):
+        target = tmp_path / make.__name__
+        with pytest.raises(RuntimeError), make(target) as temporary:
+            (temporary / "x" if temporary.is_dir() else temporary).write_text("half")
+            raise RuntimeError
+        assert list(tmp_path.iterdir()) == []
+    (tmp_path / ".whole.tmp").mkdir()
+    (tmp_path / ".whole.tmp" / "leftover").touch()
+    with atomic_dir(tmp_path / "whole") as temporary:
+        (temporary / "x").touch()
+    assert [path.name for path in (tmp_path / "whole").iterdir()] == ["x"]
+
+
+lines = st.lists(st.dictionaries(st.text(max_size=3), st.integers() | st.text(max_size=5) | st.none(), max_size=3), max_size=4)
+
+
+def objects(path: Path) -> list[dict]:
+    return [line for _, line in read_jsonl(path)]
+
+
+@settings(max_examples=12, deadline=None)
+@given(written=lines, blank=st.booleans())
+def test_a_log_that_was_cut_anywhere_is_recovered(tmp_path_factory, written: list[dict], blank: bool) -> None:
+    path = tmp_path_factory.mktemp("log") / "log.jsonl"
+    with append_jsonl(path) as append:
+        for line in written:
+            append(line)
+    data = (b"\n" if blank else b"") + path.read_bytes()
+    for size in range(len(data) + 1):
+        path.write_bytes(data[:size])
+        whole = objects(path)
+        assert whole == written[: len(whole)]
+        assert len(whole) >= data[:size].count(b"\n") - blank, "only the truncated line is lost"
+        with append_jsonl(path) as append:
+            append({"new": 1})
+        assert objects(path) == [*whole, {"new": 1}]
+        assert [read_jsonl_line(path, offset) for offset, _ in read_jsonl(path)] == objects(path)
+
+
+def test_a_broken_line_inside_a_log_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"a": 1}\n{"SECRET\n{"a": 2}\n')
+    with pytest.raises(UserError, match="line 2") as error:
+        objects(path)
+    assert "SECRET" not in str(error.value)
+
+
+def test_a_log_has_one_writer(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    with append_jsonl(path), pytest.raises(UserError, match="--chunk_num"), append_jsonl(path):
+        pass
+    with append_jsonl(tmp_path / "log.jsonl"):
+        pass
+
+
+# --- provenance
+
+
+def provenance(folder: Path, rules: int = 1, **inputs: str) -> Provenance:
+    return Provenance(folder_record(folder), "rank", inputs, settings={"buckets": (1, 2), "path": Path("x")}, rules=rules)
+
+
+def test_claim_refuse_complete_resume(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    assert digest_of(folder_record(output)) is None
+    with pytest.raises(UserError, match="preprocess/rank.py"):
+        require_complete(folder_record(output), "preprocess/rank.py")
+    provenance(output, a="1").claim("--output_path")
+    (output / "part").touch()
+    with pytest.raises(UserError, match="unfinished"):
+        require_complete(folder_record(output), "preprocess/rank.py")
+    provenance(output, a="1").claim("--output_path")  # resumed
+    for other, name in ((provenance(output, a="2"), "a"), (provenance(output, 2, a="1"), "rules"), (provenance(output), "a")):
+        with pytest.raises(UserError, match=rf"the same {name} as .*--output_path"):
+            other.claim("--output_path")
+    provenance(output, a="1").complete(rows=3)
+    record = require_complete(folder_record(output), "preprocess/rank.py")
+    assert record["rows"] == 3 and record["inputs"] == {"a": "1"} and record["settings"]["buckets"] == [1, 2]
+    provenance(output, a="1").claim("--output_path")
+    assert read_record(folder_record(output)) == record, "nothing changes for a finished output"
+    assert digest_of(folder_record(output)) == record["digest"]
+    provenance(tmp_path / "other", a="1").complete(rows=9)
+    assert digest_of(folder_record(tmp_path / "other")) == record["digest"], "results do not name the content"
+
+
+def test_inputs_that_nothing_was_made_from_may_change(tmp_path: Path) -> None:
+    provenance(tmp_path, a="1", b="1").claim("--output_path")
+    with pytest.raises(UserError, match="the same a as"):
+        provenance(tmp_path, a="2", b="2").claim("--output_path", unread=["b"])
+    provenance(tmp_path, a="1", b="2").claim("--output_path", unread=["b"])
+    assert read_json(folder_record(tmp_path))["inputs"] == {"a": "1", "b": "2"}
+
+
+def test_files_of_unknown_origin_are_not_mixed_with_outputs(tmp_path: Path) -> None:
+    (tmp_path / ".hidden").touch()
+    provenance(tmp_path / "empty").claim("--output_path")
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "file").touch()
+    with pytest.raises(UserError, match="--output_path"):
+        provenance(tmp_path / "used").claim("--output_path")
+    record = file_record(tmp_path / "set.csv")
+    with pytest.raises(UserError, match="--output_path"):
+        Provenance(record, "sample").claim("--output_path", used=True)
+    Provenance(record, "sample").claim("--output_path", used=False)
+    Provenance(record, "sample").claim("--output_path", used=True)
+    assert record.name == "set.provenance.json"
+
+
+def test_file_digests_are_those_of_the_content(tmp_path: Path) -> None:
+    path, cache = tmp_path / "table.csv", tmp_path / "cache.json"
+    path.write_text("abc")
+    assert FileDigests(cache).of(path) == sha256_file(path)
+    stamp = path.stat().st_mtime_ns
+    path.write_text("abd")  # the same length
+    os.utime(path, ns=(stamp + 1, stamp + 1))
+    assert FileDigests(cache).of(path) == sha256_file(path)
+    known = json.loads(cache.read_text())
+    known[str(path.resolve())][2] = "cached"
+    cache.write_text(json.dumps(known))
+    assert FileDigests(cache).of(path) == "cached", "an unchanged file is not read again"
+
+
+# --- work
+
+WORK = """
+import functools, os, sys, time
+from pathlib import Path
+from pipeline.cli import run
+from pipeline.errors import UserError
+from pipeline.work import Unit, run_units
+
+folder = Path(sys.argv[1])
+
+def do(number, tick):
+    with (folder / "log").open("a") as log:
+        log.write(f"{number} {os.getpid()}\\n")
+    event = folder / f"event-{number}"
+    if event.exists():
+        kind = event.read_text()
+        event.unlink()
+        if kind == "kill": os.kill(os.getpid(), 9)
+        if kind == "wait": time.sleep(60)
+        if kind == "user error": raise UserError("table.csv: expected 2 columns, got 1.")
+        if kind == "bug": raise ValueError("a bug")
+    time.sleep(0.02)
+    (folder / f"unit-{number}").write_text(str(number))
+    tick(1)
+
+def main():
+    units = [Unit(f"{i}", (folder / f"unit-{i}").exists, functools.partial(do, i)) for i in range(12)]
+    total = int(sys.argv[3]) or None
+    run_units(units, folder / "locks", num_workers=int(sys.argv[2]), total=total, desc="work", unit="unit")
+
+if __name__ == "__main__":
+    run(main)
+"""
+
+
+@pytest.fixture
+def work(tmp_path: Path):
+    """Starts a command of 12 units in a directory; returns the process."""
+    (tmp_path / "work.py").write_text(WORK)
+    (tmp_path / "out").mkdir()
+
+    def start(num_workers: int, total: int = 0) -> subprocess.Popen[str]:
+        line = [sys.executable, tmp_path / "work.py", tmp_path / "out", str(num_workers), str(total)]
+        environment = {**os.environ, "PYTHONPATH": str(REPO)}
+        return subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
+
+    return start
+
+
+def logged(folder: Path) -> list[int]:
+    return sorted(int(line.split()[0]) for line in (folder / "log").read_text().splitlines())
+
+
+def done_units(folder: Path) -> set[int]:
+    return {int(path.read_text()) for path in folder.glob("unit-*")}
+
+
+ALL = list(range(12))
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_units_are_done_once(num_workers: int, tmp_path: Path, work) -> None:
+    (tmp_path / "out" / "unit-5").write_text("5")
+    process = work(num_workers, total=11)
+    log = process.communicate()[1]
+    assert process.returncode == 0, log
+    assert done_units(tmp_path / "out") == set(ALL) and logged(tmp_path / "out") == [i for i in ALL if i != 5]
+    assert "11.0/11.0" in log, "every worker advances the bar"
+    assert work(num_workers).wait() == 0 and len(logged(tmp_path / "out")) == 11
+
+
+def test_processes_share_units_and_take_over_those_of_a_killed_one(tmp_path: Path, work) -> None:
+    (tmp_path / "out" / "event-3").write_text("kill")
+    processes = [work(num_workers) for num_workers in (1, 1, 1)]
+    assert sorted(process.wait() for process in processes) == [-signal.SIGKILL, 0, 0]
+    assert logged(tmp_path / "out") == sorted([*ALL, 3]) and done_units(tmp_path / "out") == set(ALL)
+
+
+def test_a_killed_worker_is_an_error_and_the_next_run_resumes(tmp_path: Path, work) -> None:
+    (tmp_path / "out" / "event-3").write_text("kill")
+    process = work(2)
+    log = process.communicate()[1]
+    assert process.returncode == 2 and "--num_workers" in log.splitlines()[-1] and "Traceback" not in log
+    assert work(2).wait() == 0
+    assert logged(tmp_path / "out") == sorted([*ALL, 3]) and done_units(tmp_path / "out") == set(ALL)
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_errors_of_units(num_workers: int, tmp_path: Path, work) -> None:
+    (tmp_path / "out" / "event-3").write_text("user error")
+    process = work(num_workers)
+    log = process.communicate()[1]
+    assert process.returncode == 2 and log.splitlines()[-1] == "error: table.csv: expected 2 columns, got 1."
+    assert "Traceback" not in log and 3 not in done_units(tmp_path / "out")
+    (tmp_path / "out" / "event-3").write_text("bug")
+    process = work(num_workers)
+    log = process.communicate()[1]
+    assert process.returncode == 1 and "in do" in log and "ValueError: a bug" in log, "the traceback of the worker"
+    assert work(num_workers).wait() == 0 and done_units(tmp_path / "out") == set(ALL)
+
+
+def is_alive(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_workers_end_with_their_command(stop: signal.Signals, tmp_path: Path, work) -> None:
+    for number in ALL:
+        (tmp_path / "out" / f"event-{number}").write_text("wait")
+    process = work(2)
+    log = tmp_path / "out" / "log"
+    while not log.exists() or len(log.read_text().splitlines()) < 2:
+        assert process.poll() is None
+        time.sleep(0.02)
+    workers = {int(line.split()[1]) for line in log.read_text().splitlines()}
+    assert len(workers) == 2 and process.pid not in workers
+    if stop is signal.SIGINT:
+        os.killpg(process.pid, stop)  # as a terminal sends Ctrl-C
+    else:
+        process.send_signal(stop)
+    error = process.communicate()[1]
+    assert process.returncode == (130 if stop is signal.SIGINT else -stop) and "Traceback" not in error
+    deadline = time.monotonic() + 10
+    while any(map(is_alive, workers)):
+        assert time.monotonic() < deadline, "a worker is still running"
+        time.sleep(0.02)
+
+
+# --- progress
+
+values = st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.just(0.25) | st.text("ab 1.%", max_size=12)
+
+
+@given(st.integers(1, 4).flatmap(lambda n: st.lists(st.tuples(*[values] * n, st.text("words and more", max_size=300)))))
+def test_tables_fit_the_terminal(rows: list[tuple]) -> None:
+    headers = [f"column {i}" for i in range(len(rows[0]) if rows else 2)]
+    table = format_table(headers, rows).split("\n")
+    assert all(len(line) <= TABLE_WIDTH for line in table)
+    assert len(table) >= 2 + len(rows) and table[0].split() == " ".join(headers).split()
