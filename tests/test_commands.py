@@ -55,8 +55,9 @@ def test_help_needs_the_standard_library_only(script: str) -> None:
 @pytest.mark.parametrize("script", [script for script in SCRIPTS if script not in TRAINERS])
 def test_flags_are_not_guessed(script: str) -> None:
     done = command(script, "--no_such_flag", "x", check=False)
-    assert done.returncode == 2 and "--no_such_flag" in done.stderr and "Traceback" not in done.stderr
-    if not script.startswith("benchmarks/"):
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    if not script.startswith("benchmarks/"):  # some of these pass unknown flags on to another command
+        assert "--no_such_flag" in done.stderr
         done = command(script, "--root_di=x", check=False)  # misspelled, and a prefix of a flag
         assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
         assert "unknown flag --root_di. Did you mean --root_dir?" in done.stderr
