@@ -28,7 +28,7 @@ def write_rrf(folder: Path, nodes: int, relations: int) -> None:
     import numpy as np
     import polars as pl
 
-    from thinking_graph_preprocess.build_umls_graph import COLUMNS
+    from thinking_graph_preprocess.umls_files import COLUMNS
 
     draw = np.random.default_rng(0)
     cuis = pl.select(pl.format("C{}", pl.int_range(nodes).cast(pl.String).str.zfill(7))).to_series()
@@ -54,11 +54,11 @@ def write_rrf(folder: Path, nodes: int, relations: int) -> None:
 QUERY = """
 import json, resource, sys, time
 import numpy as np
-from thinking_graph_preprocess.umls_graph import Graph, Limits
+from thinking_graph_preprocess.umls_graph import Graph, SearchLimits
 def memory(name):
     return int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith(name))) / 1024
 folder, pairs, nodes, hops, most = sys.argv[1], *map(int, sys.argv[2:6])
-graph = Graph(folder, Limits(hops, most))
+graph = Graph(folder, SearchLimits(hops, most))
 asked = np.random.default_rng(1).integers(0, nodes, (pairs, 2))
 graph.path_of_nodes(0, 1)
 times, found = [], 0

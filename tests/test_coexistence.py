@@ -150,7 +150,7 @@ def test_any_way_of_running_gives_the_same_bytes(counted: tuple[Path, Path], sma
     output, ids = counted
     wanted = digests(output / "coexistence")
     shutil.copytree(output / "concepts", tmp_path / "two/concepts")
-    count(small_root, tmp_path / "two", "--subject_id_path", ids, "--num_worker", 2)
+    count(small_root, tmp_path / "two", "--subject_id_path", ids, "--num_workers", 2)
     assert digests(tmp_path / "two/coexistence") == wanted
     # by patient, and in pieces of few samples and pairs
     by_patient = tmp_path / "patient"
@@ -172,7 +172,7 @@ def test_pieces_make_no_difference(
     from thinking_graph_preprocess import coexistence_concept
 
     output, ids = counted
-    for name, value in (("SAMPLES", 3), ("CELLS", 2), ("PAIRS", 1)):
+    for name, value in (("READ_SAMPLES", 3), ("COUNT_CONCEPTS", 2), ("WRITE_PAIRS", 1)):
         monkeypatch.setattr(coexistence_concept, name, value)
     shutil.copytree(output / "concepts", tmp_path / "concepts")
     index = str(small_root / "task_index/all")
@@ -230,7 +230,7 @@ def test_an_admission_is_not_its_own_history(counted: tuple[Path, Path], small_r
         ]
         (tmp_path / "concepts").mkdir(exist_ok=True)
         pq.write_table(pa.concat_tables([table, pa.Table.from_pylist(told, table.schema)]), tmp_path / "concepts" / path.name)
-    shutil.copy(output / "concepts/options.json", tmp_path / "concepts")
+    shutil.copy(output / "concepts/provenance.json", tmp_path / "concepts")
     count(small_root, tmp_path, "--subject_id_path", ids, "--task", "admissions", "emar")
 
     def histories(task: str) -> set[str]:
@@ -248,24 +248,24 @@ def test_bad_input(counted: tuple[Path, Path], small_root: Path, tmp_path: Path)
         return done.stderr
 
     assert "concept_extraction.py" in refused(tmp_path / "none")
-    assert "wanted a CSV with a column subject_id" in refused(output, "--subject_id_path", tmp_path / "none.csv")
+    assert "expected a CSV with a column subject_id" in refused(output, "--subject_id_path", tmp_path / "none.csv")
     other = write_ids(tmp_path / "other.csv", {"99999"})
-    assert "the same patients as when it was begun" in refused(output, "--subject_id_path", other)
+    assert "expected the same patients as when" in refused(output, "--subject_id_path", other)
     unfinished = tmp_path / "unfinished"
     shutil.copytree(output / "concepts", unfinished / "concepts")
-    assert "wanted samples of decision tasks" in refused(unfinished, "--subject_id_path", other)
+    assert "expected samples of decision tasks" in refused(unfinished, "--subject_id_path", other)
     shutil.rmtree(unfinished / "coexistence")
     for path in (unfinished / "concepts").glob("*.parquet"):
         table = pq.read_table(path)
         pq.write_table(table.slice(0, table.num_rows // 3), path)
-    assert "who is in the index, found no concepts of theirs" in refused(unfinished)
+    assert "expected concepts of every patient of the index" in refused(unfinished)
     for path in (unfinished / "concepts").glob("*.parquet"):
         path.unlink()
-    assert "wanted 1 files of concepts, found 0" in refused(unfinished)
+    assert "expected 1 finished concept files, got 0" in refused(unfinished)
     strangers = tmp_path / "index"
     shutil.copytree(small_root / "task_index/all", strangers)
     emar = strangers / "emar.csv"
     emar.write_text(emar.read_text().replace("Sodium Chloride", "Plain Water"))
     shutil.copytree(output / "concepts", tmp_path / "three/concepts")
     said = refused(tmp_path / "three", "--data_index_dir", strangers)
-    assert "emar: wanted every answer of the index among the concepts" in said and "Water" not in said
+    assert "emar: expected every answer of the index among the concepts" in said and "Water" not in said

@@ -243,7 +243,7 @@ def test_concepts_of_events(extracted: Path, noted: Path) -> None:
 def test_any_way_of_running_gives_the_same_bytes(extracted: Path, noted: Path, rrf: Path, tmp_path: Path) -> None:
     wanted = digests(extracted)
     whole = {name: digest for name, digest in wanted.items() if name.endswith(".parquet")}
-    extract(noted, tmp_path / "two", "--umls_dir", rrf, "--num_worker", 2)
+    extract(noted, tmp_path / "two", "--umls_dir", rrf, "--num_workers", 2)
     assert digests(tmp_path / "two") == wanted
     for i in range(2):
         extract(noted, tmp_path / "chunks", "--umls_dir", rrf, "--chunk_num", 2, "--chunk_idx", i)
@@ -298,27 +298,27 @@ def test_bad_input(noted: Path, rrf: Path, tmp_path: Path, extracted: Path) -> N
 
     out = tmp_path / "out"
     assert "--group patient" in refused(out, "--data_index_dir", tmp_path / "none")
-    assert "wanted dictionaries such as hosp/d_icd_diagnoses.csv" in refused(out)
-    assert "MRCONSO.RRF: wanted a UMLS release file" in refused(out, "--umls_dir", tmp_path)
+    assert "dictionaries such as hosp/d_icd_diagnoses.csv" in refused(out)
+    assert "MRCONSO.RRF: expected a file of the UMLS Metathesaurus" in refused(out, "--umls_dir", tmp_path)
     broken = write_rrf(tmp_path / "broken")
     (broken / "MRCONSO.RRF").write_text("C0004096|ENG|P\n")
-    assert "wanted 18 fields, each ended by |, found 2" in refused(out, "--umls_dir", broken)
+    assert "MRCONSO.RRF: expected 18 columns, each ended by a bar, got 2" in refused(out, "--umls_dir", broken)
     with (write_rrf(tmp_path / "broken") / "MRCONSO.RRF").open("a") as file:
         file.write("C1|" * 30 + "\n")
-    assert "MRCONSO.RRF: wanted whole rows, found 1" in refused(out, "--umls_dir", broken)
+    assert "MRCONSO.RRF: expected complete rows, got 1" in refused(out, "--umls_dir", broken)
     german = write_rrf(tmp_path / "german") / "MRCONSO.RRF"
     german.write_text(german.read_text().replace("|ENG|", "|GER|"))
-    assert "wanted English terms" in refused(out, "--umls_dir", german.parent)
-    assert "wanted an installation in $QUICKUMLS" in refused(out, "--matcher", "quickumls")
-    assert "wanted a QuickUMLS installation" in refused(out, QUICKUMLS=str(tmp_path / "none"))
-    assert "wanted this part of a QuickUMLS installation" in refused(out, QUICK_UMLS=str(tmp_path))
-    assert "wanted a number ≥ 1" in refused(out, "--umls_dir", rrf, "--num_worker", 0)
+    assert "expected English terms" in refused(out, "--umls_dir", german.parent)
+    assert "expected an installation in $QUICKUMLS" in refused(out, "--matcher", "quickumls")
+    assert "expected a QuickUMLS installation" in refused(out, QUICKUMLS=str(tmp_path / "none"))
+    assert "expected this part of a QuickUMLS installation" in refused(out, QUICK_UMLS=str(tmp_path))
+    assert "--num_worker: expected a whole number of at least 1" in refused(out, "--umls_dir", rrf, "--num_worker", 0)
     assert not list(out.glob("*.parquet"))
     index = tmp_path / "index"
     index.mkdir()
     (index / "77.csv").write_text((noted / "task_index/patient/1.csv").read_text())
-    assert "found 1 who have none" in refused(out, "--umls_dir", rrf, "--data_index_dir", index)
-    assert "the same lexicon as when it was begun" in refused(extracted, "--umls_dir", other_release(tmp_path))
+    assert "got 1 without" in refused(out, "--umls_dir", rrf, "--data_index_dir", index)
+    assert "expected the same lexicon as when" in refused(extracted, "--umls_dir", other_release(tmp_path))
 
 
 def other_release(folder: Path) -> Path:
@@ -422,7 +422,7 @@ def test_what_quickumls_lacks_is_said(
     shutil.copytree(inside, leveldb)
     (leveldb / "database_backend.flag").write_text("leveldb")
     flags = ["--root_dir", str(noted), "--output_path", str(tmp_path / "out"), "--num_worker", "2", "--quickumls"]
-    with pytest.raises(UserError, match="install it again with -d unqlite"):
+    with pytest.raises(UserError, match="Install it again with -d unqlite"):
         main([*flags, str(leveldb)])
     with monkeypatch.context() as patch:
         patch.setitem(SPACY_LANGUAGE_MAP, "ENG", "no_such_model")

@@ -119,6 +119,49 @@ def test_pairs_and_paths(synthetic_root: Path, built: Path, tmp_path: Path) -> N
     assert "with graph" in done.stdout and "rows," in done.stdout
 
 
+def test_any_number_of_processes_gives_the_same_bytes(
+    synthetic_root: Path, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from thinking_graph_preprocess import evidence_generation
+
+    one, two, small = (tmp_path / name / "out.csv" for name in ("one", "two", "small"))
+    command(f"{PLACE}/evidence_generation.py", *flags(synthetic_root, built, one))
+    done = command(f"{PLACE}/evidence_generation.py", *flags(synthetic_root, built, two, "--num_workers", 2))
+    monkeypatch.setattr(evidence_generation, "PART_ROWS", 5)
+    evidence_generation.main([str(flag) for flag in flags(synthetic_root, built, small)])
+    assert two.read_bytes() == one.read_bytes() == small.read_bytes() and "rows," in done.stdout
+    records = [json.loads(path.with_suffix(".provenance.json").read_text()) for path in (one, two, small)]
+    assert records[0]["tasks"] == records[1]["tasks"] == records[2]["tasks"] and records[0]["complete"]
+    assert {path.name for path in small.parent.iterdir()} == {".locks", "out.csv", "out.provenance.json"}, "parts are removed"
+
+
+def test_an_interrupted_run_resumes(
+    synthetic_root: Path, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Finished parts are kept, whatever the number of processes; parts with other settings are not used."""
+    from thinking_graph_preprocess import evidence_generation
+    from thinking_graph_preprocess.evidence import Evidence
+
+    monkeypatch.setattr(evidence_generation, "PART_ROWS", 5)
+    graph_of, seen = Evidence.graph_of, []
+
+    def interrupted(self: Evidence, row: dict, counts: dict) -> str:
+        seen.append(row)
+        if len(seen) == 13:
+            raise KeyboardInterrupt
+        return graph_of(self, row, counts)
+
+    ask = [str(flag) for flag in flags(synthetic_root, built, tmp_path / "out.csv")]
+    monkeypatch.setattr(Evidence, "graph_of", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        evidence_generation.main(ask)
+    assert not (tmp_path / "out.csv").exists()
+    evidence_generation.main(ask)
+    assert len(seen) == 13 + 36 - 10, "two parts of five rows were finished"
+    evidence_generation.main([str(flag) for flag in flags(synthetic_root, built, tmp_path / "whole.csv")])
+    assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
 def test_chunks_are_the_whole(synthetic_root: Path, built: Path, tmp_path: Path) -> None:
     command(f"{PLACE}/evidence_generation.py", *flags(synthetic_root, built, tmp_path / "out.csv"))
     for number in range(3):
@@ -132,14 +175,14 @@ def test_chunks_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
     (tmp_path / "other.csv").touch()
     for name in ("emar-0-of-3.csv", "emar-1-of-3.csv"):
         (tmp_path / name).touch()
-    with pytest.raises(UserError, match=r"wanted all 3 chunks of emar, found 2 \(missing: 2\)"):
+    with pytest.raises(UserError, match=r"expected all 3 chunks of emar, got 2\. .* --chunk_idx 2"):
         evidence_files(tmp_path)
     (tmp_path / "emar-2-of-3.csv").touch()
     assert len(evidence_files(tmp_path)) == 4 and evidence_files(tmp_path / "emar-1-of-3.csv") == [
         tmp_path / "emar-1-of-3.csv"
     ]
     (tmp_path / "emar.csv").touch()
-    with pytest.raises(UserError, match="wanted emar in one number of chunks, found it in 3 and in 1"):
+    with pytest.raises(UserError, match="expected one number of chunks of emar, got 3 and 1"):
         evidence_files(tmp_path)
 
 
@@ -152,20 +195,20 @@ def test_bad_input_is_said(synthetic_root: Path, built: Path, tmp_path: Path) ->
         assert not (tmp_path / "out.csv").exists(), "nothing half-written"
         return done.stderr
 
-    assert "wanted a graph folder" in refused("--graph", tmp_path / "none")
-    assert "wanted co-occurrence of this task" in refused("--coexistence_dir", tmp_path)
-    assert "wanted an index CSV" in refused("--data_index_path", tmp_path / "none.csv")
-    assert "wanted a lexicon" in refused("--lexicon", tmp_path)
-    assert "wanted a QuickUMLS installation" in refused("--quickumls", tmp_path / "none")
-    assert "--topk 0" in refused("--topk", 0) and "--max_hops 0" in refused("--max_hops", 0)
+    assert "expected a graph directory" in refused("--graph", tmp_path / "none")
+    assert "expected co-occurrence of this task" in refused("--coexistence_dir", tmp_path)
+    assert "expected an index CSV" in refused("--data_index_path", tmp_path / "none.csv")
+    assert "expected a lexicon" in refused("--lexicon", tmp_path)
+    assert "expected a QuickUMLS installation" in refused("--quickumls", tmp_path / "none")
+    assert "--topk: expected" in refused("--topk", 0) and "--max_hops: expected" in refused("--max_hops", 0)
     whole = (built / "index.csv").read_text(encoding="utf-8")
     (tmp_path / "index.csv").write_text(whole[:-20], encoding="utf-8")
-    assert "row 36: wanted 11 fields" in refused("--data_index_path", tmp_path / "index.csv")
+    assert "row 36: expected 11 fields" in refused("--data_index_path", tmp_path / "index.csv")
     (tmp_path / "index.csv").write_bytes(whole.encode() + b"\xff")
-    assert "wanted a CSV in UTF-8" in refused("--data_index_path", tmp_path / "index.csv")
+    assert "CSV in UTF-8" in refused("--data_index_path", tmp_path / "index.csv")
     for path in (built / "coexistence").glob("*.parquet"):
         (tmp_path / path.name).write_bytes(path.read_bytes()[:100])
-    assert "found a broken or another one" in refused("--coexistence_dir", tmp_path)
+    assert "got a malformed one" in refused("--coexistence_dir", tmp_path)
 
 
 def test_asked_again(synthetic_root: Path, built: Path, tmp_path: Path) -> None:
@@ -173,12 +216,12 @@ def test_asked_again(synthetic_root: Path, built: Path, tmp_path: Path) -> None:
     ask = [f"{PLACE}/evidence_generation.py", *flags(synthetic_root, built, tmp_path / "out.csv")]
     command(*ask)
     before = (tmp_path / "out.csv").stat()
-    assert "done before" in command(*ask).stdout and (tmp_path / "out.csv").stat() == before
+    assert "already complete" in command(*ask).stdout and (tmp_path / "out.csv").stat() == before
     done = command(*ask, "--topk", 2, check=False)
-    assert done.returncode == 2 and "made with another topk" in done.stderr and (tmp_path / "out.csv").stat() == before
+    assert done.returncode == 2 and "expected the same topk" in done.stderr and (tmp_path / "out.csv").stat() == before
     (tmp_path / "other.csv").write_text("", encoding="utf-8")
     done = command(f"{PLACE}/evidence_generation.py", *flags(synthetic_root, built, tmp_path / "other.csv"), check=False)
-    assert done.returncode == 2 and "wanted a new file" in done.stderr
+    assert done.returncode == 2 and "files without a record" in done.stderr
 
 
 # --- one sample, everything by hand
@@ -194,7 +237,7 @@ def by_hand(tmp_path: Path) -> Path:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from thinking_graph_preprocess.concept_files import schema
+    from thinking_graph_preprocess.concept_files import concept_schema
 
     ehr, concepts, counts = (tmp_path / name for name in ("patients_ehr", "concepts", "coexistence"))
     for folder in (ehr, concepts, counts):
@@ -210,8 +253,8 @@ def by_hand(tmp_path: Path) -> Path:
         ("7", 3, "text", "hypertension", None, True),
         ("7", 4, "emar", "aspirin", None, False), ("7", 4, "emar", "sepsis", None, False),
     ]  # fmt: skip
-    columns = dict(zip(schema().names, zip(*rows, strict=True), strict=True))
-    pq.write_table(pa.table(columns, schema=schema()), concepts / "7.parquet")
+    columns = dict(zip(concept_schema().names, zip(*rows, strict=True), strict=True))
+    pq.write_table(pa.table(columns, schema=concept_schema()), concepts / "7.parquet")
     write_umls(tmp_path / "META", [(cui, name) for name, cui in ITEMS.items()], LINKS)
     command(f"{PLACE}/build_umls_graph.py", "--umls_dir", tmp_path / "META", "--output_path", tmp_path / "graph")
     (tmp_path / "index.csv").write_text(
@@ -281,15 +324,15 @@ def test_a_matcher_finds_names_that_the_graph_lacks(by_hand: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from thinking_graph_preprocess.concept_files import schema
-    from thinking_graph_preprocess.concept_lexicon import write
+    from thinking_graph_preprocess.concept_files import concept_schema
+    from thinking_graph_preprocess.concept_lexicon import write_lexicon
 
     names = ["aspirin", "heparin", "porcine", "fever"]
-    write(by_hand / "lexicon", [(name, ITEMS.get(name, "")) for name in names], zip(names, range(4), strict=True), {})
+    write_lexicon(by_hand / "lexicon", [(name, ITEMS.get(name, "")) for name in names], zip(names, range(4), strict=True), {})
     rows = [("7", 2, "emar", name, None, False) for name in ("heparin (porcine) flush", "no fever", "porcine")]
     rows.append(("7", 4, "emar", "aspirin", None, False))
-    columns = dict(zip(schema().names, zip(*rows, strict=True), strict=True))
-    pq.write_table(pa.table(columns, schema=schema()), by_hand / "concepts/7.parquet")
+    columns = dict(zip(concept_schema().names, zip(*rows, strict=True), strict=True))
+    pq.write_table(pa.table(columns, schema=concept_schema()), by_hand / "concepts/7.parquet")
     counts = [("aspirin", name, 9.0, 9) for name in ("heparin (porcine) flush", "no fever", "porcine")]
     paths, printed = paths_of(by_hand, counts)
     assert paths == [] and "3 not in the graph" in printed

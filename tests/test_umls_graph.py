@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from tiny_umls import INVERSES, write_umls
 
 from pipeline.errors import UserError
-from thinking_graph_preprocess.build_umls_graph import Edges, main, term_table, write
-from thinking_graph_preprocess.umls_graph import Graph, Limits, normalised, term_hash
+from thinking_graph_preprocess.build_umls_graph import main
+from thinking_graph_preprocess.graph_writer import Edges, term_table, write_graph
+from thinking_graph_preprocess.umls_graph import Graph, SearchLimits, simplify_term, term_hash
 
 NAMES = [
     ("C0000001", "Diabetes Mellitus"), ("C0000001", "DM"), ("C0000002", "Insulin"), ("C0000003", "Hyperglycemia"),
@@ -64,7 +65,7 @@ def test_no_path_through_what_says_nothing(folder: Path) -> None:
     assert free.path("Sepsis", "Insulin") == ["Sepsis", "has_contraindicated_drug", "Insulin"]
 
 
-def test_terms_are_found_as_written_and_normalised(folder: Path) -> None:
+def test_terms_are_found_as_written_and_simplify_term(folder: Path) -> None:
     graph = Graph(folder)
     for term in ("DM", "dm", "diabetes mellitus", " DIABETES  mellitus."):
         assert graph.cui(graph.node_of_term(term)) == "C0000001"
@@ -90,36 +91,36 @@ def test_bad_input_is_said(folder: Path, tmp_path: Path) -> None:
         assert done.returncode == 2 and "Traceback" not in done.stderr
         return done.stderr
 
-    assert "wanted a file of the UMLS Metathesaurus" in refused(
+    assert "expected a file of the UMLS Metathesaurus" in refused(
         "build_umls_graph", "--umls_dir", tmp_path, "--output_path", tmp_path / "g"
     )
-    assert "install UMLS" in refused("build_umls_graph", "--umls_dir", folder.parent, "--output_path", tmp_path / "g")
+    assert "MetamorphoSys" in refused("build_umls_graph", "--umls_dir", folder.parent, "--output_path", tmp_path / "g")
     write_umls(tmp_path / "swapped", NAMES, RELATIONS)
     (tmp_path / "swapped/MRREL.RRF").replace(tmp_path / "swapped/MRCONSO.RRF")
     (tmp_path / "swapped/MRREL.RRF").write_text("", encoding="utf-8")
-    assert "wanted 18 columns" in refused(
+    assert "expected 18 columns" in refused(
         "build_umls_graph", "--umls_dir", tmp_path / "swapped", "--output_path", tmp_path / "g"
     )
-    assert "wanted a new folder" in refused("build_umls_graph", "--umls_dir", tmp_path, "--output_path", folder)
-    assert "found no such" in refused("umls_graph", "--graph", folder, "DM", "nobody")
-    assert "wanted two terms" in refused("umls_graph", "--graph", folder, "DM")
-    assert "wanted a graph folder" in refused("umls_graph", "--graph", tmp_path / "none", "a", "b")
+    assert "expected a new directory" in refused("build_umls_graph", "--umls_dir", tmp_path, "--output_path", folder)
+    assert "got an unknown one" in refused("umls_graph", "--graph", folder, "DM", "nobody")
+    assert "expected two terms" in refused("umls_graph", "--graph", folder, "DM")
+    assert "expected a graph directory" in refused("umls_graph", "--graph", tmp_path / "none", "a", "b")
     pairs = tmp_path / "pairs.tsv"
     pairs.write_text("DM\tInsulin\nDM\n", encoding="utf-8")
-    assert "line 2: wanted two terms" in refused("umls_graph", "--graph", folder, "--pairs", pairs)
+    assert "line 2: expected two tab-separated terms" in refused("umls_graph", "--graph", folder, "--pairs", pairs)
     pairs.write_bytes(b"DM\tM\xe9ni\xe8re\n")
-    assert "wanted text in UTF-8" in refused("umls_graph", "--graph", folder, "--pairs", pairs)
+    assert "expected text in UTF-8" in refused("umls_graph", "--graph", folder, "--pairs", pairs)
 
 
 @pytest.mark.parametrize(
     ("file", "change", "said"),
     [
-        ("MRREL", lambda text: text[:-40], "found 1 that are cut off"),
-        ("MRCONSO", lambda text: text[:-30], "found 1 that are cut off"),
-        ("MRREL", lambda text: text + b"C0000001|A|" * 20 + b"\n", "found 1 that are cut off or have other fields"),
-        ("MRCONSO", lambda text: text.replace(b"Sepsis", b"S\xe9psis"), "wanted an RRF file"),
-        ("MRCONSO", lambda text: text.replace(b"|ENG|", b"|GER|"), "wanted English names"),
-        ("MRDOC", lambda text: b"RELA|isa|inverse_isa|\n", "wanted 4 columns"),
+        ("MRREL", lambda text: text[:-40], "got 1 truncated"),
+        ("MRCONSO", lambda text: text[:-30], "got 1 truncated"),
+        ("MRREL", lambda text: text + b"C0000001|A|" * 20 + b"\n", "got 1 truncated or with other fields"),
+        ("MRCONSO", lambda text: text.replace(b"Sepsis", b"S\xe9psis"), "expected an RRF file"),
+        ("MRCONSO", lambda text: text.replace(b"|ENG|", b"|GER|"), "expected English names"),
+        ("MRDOC", lambda text: b"RELA|isa|inverse_isa|\n", "expected 4 columns"),
     ],
 )
 def test_broken_rrf_files_make_no_graph(tmp_path: Path, file: str, change: Callable[[bytes], bytes], said: str) -> None:
@@ -137,11 +138,11 @@ def test_a_truncated_graph_folder_is_refused(folder: Path, tmp_path: Path, size:
     for path in sorted(tmp_path.glob("*.npy")):
         whole = path.read_bytes()
         path.write_bytes(whole[:size])
-        with pytest.raises(UserError, match=f"{path.name}: wanted an array of the graph, found a broken file"):
+        with pytest.raises(UserError, match=f"{path.name}: expected an array of the graph, got a malformed file"):
             Graph(tmp_path)
         path.write_bytes(whole)
     np.save(tmp_path / "neighbours.npy", np.load(tmp_path / "neighbours.npy")[:-1])  # of another build
-    with pytest.raises(UserError, match="neighbours.npy: wanted an array of 16"):
+    with pytest.raises(UserError, match="neighbours.npy: expected an array of length 16"):
         Graph(tmp_path)
     (tmp_path / "about.json").write_text("{}", encoding="utf-8")
     with pytest.raises(UserError, match="of this version"):
@@ -157,7 +158,7 @@ def test_processes_that_build_the_same_graph(tmp_path: Path) -> None:
     ends = [(*process.communicate(), process.returncode) for process in running]
     assert any(code == 0 for _, _, code in ends)
     for out, err, code in ends:  # one that starts when the graph is there is told so
-        assert "7 concepts" in out if code == 0 else "wanted a new folder" in err
+        assert "7 concepts" in out if code == 0 else "expected a new directory" in err
     assert Graph(tmp_path / "graph").path("DM", "Insulin")
 
 
@@ -173,14 +174,14 @@ def test_the_preferred_name_of_a_string_that_stands_twice(tmp_path: Path) -> Non
     assert graph.node_of_term("Diabetes nos") == graph.node_of_term("dm") == graph.node_of_cui("C0000001")
 
 
-def make_graph(folder: Path, nodes: int, edges: np.ndarray, relations: list[str], limits: Limits = Limits()) -> Graph:  # noqa: B008
+def make_graph(folder: Path, nodes: int, edges: np.ndarray, relations: list[str], limits: SearchLimits | None = None) -> Graph:
     """A graph of `concept 0`, … and edges (source, target, place of the relation)."""
     folder.mkdir()
     names = [f"concept {number}" for number in range(nodes)]
     frame = pl.DataFrame({"cui": [f"C{number:07}" for number in range(nodes)], "name": names})
     halves = [tuple(half.T) for half in np.array_split(edges, 2)]
     terms = term_table(zip(names, range(nodes), strict=True))
-    write(folder, frame, terms, Edges(len(edges), halves, relations, INVERSES))
+    write_graph(folder, frame, terms, Edges(len(edges), halves, relations, INVERSES))
     return Graph(folder, limits)
 
 
@@ -201,7 +202,7 @@ def test_paths_are_as_short_as_networkx_finds_them(tmp_path: Path) -> None:
         theirs = networkx.Graph((source, target) for source, _, target in stated)
         theirs.add_nodes_from(range(nodes))
         lengths = dict(networkx.all_pairs_shortest_path_length(theirs))
-        near, small = Graph(folder, Limits(max_hops=2)), Graph(folder, Limits(max_nodes=4))
+        near, small = Graph(folder, SearchLimits(max_hops=2)), Graph(folder, SearchLimits(max_nodes=4))
         for source, target in draw.integers(0, nodes, (40, 2)).tolist():
             if source == target:
                 continue
@@ -230,13 +231,13 @@ def test_a_search_ends_at_its_limits(tmp_path: Path) -> None:
     chain = np.stack([steps, steps + 1, 0 * steps], axis=1)
     graph = make_graph(tmp_path / "chain", 31, chain, ["next"])
     assert len(graph.shortest(0, 9)) == 10 and graph.shortest(0, 11) is None and graph.shortest(0, 30) == []
-    assert len(Graph(graph.folder, Limits(max_hops=11)).shortest(0, 11)) == 12
-    assert len(Graph(graph.folder, Limits(max_hops=100)).shortest(0, 29)) == 30
-    assert len(Graph(graph.folder, Limits(max_nodes=9)).shortest(0, 9)) == 10, "nine relations: nine concepts expanded"
-    assert Graph(graph.folder, Limits(max_nodes=8)).shortest(0, 9) is None
-    for limits in (Limits(max_hops=0), Limits(max_nodes=-1)):
-        with pytest.raises(UserError, match="wanted numbers"):
-            Graph(graph.folder, limits)
+    assert len(Graph(graph.folder, SearchLimits(max_hops=11)).shortest(0, 11)) == 12
+    assert len(Graph(graph.folder, SearchLimits(max_hops=100)).shortest(0, 29)) == 30
+    assert len(Graph(graph.folder, SearchLimits(max_nodes=9)).shortest(0, 9)) == 10, "nine relations: nine concepts expanded"
+    assert Graph(graph.folder, SearchLimits(max_nodes=8)).shortest(0, 9) is None
+    for limits in ({"max_hops": 0}, {"max_nodes": -1}):
+        with pytest.raises(UserError, match="expected numbers"):
+            SearchLimits(**limits)
 
 
 def test_a_path_says_the_most_of_several_relations(tmp_path: Path) -> None:
@@ -255,15 +256,15 @@ def test_no_edges_and_no_terms(tmp_path: Path) -> None:
 
 @given(st.lists(st.text("aAbB -,é", max_size=6), min_size=1, max_size=12))
 def test_terms_by_a_naive_table(terms: list[str]) -> None:
-    """As written first, then by what is normalised; of several the first."""
+    """As written first, then by what is simplify_term; of several the first."""
     hashes, nodes = term_table([(term, number) for number, term in enumerate(terms)])
 
     def found(term: str) -> int | None:
         at = np.searchsorted(hashes, np.uint64(term_hash(term)))
         return int(nodes[at]) if at < len(hashes) and hashes[at] == term_hash(term) else None
 
-    for term in [*terms, *map(normalised, terms)]:
-        alike = [normalised(other) for other in terms]
+    for term in [*terms, *map(simplify_term, terms)]:
+        alike = [simplify_term(other) for other in terms]
         assert found(term) == (terms.index(term) if term in terms else alike.index(term))
 
 
@@ -305,5 +306,5 @@ def test_what_the_free_graph_says(tmp_path: Path) -> None:
     assert graph.path("Lantus", "GLARGINE") == ["Lantus", "in_atc_class", "Insulins", "atc_class_of", "Glargine"]
     assert graph.path("Labs", "Blood") == ["Labs", "category_of", "Glucose", "has_category", "Blood"]
     (tmp_path / "index_mapping/hosp/d_labitems.csv").write_text("itemid,name\n1,Glucose\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"d_labitems\.csv: wanted a CSV with columns label"):
+    with pytest.raises(UserError, match=r"d_labitems\.csv: .* a CSV with columns label"):
         main([*build, str(tmp_path / "other")])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from thinking_graph_preprocess.build_umls_graph import COLUMNS
+from thinking_graph_preprocess.umls_files import COLUMNS
 
 Name = tuple[str, str]
 Relation = tuple[str, str, str]

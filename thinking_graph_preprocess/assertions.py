@@ -1,9 +1,9 @@
-"""Which words of a note do not speak of what the patient has: negated, of the family, or hypothetical.
+"""Find the words of a note that are negated, about the family, or hypothetical.
 
-After ConText (Harkema et al., J Biomed Inform 2009; NegEx: Chapman et al. 2001): a cue governs the words after it (or before
-it) up to the end of its sentence or a word that turns it, such as "but". The table of cues is our own and small; a new cue
-is one line. Phrases that look like a cue and are none ("gram negative") are in the table too: the longest phrase counts. A cue
-that is part of a concept's name ("diabetes without complications") governs nothing.
+Follows ConText (Harkema et al., J Biomed Inform 2009; NegEx: Chapman et al. 2001): the scope of a cue is the words after (or
+before) it, up to the end of the sentence or a termination term such as "but". The table of cues is small; a new cue is one
+line. Phrases that only look like a cue ("gram negative") are in the table as pseudo-cues; the longest phrase counts. A cue
+that is part of the name of a concept ("diabetes without complications") has no scope.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 AFTER, BEFORE, FAMILY, TURN, NOTHING = range(5)
-"""What a cue does: governs what follows; governs what precedes; governs what follows, as a heading its whole paragraph;
-ends what other cues govern; nothing, it only looks like one."""
+"""Kinds of cues: the scope is what follows; what precedes; what follows, or the whole paragraph if the cue is a heading;
+a termination term, which ends the scope of other cues; a pseudo-cue, which only looks like one."""
 
 CUES: dict[int, str] = {
     # negated or hypothetical
@@ -83,8 +83,8 @@ def not_asserted(words: Sequence[str], hashed: np.ndarray, mentions: Sequence[tu
     ('diabetes without', 'diabetes without complications')
 
     Args:
-        words, hashed: the text's tokens, breaks among them, and their hashes.
-        mentions: the concepts found in it, from the left, without overlap: (first token, one past the last).
+        words, hashed: the n tokens of the text, breaks included, and their hashes.
+        mentions: (start, end) in tokens of the concepts in the text, from left to right, without overlap.
 
     Returns:
         (n,) bool.
@@ -114,6 +114,6 @@ def not_asserted(words: Sequence[str], hashed: np.ndarray, mentions: Sequence[tu
 
 
 def _inside(start: int, end: int, mentions: Sequence[tuple[int, int]]) -> bool:
-    """Whether a cue is a part of a mention, and not all of it."""
+    """Whether a cue is a proper part of a mention."""
     i = bisect_right(mentions, (start, sys.maxsize)) - 1
     return i >= 0 and end <= mentions[i][1] and mentions[i] != (start, end)

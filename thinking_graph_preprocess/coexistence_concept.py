@@ -1,12 +1,13 @@
-"""Index rows and concepts → what occurs together: for every decision task, which history speaks for which answer.
+"""Count which concepts occur together: for every decision task, its answers with the concepts of the history.
 
-Over the training patients' samples of a task: N samples; n(c), samples with concept c in answer or history; n(t, h), samples
-with answer t and history h; lift(t, h) = n(t, h) · N / (n(t) · n(h)). The history is what the task's input shows: the window
-without what the task hides, the last discharge note, the admission. Negated concepts count nowhere, nor does a pair of a
-concept with itself. One parquet file a task: target, history, n_both, n_target, n_history, lift; N is in its metadata.
+Over the samples of a task of the training patients: N samples; n(c), samples with concept c in answer or history; n(t, h),
+samples with answer t and history h; lift(t, h) = n(t, h) · N / (n(t) · n(h)). The history is what the input of the task
+shows: the window without the events that the task hides, the last discharge note, the admission. Negated concepts and pairs
+of a concept with itself are not counted. Writes one Parquet file for each task: target, history, n_both, n_target,
+n_history, lift; N is in its metadata.
 
-Finished tasks stay, so an interrupted run goes on; processes (--num_worker, or the command started several times) share the
-tasks. Memory is that of one task's distinct pairs.
+Finished tasks are kept, so an interrupted run resumes; processes (--num_workers, or the same command started several times)
+share the tasks. Memory per process is that of the distinct pairs of one task.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
 
 import functools
-import hashlib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from mimiciv_dataset.index_files import index_files, reading, scan, target_labels, task_of_file
 from mimiciv_dataset.patients import read_subject_ids
@@ -27,146 +28,161 @@ from mimiciv_dataset.tasks import Task
 from mimiciv_dataset.trajectory import Trajectories
 from pipeline.cli import Parser, run
 from pipeline.errors import UserError
-from pipeline.files import atomic_path, read_json
-from pipeline.progress import Summary
-from pipeline.work import Tick, in_processes, share_work
-from thinking_graph_preprocess.concept_files import GRAPH_TASKS, claim, concept_files, index_identity, normalise
-from thinking_graph_preprocess.packed_concepts import TABLES, PackedConcepts, pack
+from pipeline.files import atomic_path
+from pipeline.progress import Summary, print_table
+from pipeline.provenance import Provenance, digest_lines, digest_of, folder_record
+from pipeline.work import Tick, Unit, run_units
+from thinking_graph_preprocess.concept_files import GRAPH_TASKS, concept_files, index_digest, normalise
+from thinking_graph_preprocess.packed_concepts import TABLES, PackedConcepts, find_or_pack
 
 if TYPE_CHECKING:
     import numpy as np
     import polars as pl
     from scipy.sparse import csr_matrix
 
-SAMPLES = 20_000
+READ_SAMPLES = 20_000
 """Samples read at a time."""
 
-CELLS = 16 << 20
+COUNT_CONCEPTS = 16 << 20
 """Concepts of histories counted at a time."""
 
 BANDS = 16
-"""Parts of the pairs, by target, that are added up each for itself, so that a sum never needs twice the memory of all."""
+"""Ranges of targets whose pairs are summed separately, so that a sum never takes twice the memory of all pairs."""
 
-PAIRS = 1 << 20
+WRITE_PAIRS = 1 << 20
 """Pairs written at a time."""
 
 
-class Job(NamedTuple):
-    """What a process needs to know."""
+@dataclass(frozen=True)
+class CoexistenceCount:
+    """Counts co-occurrence, one task at a time. A process opens what it needs when it first uses it.
 
-    ehr_dir: Path
-    concepts: Path
+    Attributes:
+        packed: directory of the packed concepts.
+        output: directory of the results.
+        index: the index files.
+        subjects: the patients to count.
+    """
+
+    packed: Path
     output: Path
     index: list[Path]
     subjects: frozenset[str]
-    tasks: list[str]
+
+    @functools.cached_property
+    def concepts(self) -> PackedConcepts:
+        return PackedConcepts(self.packed)
+
+    def path(self, task: str) -> Path:
+        """The file of a task."""
+        return self.output / f"{task}.parquet"
+
+    def rows(self, task: str) -> Iterator[tuple[Path, pl.LazyFrame]]:
+        """Yield the index rows of a task and the patients to count: a lazy frame for each file that may have some."""
+        import polars as pl
+
+        for path in self.index:
+            if task_of_file(path) in (None, task) and not (path.stem.isdecimal() and path.stem not in self.subjects):
+                yield path, scan(path).filter((pl.col("task") == task) & pl.col("subject_id").is_in(list(self.subjects)))
+
+    def number_of_rows(self, tasks: Sequence[str]) -> int:
+        """The number of samples of some tasks.
+
+        Raises:
+            UserError: there is none.
+        """
+        import polars as pl
+
+        number = 0
+        for task in tasks:
+            for path, frame in self.rows(task):
+                with reading(path):
+                    number += frame.select(pl.len()).collect(engine="streaming").item()
+        if not number:
+            raise UserError(
+                f"{self.index[0].parent}: expected samples of decision tasks of the patients of --subject_id_path, got none. "
+                "Use an index and a patient list of the same data."
+            )
+        return number
+
+    def count(self, task: str, tick: Tick) -> None:
+        """Write the file of a task."""
+        counter = PairCounter(GRAPH_TASKS[task], self.concepts)
+        for path, frame in self.rows(task):
+            with reading(path):
+                for samples in read_samples(frame):
+                    counter.add(samples)
+                    tick(len(samples))
+        counter.write(self.path(task))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     cli = Parser(__doc__)
-    cli.add_path("--data_index_dir", "--data_index_path", default="task_index/all", help="task index: folder or CSV")
-    cli.add_path("--subject_id_path", default="patient_data/train.csv", help="CSV of the patients who count")
+    cli.add_path("--data_index_dir", "--data_index_path", default="task_index/all", help="task index: directory or CSV")
+    cli.add_path("--subject_id_path", default="patient_data/train.csv", help="CSV of the patients to count")
     cli.add_path("--ehr_dir", "--patient_ehr_path", default="patients_ehr", help="trajectories")
-    cli.add_path("--output_path", default="evidence_datas", help="folder for coexistence/")
-    cli.add_argument("--concept_dir", type=Path, help="files of concept_extraction.py (OUTPUT_PATH/concepts)")
+    cli.add_path("--output_path", default="evidence_datas", help="directory for coexistence/")
+    cli.add_argument("--concept_dir", type=Path, help="output of concept_extraction.py (OUTPUT_PATH/concepts)")
     cli.add_argument("--task", nargs="+", choices=tuple(GRAPH_TASKS), metavar="TASK", help="only these decision tasks (all)")
-    cli.add_argument("--num_worker", type=int, default=1, help="processes (1)")
+    cli.add_num_workers("--num_worker")
     args = cli.parse_args(argv)
     summary = Summary("coexistence_concept")
-    job = prepare(args)
-    left = [task for task in job.tasks if not path_of(job, task).exists()]
-    if left:
-        in_processes(args.num_worker, work, job, count_rows(job, left), "coexistence_concept", "sample")
-    report(job, summary)
-
-
-def prepare(args: Any) -> Job:
-    """Check what is there and claim the output folder.
-
-    Raises:
-        UserError: something is missing, or the folder holds the counts of another run.
-    """
-    concepts = args.concept_dir or args.output_path / "concepts"
-    files = concept_files(concepts)
+    concept_dir, output = args.concept_dir or args.output_path / "concepts", args.output_path / "coexistence"
+    files = concept_files(concept_dir)
     subjects = frozenset(read_subject_ids(args.subject_id_path))
     tasks = [task for task in GRAPH_TASKS if not args.task or task in args.task]
-    output = args.output_path / "coexistence"
-    options = {
-        "concepts": read_json(concepts / "options.json") if (concepts / "options.json").exists() else [f.name for f in files],
-        "index": index_identity(args.data_index_dir),
-        "patients": hashlib.sha256("\n".join(sorted(subjects)).encode()).hexdigest(),
-    }
-    claim(output, options, "--output_path")
-    return Job(args.ehr_dir, concepts, output, index_files(args.data_index_dir), subjects, tasks)
+    provenance = Provenance(
+        folder_record(output),
+        "coexistence_concept",
+        inputs={
+            "concepts": digest_of(folder_record(concept_dir)),
+            "index": index_digest(args.data_index_dir),
+            "patients": digest_lines(list(subjects)),
+        },
+    )
+    provenance.claim("--output_path")
 
-
-def path_of(job: Job, task: str) -> Path:
-    return job.output / f"{task}.parquet"
-
-
-def rows_of(job: Job, task: str) -> Iterator[tuple[Path, pl.LazyFrame]]:
-    """The index rows of a task and of the patients who count, a lazy frame for each file that may have some."""
-    import polars as pl
-
-    for path in job.index:
-        if task_of_file(path) in (None, task) and not (path.stem.isdecimal() and path.stem not in job.subjects):
-            yield path, scan(path).filter((pl.col("task") == task) & pl.col("subject_id").is_in(list(job.subjects)))
-
-
-def count_rows(job: Job, tasks: Sequence[str]) -> int:
-    """How many samples there are to count.
-
-    Raises:
-        UserError: there is none.
-    """
-    import polars as pl
-
-    number = 0
-    for task in tasks:
-        for path, frame in rows_of(job, task):
-            with reading(path):
-                number += frame.select(pl.len()).collect(engine="streaming").item()
-    if not number:
-        raise UserError(
-            f"{job.index[0].parent}: wanted samples of decision tasks of the patients of --subject_id_path, found none; are "
-            "the index and the patient list of the same data?"
+    job = CoexistenceCount(output / ".packed", output, index_files(args.data_index_dir), subjects)
+    missing = [task for task in tasks if not job.path(task).exists()]
+    if missing:
+        total = job.number_of_rows(missing)
+        find_or_pack(files, Trajectories(args.ehr_dir), output)
+        run_units(
+            [Unit(task, job.path(task).exists, functools.partial(job.count, task)) for task in missing],
+            output / ".locks",
+            num_workers=args.num_workers,
+            total=total,
+            desc="coexistence_concept",
+            unit="sample",
         )
-    return number
+    counts = {task: count_pairs(job.path(task)) for task in GRAPH_TASKS if job.path(task).exists()}
+    provenance.complete(tasks=counts)
+
+    print_table(["task", "samples", "pairs"], [[task, *counts[task].values()] for task in tasks])
+    samples, pairs = (sum(counts[task][name] for task in tasks) for name in ("samples", "pairs"))
+    summary.print(f"{pairs:,} pairs of {len(tasks)} tasks → {output}", samples, "samples")
 
 
-def work(job: Job, tick: Tick) -> None:
-    """Count the tasks that are not counted yet, sharing them with other processes."""
-    locks, packed = job.output / ".locks", job.output / ".packed"
-    trajectories = Trajectories(job.ehr_dir)
-    share_work(
-        ["pack"], lambda _: packed.exists(), lambda _: pack(concept_files(job.concepts), trajectories, packed), locks
-    )  # fmt: skip
-    concepts = PackedConcepts(packed)
-
-    def count(task: str) -> None:
-        counter = PairCounter(GRAPH_TASKS[task], concepts)
-        for path, frame in rows_of(job, task):
-            with reading(path):
-                for batch in batches(frame):
-                    counter.add(batch)
-                    tick(len(batch))
-        counter.write(path_of(job, task))
-
-    share_work(job.tasks, lambda task: path_of(job, task).exists(), count, locks)
-
-
-def batches(frame: pl.LazyFrame) -> Iterator[list[tuple]]:
-    """(subject_id, context_begin, context_end, admissions_id, last_discharge_id, answers) of index rows, some at a time."""
+def read_samples(frame: pl.LazyFrame) -> Iterator[list[tuple]]:
+    """Yield batches of (subject_id, context_begin, context_end, admissions_id, last_discharge_id, answers)."""
     columns = ("subject_id", "context_begin", "context_end", "admissions_id", "last_discharge_id")
-    for batch in frame.select(*columns, target_labels()).collect_batches(chunk_size=SAMPLES):
+    for batch in frame.select(*columns, target_labels()).collect_batches(chunk_size=READ_SAMPLES):
         yield batch.rows()
 
 
+def count_pairs(path: Path) -> dict[str, int]:
+    """The numbers of `samples` and `pairs` of a task, from the metadata of its file."""
+    import pyarrow.parquet as pq
+
+    metadata = pq.read_metadata(path)
+    return {"samples": int(metadata.metadata[b"n_samples"]), "pairs": metadata.num_rows}
+
+
 class PairCounter:
-    """Counts one task's samples.
+    """Counts the samples of one task.
 
     Args:
-        task: the task; it says what its input hides.
+        task: the task, which determines what the input hides.
         concepts: the concepts of all patients.
     """
 
@@ -176,53 +192,53 @@ class PairCounter:
         self.task, self.concepts = task, concepts
         self.samples = 0
         self.of_concept = np.zeros(len(concepts.names), np.int64)
-        self._hidden = np.zeros(256, bool)  # by table, of what the window holds (mimiciv_dataset/text.py)
+        self._hidden = np.zeros(256, bool)  # tables that the window does not show (mimiciv_dataset/text.py)
         self._hidden[[TABLES[table] for table in ("admissions", *task.hidden)]] = True
         self._band = -(-len(concepts.names) // BANDS)  # targets of a band
         self._pairs: list[list[csr_matrix]] = [[] for _ in range(0, len(concepts.names), self._band)]
 
     def add(self, samples: Sequence[tuple]) -> None:
-        """Count some samples, as `batches` gives them.
+        """Count a batch of `read_samples`.
 
         Raises:
-            UserError: an answer or a patient is not in the concept files.
+            UserError: an answer or a patient is missing in the concept files.
         """
         import numpy as np
 
         spans = self._spans(samples)
-        piece = np.cumsum((spans[:, :, 1] - spans[:, :, 0]).sum(axis=1)) // CELLS
-        for number in np.unique(piece):
-            chosen = np.flatnonzero(piece == number)
+        part = np.cumsum((spans[:, :, 1] - spans[:, :, 0]).sum(axis=1)) // COUNT_CONCEPTS
+        for number in np.unique(part):
+            chosen = np.flatnonzero(part == number)
             self._count([samples[i][5] for i in chosen], spans[chosen])
 
     def _spans(self, samples: Sequence[tuple]) -> np.ndarray:
         """(samples, 3, 2): rows (begin, end) of the packed concepts of the window, the last discharge, the admission."""
         import numpy as np
 
-        events = np.zeros((len(samples), 3, 2), np.int64)  # events (begin, end) first, then rows
-        of_patient: dict[str, list[int]] = {}
+        events = np.zeros((len(samples), 3, 2), np.int64)  # positions of events (begin, end)
+        samples_of_patient: dict[str, list[int]] = {}
         for i, (subject, begin, end, admission, discharge, _) in enumerate(samples):
-            of_patient.setdefault(subject, []).append(i)
+            samples_of_patient.setdefault(subject, []).append(i)
             events[i, 0] = begin, end
             if discharge is not None:
                 events[i, 1] = discharge, discharge + 1
             if admission is not None and self.task.name != "admissions":
                 events[i, 2] = admission, admission + 1
         spans = np.empty_like(events)
-        for subject, mine in of_patient.items():
+        for subject, chosen in samples_of_patient.items():
             begin, end = self.concepts.rows_of(subject)
-            spans[mine] = begin + np.searchsorted(self.concepts.event[begin:end], events[mine])
+            spans[chosen] = begin + np.searchsorted(self.concepts.event[begin:end], events[chosen])
         return spans
 
     def _count(self, answers: Sequence[Sequence[str]], spans: np.ndarray) -> None:
         import numpy as np
 
-        in_window, rows = rows_in(spans[:, 0])
-        shown = ~self._hidden[self.concepts.table[rows]]
-        after, more = rows_in(spans[:, 1:].reshape(-1, 2))
+        in_window, window_rows = expand(spans[:, 0])
+        shown = ~self._hidden[self.concepts.table[window_rows]]
+        in_notes, note_rows = expand(spans[:, 1:].reshape(-1, 2))  # two spans for each sample
         history = self._matrix(
-            np.concatenate([in_window[shown], after // 2]),
-            self.concepts.concept[np.concatenate([rows[shown], more])],
+            np.concatenate([in_window[shown], in_notes // 2]),
+            self.concepts.concept[np.concatenate([window_rows[shown], note_rows])],
             len(spans),
         )
         sample = np.repeat(np.arange(len(answers)), [len(names) for names in answers])
@@ -232,11 +248,11 @@ class PairCounter:
         targets = target.T.tocsr()
         for number, sums in enumerate(self._pairs):
             sums.append(targets[number * self._band : (number + 1) * self._band] @ history)
-            while len(sums) > 1 and sums[-2].nnz < 2 * sums[-1].nnz:  # each pair is added log(n) times
+            while len(sums) > 1 and sums[-2].nnz < 2 * sums[-1].nnz:  # so that each pair is added log(n) times
                 sums.append(add(sums.pop(), sums.pop()))
 
     def _matrix(self, sample: np.ndarray, concept: np.ndarray, samples: int) -> csr_matrix:
-        """(samples, concepts): 1 where the sample has the concept, however often."""
+        """(samples, concepts): 1 where the sample has the concept at least once."""
         import numpy as np
         from scipy.sparse import csr_matrix
 
@@ -251,30 +267,35 @@ class PairCounter:
             return [number[normalise(name)] for name in names]
         except KeyError:
             raise UserError(
-                f"{self.task.name}: wanted every answer of the index among the concepts, found some that are not; index, "
-                "trajectories and index_mapping belong to different builds: run concept_extraction.py with this index"
+                f"{self.task.name}: expected every answer of the index among the concepts, got answers that are missing. Run "
+                "thinking_graph_preprocess/concept_extraction.py with this index, and trajectories and index_mapping of the "
+                "same build."
             ) from None
 
     def write(self, path: Path) -> None:
-        """Write the pairs by target, then by history."""
+        """Write the pairs, ordered by target and history. The counter cannot be used after that."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        schema = pa.schema(
-            {"target": pa.string(), "history": pa.string(), "n_both": pa.int64(), "n_target": pa.int64(),
-             "n_history": pa.int64(), "lift": pa.float64()},
-            metadata={"n_samples": str(self.samples)},
-        )  # fmt: skip
+        types = {
+            "target": pa.string(),
+            "history": pa.string(),
+            "n_both": pa.int64(),
+            "n_target": pa.int64(),
+            "n_history": pa.int64(),
+            "lift": pa.float64(),
+        }
+        schema = pa.schema(types, metadata={"n_samples": str(self.samples)})
         names = pa.array(self.concepts.names, pa.string())
         with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-            for target, history, both in self._counted():
+            for target, history, both in self._counted_pairs():
                 n_target, n_history = self.of_concept[target], self.of_concept[history]
                 lift = both * self.samples / (n_target * n_history)
                 columns = [names.take(pa.array(target)), names.take(pa.array(history)), both, n_target, n_history, lift]
                 writer.write_table(pa.table(columns, schema=schema))
 
-    def _counted(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """(target, history, how many samples have both), some pairs at a time; they are forgotten after."""
+    def _counted_pairs(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield (target, history, samples with both) of some pairs at a time, freeing their memory."""
         import numpy as np
 
         for number, sums in enumerate(self._pairs):
@@ -283,47 +304,34 @@ class PairCounter:
             pairs = functools.reduce(add, sums)
             sums.clear()
             pairs.sort_indices()
-            for start in range(0, pairs.nnz, PAIRS):
-                places = np.arange(start, min(start + PAIRS, pairs.nnz))
-                target = number * self._band + np.searchsorted(pairs.indptr, places, side="right") - 1
-                history, both = pairs.indices[places], pairs.data[places].astype(np.int64)
+            for start in range(0, pairs.nnz, WRITE_PAIRS):
+                at = np.arange(start, min(start + WRITE_PAIRS, pairs.nnz))
+                target = number * self._band + np.searchsorted(pairs.indptr, at, side="right") - 1
+                history, both = pairs.indices[at], pairs.data[at].astype(np.int64)
                 other = target != history
                 yield target[other], history[other], both[other]
 
 
 def add(a: csr_matrix, b: csr_matrix) -> csr_matrix:
-    """The sum, which scipy makes in one pass where indices are sorted."""
+    """The sum of two matrices; scipy takes one pass if their indices are sorted."""
     a.sort_indices()
     b.sort_indices()
     return a + b
 
 
-def rows_in(spans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers in some half-open spans (n, 2), one after the other: which span, and the number.
+def expand(spans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Concatenate the integers in (n, 2) half-open spans: (index of the span, integer).
 
     >>> import numpy as np
-    >>> which, rows = rows_in(np.array([[3, 5], [0, 0], [7, 8]]))
-    >>> which.tolist(), rows.tolist()
+    >>> span, rows = expand(np.array([[3, 5], [0, 0], [7, 8]]))
+    >>> span.tolist(), rows.tolist()
     ([0, 0, 2], [3, 4, 7])
     """
     import numpy as np
 
     length = spans[:, 1] - spans[:, 0]
-    which = np.repeat(np.arange(len(spans)), length)
-    return which, np.arange(len(which)) + np.repeat(spans[:, 0] - (np.cumsum(length) - length), length)
-
-
-def report(job: Job, summary: Summary) -> None:
-    import pyarrow.parquet as pq
-
-    print(f"{'task':<24}{'samples':>12}{'pairs':>14}")
-    samples = pairs = 0
-    for task in job.tasks:
-        metadata = pq.read_metadata(path_of(job, task))
-        number = int(metadata.metadata[b"n_samples"])
-        print(f"{task:<24}{number:>12,}{metadata.num_rows:>14,}")
-        samples, pairs = samples + number, pairs + metadata.num_rows
-    summary.print(f"{pairs:,} pairs of {len(job.tasks)} tasks → {job.output}", samples, "samples")
+    span = np.repeat(np.arange(len(spans)), length)
+    return span, np.arange(len(span)) + np.repeat(spans[:, 0] - (np.cumsum(length) - length), length)
 
 
 if __name__ == "__main__":

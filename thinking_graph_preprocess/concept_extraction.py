@@ -1,15 +1,17 @@
-"""Trajectories → the concepts that each event mentions: names of its structured fields, and UMLS concepts in its free text.
+"""Extract the concepts that each event of a trajectory mentions.
 
-Reads the events that decision samples of an index use (window, answer, last discharge note, admission). Structured fields
-give the names that are a task's answers; radiology and discharge text and admission_info are searched by one of two matchers:
+Reads the events that the decision samples of an index use: window, answer, last discharge note, admission. Structured fields
+give the names that are possible answers of a task. Free text (radiology reports, discharge notes, admission_info) is
+searched for UMLS concepts by one of two matchers:
 
-  dictionary   the longest terms of a lexicon, exact: from a UMLS install (--umls_dir), else from index_mapping/ and the drug
-               names of cache/item_set/. The default without QuickUMLS.
-  quickumls    QuickUMLS, installed at $QUICKUMLS (or --quickumls); NLTK's stop words at $NLTK_DATA. With --umls_dir, concepts
-               have their preferred names, without it the matched terms.
+  dictionary   exact, longest terms of a lexicon, which is built from a UMLS install (--umls_dir) or else from index_mapping/
+               and the drug names of cache/item_set/. The default without QuickUMLS.
+  quickumls    QuickUMLS, installed at $QUICKUMLS (or --quickumls), with NLTK's stop words at $NLTK_DATA. Concepts have their
+               preferred names with --umls_dir, the matched terms without.
 
-Negated, family-history and hypothetical mentions are marked. One parquet file for each file of trajectories; finished files
-stay, so an interrupted run goes on. Processes (--num_worker, or the command started several times) share the files.
+Negated, family-history and hypothetical mentions are marked. Writes one Parquet file for each file of trajectories. Finished
+files are kept, so an interrupted run resumes; processes (--num_workers, or the same command started several times) share
+the files.
 """
 
 from __future__ import annotations
@@ -19,11 +21,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
 
+import functools
 import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 from mimiciv_dataset.events import MISSING
 from mimiciv_dataset.index_files import index_files, reading, scan, task_of_file
@@ -33,41 +37,37 @@ from mimiciv_dataset.timeline import Timeline
 from mimiciv_dataset.trajectory import Trajectories
 from pipeline.cli import Chunk, Parser, run
 from pipeline.errors import UserError
-from pipeline.files import atomic_path
+from pipeline.files import atomic_path, require
 from pipeline.progress import Summary
-from pipeline.work import Tick, in_processes, share_work
-from thinking_graph_preprocess.concept_files import FREE_TEXT, GRAPH_TASKS, TEXT, claim, index_identity, normalise, schema
+from pipeline.provenance import Provenance, folder_record
+from pipeline.work import Tick, Unit, run_units
+from thinking_graph_preprocess.concept_files import (
+    FREE_TEXT,
+    GRAPH_TASKS,
+    TEXT,
+    concept_schema,
+    index_digest,
+    normalise,
+)
+from thinking_graph_preprocess.concept_lexicon import find_or_build
 
 if TYPE_CHECKING:
     from thinking_graph_preprocess.matchers import Matcher
 
 QUICKUMLS_VARIABLES = ("QUICKUMLS", "QUICK_UMLS")
 
-ROWS = 200_000
-"""Rows of concepts written at a time, whole patients."""
+WRITE_ROWS = 200_000
+"""Least number of rows of concepts to write at a time, whole patients."""
 
-TASKS_OF = {
+TASKS_OF_TABLE = {
     table: [task for task in GRAPH_TASKS.values() if task.event == table]
     for table in {task.event for task in GRAPH_TASKS.values()}
 }
-"""The tasks whose answers an event of a table has."""
-
-
-class Job(NamedTuple):
-    """What a process needs to know; paths, so that it opens everything itself."""
-
-    ehr_dir: Path
-    index_mapping: Path
-    output: Path
-    matcher: str
-    quickumls: Path | None
-    lexicon: Path | None
-    groups: dict[str, list[str]]
-    index: list[Path]
+"""Table → the tasks whose answers its events hold."""
 
 
 class Concept(NamedTuple):
-    """A row of the output, but for its patient."""
+    """A row of a concept file without its patient."""
 
     event_id: int
     key: str
@@ -76,126 +76,174 @@ class Concept(NamedTuple):
     negated: bool
 
 
+@dataclass(frozen=True)
+class ConceptExtraction:
+    """Extracts the concepts of groups of patients. A process opens what it needs when it first uses it.
+
+    Attributes:
+        ehr_dir, index_mapping: directories of trajectories, and of dictionaries and code maps.
+        output: directory of the concept files.
+        matcher_name: `dictionary` or `quickumls`.
+        quickumls: the QuickUMLS installation, for that matcher.
+        lexicon: the lexicon directory; None for QuickUMLS without preferred names.
+        groups: group (a file of trajectories) → its patients.
+        index: the index files.
+    """
+
+    ehr_dir: Path
+    index_mapping: Path
+    output: Path
+    matcher_name: str
+    quickumls: Path | None
+    lexicon: Path | None
+    groups: dict[str, list[str]]
+    index: list[Path]
+
+    @functools.cached_property
+    def matcher(self) -> Matcher:
+        from thinking_graph_preprocess.matchers import DictionaryMatcher, QuickUMLSMatcher
+
+        if self.matcher_name == "dictionary":
+            return DictionaryMatcher(self.lexicon)
+        return QuickUMLSMatcher(self.quickumls, self.lexicon)
+
+    @functools.cached_property
+    def trajectories(self) -> Trajectories:
+        return Trajectories(self.ehr_dir)
+
+    @functools.cached_property
+    def lookups(self) -> Lookups:
+        return Lookups(self.index_mapping)
+
+    def path(self, group: str) -> Path:
+        """The concept file of a group."""
+        return self.output / f"{group}.parquet"
+
+    def extract(self, group: str, tick: Tick) -> None:
+        """Write the concept file of a group."""
+        positions = positions_in_index(self.index, self.groups[group])
+        patients = (
+            (subject, concepts_of_patient(self.trajectories, subject, sorted(events), self.lookups, self.matcher))
+            for subject, events in positions.items()
+        )
+        write_concepts(self.path(group), patients, tick)
+        tick(len(self.groups[group]) - len(positions))  # patients without a decision sample
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     cli = Parser(__doc__)
-    cli.add_path("--data_index_dir", "--data_index_path", default="task_index/patient", help="index: folder or CSV")
+    cli.add_path("--data_index_dir", "--data_index_path", default="task_index/patient", help="index: directory or CSV")
     cli.add_path("--ehr_dir", "--patient_ehr_path", default="patients_ehr", help="trajectories")
     cli.add_path("--index_mapping", default="index_mapping", help="dictionaries and code maps")
-    cli.add_path("--cache_dir", default="cache", help="folder with item_set/, for drug names")
-    cli.add_path("--lexicon_dir", default="evidence_datas/lexicon", help="where lexicons are kept")
-    cli.add_path("--output_path", default="evidence_datas/concepts", help="folder for the concepts")
+    cli.add_path("--cache_dir", default="cache", help="directory with item_set/, for drug names")
+    cli.add_path("--lexicon_dir", default="evidence_datas/lexicon", help="directory for lexicons")
+    cli.add_path("--output_path", default="evidence_datas/concepts", help="directory for the concept files")
     cli.add_argument("--matcher", choices=("dictionary", "quickumls"), help="how free text is searched")
-    cli.add_argument("--umls_dir", type=Path, help="UMLS install: the folder with MRCONSO.RRF and MRSTY.RRF")
+    cli.add_argument("--umls_dir", type=Path, help="UMLS install: the directory with MRCONSO.RRF and MRSTY.RRF")
     cli.add_argument("--quickumls", type=Path, help="QuickUMLS installation ($QUICKUMLS or $QUICK_UMLS)")
-    cli.add_argument("--num_worker", type=int, default=1, help="processes (1)")
+    cli.add_num_workers("--num_worker")
     cli.add_chunks()
     args = cli.parse_args(argv)
     summary = Summary("concept_extraction")
-    job = prepare(args)
-    left = {name: subjects for name, subjects in job.groups.items() if not path_of(job, name).exists()}
-    total = sum(map(len, left.values()))
-    if total:
-        in_processes(args.num_worker, work, job, total, "concept_extraction", "patient")
-    report([path_of(job, name) for name in job.groups], summary, total, args.output_path)
+    chunk = Chunk(args.chunk_num, args.chunk_idx)
 
-
-def prepare(args: Any) -> Job:
-    """Check what is there, find or build the lexicon, and claim the output folder.
-
-    Raises:
-        UserError: something is missing, or the folder holds the concepts of another run.
-    """
-    from thinking_graph_preprocess.concept_lexicon import find_or_build
-
-    named = args.quickumls or next((Path(os.environ[v]) for v in QUICKUMLS_VARIABLES if os.environ.get(v)), None)
-    matcher = args.matcher or ("quickumls" if named else "dictionary")
-    if not args.data_index_dir.exists():
-        raise UserError(
-            f"{args.data_index_dir}: wanted a task index by patient, found nothing there; make it with "
-            f"mimiciv_dataset/task_sample_info_gen.py --group patient --output_path {args.data_index_dir}, or name another "
-            "index with --data_index_dir"
-        )
+    quickumls = args.quickumls or next((Path(os.environ[v]) for v in QUICKUMLS_VARIABLES if os.environ.get(v)), None)
+    matcher = args.matcher or ("quickumls" if quickumls else "dictionary")
+    require(
+        args.data_index_dir,
+        "a task index by patient",
+        f"make it with mimiciv_dataset/task_sample_info_gen.py --group patient --output_path {args.data_index_dir}, or "
+        "choose another index with --data_index_dir",
+    )
     index = index_files(args.data_index_dir)
     trajectories = Trajectories(args.ehr_dir)
     if matcher == "quickumls":
-        check_installation(named, args.num_worker)
+        check_installation(quickumls, args.num_workers)
     lexicon = None
     if matcher == "dictionary" or args.umls_dir:
         lexicon = find_or_build(args.lexicon_dir, args.umls_dir, args.index_mapping, args.cache_dir)
-    groups = patients_of_index(trajectories.groups(), index)
-    options = {
-        "trajectories": trajectories.digest, "index": index_identity(args.data_index_dir), "matcher": matcher,
-        "quickumls": str(named.resolve()) if matcher == "quickumls" else None, "lexicon": lexicon and lexicon.name,
-        "files": len(groups),
-    }  # fmt: skip
-    claim(args.output_path, options, "--output_path")
-    mine = {name: groups[name] for name in Chunk(args.chunk_num, args.chunk_idx).of(list(groups))}
-    return Job(args.ehr_dir, args.index_mapping, args.output_path, matcher, named, lexicon, mine, index)
+    groups = patients_in_index(trajectories.groups(), index)
+    installation = str(quickumls.resolve()) if matcher == "quickumls" else None
+    provenance = Provenance(
+        folder_record(args.output_path),
+        "concept_extraction",
+        inputs={
+            "trajectories": trajectories.digest,
+            "index": index_digest(args.data_index_dir),
+            "lexicon": lexicon and lexicon.name,
+        },
+        settings={"matcher": matcher, "quickumls": installation, "files": len(groups)},
+    )
+    provenance.claim("--output_path")
+
+    job = ConceptExtraction(args.ehr_dir, args.index_mapping, args.output_path, matcher, quickumls, lexicon, groups, index)
+    chosen = chunk.of(list(groups))
+    patients = sum(len(groups[group]) for group in chosen if not job.path(group).exists())
+    run_units(
+        [Unit(group, job.path(group).exists, functools.partial(job.extract, group)) for group in chosen],
+        args.output_path / ".locks",
+        num_workers=args.num_workers,
+        total=patients,
+        desc="concept_extraction",
+        unit="patient",
+    )
+    if all(job.path(group).exists() for group in groups):
+        provenance.complete(counts=count_concepts(map(job.path, groups)))
+    counts = count_concepts(map(job.path, chosen))
+    summary.print(
+        f"{counts['rows']:,} concepts of {counts['patients']:,} patients ({counts['text']:,} in free text, "
+        f"{counts['negated']:,} of them negated, family history or hypothetical) → {args.output_path}",
+        patients,
+        "patients",
+    )
 
 
-def check_installation(quickumls: Path | None, processes: int) -> None:
-    """Raise a `UserError` if QuickUMLS cannot be used as asked."""
-    from thinking_graph_preprocess.matchers import check_quickumls, locks_to_one_process
+def check_installation(quickumls: Path | None, num_workers: int) -> None:
+    """Check that QuickUMLS can be used by this number of processes.
+
+    Raises:
+        UserError: it cannot.
+    """
+    from thinking_graph_preprocess.matchers import allows_one_process_only, check_quickumls
 
     if quickumls is None:
-        raise UserError("--matcher quickumls: wanted an installation in $QUICKUMLS or --quickumls, found neither")
+        raise UserError("--matcher quickumls: expected an installation in $QUICKUMLS or --quickumls, got neither. Set one.")
     check_quickumls(quickumls)
-    if processes > 1 and locks_to_one_process(quickumls):
+    if num_workers > 1 and allows_one_process_only(quickumls):
         raise UserError(
-            f"{quickumls}: wanted a QuickUMLS installation that several processes can read, found leveldb, which locks to "
-            "one; install it again with -d unqlite, or take --num_worker 1"
+            f"{quickumls}: expected a QuickUMLS installation that several processes can read, got a leveldb one, which is "
+            "locked to one process. Install it again with -d unqlite, or use --num_workers 1."
         )
 
 
-def patients_of_index(groups: dict[str, list[str]], index: Sequence[Path]) -> dict[str, list[str]]:
-    """The patients of each group that the index has; all of them where the index is not by patient."""
-    named = {path.stem for path in index}
-    if not all(name.isdecimal() for name in named):
+def patients_in_index(groups: dict[str, list[str]], index: Sequence[Path]) -> dict[str, list[str]]:
+    """The patients of each group that an index by patient has; all patients for any other index.
+
+    Raises:
+        UserError: a patient of the index has no trajectory.
+    """
+    indexed = {path.stem for path in index}
+    if not all(name.isdecimal() for name in indexed):
         return groups
-    found = {name: [subject for subject in subjects if subject in named] for name, subjects in groups.items()}
+    found = {name: [subject for subject in subjects if subject in indexed] for name, subjects in groups.items()}
     found = {name: subjects for name, subjects in found.items() if subjects}
-    if sum(map(len, found.values())) < len(named):
+    missing = len(indexed) - sum(map(len, found.values()))
+    if missing > 0:
         raise UserError(
-            f"{index[0].parent}: wanted an index of patients who have a trajectory, found "
-            f"{len(named) - sum(map(len, found.values())):,} who have none; index and trajectories belong to different builds"
+            f"{index[0].parent}: expected an index of patients who have trajectories, got {missing:,} without. Use index and "
+            "trajectories from the same build."
         )
     return found
 
 
-def path_of(job: Job, group: str) -> Path:
-    return job.output / f"{group}.parquet"
+def positions_in_index(index: Sequence[Path], subjects: Sequence[str]) -> dict[str, set[int]]:
+    """The positions of the events that decision samples use, for each patient who has some, in the order given.
 
-
-def work(job: Job, tick: Tick) -> None:
-    """Write the files of concepts that are not there yet, sharing them with other processes."""
-    from thinking_graph_preprocess.matchers import DictionaryMatcher, QuickUMLSMatcher
-
-    if job.matcher == "dictionary":
-        matcher = DictionaryMatcher(job.lexicon)
-    else:
-        matcher = QuickUMLSMatcher(job.quickumls, job.lexicon)
-    trajectories, lookups = Trajectories(job.ehr_dir), Lookups(job.index_mapping)
-
-    def extract(group: str) -> None:
-        events = events_of_index(job.index, job.groups[group])
-        patients = (
-            (subject, concepts_of(trajectories, subject, sorted(positions), lookups, matcher))
-            for subject, positions in events.items()
-        )
-        write_concepts(path_of(job, group), patients, tick)
-        tick(len(job.groups[group]) - len(events))  # patients of this group without a decision sample
-
-    share_work(list(job.groups), lambda group: path_of(job, group).exists(), extract, job.output / ".locks")
-
-
-def events_of_index(index: Sequence[Path], subjects: Sequence[str]) -> dict[str, set[int]]:
-    """The events that the decision samples of some patients use, by patient in the order given.
-
-    An index by patient is read a file a patient; any other is read through, a task at a time.
+    An index by patient is read one file per patient; any other is read as a whole, one task at a time.
     """
     import polars as pl
 
-    events: dict[str, set[int]] = {subject: set() for subject in subjects}
+    positions: dict[str, set[int]] = {subject: set() for subject in subjects}
     files = [path for path in index if not path.stem.isdecimal()]
     by_name = {path.stem: path for path in index}
     files += [by_name[subject] for subject in subjects if subject in by_name]
@@ -204,33 +252,33 @@ def events_of_index(index: Sequence[Path], subjects: Sequence[str]) -> dict[str,
         if task_of_file(path) not in (None, *GRAPH_TASKS):
             continue
         with reading(path):
-            mine = pl.col("task").is_in(list(GRAPH_TASKS)) & pl.col("subject_id").is_in(list(subjects))
-            rows = scan(path).filter(mine).select(columns).unique().collect(engine="streaming")
+            chosen = pl.col("task").is_in(list(GRAPH_TASKS)) & pl.col("subject_id").is_in(list(subjects))
+            rows = scan(path).filter(chosen).select(columns).unique().collect(engine="streaming")
         for subject, begin, end, admission, discharge in rows.iter_rows():
-            events[subject].update(range(begin, end + 1))
-            events[subject].update(p for p in (admission, discharge) if p is not None)
-    return {subject: positions for subject, positions in events.items() if positions}
+            positions[subject].update(range(begin, end + 1))
+            positions[subject].update(position for position in (admission, discharge) if position is not None)
+    return {subject: events for subject, events in positions.items() if events}
 
 
-def concepts_of(
+def concepts_of_patient(
     trajectories: Trajectories, subject_id: str, positions: Sequence[int], lookups: Lookups, matcher: Matcher
 ) -> Iterator[Concept]:
-    """The concepts of some events of a patient, each once an event and key, in the order of the trajectory."""
-    events = Timeline(trajectories.events(subject_id, positions))
-    for i, (position, table) in enumerate(zip(positions, events.file_names, strict=True)):
-        found: dict[Concept, None] = {}
-        for task in TASKS_OF.get(table, ()):
-            for name in decision_target(task, events, i, lookups) or ():
-                found[Concept(position, task.name, normalise(name), matcher.cui_of(name), False)] = None
-        for text in free_texts(events, i):
-            found.update((Concept(position, TEXT, *mention), None) for mention in matcher.mentions(text))
-        yield from found
+    """Yield the concepts of some events of a patient, each once per event and key, in the order of the trajectory."""
+    timeline = Timeline(trajectories.events(subject_id, positions))
+    for i, (position, table) in enumerate(zip(positions, timeline.file_names, strict=True)):
+        concepts: dict[Concept, None] = {}
+        for task in TASKS_OF_TABLE.get(table, ()):
+            for name in decision_target(task, timeline, i, lookups) or ():
+                concepts[Concept(position, task.name, normalise(name), matcher.cui_of(name), False)] = None
+        for text in free_texts(timeline, i):
+            concepts.update((Concept(position, TEXT, *mention), None) for mention in matcher.mentions(text))
+        yield from concepts
 
 
-def free_texts(events: Timeline, i: int) -> Iterator[str]:
-    """The free text of an event's records; admission_info may be an object of texts."""
-    columns, rows = events.records(i)
-    column = FREE_TEXT.get(events.file_names[i])
+def free_texts(timeline: Timeline, i: int) -> Iterator[str]:
+    """Yield the free text of an event's records; admission_info may be an object whose values are texts."""
+    columns, rows = timeline.records(i)
+    column = FREE_TEXT.get(timeline.file_names[i])
     if column in columns:
         at = columns.index(column)
         for row in rows:
@@ -240,26 +288,31 @@ def free_texts(events: Timeline, i: int) -> Iterator[str]:
 
 
 def write_concepts(path: Path, patients: Iterable[tuple[str, Iterable[Concept]]], tick: Tick) -> None:
-    """Write one file of concepts, and how many there are into its metadata."""
+    """Write a concept file, with its counts in the metadata."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    kind = schema()
+    schema = concept_schema()
     counts: Counter[str] = Counter()
     rows: list[tuple] = []
-    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, kind, compression="zstd") as writer:
+    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
 
         def flush() -> None:
             columns = zip(*rows, strict=True)
-            writer.write_table(pa.table([pa.array(c, f.type) for c, f in zip(columns, kind, strict=True)], schema=kind))
+            arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
+            writer.write_table(pa.table(arrays, schema=schema))
             rows.clear()
 
         for subject_id, concepts in patients:
-            before = len(rows)
-            rows += [(subject_id, *concept) for concept in concepts]
-            mine = rows[before:]
-            counts.update(patients=1, rows=len(mine), text=sum(r[2] == TEXT for r in mine), negated=sum(r[5] for r in mine))
-            if len(rows) >= ROWS:
+            patient = [(subject_id, *concept) for concept in concepts]
+            counts.update(
+                patients=1,
+                rows=len(patient),
+                text=sum(row[2] == TEXT for row in patient),
+                negated=sum(row[5] for row in patient),
+            )
+            rows += patient
+            if len(rows) >= WRITE_ROWS:
                 flush()
             tick(1)
         if rows:
@@ -267,18 +320,14 @@ def write_concepts(path: Path, patients: Iterable[tuple[str, Iterable[Concept]]]
         writer.add_key_value_metadata({"counts": json.dumps(counts)})
 
 
-def report(files: Sequence[Path], summary: Summary, patients: int, output: Path) -> None:
+def count_concepts(files: Iterable[Path]) -> Counter[str]:
+    """How many patients, rows, concepts in free text and negated concepts some concept files have, from their metadata."""
     import pyarrow.parquet as pq
 
     counts: Counter[str] = Counter()
     for path in files:
         counts.update(json.loads(pq.read_metadata(path).metadata[b"counts"]))
-    summary.print(
-        f"{counts['rows']:,} concepts of {counts['patients']:,} patients ({counts['text']:,} in free text, of which "
-        f"{counts['negated']:,} negated, of the family or hypothetical) → {output}",
-        patients,
-        "patients",
-    )
+    return counts
 
 
 if __name__ == "__main__":

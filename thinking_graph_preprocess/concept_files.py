@@ -1,34 +1,34 @@
-"""The files of concepts: which tasks they serve, their columns, and how a name is written in them.
+"""Concept files: the tasks they serve, their columns, and how concept names are written.
 
-One parquet file for each file of trajectories, patients contiguous: subject_id, event_id (position in the trajectory), key
-(the decision task whose answer the name would be, or `text` for a mention in free text), concept (normalised name), cui (or
-null), negated (negated, of the family, or hypothetical).
+There is one Parquet file for each file of trajectories, with the rows of a patient contiguous. Columns: subject_id; event_id
+(position in the trajectory); key (the decision task that has this name among its possible answers, or `text` for a mention
+in free text); concept (normalised name); cui (or null); negated (negated, family history, or hypothetical).
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mimiciv_dataset.tasks import TASKS, Task
 from pipeline.errors import UserError
-from pipeline.files import read_json, write_json
+from pipeline.provenance import digest_of, file_record, folder_record, read_record
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 GRAPH_TASKS: dict[str, Task] = {name: task for name, task in TASKS.items() if task.kind == "decision" and task.event}
-"""Tasks with answers that are concepts: decision tasks, but not next_event, whose answer is a table."""
+"""Tasks whose answers are concepts: all decision tasks except next_event, whose answer is a table."""
 
 TEXT = "text"
-"""Key of a concept that was found in free text."""
+"""Key of concepts found in free text."""
 
 FREE_TEXT = {"radiology": "text", "discharge": "text", "admissions": "admission_info"}
-"""Tables with free text, and its column."""
+"""Table → its free-text column."""
 
 
 def normalise(name: str) -> str:
-    """A name as concepts are written: stripped, case-folded, single spaces.
+    """The name of a concept as the files have it: stripped, case-folded, single spaces.
 
     >>> normalise("  Sodium   Chloride 0.9% ")
     'sodium chloride 0.9%'
@@ -36,48 +36,32 @@ def normalise(name: str) -> str:
     return " ".join(name.casefold().split())
 
 
-def schema() -> pa.Schema:
+def concept_schema() -> pa.Schema:
+    """The columns of a concept file."""
     import pyarrow as pa
 
     text = pa.string()
-    return pa.schema({
-        "subject_id": text, "event_id": pa.int32(), "key": text, "concept": text, "cui": text, "negated": pa.bool_(),
-    })  # fmt: skip
+    columns = {"subject_id": text, "event_id": pa.int32(), "key": text, "concept": text, "cui": text, "negated": pa.bool_()}
+    return pa.schema(columns)
 
 
 def concept_files(folder: Path) -> list[Path]:
-    """The parquet files of a concepts folder.
+    """The Parquet files of a directory of concepts.
 
     Raises:
         UserError: there is none, or the extraction has not finished.
     """
     files = sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
-    whole = read_json(folder / "options.json")["files"] if (folder / "options.json").exists() else 1
-    if len(files) < whole:
+    record = read_record(folder_record(folder))
+    expected = record["settings"]["files"] if record else 1
+    if len(files) < expected or (record and not record.get("complete")):
         raise UserError(
-            f"{folder}: wanted {whole:,} files of concepts, found {len(files):,}; make them, or let them be finished, with "
-            "thinking_graph_preprocess/concept_extraction.py"
+            f"{folder}: expected {expected:,} finished concept files, got {len(files):,}. Run "
+            "thinking_graph_preprocess/concept_extraction.py to its end."
         )
     return files
 
 
-def claim(folder: Path, options: dict, flags: str) -> None:
-    """Write the options a folder is made with; a later run with others is an error, not a mixture.
-
-    Raises:
-        UserError: the folder was begun with other options.
-    """
-    path = folder / "options.json"
-    if path.exists() and (found := read_json(path)) != options:
-        differing = ", ".join(sorted(key for key in options if found.get(key) != options[key]))
-        raise UserError(
-            f"{folder}: wanted the same {differing} as when it was begun, found others; remove the folder to begin again, "
-            f"or choose another {flags}"
-        )
-    write_json(path, options)
-
-
-def index_identity(path: Path) -> Any:
-    """What an index was made from, for telling another one; None for a released file."""
-    provenance = path / "provenance.json"
-    return read_json(provenance)["options"] if provenance.exists() else None
+def index_digest(path: Path) -> str | None:
+    """The digest of a task index (a directory or one CSV) in its provenance record; None for a released file."""
+    return digest_of(folder_record(path) if path.is_dir() else file_record(path))

@@ -1,8 +1,8 @@
-"""Free text → the concepts it mentions, by one of two matchers behind one interface.
+"""Two matchers that find the concepts mentioned in free text.
 
-`DictionaryMatcher`: the longest phrases of a lexicon, exact but for case, accents and punctuation. `QuickUMLSMatcher`:
-approximate matching by an installed QuickUMLS index (Soldaini & Goharian, MedIR 2016). Both give every mention, and say of
-each whether it is negated, about the family or hypothetical.
+`DictionaryMatcher` finds the longest terms of a lexicon exactly, ignoring case, accents and punctuation. `QuickUMLSMatcher`
+finds approximate matches with an installed QuickUMLS index (Soldaini & Goharian, MedIR 2016). Both mark mentions that are
+negated, about the family, or hypothetical.
 """
 
 from __future__ import annotations
@@ -22,7 +22,13 @@ from thinking_graph_preprocess.term_search import hashes, tokens
 
 
 class Mention(NamedTuple):
-    """One mention: the concept's normalised name, its CUI if it has one, and whether the text says it is not so."""
+    """A mention of a concept in a text.
+
+    Attributes:
+        concept: normalised name.
+        cui: UMLS concept, if there is one.
+        negated: whether the mention is negated, about the family, or hypothetical.
+    """
 
     concept: str
     cui: str | None
@@ -30,18 +36,20 @@ class Mention(NamedTuple):
 
 
 class Matcher(Protocol):
+    """Finds concepts in free text."""
+
     def mentions(self, text: str) -> Iterator[Mention]:
-        """Every mention in a text, in its order."""
+        """Yield the mentions in a text, from left to right."""
 
     def cui_of(self, name: str) -> str | None:
-        """The CUI of a whole name, or None."""
+        """The CUI of a complete name, or None."""
 
 
 class DictionaryMatcher:
-    """Matches a lexicon's terms.
+    """Matches the terms of a lexicon.
 
     Args:
-        lexicon: folder of the lexicon.
+        lexicon: directory of the lexicon.
     """
 
     def __init__(self, lexicon: Path) -> None:
@@ -50,9 +58,9 @@ class DictionaryMatcher:
     def mentions(self, text: str) -> Iterator[Mention]:
         words, _ = tokens(text)
         hashed = hashes(words)
-        found = self.lexicon.table.find(hashed)
-        flags = not_asserted(words, hashed, [(start, end) for start, end, _ in found])
-        for start, end, concept in found:
+        terms = self.lexicon.table.find(hashed)
+        flags = not_asserted(words, hashed, [(start, end) for start, end, _ in terms])
+        for start, end, concept in terms:
             yield Mention(self.lexicon.name(concept), self.lexicon.cui(concept), bool(flags[start:end].any()))
 
     def cui_of(self, name: str) -> str | None:
@@ -61,11 +69,11 @@ class DictionaryMatcher:
 
 
 class QuickUMLSMatcher:
-    """Matches by QuickUMLS: of each span its best candidate.
+    """Matches with QuickUMLS: the best candidate of each span.
 
     Args:
         folder: the QuickUMLS installation.
-        lexicon: folder of a UMLS lexicon, for the preferred names of CUIs; without one the matched term is the name.
+        lexicon: directory of a UMLS lexicon, for preferred names; without one the matched term is the name.
 
     Raises:
         UserError: the installation, spaCy's model or NLTK's stop words are missing.
@@ -102,8 +110,12 @@ class QuickUMLSMatcher:
 
 
 def check_quickumls(folder: Path) -> None:
-    """Raise a `UserError` that says what QuickUMLS lacks, before it tries to download something."""
-    install = "make it with python -m quickumls.install UMLS_DIR FOLDER -d unqlite, and name it in $QUICKUMLS or --quickumls"
+    """Check what QuickUMLS needs, since it would try to download what is missing.
+
+    Raises:
+        UserError: the installation, spaCy's model or NLTK's stop words are missing.
+    """
+    install = "make it with python -m quickumls.install UMLS_DIR FOLDER -d unqlite and set $QUICKUMLS or --quickumls to it"
     require(folder, "a QuickUMLS installation", install)
     for part in ("umls-simstring.db", "cui-semtypes.db"):
         require(folder / part, "this part of a QuickUMLS installation", install)
@@ -115,15 +127,15 @@ def check_quickumls(folder: Path) -> None:
         nltk.data.find("corpora/stopwords")
     except LookupError:
         raise UserError(
-            "NLTK's stop words: wanted corpora/stopwords below $NLTK_DATA, found none; get them with "
-            "python -m nltk.downloader stopwords -d $NLTK_DATA"
+            "NLTK's stop words: expected corpora/stopwords below $NLTK_DATA, got none. Run "
+            "python -m nltk.downloader stopwords -d $NLTK_DATA."
         ) from None
     model = SPACY_LANGUAGE_MAP["ENG"]
     if not (spacy.util.is_package(model) or Path(model).exists()):
-        raise UserError(f"spaCy: wanted its model {model}, found none; get it with python -m spacy download {model}")
+        raise UserError(f"spaCy: expected its model {model}, got none. Run python -m spacy download {model}.")
 
 
-def locks_to_one_process(folder: Path) -> bool:
-    """Whether a QuickUMLS installation is of a kind (leveldb) that only one process can open at a time."""
+def allows_one_process_only(folder: Path) -> bool:
+    """Whether a QuickUMLS installation is stored in leveldb, which only one process can open at a time."""
     flag = folder / "database_backend.flag"
     return not flag.exists() or flag.read_text().strip() == "leveldb"

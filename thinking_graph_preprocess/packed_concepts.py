@@ -1,14 +1,14 @@
-"""The concepts of all patients as flat, memory-mapped arrays: what co-occurrence is counted from.
+"""The concepts of all patients as flat, memory-mapped arrays, from which co-occurrence is counted.
 
-The concept files are read once; after that any range of a patient's events is a slice, whatever the order the index asks
-in, and all tasks and processes share the arrays. Negated concepts are left out here, so that nothing later can count them.
+The concept files are read once. After that, the concepts of any range of events are a slice, in whatever order the rows of an
+index come, and all tasks and processes share the arrays. Negated concepts are left out, so that no later step counts them.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from mimiciv_dataset.events import EVENTS
 from mimiciv_dataset.trajectory import Trajectories
 from pipeline.errors import UserError
 from pipeline.files import atomic_dir
-from pipeline.progress import progress
+from pipeline.work import Tick, Unit, run_units
 from thinking_graph_preprocess.concept_files import GRAPH_TASKS, TEXT
 
 if TYPE_CHECKING:
@@ -24,20 +24,23 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 TABLES = {name: number for number, name in enumerate(EVENTS)}
-"""Tables by number, as the packed rows have them."""
+"""Table → its number in the packed rows."""
 
-_TO_LOOK_UP = 255
+_UNKNOWN = 255
 _COLUMNS = {"event": "<i4", "concept": "<i4", "table": "u1"}
 
 
 class PackedConcepts:
-    """Opens what `pack` wrote.
+    """Packed concepts, memory-mapped.
+
+    Args:
+        folder: directory that `find_or_pack` returned.
 
     Attributes:
-        event, concept, table: (n,) a row is a concept of an event: position in its trajectory, number of the concept,
-            number of the event's table; by patient, then by event, without repeats.
-        names: the concepts' names, ascending; a concept's number is its place here.
-        subjects: (p,) the patients' ids as numbers, ascending; `begins`, `ends`: (p,) their rows.
+        event, concept, table: (n,) one row for each concept of each event, ordered by patient and event, without
+            duplicates: position of the event in the trajectory, number of the concept, number of the event's table.
+        subjects: (p,) patients as integers, ascending.
+        begins, ends: (p,) first row of each patient, and the row after the last.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -52,15 +55,16 @@ class PackedConcepts:
 
     @cached_property
     def names(self) -> list[str]:
+        """The names of the concepts, ascending; the number of a concept is its index here."""
         return (self._folder / "names.txt").read_text(encoding="utf-8").split("\n")
 
     @cached_property
     def number(self) -> dict[str, int]:
-        """The number of each name."""
+        """Name → number of the concept."""
         return {name: number for number, name in enumerate(self.names)}
 
     def rows_of(self, subject_id: str) -> tuple[int, int]:
-        """The rows of a patient, (begin, end).
+        """The rows of a patient as (begin, end).
 
         Raises:
             UserError: the concept files do not have the patient.
@@ -70,46 +74,57 @@ class PackedConcepts:
         at = int(np.searchsorted(self.subjects, int(subject_id)))
         if at == len(self.subjects) or self.subjects[at] != int(subject_id):
             raise UserError(
-                f"concepts: wanted patient {subject_id}, who is in the index, found no concepts of theirs; run "
-                "concept_extraction.py with this index"
+                f"concepts: expected concepts of every patient of the index, got none of patient {subject_id}. Run "
+                "thinking_graph_preprocess/concept_extraction.py with this index."
             )
         return int(self.begins[at]), int(self.ends[at])
 
 
-def pack(files: Sequence[Path], trajectories: Trajectories, folder: Path) -> None:
-    """Write the concepts of some parquet files as arrays, in a folder that appears whole."""
+def find_or_pack(files: Sequence[Path], trajectories: Trajectories, coexistence_dir: Path) -> Path:
+    """The directory of packed concepts below that of co-occurrence; one process writes it if it does not exist."""
+    folder = coexistence_dir / ".packed"
+    unit = Unit("pack", folder.exists, partial(_pack, files, trajectories, folder))
+    run_units([unit], coexistence_dir / ".locks", total=2 * len(files), desc="packing concepts", unit="file")
+    return folder
+
+
+def _pack(files: Sequence[Path], trajectories: Trajectories, folder: Path, tick: Tick) -> None:
+    """Write the concepts of some concept files as arrays."""
     import numpy as np
     import pyarrow.compute as pc
 
     names: set[str] = set()
-    for path in progress(files, desc="names of concepts", unit="file"):
+    for path in files:
         names.update(pc.unique(_asserted(path, ["concept"])["concept"]).to_pylist())
+        tick(1)
     number = {name: i for i, name in enumerate(sorted(names))}
     subjects: list[tuple[int, int, int]] = []
     size = 0
     with atomic_dir(folder) as temporary, contextlib.ExitStack() as stack:
         out = {name: stack.enter_context((temporary / name).open("wb")) for name in _COLUMNS}
-        for path in progress(files, desc="packing concepts", unit="file"):
+        for path in files:
             rows = _asserted(path, ["subject_id", "event_id", "key", "concept"])
-            subject, event = decoded(rows["subject_id"], int, np.int64), rows["event_id"].to_numpy()
-            concept = decoded(rows["concept"], lambda name: number.get(name, -1), np.int32)
-            table = decoded(rows["key"], lambda key: TABLES[GRAPH_TASKS[key].event] if key != TEXT else _TO_LOOK_UP, np.uint8)
+            subject, event = decode(rows["subject_id"], int, np.int64), rows["event_id"].to_numpy()
+            # the dictionary of the column also has the names of rows that are left out
+            concept = decode(rows["concept"], lambda name: number.get(name, -1), np.int32)
+            table = decode(rows["key"], lambda key: TABLES[GRAPH_TASKS[key].event] if key != TEXT else _UNKNOWN, np.uint8)
             order = np.lexsort((concept, event, subject))
             keys = np.stack([subject, event, concept])[:, order]
-            order = order[np.diff(keys, axis=1, prepend=-1).any(axis=0)]  # a name may be the answer of two tasks
+            order = order[np.diff(keys, axis=1, prepend=-1).any(axis=0)]  # a name may be an answer of two tasks
             subject, event, concept, table = subject[order], event[order], concept[order], table[order]
-            look_up_tables(table, subject, event, trajectories)
+            _fill_in_tables(table, subject, event, trajectories)
             for name, values in (("event", event), ("concept", concept), ("table", table)):
                 values.tofile(out[name])
             ids, first, count = np.unique(subject, return_index=True, return_counts=True)
             subjects += zip(ids.tolist(), (size + first).tolist(), (size + first + count).tolist(), strict=True)
             size += len(subject)
+            tick(1)
         np.save(temporary / "subjects.npy", np.array(sorted(subjects), np.int64).reshape(-1, 3).T)
         (temporary / "names.txt").write_text("\n".join(number), encoding="utf-8")
 
 
 def _asserted(path: Path, columns: Sequence[str]) -> pa.Table:
-    """Columns of a concept file without the negated rows; texts dictionary-encoded, in one chunk."""
+    """Columns of a concept file without negated rows, in one chunk; text columns are dictionary-encoded."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
@@ -118,28 +133,26 @@ def _asserted(path: Path, columns: Sequence[str]) -> pa.Table:
     return rows.filter(pc.invert(rows["negated"])).drop_columns("negated").unify_dictionaries().combine_chunks()
 
 
-def decoded(column: pa.ChunkedArray, value: Callable[[str], int], kind: type) -> np.ndarray:
-    """A dictionary-encoded column as numbers."""
+def decode(column: pa.ChunkedArray, value: Callable[[str], int], dtype: type) -> np.ndarray:
+    """Map a dictionary-encoded column of one chunk to numbers, calling `value` once for each distinct text."""
     import numpy as np
 
     if not column.num_chunks:
-        return np.empty(0, kind)
+        return np.empty(0, dtype)
     encoded = column.chunk(0)
-    values = np.array([value(text) for text in encoded.dictionary.to_pylist()], kind)
+    values = np.array([value(text) for text in encoded.dictionary.to_pylist()], dtype)
     return values[encoded.indices.to_numpy()]
 
 
-def look_up_tables(table: np.ndarray, subject: np.ndarray, event: np.ndarray, trajectories: Trajectories) -> None:
-    """Fill in the table of rows of free text, which their key does not say, from the trajectories. Rows are in order."""
+def _fill_in_tables(table: np.ndarray, subject: np.ndarray, event: np.ndarray, trajectories: Trajectories) -> None:
+    """Fill in the tables of concepts in free text, whose key does not tell, from the trajectories. Rows are in order."""
     import numpy as np
 
-    rows = np.flatnonzero(table == _TO_LOOK_UP)
-    places = np.stack([subject[rows], event[rows]])
-    first = np.diff(places, axis=1, prepend=-1).any(axis=0)
+    rows = np.flatnonzero(table == _UNKNOWN)
+    events = np.stack([subject[rows], event[rows]])
+    first = np.diff(events, axis=1, prepend=-1).any(axis=0)
     positions: dict[int, list[int]] = {}
-    for patient, position in places[:, first].T.tolist():
+    for patient, position in events[:, first].T.tolist():
         positions.setdefault(patient, []).append(position)
-    found = [
-        TABLES[event.file_name] for patient, wanted in positions.items() for event in trajectories.events(str(patient), wanted)
-    ]
-    table[rows] = np.array(found, np.uint8)[np.cumsum(first) - 1]
+    numbers = [TABLES[each.file_name] for patient, at in positions.items() for each in trajectories.events(str(patient), at)]
+    table[rows] = np.array(numbers, np.uint8)[np.cumsum(first) - 1]

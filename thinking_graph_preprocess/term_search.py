@@ -1,9 +1,9 @@
-"""Text → words, and the search for phrases in them: one table finds a lexicon's terms and the cues of negation alike.
+"""Tokenise text and search it for phrases: the terms of a lexicon, or the cues of negation.
 
-A phrase table is two sorted arrays: a 64-bit hash of every beginning (first word, first two words, …) of every phrase,
-and the phrase that ends there, if one does. All positions of a text are looked up at once, then those that may go on with
-one word more, and so on; so a million terms cost a few binary searches a word, and the arrays can be memory-mapped and
-shared. Two of n beginnings collide with probability n²/2⁶⁵: one in a hundred thousand for the 2·10⁷ of a whole UMLS.
+A phrase table is a pair of sorted arrays: the 64-bit hashes of all prefixes (first word, first two words, …) of all phrases,
+and the phrase that ends with that prefix, if one does. All positions of a text are looked up at once, then those that matched
+are extended by one word, and so on. With a million terms this takes a few binary searches per word, and the arrays can be
+memory-mapped and shared. Two of n prefixes collide with probability n²/2⁶⁵: 10⁻⁵ for the 2·10⁷ prefixes of a full UMLS.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 COLON, SENTENCE, PARAGRAPH = ":", ".", "\n\n"
-"""Breaks among the words of a text: no phrase goes over any of them."""
+"""Break tokens, which stand among the words of a text: no phrase extends across one."""
 
 WRAPPED = 50
-"""Notes are wrapped at some 75 characters: a line shorter than this was not wrapped, so its sentence ends with it."""
+"""Notes are wrapped at about 75 characters. A shorter line than this was not wrapped, so a sentence ends with it."""
 
 _HEADING = r"[A-Z][A-Za-z/&() -]{0,40}:"
 _ITEM = r"[-*•#+>]|\d{1,2}[.)]\s"
@@ -38,12 +38,12 @@ _TOKEN = re.compile(
 )
 _WORD = re.compile(r"[^\W_]+")
 _BREAKS = {"paragraph": PARAGRAPH, "sentence": SENTENCE, "colon": COLON}
-_MULTIPLIER = 0x9E3779B97F4A7C15  # odd, so that multiplying by it loses nothing
+_MULTIPLIER = 0x9E3779B97F4A7C15  # odd, so that multiplication by it is invertible
 _MASK = (1 << 64) - 1
 
 
 def words_of(term: str) -> list[str]:
-    """The words of a term; punctuation only separates them.
+    """The words of a term, split at spaces and punctuation.
 
     >>> words_of("Diabetes mellitus, type-2 (E11.9)")
     ['Diabetes', 'mellitus', 'type', '2', 'E11', '9']
@@ -52,39 +52,39 @@ def words_of(term: str) -> list[str]:
 
 
 def tokens(text: str) -> tuple[list[str], list[int]]:
-    r"""The words and breaks of a text, and where each begins.
+    r"""The words and breaks of a text, and the position at which each begins.
 
     A line end is a break if a blank line, a heading or a list item follows, or if the line is too short to have been
-    wrapped. A wrapped sentence goes on.
+    wrapped.
 
     >>> tokens("No fever.\nPMH: CAD")[0]
     ['No', 'fever', '.', '\n\n', 'PMH', ':', 'CAD']
     >>> tokens("no change since the examination of the day before; no sign of\npneumonia")[0][-5:]
     ['.', 'no', 'sign', 'of', 'pneumonia']
     """
-    found: list[str] = []
+    words: list[str] = []
     starts: list[int] = []
-    line = 0
+    line_start = 0
     for match in _TOKEN.finditer(text):
         kind, start = match.lastgroup, match.start()
         if kind == "word":
-            found.append(match.group())
+            words.append(match.group())
         elif kind != "line":
-            found.append(_BREAKS[kind])
-        elif start - line < WRAPPED:
-            found.append(SENTENCE)
+            words.append(_BREAKS[kind])
+        elif start - line_start < WRAPPED:
+            words.append(SENTENCE)
         else:
-            line = start + 1
+            line_start = start + 1
             continue
         if match.group() == "\n":
-            line = start + 1
+            line_start = start + 1
         starts.append(start)
-    return found, starts
+    return words, starts
 
 
 @lru_cache(maxsize=1 << 20)
 def word_hash(word: str) -> int:
-    """64 bits that stand for a word, whatever its case and accents.
+    """A 64-bit hash of a word that ignores case and accents.
 
     >>> word_hash("Sjögren") == word_hash("SJOGREN") != word_hash("Sjogrens")
     True
@@ -96,7 +96,7 @@ def word_hash(word: str) -> int:
 
 
 def hashes(words: Iterable[str]) -> np.ndarray:
-    """The hash of each word (uint64)."""
+    """The hash of each word: (n,) uint64."""
     import numpy as np
 
     return np.array(array("Q", map(word_hash, words)), np.uint64)
@@ -104,11 +104,11 @@ def hashes(words: Iterable[str]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class PhraseTable:
-    """Phrases as sorted hashes of their beginnings.
+    """Phrases as sorted hashes of their prefixes.
 
     Attributes:
         keys: (n,) uint64, ascending.
-        values: (n,) int32; the value of the phrase that ends there, or -1 where phrases only go on.
+        values: (n,) int32; the value of the phrase that ends with this prefix, or -1 if none does.
     """
 
     keys: np.ndarray
@@ -116,7 +116,7 @@ class PhraseTable:
 
     @classmethod
     def build(cls, phrases: Iterable[tuple[Iterable[str], int]]) -> PhraseTable:
-        """From (words, value ≥ 0) pairs; of phrases with the same words the first one counts."""
+        """Build a table of (words, value ≥ 0) pairs; of phrases with the same words the first counts."""
         import numpy as np
 
         keys, values = array("Q"), array("i")
@@ -128,7 +128,7 @@ class PhraseTable:
                 values.append(-1)
             values[-1] = value
         all_keys, all_values = np.array(keys, np.uint64), np.array(values, np.int32)
-        order = np.lexsort((all_values < 0, all_keys))  # stable: whole phrases before beginnings, in the order given
+        order = np.lexsort((all_values < 0, all_keys))  # stable: phrases before prefixes, in the order given
         all_keys, all_values = all_keys[order], all_values[order]
         first = np.ones(len(all_keys), bool)
         first[1:] = all_keys[1:] != all_keys[:-1]
@@ -150,14 +150,14 @@ class PhraseTable:
         return int(self.values[slot]) if slot < len(self.keys) and self.keys[slot] == key else -1
 
     def find(self, words: np.ndarray) -> list[tuple[int, int, int]]:
-        """Every phrase in a text, from the left, the longest first, without overlap: (start, end, value).
+        """The phrases in a text as (start, end, value): leftmost, then longest, without overlap.
 
         >>> table = PhraseTable.build([(["heart"], 1), (["heart", "failure"], 0), (["acute"], 2)])
         >>> table.find(hashes("acute heart failure of the Heart".split()))
         [(0, 1, 2), (1, 3, 0), (5, 6, 1)]
 
         Args:
-            words: (n,) uint64, the hashes of the text's words.
+            words: (n,) uint64, the hashes of the words of the text.
         """
         import numpy as np
 
@@ -166,20 +166,20 @@ class PhraseTable:
         ends, values = np.zeros(len(words), np.int32), np.empty(len(words), np.int32)
         at, key, length = np.arange(len(words)), np.zeros(len(words), np.uint64), 0
         while len(at):
-            key = key * np.uint64(_MULTIPLIER) + words[at + length]  # wraps at 2⁶⁴, as it should
+            key = key * np.uint64(_MULTIPLIER) + words[at + length]  # modulo 2⁶⁴
             slot = np.minimum(np.searchsorted(self.keys, key), len(self.keys) - 1)
             known = self.keys[slot] == key
             at, key, slot = at[known], key[known], slot[known]
             length += 1
             value = self.values[slot]
-            whole = value >= 0
-            ends[at[whole]], values[at[whole]] = at[whole] + length, value[whole]  # a longer phrase replaces a shorter one
-            more = at + length < len(words)
-            at, key = at[more], key[more]
-        found, free = [], 0
+            matched = value >= 0
+            ends[at[matched]], values[at[matched]] = at[matched] + length, value[matched]  # replaces shorter phrases
+            extensible = at + length < len(words)
+            at, key = at[extensible], key[extensible]
+        phrases, free = [], 0
         starts = np.flatnonzero(ends)
         for start, end, value in zip(starts.tolist(), ends[starts].tolist(), values[starts].tolist(), strict=True):
             if start >= free:
-                found.append((start, end, value))
+                phrases.append((start, end, value))
                 free = end
-        return found
+        return phrases

@@ -1,0 +1,170 @@
+"""Write a graph directory: compressed sparse rows of edges, names and terms, as arrays that `umls_graph.Graph` maps."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from pipeline.errors import UserError
+from pipeline.files import write_json
+from pipeline.progress import progress
+from thinking_graph_preprocess.umls_graph import FORMAT, INVERSE, simplify_term, term_hash
+
+if TYPE_CHECKING:
+    import numpy as np
+    import polars as pl
+
+SORT_ROWS = 1 << 20
+"""Edges unpacked at a time."""
+
+LABEL_BITS = 16
+"""Bits of the number of a relation in a packed edge."""
+
+
+class Edges(NamedTuple):
+    """The statements "source relation target" of a graph.
+
+    Attributes:
+        at_most: upper bound of their number.
+        batches: (sources, targets, labels) of some statements at a time: nodes (int32), and indices into `relations`.
+        relations: names of relations.
+        inverses: relation → name of its inverse, where it is known.
+    """
+
+    at_most: int
+    batches: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]
+    relations: list[str]
+    inverses: Mapping[str, str]
+
+
+def write_graph(
+    folder: Path, names: pl.DataFrame, terms: tuple[np.ndarray, np.ndarray], edges: Edges, made_from: str = "a test"
+) -> None:
+    """Write a graph directory.
+
+    Args:
+        folder: where to write.
+        names: the nodes, ordered by `cui` (all of one length), with their preferred `name`.
+        terms: the `term_table` of all names of all nodes.
+        edges: the relations between the nodes.
+        made_from: the source, for about.json.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    relations, inverse, index = with_inverses(edges.relations, edges.inverses)
+    to_label, to_inverse = np.array(index, np.uint16), np.array(inverse, np.uint16)
+    bits = max(1, (len(names) - 1).bit_length())
+    if 2 * bits + LABEL_BITS > 64 or len(relations) > 1 << LABEL_BITS:
+        raise UserError(
+            f"{folder}: expected at most {1 << 24:,} concepts and {1 << LABEL_BITS:,} relations, got {len(names):,} and "
+            f"{len(relations):,}. Make a smaller UMLS subset."
+        )
+    keys, size = np.empty(2 * edges.at_most, np.uint64), 0
+    with progress(total=edges.at_most, desc="relations", unit="relation") as bar:
+        for sources, targets, labels in edges.batches:
+            labels = to_label[labels]
+            backward = pack_edges(targets, sources, to_inverse[labels], bits)
+            for packed in (pack_edges(sources, targets, labels, bits), backward):
+                keys[size : size + len(packed)] = packed
+                size += len(packed)
+            bar.update(len(sources))
+    arrays = dict(zip(("offsets", "neighbours", "labels"), sparse_rows(keys[:size], len(names), bits), strict=True))
+    del keys
+    text = names["name"].to_arrow().cast(pa.large_string())
+    ends, letters = (text.buffers()[1], text.buffers()[2]) if len(text) else (None, None)
+    arrays["name_offsets"] = np.frombuffer(ends, np.int64)[text.offset : text.offset + len(text) + 1]
+    arrays["name_text"] = np.frombuffer(letters, np.uint8)[: arrays["name_offsets"][-1]]
+    arrays["cuis"] = names["cui"].to_numpy().astype("S")
+    arrays["term_hashes"], arrays["term_nodes"] = terms
+    for name, values in arrays.items():
+        np.save(folder / f"{name}.npy", values, allow_pickle=False)
+    counts = {"nodes": len(names), "edges": len(arrays["neighbours"]), "terms": len(arrays["term_hashes"])}
+    dropped = {"relations suppressed, of a concept with itself or without an English name": edges.at_most - size // 2}
+    about = {"format": FORMAT, "made_from": made_from, **counts, "dropped": dropped}
+    write_json(folder / "about.json", about | {"relations": {"names": relations, "inverse": inverse}})
+
+
+def with_inverses(names: Sequence[str], inverses: Mapping[str, str]) -> tuple[list[str], list[int], list[int]]:
+    """(relations and their inverses, the index of the inverse of each, the index of each of `names`).
+
+    Where two concepts have several relations, a path takes the first in this order: a RELA is more specific than a REL,
+    which is written in capitals, and a name of the release is better than one with `INVERSE`.
+
+    >>> with_inverses(["RO", "isa", "PAR"], {"PAR": "CHD", "RO": "RO"})
+    (['isa', 'inverse_isa', 'CHD', 'PAR', 'RO'], [1, 0, 3, 2, 4], [4, 0, 3])
+    """
+    inverse_of = {name: inverses.get(name) or default_inverse(name) for name in names}
+    for name, inverse in list(inverse_of.items()):
+        inverse_of.setdefault(inverse, name)
+    relations = sorted(inverse_of, key=lambda name: (name.removeprefix(INVERSE).isupper(), name.startswith(INVERSE), name))
+    index = {name: at for at, name in enumerate(relations)}
+    return relations, [index[inverse_of[name]] for name in relations], [index[name] for name in names]
+
+
+def default_inverse(name: str) -> str:
+    """The name of the inverse of a relation for which UMLS has none."""
+    return name.removeprefix(INVERSE) if name.startswith(INVERSE) else INVERSE + name
+
+
+def pack_edges(sources: np.ndarray, targets: np.ndarray, labels: np.ndarray, bits: int) -> np.ndarray:
+    """Each edge as one integer (uint64); integers are ordered by source, then target, then label."""
+    import numpy as np
+
+    keys = (sources.astype(np.uint64) << np.uint64(bits)) | targets.astype(np.uint64)
+    return (keys << np.uint64(LABEL_BITS)) | labels.astype(np.uint64)
+
+
+def sparse_rows(keys: np.ndarray, nodes: int, bits: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(offsets, neighbours, labels) of packed edges, which are sorted in place; duplicate edges are dropped.
+
+    >>> import numpy as np
+    >>> keys = pack_edges(*np.array([[0, 2, 5], [0, 1, 7], [2, 0, 6], [0, 1, 7]]).T, bits=2)
+    >>> offsets, neighbours, labels = sparse_rows(keys, nodes=3, bits=2)
+    >>> offsets.tolist(), neighbours.tolist(), labels.tolist()
+    ([0, 2, 2, 3], [1, 2, 0], [7, 5, 6])
+    """
+    import numpy as np
+
+    keys.sort()  # in place: argsort would need as much memory again
+    first = np.ones(len(keys), bool)
+    np.not_equal(keys[1:], keys[:-1], out=first[1:])
+    counts, size = np.zeros(nodes, np.int64), int(first.sum())
+    neighbours, labels = np.empty(size, np.int32), np.empty(size, np.uint16)
+    end = 0
+    for start in range(0, len(keys), SORT_ROWS):
+        part = keys[start : start + SORT_ROWS][first[start : start + SORT_ROWS]]
+        counts += np.bincount((part >> np.uint64(bits + LABEL_BITS)).astype(np.int64), minlength=nodes)
+        neighbours[end : end + len(part)] = (part >> np.uint64(LABEL_BITS)) & np.uint64((1 << bits) - 1)
+        labels[end : end + len(part)] = part & np.uint64((1 << LABEL_BITS) - 1)
+        end += len(part)
+    return np.concatenate([[0], np.cumsum(counts)]), neighbours, labels
+
+
+def term_table(terms: Iterable[tuple[str, int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted hashes of terms, verbatim and simplified, and their nodes.
+
+    Of the nodes of a term the first counts; a verbatim term has priority over one that is only equal when simplified.
+
+    Args:
+        terms: (term, node), the best node of a term first.
+
+    Returns:
+        hashes (uint64), nodes (int32).
+
+    >>> hashes, nodes = term_table([("Mg", 0), ("MG", 1), ("mg", 2)])
+    >>> [int(nodes[hashes.searchsorted(term_hash(term))]) for term in ("MG", "mg")], len(nodes)
+    ([1, 2], 3)
+    """
+    import numpy as np
+
+    verbatim, simplified, nodes = array("Q"), array("Q"), array("i")
+    for term, node in terms:
+        verbatim.append(term_hash(term))
+        simplified.append(term_hash(simplify_term(term)))
+        nodes.append(node)
+    hashes = np.concatenate([np.array(verbatim, np.uint64), np.array(simplified, np.uint64)])
+    hashes, first = np.unique(hashes, return_index=True)
+    return hashes, np.array(nodes, np.int32)[first % max(len(nodes), 1)]
