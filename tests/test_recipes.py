@@ -1,4 +1,4 @@
-"""Recipes, launch configurations and launchers of training: every flag exists, every file named is there, one really runs."""
+"""Recipes, launch configurations and launchers of training: every flag and file exists, and one recipe is run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_every_flag_of_a_recipe_exists(recipe: Path) -> None:
     assert isinstance(settings["learning_rate"], float) and set(settings.get("rewards", [])) <= set(REWARDS)
 
 
-def test_the_global_batches_are_those_of_the_design() -> None:
+def test_global_batches() -> None:
     """8 GPUs: 8 samples a step in stage 1, 64 in stage 2, 8 prompts × 16 completions in stage 3."""
     for recipe in RECIPES:
         settings = yaml.safe_load(recipe.read_text(encoding="utf-8"))
@@ -53,10 +53,10 @@ def launch(script: Path, *words: object, **env: str) -> subprocess.CompletedProc
 
 
 @pytest.mark.parametrize("script", LAUNCHERS, ids=lambda path: path.stem)
-def test_launchers_say_how_and_what_is_wrong(script: Path, tmp_path: Path) -> None:
+def test_launchers_have_help_and_report_errors(script: Path, tmp_path: Path) -> None:
     assert f"bash scripts/train/{script.name}" in launch(script, "--help").stdout
     done = launch(script, "no-such-recipe", NUM_PROCESSES="1")
-    assert done.returncode == 2 and "wanted a recipe" in done.stderr
+    assert done.returncode == 2 and "expected a directory with a recipe" in done.stderr
     done = launch(script, "Qwen3-1.7B", NUM_PROCESSES="1", ACCELERATE_CONFIG=str(tmp_path / "none"))
     assert done.returncode == 2 and "ACCELERATE_CONFIG" in done.stderr
 

@@ -8,7 +8,10 @@ import pytest
 import torch
 
 from pipeline.errors import UserError
-from training.overrides import vllm_model_length
+from pipeline.files import read_json
+from training.arguments import SFTArguments
+from training.overrides import apply_overrides, trainer_options, vllm_model_length
+from training.runs import claim
 
 
 def test_only_labelled_tokens_are_projected(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,3 +44,47 @@ def test_missing_vllm_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     args = GRPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, use_vllm=True)
     with pytest.raises(UserError, match="the package vllm.*requirements.txt"):
         vllm_model_length(args, 400)
+
+
+def test_overrides_copy_the_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Harmful and impossible values are replaced in a copy and noted; the trainer gets prepared samples untouched."""
+    from trl import ModelConfig, SFTConfig
+
+    given = SFTConfig(
+        output_dir=str(tmp_path), use_cpu=True, bf16=False, packing=True, ignore_data_skip=True, use_liger_kernel=True,
+        per_device_train_batch_size=8, accelerator_config={"split_batches": True, "dispatch_batches": True},
+    )  # fmt: skip
+    before = given.to_dict() | {"accelerator_config": given.accelerator_config.to_dict()}
+    monkeypatch.setattr(SFTConfig, "world_size", 2)
+    args, notes = apply_overrides(given, SFTArguments(), ModelConfig(), ["first"])
+    assert before == given.to_dict() | {"accelerator_config": given.accelerator_config.to_dict()}
+    assert args.per_device_train_batch_size == 4 and args.packing and args.max_length == given.max_length
+    assert not (args.ignore_data_skip or args.use_liger_kernel or args.accelerator_config.split_batches)
+    assert notes[0] == "first" and len(notes) == 5
+    options = trainer_options(args, ModelConfig(model_name_or_path="m", dtype="float32"), tokenizer=None)
+    assert options["model"] == "m" and options["args"].model_init_kwargs["dtype"] == "float32"
+    assert options["args"].padding_free and not options["args"].packing and options["args"].max_length is None
+    assert args.packing, "packing is recorded as given"
+    monkeypatch.setattr(SFTConfig, "world_size", 3)
+    with pytest.raises(UserError, match="--per_device_train_batch_size.*multiple of the 3 processes"):
+        apply_overrides(given, SFTArguments(), ModelConfig(), [])
+
+
+def test_a_directory_belongs_to_a_run_once_it_has_checkpoints(tmp_path: Path) -> None:
+    data = {"files": [["a.csv", 3, "ab"]], "stage": "domain", "max_tokens": 9, "instructions_sha256": "i"}
+    settings = {"method": "SFT", "model": "m", "data": data, "learning_rate": 1.0}
+    claim(tmp_path, settings, ["1"], checkpoint=None)
+    claim(tmp_path, settings | {"learning_rate": 2.0}, ["1"], checkpoint=None)
+    provenance = claim(tmp_path, settings | {"learning_rate": 2.0}, ["2", "1"], checkpoint=tmp_path)
+    with pytest.raises(UserError, match="learning_rate.*--output_dir"):
+        claim(tmp_path, settings, ["1"], checkpoint=tmp_path)
+    with pytest.raises(UserError, match="stage"):
+        claim(tmp_path, settings | {"learning_rate": 2.0, "data": data | {"stage": "reasoning"}}, ["1"], checkpoint=tmp_path)
+    info = read_json(tmp_path / "ehr_training.json")
+    assert info["learning_rate"] == 2.0 and info["data"] == data and "data use agreement" in info["data_use"]
+    assert len((tmp_path / "train_patients.sha256").read_text().split()) == 2
+    provenance.complete(steps=3)
+    assert provenance.is_complete
+    provenance.path.unlink()
+    with pytest.raises(UserError, match="record"):
+        claim(tmp_path, settings, ["1"], checkpoint=tmp_path)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What the launchers share: over_gpus.sh LAUNCHER FLAG [--gpus N] TEST.PY'S FLAGS runs test.py with FLAG set to N.
+# Shared by the launchers of evaluation: over_gpus.sh LAUNCHER FLAG [--gpus N] [TEST.PY FLAGS] runs test.py with FLAG set to N.
 set -euo pipefail
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 python="$repo/.venv/bin/python"; [ -x "$python" ] || python=python
@@ -10,7 +10,7 @@ fail() { echo "$(basename "$launcher"): $*" >&2; exit 2; }
 
 case "${1:-}" in
   ""|-h|--help) grep '^# ' "$launcher" | sed 's/^# //'; exit 0 ;;
-  --gpus) [ $# -gt 1 ] || fail "--gpus: wanted a number after it"; gpus=$2; shift 2 ;;
+  --gpus) [ $# -gt 1 ] || fail "--gpus: expected a number, got none."; gpus=$2; shift 2 ;;
   *)
     if [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then
       gpus=$(tr ',' '\n' <<< "$CUDA_VISIBLE_DEVICES" | wc -l)
@@ -18,7 +18,7 @@ case "${1:-}" in
       gpus=$( (nvidia-smi --list-gpus 2>/dev/null || true) | wc -l)
     fi ;;
 esac
-[[ "$gpus" =~ ^[0-9]+$ ]] || fail "--gpus $gpus: wanted a number"
-[ "$gpus" -ge 1 ] || fail "wanted a visible GPU, found none; without one run test.py itself"
-case "$flag" in --data_parallel_size) vllm=() ;; *) vllm=(--use_vllm) ;; esac  # replicas may be of any backend
+[[ "$gpus" =~ ^[0-9]+$ ]] || fail "--gpus: expected a number, got $gpus."
+[ "$gpus" -ge 1 ] || fail "expected a visible GPU, got none. Run test.py itself on the CPU."
+case "$flag" in --data_parallel_size) vllm=() ;; *) vllm=(--use_vllm) ;; esac  # replicas work with any backend
 exec "$python" "$repo/test.py" "${vllm[@]}" "$flag" "$gpus" "$@"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Pipeline parallel evaluation with vLLM: one model over several GPUs, each holds some of the layers.
-#   bash scripts/test/test_pp.sh [--gpus N] TEST.PY'S FLAGS
-#   --gpus N   GPUs (all visible)
+# Pipeline-parallel evaluation with vLLM: one model on several GPUs, each of which holds some of the layers.
+#   bash scripts/test/test_pp.sh [--gpus N] [TEST.PY FLAGS]
+#   --gpus N   number of GPUs (all visible)
 exec bash "$(dirname "${BASH_SOURCE[0]}")/over_gpus.sh" "${BASH_SOURCE[0]}" --pipeline_parallel_size "$@"

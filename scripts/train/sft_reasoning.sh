@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Stage 2, reasoning, on one node.
-#   bash scripts/train/sft_reasoning.sh [RECIPE_FOLDER] [FLAGS OF SFT.PY]
-#   RECIPE_FOLDER   a folder of scripts/recipes/ (Qwen3-1.7B); flags after it override the recipe
-#   ACCELERATE_CONFIG=FILE, NUM_PROCESSES=N in the environment: how to launch (deepspeed_zero3.yaml, all visible GPUs)
-# Run the same command again to go on after an interruption.
+#   bash scripts/train/sft_reasoning.sh [RECIPE_DIR] [SFT.PY FLAGS]
+#   RECIPE_DIR   a directory of recipes, such as those in scripts/recipes/ (Qwen3-1.7B); flags override the recipe
+# Environment: ACCELERATE_CONFIG=FILE (scripts/accelerate_configs/deepspeed_zero3.yaml), NUM_PROCESSES=N (all visible GPUs).
+# The same command resumes an interrupted run.
 exec bash "$(dirname "${BASH_SOURCE[0]}")/launch.sh" "${BASH_SOURCE[0]}" sft.py sft_reasoning "$@"
