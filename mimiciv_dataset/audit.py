@@ -18,6 +18,9 @@ from mimiciv_dataset.timeline import Timeline, example  # noqa: F401  (example: 
 
 FLAGS = ("outcome_in_window", "stay_ended_in_window", "label_vs_hospital_expire_flag", "target_in_context")
 
+FLAG_HEADERS = ("outcome_\nin_window", "stay_ended_\nin_window", "label_vs_hospital_\nexpire_flag", "target_\nin_context")
+"""`FLAGS` broken into two lines, as the headers of a printed table."""
+
 RELATED = {
     "prescriptions": ("pharmacy", "emar"),
     "emar": ("prescriptions", "pharmacy"),

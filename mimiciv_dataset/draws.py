@@ -1,31 +1,87 @@
-"""Random draws of index rows that depend on a seed and on what the rows are, on nothing else: uniform, weighted, balanced."""
+"""Random draws of index rows without replacement: uniform, weighted or balanced.
+
+What is drawn depends on the seed and on the content of the rows, not on their order or on how they are split over files.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from mimiciv_dataset.tasks import Task
+from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
     import polars as pl
 
+ALL = -1
+"""As a number of rows: all of them."""
+
 KEY = ("subject_id", "event", "context_begin", "context_end")
-"""What tells the rows of a task apart."""
+"""The columns that identify a row of a task."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Settings of a draw.
+
+    Attributes:
+        balance_sample: weight the rows of every task by target_weight, not only those of `Task.weighted` tasks.
+        balance_force: draw equally many rows of each label for risk tasks.
+        seed: seed of the draw.
+    """
+
+    balance_sample: bool = False
+    balance_force: bool = False
+    seed: int = 42
+
+    def rows(self, task: Task, rows: pl.DataFrame, number: float) -> tuple[pl.DataFrame, str]:
+        """Draw from the rows of a task.
+
+        Args:
+            number: how many rows; `ALL`, or a fraction of the rows if below 1.
+
+        Returns:
+            The rows drawn, in their order, and a note if there are fewer than requested.
+
+        Raises:
+            UserError: rows drawn by weight lack weights.
+        """
+        if number == 0 or not rows.height:
+            return rows.clear(), "" if number == 0 else "no rows"
+        number = rows.height if number == ALL else number if number >= 1 else max(1, round(number * rows.height))
+        hashes = row_hashes(task.name, rows, self.seed)
+        if self.balance_force and task.kind == "risk":
+            chosen = draw_balanced(hashes, rows["target"].to_numpy(), number)
+            if chosen is None:
+                return rows.clear(), f"not drawn: every row is {rows['target'][0]}, AUROC is undefined"
+        elif self.balance_sample or task.weighted:
+            weights = rows["target_weight"]
+            if weights.null_count() or not (weights > 0).all() or not weights.is_finite().all():
+                raise UserError(
+                    f"{task.name}: expected target_weight > 0 in every row, as this task is drawn by weight, got rows "
+                    "without one. Make the index with task_sample_info_gen.py."
+                )
+            chosen = draw_weighted(hashes, weights.to_numpy(), number)
+        else:
+            chosen = draw_uniform(hashes, number)
+        return rows[chosen], "" if len(chosen) >= number else f"fewer than {number:,}"
 
 
 def row_hashes(task: str, rows: pl.DataFrame, seed: int) -> np.ndarray:
-    """A 64-bit number for each row, as good as random, that depends on the seed and on what the row is.
+    """A pseudorandom 64-bit number for each row, determined by the seed, the task and the columns `KEY`.
 
-    So a draw does not depend on the order of rows, on how they are split over files, or on the process. The number is
-    splitmix64's (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014), fed with one
-    part of the row after the other.
+    The number is the output of splitmix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA
+    2014), applied to one column after the other.
 
     >>> import polars as pl
     >>> rows = pl.DataFrame({"subject_id": ["7", "8"], "event": "omr", "context_begin": 1, "context_end": 20})
-    >>> one, two = row_hashes("omr", rows, 42).tolist()
-    >>> one != two, row_hashes("omr", rows[::-1], 42).tolist() == [two, one]
+    >>> first, second = row_hashes("omr", rows, 42).tolist()
+    >>> first != second, row_hashes("omr", rows[::-1], 42).tolist() == [second, first]
     (True, True)
-    >>> [row_hashes(*other)[0].item() == one for other in (("omr", rows, 43), ("emar", rows, 42))]
+    >>> [row_hashes(*other)[0].item() == first for other in (("omr", rows, 43), ("emar", rows, 42))]
     [False, False]
     """
     import numpy as np
@@ -44,12 +100,12 @@ def row_hashes(task: str, rows: pl.DataFrame, seed: int) -> np.ndarray:
 
 
 def text_hash(text: str) -> int:
-    """64 bits of the sha256."""
+    """The first 64 bits of the SHA-256 of a text."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
 
 
 def _mix(z: np.ndarray) -> np.ndarray:
-    """One step of splitmix64; numbers wrap around at 64 bits."""
+    """One step of splitmix64, modulo 2**64."""
     import numpy as np
 
     z = z + np.uint64(0x9E3779B97F4A7C15)
@@ -73,18 +129,18 @@ def draw_uniform(hashes: np.ndarray, number: int) -> np.ndarray:
 def draw_weighted(hashes: np.ndarray, weights: np.ndarray, number: int) -> np.ndarray:
     """Positions of a weighted sample without replacement, ascending.
 
-    With u uniform in (0, 1), the rows with the smallest -log(u) / weight are a sample as if rows were drawn one after
-    the other, each with probability proportional to its weight among those left (Efraimidis and Spirakis, "Weighted
+    With u uniform in (0, 1), the rows with the smallest -log(u) / weight are distributed as if rows were drawn one after
+    the other, each with probability proportional to its weight among the remaining ones (Efraimidis and Spirakis, "Weighted
     random sampling with a reservoir", Information Processing Letters 97, 2006).
 
-    Here u is 1/2 in every row, so weight decides:
+    With u = 1/2 in every row, the largest weights are drawn:
 
     >>> import numpy as np
     >>> half = np.full(4, 2**63, dtype=np.uint64)
     >>> draw_weighted(half, np.array([0.1, 1.0, 0.2, 0.5]), 2).tolist()
     [1, 3]
 
-    Here the weights are equal: the largest u come first.
+    With equal weights, the largest u are drawn:
 
     >>> draw_weighted(np.array([5, 9, 7], dtype=np.uint64) << np.uint64(60), np.ones(3), 2).tolist()
     [1, 2]
@@ -97,9 +153,9 @@ def draw_weighted(hashes: np.ndarray, weights: np.ndarray, number: int) -> np.nd
 
 
 def draw_balanced(hashes: np.ndarray, targets: np.ndarray, number: int) -> np.ndarray | None:
-    """Positions of equally many rows of each label, ascending; None where there is one label only.
+    """Positions of a sample with equally many rows of each label, ascending; None if all rows have the same label.
 
-    Every label gets number // labels rows, or as many as the rarest one has.
+    Each of L labels gets number // L rows, or as many as the rarest label has.
 
     >>> import numpy as np
     >>> hashes, targets = np.arange(6, dtype=np.uint64), np.array(["no", "no", "yes", "no", "yes", "no"])

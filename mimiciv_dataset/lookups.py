@@ -18,8 +18,8 @@ from mimiciv_dataset.events import EVENTS, MISSING, MISSING_TEXTS, EventType
 from pipeline.errors import UserError
 
 HOW_TO_GET_DICTIONARIES = (
-    "make it with preprocess/build_index_mapping.py (the d_* dictionaries come with MIMIC-IV, the CCS and ATC maps from "
-    "public sources: docs/data.md)"
+    "Make it with preprocess/build_index_mapping.py (the d_* dictionaries come with MIMIC-IV, the CCS and ATC maps from "
+    "public sources: docs/data.md)."
 )
 
 

@@ -1,8 +1,8 @@
-"""Training rows of a task index → the answer vocabularies and nearest answers that candidates are drawn from.
+"""Make the answer vocabularies and nearest answers that candidates are drawn from, from the training rows of a task index.
 
-For every decision task: cache/item_set/<task>.csv (a column `item`, the distinct answers) and
-cache/similar_item/<task>.csv (no header: an answer, then its nearest answers). Near means by default that names share
-character n-grams (cosine of TF-IDF vectors); --sentence_transformer takes a model's embeddings instead.
+Every decision task with rows gets cache/item_set/<task>.csv (a column `item`: the distinct answers) and
+cache/similar_item/<task>.csv (no header: an answer, then its nearest answers). Similarity is the cosine of TF-IDF vectors of
+character n-grams, or of the embeddings of --sentence_transformer.
 """
 
 from __future__ import annotations
@@ -13,62 +13,82 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
 
 import csv
-from collections.abc import Collection, Iterator, Sequence
+import tempfile
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 from mimiciv_dataset.candidates import HEADER, MAX_CANDIDATES
-from mimiciv_dataset.index_files import index_files, reading, scan, target_labels, task_of_file
-from mimiciv_dataset.patients import read_subject_ids
+from mimiciv_dataset.index_files import index_digest, index_files, reading, scan, target_labels, task_of_file
+from mimiciv_dataset.patients import DATA_USE, read_subject_ids
 from mimiciv_dataset.tasks import TASKS
-from pipeline.cli import Parser, run
+from pipeline.cli import Parser, at_least, run
 from pipeline.errors import UserError
 from pipeline.files import atomic_path
-from pipeline.progress import Summary, progress
+from pipeline.progress import Summary, print_table
+from pipeline.provenance import Provenance, digest_lines, folder_record
+from pipeline.work import Tick, Unit, run_units
 
-# Similarities computed at a time: a block of answers against all of them, 128 MiB of float32.
 _BLOCK_CELLS = 32 << 20
+"""Similarities computed at a time, in a block of answers against all of them: 128 MiB of float32."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     decision = [task.name for task in TASKS.values() if task.kind == "decision"]
     cli = Parser(__doc__)
-    cli.add_path("--data_index_dir", "--data_index_path", default="task_index/all", help="task index: folder or CSV")
-    cli.add_path("--subject_id_path", default="patient_data/train.csv", help="CSV of the patients whose answers count")
-    cli.add_path("--output_path", "--cache_dir", default="cache", help="folder for item_set/ and similar_item/")
-    cli.add_argument("--task", nargs="+", choices=decision, metavar="TASK", help="only these decision tasks (all)")
-    cli.add_argument("--top_k", type=int, default=MAX_CANDIDATES, help=f"nearest answers to keep of each ({MAX_CANDIDATES})")
-    cli.add_argument("--sentence_transformer", metavar="MODEL", help="compare by this model's embeddings")
+    cli.add_path("--data_index_dir", "--data_index_path", default="task_index/all", help="task index: directory or CSV")
+    cli.add_path("--subject_id_path", default="patient_data/train.csv", help="CSV of the patients whose answers are used")
+    cli.add_path("--output_path", "--cache_dir", default="cache", help="directory for item_set/ and similar_item/")
+    cli.add_argument("--task", nargs="+", choices=decision, metavar="TASK", help="these decision tasks only (all)")
+    cli.add_argument(
+        "--top_k", type=at_least(1), default=MAX_CANDIDATES, help=f"nearest answers to keep of each answer ({MAX_CANDIDATES})"
+    )
+    cli.add_argument("--sentence_transformer", metavar="MODEL", help="compare answers by the embeddings of this model")
+    cli.add_num_workers()
     args = cli.parse_args(argv)
     summary = Summary("similar_item_gen")
-    if args.top_k < 1:
-        raise UserError(f"--top_k {args.top_k}: wanted a number ≥ 1")
+    if args.sentence_transformer and find_spec("sentence_transformers") is None:
+        raise UserError(
+            "--sentence_transformer: expected the library sentence-transformers, which is not installed. Install it with pip "
+            "install sentence-transformers."
+        )
     tasks = args.task or decision
     subjects = set(read_subject_ids(args.subject_id_path))
-    vocabularies = read_answers(index_files(args.data_index_dir), tasks, subjects)
-    if not any(vocabularies.values()):
+    answers = read_answers(index_files(args.data_index_dir), tasks, subjects)
+    counts = {task: len(items) for task, items in answers.items()}
+    if not any(counts.values()):
         raise UserError(
-            f"{args.data_index_dir}: wanted decision rows of the patients of {args.subject_id_path}, found none; are "
-            "the index and the patient list of the same data?"
+            f"{args.data_index_dir}: expected rows of decision tasks for the patients of {args.subject_id_path}, got none. "
+            "Use an index and a patient list of the same data."
         )
-    embed = tfidf if args.sentence_transformer is None else sentence_embedder(args.sentence_transformer)
-    print(f"{'task':<24}{'answers':>10}")
-    for task in tasks:
-        items = vocabularies[task]
-        print(f"{task:<24}{len(items):>10,}" + ("" if items else "  no rows, no file"), flush=True)
-        if items:
-            write(args.output_path / "item_set" / f"{task}.csv", [[HEADER], *([item] for item in items)])
-            rows = nearest(embed(items), args.top_k)
-            bar = progress(rows, total=len(items), desc=task, unit="answer", leave=False)
-            write(
-                args.output_path / "similar_item" / f"{task}.csv",
-                ([item, *(items[other] for other in others)] for item, others in zip(items, bar, strict=True)),
-            )
-    found = [items for items in vocabularies.values() if items]
-    summary.print(f"{sum(map(len, found)):,} answers of {len(found)} tasks → {args.output_path}")
+    provenance = Provenance(
+        folder_record(args.output_path),
+        "similar_item_gen",
+        inputs={"index": index_digest(args.data_index_dir), "patients": digest_lines(list(subjects))},
+        settings={"tasks": tasks, "top_k": args.top_k, "sentence_transformer": args.sentence_transformer},
+    )
+    provenance.path.unlink(missing_ok=True)  # vocabularies of an earlier run are replaced
+    provenance.claim("--output_path", used=False)
+    with tempfile.TemporaryDirectory(prefix=".similar_item_gen-", dir=args.output_path) as scratch:
+        search = Search(Path(scratch), args.top_k, args.sentence_transformer)
+        names = [task for task in tasks if counts[task]]
+        units = [Unit(task, search.path(task).exists, partial(search.write, task, answers[task])) for task in names]
+        run_units(
+            units, search.folder, num_workers=args.num_workers, total=sum(counts.values()), desc="nearest", unit="answer"
+        )
+        for task in names:
+            write_csv(args.output_path / "item_set" / f"{task}.csv", [[HEADER], *([item] for item in answers[task])])
+            (args.output_path / "similar_item").mkdir(exist_ok=True)
+            search.path(task).replace(args.output_path / "similar_item" / f"{task}.csv")
+    provenance.complete(tasks=counts, data_use=DATA_USE)
+    print_table(("task", "answers"), counts.items())
+    summary.print(f"{sum(counts.values()):,} answers of {len(names)} tasks → {args.output_path}")
 
 
 def read_answers(files: Sequence[Path], tasks: Sequence[str], subjects: Collection[str]) -> dict[str, list[str]]:
-    """The distinct answers of each task in the rows of some patients, by name."""
+    """The distinct answers of each task in the rows of some patients, sorted."""
     import polars as pl
 
     answers: dict[str, set[str]] = {task: set() for task in tasks}
@@ -76,46 +96,68 @@ def read_answers(files: Sequence[Path], tasks: Sequence[str], subjects: Collecti
         if task_of_file(path) not in (None, *tasks):
             continue
         if path.stem.isdecimal() and path.stem not in subjects:
-            continue  # --group patient: the file of a patient who does not count
+            continue  # --group patient: the file of another patient
         with reading(path):
-            mine = pl.col("task").is_in(list(tasks)) & pl.col("subject_id").is_in(list(subjects))
-            frame = scan(path).filter(mine).select("task", label=target_labels()).explode("label").unique()
+            selected = pl.col("task").is_in(list(tasks)) & pl.col("subject_id").is_in(list(subjects))
+            frame = scan(path).filter(selected).select("task", label=target_labels()).explode("label").unique()
             for task, label in frame.collect(engine="streaming").iter_rows():
                 if label is not None:
                     answers[task].add(label)
-    return {task: sorted(found) for task, found in answers.items()}
+    return {task: sorted(labels) for task, labels in answers.items()}
+
+
+@dataclass(frozen=True)
+class Search:
+    """The search for the nearest answers of each task.
+
+    Attributes:
+        folder: where `write` puts the file of a task.
+        top_k: nearest answers of each answer.
+        model: a sentence-transformers model that embeds the answers; None: TF-IDF vectors.
+    """
+
+    folder: Path
+    top_k: int
+    model: str | None
+
+    def path(self, task: str) -> Path:
+        return self.folder / f"{task}.csv"
+
+    def write(self, task: str, items: Sequence[str], tick: Tick) -> None:
+        """Write the nearest answers of each answer of a task."""
+
+        def rows() -> Iterator[list[str]]:
+            for item, neighbours in zip(items, nearest(self._embed(items), self.top_k), strict=True):
+                yield [item, *(items[neighbour] for neighbour in neighbours)]
+                tick(1)
+
+        write_csv(self.path(task), rows())
+
+    def _embed(self, items: Sequence[str]) -> Any:
+        if self.model is None:
+            return tfidf(items)
+        from sentence_transformers import SentenceTransformer
+
+        return SentenceTransformer(self.model).encode(list(items), normalize_embeddings=True, convert_to_numpy=True)
 
 
 def tfidf(items: Sequence[str]) -> Any:
-    """Each name as a sparse TF-IDF vector of length 1 over its character n-grams, 2 to 4 long, inside words."""
+    """The TF-IDF vectors of some names over their character n-grams (2 to 4, within words), as sparse rows of length 1."""
     import numpy as np
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     return TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True, dtype=np.float32).fit_transform(items)
 
 
-def sentence_embedder(model: str) -> Any:
-    """The same from a sentence-transformers model.
-
-    Raises:
-        UserError: the library is not installed.
-    """
-    try:
-        from sentence_transformers import SentenceTransformer
-    except ImportError:
-        raise UserError(
-            "--sentence_transformer: wanted the library sentence-transformers, found none; install it with "
-            "pip install sentence-transformers"
-        ) from None
-    encoder = SentenceTransformer(model)
-    return lambda items: encoder.encode(list(items), normalize_embeddings=True, convert_to_numpy=True)
-
-
 def nearest(vectors: Any, top_k: int) -> Iterator[list[int]]:
-    """For each vector (length 1, dense or sparse rows) the numbers of the nearest others, nearest first.
+    """Yield, for each vector, the row numbers of the `top_k` nearest other vectors, nearest first.
 
-    Ties go to the smaller number, which is the earlier name. Similarities are rounded, so that the last bits of a sum
-    do not decide.
+    Similarities are rounded to 5 decimals, so that the result does not depend on the order of summation; ties go to the
+    smaller row number.
+
+    Args:
+        vectors: dense or sparse rows of length 1.
+        top_k: neighbours of each vector; fewer if there are not as many vectors.
 
     >>> import numpy as np
     >>> list(nearest(np.array([[1, 0], [0, 1], [0.6, 0.8], [0, 1]], dtype=np.float32), 2))
@@ -135,14 +177,14 @@ def nearest(vectors: Any, top_k: int) -> Iterator[list[int]]:
             if top_k < 1:
                 yield []
                 continue
-            least = np.partition(scores, number - top_k)[number - top_k]
-            ahead = np.flatnonzero(scores > least)
-            level = np.flatnonzero(scores == least)[: top_k - len(ahead)]
-            chosen = np.concatenate([ahead, level])
+            threshold = np.partition(scores, number - top_k)[number - top_k]
+            above = np.flatnonzero(scores > threshold)
+            ties = np.flatnonzero(scores == threshold)[: top_k - len(above)]
+            chosen = np.concatenate([above, ties])
             yield chosen[np.lexsort((chosen, -scores[chosen]))].tolist()
 
 
-def write(path: Path, rows: Any) -> None:
+def write_csv(path: Path, rows: Iterable[Sequence[str]]) -> None:
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
 
