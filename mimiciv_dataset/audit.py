@@ -1,12 +1,16 @@
-"""The leak audit: what makes an index row weak evidence, said per row instead of silently changing the benchmark.
+"""The leak audit: flags for index rows whose label is questionable or visible in the input.
 
-`outcome_in_window`: what decides a "yes" happens before the window ends. `stay_ended_in_window`: so does the end of the
-stay. `label_vs_hospital_expire_flag`: the dod rule and admissions.hospital_expire_flag disagree on death in hospital.
-`target_in_context`: every answer of a decision sample stands, as a whole value, in a related table of the window.
+The label rules are those of the published benchmark; rows are flagged, and the rules left unchanged.
+
+- `outcome_in_window`: what determines the label "yes" happens before the window ends.
+- `stay_ended_in_window`: the stay ends before the window does.
+- `label_vs_hospital_expire_flag`: the dod rule and admissions.hospital_expire_flag disagree on death in hospital.
+- `target_in_context`: a related table in the window shows every answer of a decision sample as a whole value.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
 from mimiciv_dataset import labels
@@ -29,22 +33,23 @@ RELATED = {
     "diagnosis": ("diagnoses_icd",),
     "diagnoses_icd": ("diagnosis",),
 }
-"""Tables that may already show a decision task's answers, by the task's source event."""
+"""Tables that can show the answers of a decision task, by the task's event."""
 
 DEATH_IN_HOSPITAL = {
     "ED_Inpatient_Mortality": labels.ed_mortality,
     "ED_Critical_Outcomes": labels.ed_mortality,
     "Inpatient_Mortality": labels.inpatient_mortality,
 }
-"""The dod rule inside the tasks that ask for death in hospital."""
+"""The dod rules of the tasks about death in hospital."""
 
 
 def audit_risk(task: Task, t: Timeline, anchor: int, end: int, outcome: Outcome) -> list[str]:
     """The flags of a risk sample.
 
     Args:
-        anchor, end: position of the anchor event; one past the window's last event.
-        outcome: what the task's rule gave.
+        anchor: position of the anchor event.
+        end: one past the last event of the window.
+        outcome: what the label rule returned.
 
     >>> from mimiciv_dataset.tasks import TASKS
     >>> t = example(("patients", None, None, {"dod": 0}), ("icustays", 1, "a", {"outtime": 9}), ("emar", 10, "a"))
@@ -77,7 +82,7 @@ def _expire_flag(t: Timeline, hadm_id: str | None) -> str | None:
 
 
 class ShownValues:
-    """The values shown in each event of a trajectory, computed once an event."""
+    """The values that the text of each event shows, computed once per event."""
 
     def __init__(self, t: Timeline, lookups: Lookups) -> None:
         self._t, self._lookups = t, lookups
@@ -95,7 +100,7 @@ class ShownValues:
         return self._of_event[position]
 
     def target_in_context(self, task: Task, begin: int, end: int, answers: Sequence[str]) -> bool:
-        """Whether every answer is a shown value of a related table in the window.
+        """Whether an event of a related table in the window shows each of the answers.
 
         >>> from mimiciv_dataset.tasks import TASKS
         >>> t = example(("patients",), ("pharmacy", 0, "a", {"medication": "Aspirin"}), ("prescriptions", 1, "a"))
@@ -104,15 +109,13 @@ class ShownValues:
         >>> [shown.target_in_context(task, 1, 2, answers) for answers in (["Aspirin"], ["Aspirin", "Heparin"], ["Asp"])]
         [True, False, False]
         """
-        from bisect import bisect_left
-
-        left = set(answers)
+        remaining = set(answers)
         for table in RELATED.get(task.event or "", ()):
             if table in task.hidden:
                 continue
             positions = self._positions[table]
             for i in range(bisect_left(positions, begin), bisect_left(positions, end)):
-                left -= self._shown(positions[i])
-                if not left:
+                remaining -= self._shown(positions[i])
+                if not remaining:
                     return True
         return False

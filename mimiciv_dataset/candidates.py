@@ -1,8 +1,9 @@
-"""The candidates of a sample: the answers a prompt offers.
+"""The candidates of a sample: the answers that a prompt offers.
 
-Risk tasks offer yes and no. A vocabulary of at most 100 answers is offered whole; of a larger one, the neighbours of
-the sample's own answers. What is drawn and in which order follows from the sample's key alone, so that a resumed,
-sharded or shuffled run sees the same prompts. Only the csv module reads the files, so that dataloader workers may fork.
+The candidates of risk tasks are yes and no. Those of decision tasks are the whole vocabulary of the task if it has at most 100
+answers, otherwise the sample's own answers and their nearest neighbours. Choice and order depend on the sample's key alone, so
+that a resumed, sharded or shuffled run sees the same prompts. The files are read with the csv module alone, so that dataloader
+workers can fork.
 
     cache/item_set/<task>.csv       one column `item`: the distinct answers of the task in the training split
     cache/similar_item/<task>.csv   no header: an answer, then its nearest answers
@@ -26,10 +27,10 @@ HEADER = "item"
 
 
 class Candidates:
-    """Candidates from one cache folder. A task's files are read when it is first asked for.
+    """The candidates of samples, from the files of `cache/`; those of a task are read on first use.
 
     Args:
-        cache_dir: `cache/`, with `item_set/` and `similar_item/` below it.
+        cache_dir: directory with `item_set/` and `similar_item/`.
     """
 
     def __init__(self, cache_dir: Path | str) -> None:
@@ -37,14 +38,14 @@ class Candidates:
         self._vocabularies: dict[str, Vocabulary | None] = {}
 
     def __getstate__(self) -> dict[str, object]:
-        return {"cache_dir": self.cache_dir, "_vocabularies": {}}  # workers read their own: smaller pickles
+        return {"cache_dir": self.cache_dir, "_vocabularies": {}}  # smaller pickles: workers read the files
 
     def of(self, task: Task, answers: Sequence[str], key: str) -> list[str] | None:
-        """The candidates of a sample, shuffled; None for a task without cache files, and for generation.
+        """The candidates of a sample, shuffled; None for a generation task and for a task without cache files.
 
         Args:
-            answers: the sample's own answers; they are always among the candidates.
-            key: what names the sample, such as its task, patient and window.
+            answers: the sample's own answers, which are always among the candidates.
+            key: names the sample, such as its task, patient and window.
 
         >>> candidates = Candidates("nowhere")
         >>> sorted(candidates.of(TASKS["ICU_Readmission"], ["no"], "key"))
@@ -60,7 +61,7 @@ class Candidates:
         return None if vocabulary is None else choose(vocabulary, answers, key)
 
     def vocabulary(self, task: str) -> Vocabulary | None:
-        """The answers of a task and their neighbours; None if there are no files."""
+        """The vocabulary of a task; None if there are no files."""
         if task not in self._vocabularies:
             self._vocabularies[task] = read_vocabulary(
                 self.cache_dir / "item_set" / f"{task}.csv", self.cache_dir / "similar_item" / f"{task}.csv"
@@ -69,9 +70,13 @@ class Candidates:
 
 
 class Vocabulary:
-    """The distinct answers of a task, and for each its neighbours, nearest first.
+    """The distinct answers of a task, and the neighbours of each, nearest first.
 
-    Neighbours are kept as numbers: a hundred names for each of thirty thousand answers would fill a worker's memory.
+    Neighbours are stored as numbers: a hundred names for each of thirty thousand answers would fill a worker's memory.
+
+    Args:
+        items: the answers.
+        similar: lists of an answer and its neighbours.
 
     >>> v = Vocabulary(["a", "b"], [["a", "b", "c"], ["c", "a"]])
     >>> v.items, v.neighbours("a"), v.neighbours("b"), v.neighbours("c")
@@ -90,15 +95,14 @@ class Vocabulary:
         self.items = list(self._number)
 
     def neighbours(self, answer: str) -> list[str]:
-        """The nearest answers, nearest first; none for an unknown answer."""
+        """The neighbours of an answer, nearest first; empty for an unknown answer."""
         return [self.items[number] for number in self._neighbours.get(self._number.get(answer, -1), ())]
 
 
 def read_vocabulary(item_set: Path, similar_item: Path) -> Vocabulary | None:
-    """The vocabulary in a task's two files, either of which may be missing; None without both.
+    """Read the vocabulary of a task from its two files, either of which can be missing; None if both are.
 
-    The first line of an item set is its header if it says `item`; a similar_item file has none, so that its first line
-    is an answer like the others.
+    The first line of an item set is its header if it is `item`; a similar_item file has no header.
     """
     if not item_set.exists() and not similar_item.exists():
         return None
@@ -109,66 +113,66 @@ def read_vocabulary(item_set: Path, similar_item: Path) -> Vocabulary | None:
 
 
 def read_lines(path: Path) -> Iterator[list[str]]:
-    """The lines of a CSV that begin with a name.
+    """The non-empty lines of a CSV.
 
     Raises:
-        UserError: the file is no CSV in UTF-8.
+        UserError: the file is not a CSV in UTF-8.
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
             yield from (row for row in csv.reader(file) if row and row[0])
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: wanted a CSV in UTF-8, found: {error}; make it with similar_item_gen.py") from None
+    except (UnicodeDecodeError, csv.Error):
+        raise UserError(f"{path}: expected a CSV in UTF-8, got something else. Make it with similar_item_gen.py.") from None
 
 
-def choose(vocabulary: Vocabulary, answers: Sequence[str], key: str, most: int = MAX_CANDIDATES) -> list[str]:
-    """A sample's candidates: its answers, and up to `most` names in all.
+def choose(vocabulary: Vocabulary, answers: Sequence[str], key: str, max_candidates: int = MAX_CANDIDATES) -> list[str]:
+    """Choose the candidates of a sample: its answers, and other names up to `max_candidates` in all.
 
-    A small vocabulary is offered whole:
+    A small vocabulary is used whole:
 
     >>> v = Vocabulary(["a", "b", "c"])
     >>> sorted(choose(v, ["a"], "key")), sorted(choose(v, ["x"], "key"))
     (['a', 'b', 'c'], ['a', 'b', 'c', 'x'])
 
-    Of a larger one, the answers take turns in naming their neighbours, so that all of them are represented:
+    From a larger one, neighbours are taken from each answer in turn, so that every answer is represented:
 
     >>> v = Vocabulary("abcdefgh", [["a", "c", "d", "e"], ["b", "f", "c", "g"]])
-    >>> sorted(choose(v, ["a"], "key", most=3)), sorted(choose(v, ["a", "b"], "key", most=5))
+    >>> sorted(choose(v, ["a"], "key", max_candidates=3)), sorted(choose(v, ["a", "b"], "key", max_candidates=5))
     (['a', 'c', 'd'], ['a', 'b', 'c', 'd', 'f'])
 
-    An answer without neighbours would stand alone, and so give itself away: names drawn by the key fill the list.
+    If there are too few neighbours, pseudorandom names fill the list, so that the answer is not the only candidate:
 
-    >>> len(choose(v, ["x"], "key", most=4)), "x" in choose(v, ["x"], "key", most=4)
+    >>> len(choose(v, ["x"], "key", max_candidates=4)), "x" in choose(v, ["x"], "key", max_candidates=4)
     (4, True)
 
-    The same key gives the same list:
+    The result depends on the key:
 
-    >>> choose(v, ["x"], "key", most=4) == choose(v, ["x"], "key", most=4) != choose(v, ["x"], "other", most=4)
-    True
+    >>> choose(v, ["x"], "key", max_candidates=4) == choose(v, ["x"], "other", max_candidates=4)
+    False
     """
     names = dict.fromkeys(answers)
-    if len(vocabulary.items) <= most:
+    if len(vocabulary.items) <= max_candidates:
         names.update(dict.fromkeys(vocabulary.items))
         return shuffled(list(names), key)
     turns = zip_longest(*(vocabulary.neighbours(answer) for answer in names))
     for name in chain.from_iterable(turns):
-        if len(names) >= most:
+        if len(names) >= max_candidates:
             break
         if name is not None:
             names[name] = None
     draw = generator(key)
-    while len(names) < most:
+    while len(names) < max_candidates:
         names[vocabulary.items[draw.randrange(len(vocabulary.items))]] = None
     return shuffled(list(names), key)
 
 
 def generator(key: str) -> random.Random:
-    """A random generator of the key's own."""
+    """A pseudorandom generator seeded by the key."""
     return random.Random(int.from_bytes(hashlib.sha256(key.encode()).digest(), "big"))
 
 
 def shuffled(names: list[str], key: str) -> list[str]:
-    """The names in an order that depends on the key and on which names they are, not on how they came.
+    """Shuffle names: the order depends on the key and the names, not on their order.
 
     >>> shuffled(["a", "b", "c"], "key") == shuffled(["c", "a", "b"], "key")
     True

@@ -1,7 +1,7 @@
-"""The event registry: every MIMIC-IV table we read, declared once.
+"""The event registry: every MIMIC-IV table that is read, declared once.
 
-Preprocessing, text, index generation and the docs all read this table. A new event type is one entry in `EVENTS`.
-The rules behind the columns are in docs/data.md (order, times, FLOAT columns) and docs/tasks.md.
+Preprocessing, text, index generation and docs use this table; a new event type is one entry in `EVENTS`. docs/data.md explains
+the order and times of events and the columns of floats, docs/tasks.md the targets.
 """
 
 from __future__ import annotations
@@ -9,23 +9,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 MODULES = ("hosp", "note", "ed", "icu")
-"""The modules of MIMIC-IV in the order in which they break ties between records of the same time."""
+"""The modules of MIMIC-IV, in the order that breaks ties between records of the same time."""
 
 MISSING = "nan"
-"""How a missing value is written in a record."""
+"""A missing value in a record."""
 
-# What pandas.read_csv takes for missing by default; the released trajectories were made so.
 MISSING_TEXTS = (
     "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
     "NULL", "NaN", "None", "n/a", "nan", "null",
 )  # fmt: skip
+"""Texts in raw files that mean a missing value: the defaults of pandas.read_csv, with which the release was made."""
 
 
 @dataclass(frozen=True)
 class Lookup:
-    """A shown key that is not a column of the record but is looked up in a dictionary by some of its columns.
+    """How a key is looked up in a dictionary by columns of the record.
 
-    `source` names the dictionary (see `lookups.py`), `by` the record's columns that make the key.
+    Attributes:
+        source: the dictionary; see `lookups.py`.
+        by: the columns that form the key of the dictionary.
     """
 
     source: str
@@ -34,22 +36,22 @@ class Lookup:
 
 @dataclass(frozen=True)
 class EventType:
-    """One MIMIC-IV table and the event it becomes.
+    """A MIMIC-IV table and the event that its records become.
 
     Attributes:
         name: the table, and the `file_name` of its events.
-        module: the folder it is in.
-        title: heading of the event in the text; None where the event is not rendered.
-        shown: keys shown in the text, in order; a key in `lookups` is looked up, any other is a column.
-        time: column of the record's time; None where records have no time (or take it from their ED stay).
-        time_fallback: column used where `time` is missing.
-        stay_time: for ED tables without a time of their own: the edstays column their time comes from.
-        stay_offset_s: seconds added to that.
-        floats: columns written as Python writes a float.
-        lookups: how to look up the shown keys that are not columns.
-        tie: columns that order records of the same time within the module, compared as numbers, missing first.
-        tie_rank: order among records with equal `tie`, before the table's name.
-        untimed_rank: for tables without a time: order among the untimed records of an admission.
+        module: the module of MIMIC-IV that the table belongs to.
+        title: heading of the event in the text; None if the event is not rendered.
+        shown: keys shown in the text, in order: those in `lookups` are looked up, the others are columns.
+        time: column of the record's time; None if records have no time, or have that of their ED stay.
+        time_fallback: column used if `time` is missing.
+        stay_time: column of edstays that gives the time of records, for ED tables without a time.
+        stay_offset_s: seconds added to `stay_time`.
+        floats: columns formatted as Python formats a float.
+        lookups: how the shown keys that are not columns are looked up.
+        tie: columns that order records of the same time within the module, as numbers, missing values first.
+        tie_rank: order of records with equal `tie`; the name of the table comes after it.
+        untimed_rank: order among the untimed records of an admission, for tables without a time.
         needs: further columns that index generation and labels read.
     """
 
@@ -70,30 +72,31 @@ class EventType:
 
     @property
     def timed(self) -> bool:
+        """Whether records have a time."""
         return self.time is not None or self.stay_time is not None
 
     @property
     def rendered(self) -> bool:
+        """Whether events appear in the text."""
         return self.title is not None
 
     def lookup(self, key: str) -> Lookup | None:
-        """How to look up `key`, or None where it is a column."""
+        """How to look up a key, or None if it is a column."""
         return dict(self.lookups).get(key)
 
     @property
     def required_columns(self) -> tuple[str, ...]:
-        """Columns a raw file must have; every other column passes through.
+        """The columns that a raw file must have; other columns are kept as they are.
 
         >>> EVENTS["omr"].required_columns
         ('subject_id', 'chartdate', 'result_name', 'result_value')
         """
         looked_up = dict(self.lookups)
-        wanted = ["subject_id", self.time, self.time_fallback, *self.tie]
-        wanted += ["stay_id"] if self.stay_time else []
-        wanted += [k for k in self.shown if k not in looked_up]
-        wanted += [column for lookup in looked_up.values() for column in lookup.by]
-        wanted += self.needs
-        return tuple(dict.fromkeys(c for c in wanted if c))
+        columns = ["subject_id", self.time, self.time_fallback, *self.tie]
+        columns += ["stay_id"] if self.stay_time else []
+        columns += [key for key in self.shown if key not in looked_up]
+        columns += [column for lookup in looked_up.values() for column in lookup.by]
+        return tuple(dict.fromkeys(column for column in (*columns, *self.needs) if column))
 
 
 def _item_name(table: str) -> tuple[tuple[str, Lookup], ...]:
@@ -132,7 +135,7 @@ _TABLES = (
     ),
     EventType("hcpcsevents", "hosp", time="chartdate", needs=_HADM),
     EventType(
-        "labevents", "hosp", "Labotary Test Events",  # spelt so in the released data
+        "labevents", "hosp", "Labotary Test Events",  # as spelled in the released data
         ("item_name", "valuenum", "valueuom", "ref_range_lower", "ref_range_upper", "flag", "comments"),
         time="charttime", floats=("valuenum", "ref_range_lower", "ref_range_upper"),
         lookups=_item_name("d_labitems"), needs=_HADM,
@@ -222,11 +225,11 @@ _TABLES = (
 )  # fmt: skip
 
 EVENTS: dict[str, EventType] = {event.name: event for event in _TABLES}
-"""Every table we read, by name."""
+"""Every table that is read, by name."""
 
 DICTIONARY_TABLES = {
     "hosp": ("d_hcpcs", "d_icd_diagnoses", "d_icd_procedures", "d_labitems"),
     "icu": ("d_items",),
     "note": ("radiology_detail", "discharge_detail"),
 }
-"""Raw tables that are copied to `index_mapping/` rather than read as events."""
+"""Raw tables that are copied to `index_mapping/`, by module."""

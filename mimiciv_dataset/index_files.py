@@ -1,13 +1,13 @@
-"""Index files: the columns they have, how they are read, and what their targets say.
+"""Index files: their columns, two readers, and the identity and target of a row.
 
-A task index (`task_sample_info_gen.py`) and a sampled set (`data_index_gen.py`, the released `ehr_ins/`, `ehr_bench/`)
-are CSVs that differ in two column names. Two readers:
+A task index (`task_sample_info_gen.py`) and a sampled set (`data_index_gen.py`, the released `ehr_ins/` and `ehr_bench/`) are
+CSVs that differ in the names of two columns. The readers:
 
-- `read_rows` for datasets and evaluation: CSV or JSONL, a row at a time from an Arrow table. It needs pyarrow only, and
-  forked dataloader workers share a table of millions of rows, where a list of dicts would be copied to each.
-- `scan` for samplers: a lazy polars frame. Never fork after it.
+- `read_rows` for datasets and evaluation: CSV or JSONL, one row at a time from an Arrow table. It needs pyarrow only, and
+  forked dataloader workers share the table, whereas a list of dicts would be copied to each of them.
+- `scan` for samplers: a lazy polars frame. Do not fork after using it.
 
-Targets are JSON and are parsed by `json`, never `eval`.
+Targets are JSON and are parsed by `json`, never by `eval`.
 """
 
 from __future__ import annotations
@@ -46,19 +46,19 @@ IDS = ("subject_id", "hadm_id")
 POSITIONS = ("context_begin", "context_end", "admissions_id", "last_discharge_id")
 
 MISSING_CELLS = ("", "nan", "NaN", "None", "null")
-"""How a missing value is spelt in the id and position columns of index files."""
+"""Spellings of a missing value in the id and position columns of index files."""
 
-# The two spellings of a window: `context_*` in a task index, `period_*` in a sampled set and in the released files.
 _WINDOWS = (("context_begin", "context_end"), ("period_begin", "period_end"))
+"""The names of the window columns: `context_*` in a task index, `period_*` in a sampled set and in released files."""
 
-HOW_TO_GET_INDEX = "make it with mimiciv_dataset/task_sample_info_gen.py, or give a released index"
+HOW_TO_GET_INDEX = "Make it with mimiciv_dataset/task_sample_info_gen.py, or use a released index"
 
 
 # --- single values
 
 
 def clean_id(value: Any) -> str | None:
-    """An id as text, without what a float column added to it; None for a missing one.
+    """An id as text, without the `.0` of a float column; None if it is missing.
 
     >>> clean_id("28710730.0"), clean_id(28710730), clean_id("nan"), clean_id(""), clean_id(None)
     ('28710730', '28710730', None, None, None)
@@ -68,7 +68,7 @@ def clean_id(value: Any) -> str | None:
 
 
 def clean_position(value: Any) -> int | None:
-    """A position in the trajectory; None for a missing one.
+    """A position in the trajectory; None if it is missing.
 
     >>> clean_position("12"), clean_position("12.0"), clean_position("None")
     (12, 12, None)
@@ -99,13 +99,13 @@ def sample_id(row: Mapping[str, Any]) -> str:
 
 
 def parse_target(text: str) -> Any:
-    """The target of a row: a name, or a list of names.
+    """Parse the target of a row: a name, or a list of names.
 
     >>> parse_target('["Glucose", "Sodium"]'), parse_target('"yes"')
     (['Glucose', 'Sodium'], 'yes')
     >>> parse_target("['Glucose']")
     Traceback (most recent call last):
-    pipeline.errors.UserError: target: wanted a JSON string or list of strings, found something else
+    pipeline.errors.UserError: target: expected a JSON string or list of strings, got something else.
     """
     try:
         target = json.loads(text)
@@ -113,7 +113,7 @@ def parse_target(text: str) -> Any:
         target = None
     if isinstance(target, str) or (isinstance(target, list) and all(isinstance(name, str) for name in target)):
         return target
-    raise UserError("target: wanted a JSON string or list of strings, found something else")
+    raise UserError("target: expected a JSON string or list of strings, got something else.")
 
 
 # --- headers
@@ -123,36 +123,39 @@ def read_header(path: Path) -> list[str]:
     """The column names of a CSV.
 
     Raises:
-        UserError: the file is empty, not text, or names a column twice.
+        UserError: the file is empty or not UTF-8, or a column occurs twice.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             header = next(csv.reader(file), [])
     except UnicodeDecodeError:
-        raise UserError(f"{path}: wanted a CSV in UTF-8, found other bytes; unpack or convert it first") from None
+        raise UserError(f"{path}: expected a CSV in UTF-8, got other bytes. Decompress or convert it.") from None
     if not header:
-        raise UserError(f"{path}: wanted an index CSV, found an empty file; {HOW_TO_GET_INDEX}")
-    twice = [name for name, count in Counter(header).items() if count > 1]
-    if twice:
-        raise UserError(f"{path}: wanted every column once, found {', '.join(twice)} more than once")
+        raise UserError(f"{path}: expected an index CSV, got an empty file. {HOW_TO_GET_INDEX}.")
+    repeated = [name for name, count in Counter(header).items() if count > 1]
+    if repeated:
+        raise UserError(f"{path}: expected every column once, got {', '.join(repeated)} repeatedly. Rename or remove them.")
     return header
 
 
 def window_columns(path: Path | str, columns: Sequence[str], required: Sequence[str] = REQUIRED) -> tuple[str, str]:
-    """The names of the two window columns of an index, after checking that all columns it needs are there.
+    """The names of the two window columns of an index.
+
+    Raises:
+        UserError: a window column or one of `required` is missing.
 
     >>> window_columns("x.csv", ["subject_id", "task", "event", "period_begin", "period_end", "target"])
     ('period_begin', 'period_end')
     >>> window_columns("x.csv", ["subject_id", "task", "period_end"])
     Traceback (most recent call last):
-    pipeline.errors.UserError: x.csv: wanted columns event, target, context_begin/period_begin, found
-    subject_id, task, period_end; make it with mimiciv_dataset/task_sample_info_gen.py, or give a released index
+    pipeline.errors.UserError: x.csv: expected columns event, target, context_begin/period_begin, got
+    subject_id, task, period_end. Make it with mimiciv_dataset/task_sample_info_gen.py, or use a released index.
     """
     missing = [name for name in required if name not in columns]
     names = [next((name for name in pair if name in columns), None) for pair in zip(*_WINDOWS, strict=True)]
     missing += ["/".join(pair) for pair, name in zip(zip(*_WINDOWS, strict=True), names, strict=True) if name is None]
     if missing:
-        raise UserError(f"{path}: wanted columns {', '.join(missing)}, found {', '.join(columns)}; {HOW_TO_GET_INDEX}")
+        raise UserError(f"{path}: expected columns {', '.join(missing)}, got {', '.join(columns)}. {HOW_TO_GET_INDEX}.")
     begin, end = names
     return begin, end
 
@@ -161,9 +164,9 @@ def window_columns(path: Path | str, columns: Sequence[str], required: Sequence[
 
 
 def normalise_row(row: dict[str, Any], where: str = "row") -> dict[str, Any]:
-    """A row with clean ids, integer positions, its window as period_begin/period_end, and a parsed target.
+    """A copy of a row with clean ids, integer positions, the window as period_begin/period_end, and a parsed target.
 
-    A row that has `input` is finished already and stays as it is. The row given is never changed.
+    A row that has `input` (the text) is copied as it is.
 
     >>> normalise_row({"subject_id": "7.0", "hadm_id": "", "context_begin": "3", "context_end": "9", "target": '"no"'})
     {'subject_id': '7', 'hadm_id': None, 'target': 'no', 'period_begin': 3, 'period_end': 9}
@@ -189,10 +192,9 @@ def normalise_row(row: dict[str, Any], where: str = "row") -> dict[str, Any]:
 
 
 class Rows(Sequence[dict[str, Any]]):
-    """The rows of an index CSV or JSONL; `rows[i]` is a new dict each time, so that no two samples share one.
+    """The rows of an index CSV or JSONL, as `normalise_row` returns them; an empty cell or `nan` is None.
 
-    Ids are clean text, positions are integers, the window is period_begin and period_end, `target` is parsed, an empty
-    cell or `nan` is None. JSONL rows with `input` pass through as they are.
+    `rows[i]` is a new dict each time, so that no two samples share one.
     """
 
     def __init__(self, path: Path, table: Any, lines: bool) -> None:
@@ -216,24 +218,24 @@ class Rows(Sequence[dict[str, Any]]):
             try:
                 values = json.loads(values["line"])
             except json.JSONDecodeError as error:
-                raise UserError(f"{where}: wanted a JSON object, found something else: {error.msg}") from None
+                raise UserError(f"{where}: expected a JSON object, got other text ({error.msg}). Fix the file.") from None
             if not isinstance(values, dict):
-                raise UserError(f"{where}: wanted a JSON object, found {type(values).__name__}")
+                raise UserError(f"{where}: expected a JSON object, got {type(values).__name__}. Fix the file.")
             if "input" not in values:
                 window_columns(where, list(values), required=("subject_id", "task"))
         return normalise_row(values, where)
 
     @property
     def columns(self) -> list[str]:
-        """The columns of a CSV; of a JSONL none, since every row says for itself."""
+        """The columns of a CSV; empty for a JSONL, whose rows can differ."""
         return [] if self._lines else self._table.column_names
 
     def column(self, name: str) -> list[Any]:
-        """One column of a CSV as it is in the file; empty cells are None."""
+        """The values of a column of a CSV as they are in the file; empty cells are None."""
         return self._table[name].to_pylist()
 
     def having(self, name: str) -> list[int]:
-        """Positions of the rows that have a value under this name; of a JSONL's, of those in whose line the name stands."""
+        """Positions of the rows that have a value in this column; in a JSONL, of those whose line contains the name."""
         import pyarrow.compute as pc
 
         if not self._lines and name not in self.columns:
@@ -243,17 +245,17 @@ class Rows(Sequence[dict[str, Any]]):
 
 
 def read_rows(path: Path | str) -> Rows:
-    """The rows of an index CSV (`.csv`) or JSONL (`.jsonl`, `.json`).
+    """Read the rows of an index CSV (`.csv`) or JSONL (`.jsonl`, `.json`).
 
     Raises:
-        UserError: no such file, a column is missing, or the file is neither.
+        UserError: the file does not exist, is neither, or lacks a column.
     """
     import pyarrow as pa
     import pyarrow.csv as pc
 
     path = require(path, "an index CSV or JSONL", HOW_TO_GET_INDEX)
     if path.is_dir():
-        raise UserError(f"{path}: wanted one index file, found a folder; name a file in it")
+        raise UserError(f"{path}: expected an index file, got a directory. Choose a file in it.")
     if path.suffix in (".jsonl", ".json"):
         with path.open(encoding="utf-8") as file:
             lines = pa.array((line for line in file if line.strip()), pa.large_string())
@@ -272,7 +274,7 @@ def read_rows(path: Path | str) -> Rows:
         )
     except pa.ArrowInvalid as error:
         raise UserError(
-            f"{path}: wanted a CSV with columns {', '.join(columns)}, found {describe(error)}; {HOW_TO_GET_INDEX}"
+            f"{path}: expected a CSV with columns {', '.join(columns)}, got {describe(error)}. {HOW_TO_GET_INDEX}."
         ) from None
     return Rows(path, table, lines=False)
 
@@ -281,16 +283,16 @@ def read_rows(path: Path | str) -> Rows:
 
 
 def index_files(path: Path | str) -> list[Path]:
-    """The CSVs of an index: the file itself, or all CSVs of a folder by name.
+    """The CSVs of an index: the file itself, or all CSVs of a directory, sorted by name.
 
     Raises:
-        UserError: there is none.
+        UserError: there are none.
     """
-    path = require(path, "a task index: a folder of CSVs, or one CSV", HOW_TO_GET_INDEX)
+    path = require(path, "a task index (a directory of CSVs, or a CSV)", HOW_TO_GET_INDEX)
     files = [path] if path.is_file() else sorted(file for file in path.glob("*.csv") if not file.name.startswith("."))
     files = [file for file in files if not file.name.endswith(".audit.csv")]
     if not files:
-        raise UserError(f"{path}: wanted a task index (CSV files), found none; {HOW_TO_GET_INDEX}")
+        raise UserError(f"{path}: expected a task index, got no CSV files. {HOW_TO_GET_INDEX}.")
     return files
 
 
@@ -300,10 +302,12 @@ def index_digest(path: Path | None) -> str | None:
 
 
 def scan(path: Path) -> pl.LazyFrame:
-    """One index CSV as a lazy frame: columns of `INDEX_COLUMNS`, clean ids as text, positions as integers.
+    """An index CSV as a lazy frame with the columns `INDEX_COLUMNS`: clean ids as text, positions as integers.
+
+    Malformed lines raise when the frame is collected; see `reading`.
 
     Raises:
-        UserError: a column is missing. (A broken line shows when the frame is collected: see `reading`.)
+        UserError: a column is missing.
     """
     import polars as pl
 
@@ -323,7 +327,7 @@ def scan(path: Path) -> pl.LazyFrame:
 
 
 def target_labels() -> pl.Expr:
-    """The labels of a row's `target` as a list column: a single name is a list of one."""
+    """The labels in the column `target`, as a list column; a single name becomes a list of one."""
     import polars as pl
 
     target = pl.col("target")
@@ -333,14 +337,14 @@ def target_labels() -> pl.Expr:
 
 @contextlib.contextmanager
 def reading(path: Path | str) -> Iterator[None]:
-    """Turn what polars says of a broken index file into a clear error, without the values it would quote.
+    """Turn errors of polars about a malformed index file into a `UserError` that quotes no values.
 
     >>> import polars as pl
     >>> with reading("x.csv"):
     ...     pl.select(pl.lit("a").cast(pl.Int64))
     Traceback (most recent call last):
-    pipeline.errors.UserError: x.csv: wanted an index CSV, found: conversion from `str` to `i64` failed
-    in column 'scalar'
+    pipeline.errors.UserError: x.csv: expected an index CSV, got an error: conversion from `str` to `i64` failed
+    in column 'scalar'. Make it with mimiciv_dataset/task_sample_info_gen.py, or use a released index.
     """
     import polars as pl
 
@@ -348,11 +352,11 @@ def reading(path: Path | str) -> Iterator[None]:
         yield
     except pl.exceptions.PolarsError as error:
         reason = str(error).splitlines()[0].partition(" for ")[0][:120]
-        raise UserError(f"{path}: wanted an index CSV, found: {reason}") from None
+        raise UserError(f"{path}: expected an index CSV, got an error: {reason}. {HOW_TO_GET_INDEX}.") from None
 
 
 def task_of_file(path: Path) -> str | None:
-    """The task a file is named for, as `--group task` writes them; None for any other file.
+    """The task a file is named after, as --group task names them; None for any other file.
 
     >>> task_of_file(Path("all/labevents.csv")), task_of_file(Path("patient/10001217.csv"))
     ('labevents', None)

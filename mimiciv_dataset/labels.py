@@ -1,8 +1,8 @@
 """Label rules of the 18 risk tasks.
 
-Each rule takes a timeline, the position of the anchor event and the end of the sample's window (one past its last
-event), and returns an `Outcome`, or None where the record does not say (no sample). They are the published benchmark's
-rules, so that our index reproduces it; where they are clinically weak, `audit.py` says so per row.
+A rule takes a timeline, the position of the anchor event and the end of the sample's window (one past its last event). It
+returns an `Outcome`, or None if the label is unknown, so that there is no sample. The rules are those of the published
+benchmark; `audit.py` flags the rows for which they are clinically weak.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from mimiciv_dataset.timeline import HOUR, Timeline, example  # noqa: F401  (exa
 
 
 class Outcome(NamedTuple):
-    """A label, and what decides a "yes": an event's position, or a time in seconds."""
+    """A label, and what determines a "yes": the position of an event, or a time in seconds."""
 
     yes: bool
     position: int | None = None
@@ -23,7 +23,7 @@ class Outcome(NamedTuple):
 
 Rule = Callable[[Timeline, int, int], Outcome | None]
 
-NO = Outcome(False)
+NEGATIVE = Outcome(False)
 
 
 def hospitalization(t: Timeline, anchor: int, end: int) -> Outcome:
@@ -35,7 +35,7 @@ def hospitalization(t: Timeline, anchor: int, end: int) -> Outcome:
     """
     hadm_id = t.hadm_ids[anchor]
     admission = t.next_of_stay("admissions", anchor, hadm_id) if hadm_id is not None else None
-    return NO if admission is None else Outcome(True, position=admission)
+    return NEGATIVE if admission is None else Outcome(True, position=admission)
 
 
 def ed_mortality(t: Timeline, anchor: int, end: int) -> Outcome:
@@ -50,7 +50,7 @@ def ed_mortality(t: Timeline, anchor: int, end: int) -> Outcome:
     dod, hadm_id = t.dod(), t.hadm_ids[anchor]
     last = t.last_timed(hadm_id) if hadm_id is not None else None
     if dod is None or last is None or last <= anchor or t.starts[last] < dod:
-        return NO
+        return NEGATIVE
     return Outcome(True, time=dod)
 
 
@@ -66,15 +66,15 @@ def icu_transfer(t: Timeline, anchor: int, end: int) -> Outcome | None:
     hadm_id = t.hadm_ids[anchor]
     stay = t.next_of_stay("icustays", anchor, hadm_id) if hadm_id is not None else None
     if stay is None:
-        return NO
+        return NEGATIVE
     out = t.time(anchor, "outtime")
     if out is None:
         return None
-    return Outcome(True, position=stay) if t.gap(out, t.starts[stay]) < 12 else NO
+    return Outcome(True, position=stay) if t.gap(out, t.starts[stay]) < 12 else NEGATIVE
 
 
 def critical(t: Timeline, anchor: int, end: int) -> Outcome | None:
-    """Yes when ED_Inpatient_Mortality or ED_ICU_Tranfer_12hour is.
+    """Yes when ED_Inpatient_Mortality or ED_ICU_Tranfer_12hour is yes.
 
     >>> def label(dod, icu):
     ...     t = example(("patients", None, None, {"dod": dod}), ("edstays", 0, "a", {"outtime": 4}),
@@ -99,14 +99,14 @@ def reattendance(t: Timeline, anchor: int, end: int) -> Outcome | None:
     """
     stay, out = t.next_of("edstays", anchor), t.time(anchor, "outtime")
     if stay is None:
-        return NO
+        return NEGATIVE
     if out is None:
         return None
-    return Outcome(True, position=stay) if t.gap(out, t.starts[stay]) < 72 else NO
+    return Outcome(True, position=stay) if t.gap(out, t.starts[stay]) < 72 else NEGATIVE
 
 
 def length_of_stay(days: int) -> Rule:
-    """Yes when dischtime − admittime > `days`. No sample unless the window's last event starts before dischtime.
+    """Yes when dischtime − admittime > `days`. None unless the window's last event starts before dischtime.
 
     >>> def long(discharge, last=20):
     ...     t = example(("patients",), ("admissions", 0, "a", {"dischtime": discharge}), ("emar", last, "a"))
@@ -121,7 +121,7 @@ def length_of_stay(days: int) -> Rule:
         if discharged is None or t.starts[end - 1] >= discharged:
             return None
         hours = days * 24
-        return Outcome(True, time=admitted + hours * HOUR) if t.gap(admitted, discharged) > hours else NO
+        return Outcome(True, time=admitted + hours * HOUR) if t.gap(admitted, discharged) > hours else NEGATIVE
 
     return rule
 
@@ -138,10 +138,10 @@ def inpatient_mortality(t: Timeline, anchor: int, end: int) -> Outcome | None:
     """
     dod, discharged = t.dod(), t.time(anchor, "dischtime")
     if dod is None:
-        return NO
+        return NEGATIVE
     if discharged is None:
         return None
-    return Outcome(True, time=dod) if discharged >= dod else NO
+    return Outcome(True, time=dod) if discharged >= dod else NEGATIVE
 
 
 def icu_mortality(days: int) -> Rule:
@@ -156,7 +156,7 @@ def icu_mortality(days: int) -> Rule:
 
     def rule(t: Timeline, anchor: int, end: int) -> Outcome:
         dod = t.dod()
-        return Outcome(True, time=dod) if t.gap(t.starts[end - 1], dod) < days * 24 else NO
+        return Outcome(True, time=dod) if t.gap(t.starts[end - 1], dod) < days * 24 else NEGATIVE
 
     return rule
 
@@ -176,7 +176,7 @@ def icu_stay(days: int) -> Rule:
         if out is None:
             return None
         hours = days * 24
-        return Outcome(True, time=start + hours * HOUR) if t.gap(start, out) >= hours else NO
+        return Outcome(True, time=start + hours * HOUR) if t.gap(start, out) >= hours else NEGATIVE
 
     return rule
 
@@ -189,7 +189,7 @@ def icu_readmission(t: Timeline, anchor: int, end: int) -> Outcome:
     [True, False, False]
     """
     stay = t.next_of_stay("icustays", anchor, t.hadm_ids[anchor])
-    return NO if stay is None else Outcome(True, position=stay)
+    return NEGATIVE if stay is None else Outcome(True, position=stay)
 
 
 def readmission(days: int) -> Rule:
@@ -204,7 +204,7 @@ def readmission(days: int) -> Rule:
     def rule(t: Timeline, anchor: int, end: int) -> Outcome:
         admission = t.next_of("admissions", anchor)
         if admission is None or not t.gap(t.starts[anchor], t.starts[admission]) < days * 24:
-            return NO
+            return NEGATIVE
         return Outcome(True, position=admission)
 
     return rule

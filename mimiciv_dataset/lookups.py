@@ -1,12 +1,13 @@
-"""Values of a record: its own columns, and names looked up in the dictionaries of `index_mapping/`.
+"""Values of a record: its columns, and names looked up in the dictionaries of `index_mapping/`.
 
-Text, targets and label rules all ask here, so that a name means the same everywhere. A dictionary is read when it is
-first needed; only pyarrow is used, so that dataloader workers may fork.
+Text and targets use the same lookups, so that a key has the same value in both. A dictionary is read on first use, with
+pyarrow alone, so that dataloader workers can fork.
 """
 
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,18 +15,18 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from mimiciv_dataset.events import EVENTS, MISSING, MISSING_TEXTS, EventType
+from mimiciv_dataset.events import MISSING, MISSING_TEXTS, EventType
 from pipeline.errors import UserError
 
 HOW_TO_GET_DICTIONARIES = (
     "Make it with preprocess/build_index_mapping.py (the d_* dictionaries come with MIMIC-IV, the CCS and ATC maps from "
-    "public sources: docs/data.md)."
+    "public sources: docs/data.md)"
 )
 
 
 @dataclass(frozen=True)
 class Dictionary:
-    """A file of `index_mapping/`: which columns are its key, which one is the name."""
+    """A file of `index_mapping/`: its module, the columns of the key, and the column of the name."""
 
     module: str
     key: tuple[str, ...]
@@ -44,7 +45,7 @@ DICTIONARIES = {
 
 
 def ndc_key(ndc: str) -> str:
-    """An NDC as the ATC map spells it: what stands before a point, padded to 11 digits; "" for the sentinel 0.
+    """An NDC as in the ATC map: without a decimal part, padded to 11 digits; "" for a missing one and the sentinel 0.
 
     >>> ndc_key("2143361.0"), ndc_key("00002143361"), ndc_key("0"), ndc_key("nan")
     ('00002143361', '00002143361', '', '')
@@ -54,10 +55,10 @@ def ndc_key(ndc: str) -> str:
 
 
 def read_text_csv(path: Path, columns: tuple[str, ...]) -> Any:
-    """Columns of a CSV or CSV.gz as an all-text pyarrow table.
+    """Read columns of a CSV or CSV.gz as a pyarrow table of text.
 
     Raises:
-        UserError: a column is missing, or the file is no CSV.
+        UserError: a column is missing, or the file is not a CSV.
     """
     import pyarrow as pa
     import pyarrow.csv as pc
@@ -74,15 +75,17 @@ def read_text_csv(path: Path, columns: tuple[str, ...]) -> Any:
             ),
         )
     except (pa.ArrowInvalid, pa.ArrowKeyError, OSError, EOFError) as error:
-        raise UserError(f"{path}: wanted a CSV with columns {', '.join(columns)}, found {describe(error)}") from None
+        raise UserError(
+            f"{path}: expected a CSV with columns {', '.join(columns)}, got {describe(error)}. Download or make it again."
+        ) from None
     return table
 
 
 def describe(error: Exception) -> str:
-    """What pyarrow found wrong with a CSV, without the row's text that it quotes.
+    """Describe an error of pyarrow about a CSV without the text of the row that it quotes.
 
     >>> describe(ValueError("CSV parse error: Expected 3 columns, got 2: 10001,Mr Smith"))
-    'a row of 2 fields where 3 were expected'
+    'a row of 2 fields instead of 3'
     >>> describe(ValueError("Column 'label' in include_columns does not exist in CSV file"))
     "Column 'label' in include_columns does not exist in CSV file"
     >>> describe(OSError("Truncated compressed stream"))
@@ -90,16 +93,16 @@ def describe(error: Exception) -> str:
     """
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     if match := re.search(r"Expected (\d+) columns, got (\d+)", text):
-        return f"a row of {match.group(2)} fields where {match.group(1)} were expected"
+        return f"a row of {match.group(2)} fields instead of {match.group(1)}"
     harmless = ("include_columns", "compressed", "inflate", "Empty CSV", "UTF8", "No such file", "Not a gzipped")
     return text[:200] if any(word in text for word in harmless) else "a malformed row"
 
 
 class Lookups:
-    """The dictionaries of one `index_mapping/` folder.
+    """The dictionaries of an `index_mapping/` directory.
 
     Args:
-        folder: `index_mapping/`, with `hosp/`, `icu/` and `note/` below it; files `.csv` or `.csv.gz`.
+        folder: the directory, with `hosp/`, `icu/` and `note/`; files are `.csv` or `.csv.gz`.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -108,10 +111,10 @@ class Lookups:
         self._getters: dict[tuple[str, str, tuple[str, ...]], Callable[[list[Any]], Any]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "_dictionaries": {}, "_getters": {}}  # workers read their own: smaller pickles
+        return {"folder": self.folder, "_dictionaries": {}, "_getters": {}}  # smaller pickles: workers read the files
 
     def path(self, name: str) -> Path | None:
-        """The file of a dictionary, or None if it is not there."""
+        """The file of a dictionary, or None if there is none."""
         module = DICTIONARIES[name].module if name in DICTIONARIES else "note"
         for suffix in (".csv", ".csv.gz"):
             if (path := self.folder / module / f"{name}{suffix}").exists():
@@ -119,7 +122,7 @@ class Lookups:
         return None
 
     def dictionary(self, name: str) -> dict[Any, str]:
-        """Key → name of one dictionary; a key of several columns is a tuple. Empty if there is no such file."""
+        """The names of a dictionary by key; a key of several columns is a tuple. Empty if there is no file."""
         if name not in self._dictionaries:
             entry, path = DICTIONARIES[name], self.path(name)
             names: dict[Any, str] = {}
@@ -139,9 +142,14 @@ class Lookups:
         return _ExamNames(self.path("radiology_detail"))
 
     def getter(self, event: EventType, key: str, columns: tuple[str, ...]) -> Callable[[list[Any]], Any]:
-        """A function from the values of a record, whose columns are given, to the value of a shown or target key.
+        """A function that takes the values of a record and returns the value of a shown or target key.
 
-        It gives text; a list of names for `exam_name`; None where the record lacks the column or the dictionary the code.
+        The value is text, or a list of names for `exam_name`; None if the record lacks the column or the dictionary the code.
+
+        Args:
+            event: the table of the record.
+            key: a column or a key of `event.lookups`.
+            columns: the columns of the record.
         """
         if (event.name, key, columns) not in self._getters:
             self._getters[event.name, key, columns] = self._make_getter(event, key, columns)
@@ -152,29 +160,28 @@ class Lookups:
         needed = lookup.by if lookup else (key,)
         if any(column not in columns for column in needed):
             return lambda row: None
-        at, *more = (columns.index(column) for column in needed)
+        first, second = (*(columns.index(column) for column in needed), None)[:2]
         if lookup is None:
-            return itemgetter(at)
+            return itemgetter(first)
         if lookup.source == "radiology_detail":
-            return lambda row: self._exam_names.get(row[at])
+            return lambda row: self._exam_names.get(row[first])
         names = self.dictionary(lookup.source)
         if lookup.source == "d_atc_prescriptions":
-            return lambda row: names.get(ndc_key(row[at] or ""))
-        if more:
-            second = more[0]
-            return lambda row: names.get(((row[at] or "").strip(), row[second]))
-        return lambda row: names.get(row[at])
+            return lambda row: names.get(ndc_key(row[first] or ""))
+        if second is not None:
+            return lambda row: names.get(((row[first] or "").strip(), row[second]))
+        return lambda row: names.get(row[first])
 
     def missing_files(self) -> list[str]:
-        """Names of the dictionaries that are not in the folder."""
+        """The names of the dictionaries that the directory lacks."""
         return [name for name in (*DICTIONARIES, "radiology_detail") if self.path(name) is None]
 
 
 class _ExamNames:
-    """note_id → its distinct exam names, in the order of radiology_detail.
+    """The distinct exam names of each radiology note, in the order of radiology_detail.
 
-    MIMIC-IV-Note has six million detail rows, too many for a dict in every worker: they stay in Arrow arrays sorted by
-    note_id, and a note is found by bisection.
+    MIMIC-IV-Note has six million detail rows, too many for a dict in every worker; they are kept in Arrow arrays sorted by
+    note_id, in which a note is found by bisection.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -195,26 +202,8 @@ class _ExamNames:
     def get(self, note_id: str | None) -> list[str] | None:
         if note_id is None:
             return None
-        low, high = 0, len(self._ids)
-        while low < high:
-            middle = (low + high) // 2
-            if self._ids[middle].as_py() < note_id:
-                low = middle + 1
-            else:
-                high = middle
-        names: dict[str, None] = {}
-        while low < len(self._ids) and self._ids[low].as_py() == note_id:
-            names[self._names[low].as_py()] = None
-            low += 1
+        row, names = bisect_left(self._ids, note_id, key=lambda scalar: scalar.as_py()), {}
+        while row < len(self._ids) and self._ids[row].as_py() == note_id:
+            names[self._names[row].as_py()] = None
+            row += 1
         return list(names) or None
-
-
-def event_type(name: str) -> EventType:
-    """The registry entry of a table.
-
-    Raises:
-        UserError: there is none.
-    """
-    if name not in EVENTS:
-        raise UserError(f"event {name!r}: wanted one of {', '.join(EVENTS)}")
-    return EVENTS[name]

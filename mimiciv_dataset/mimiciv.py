@@ -1,4 +1,4 @@
-"""The dataset class: index rows → samples with text, answer and candidates."""
+"""The dataset: index rows as samples with text, answer and candidates."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from mimiciv_dataset.candidates import Candidates
-from mimiciv_dataset.index_files import Rows, normalise_row, read_rows
+from mimiciv_dataset.index_files import Rows, normalise_row, read_rows, sample_id
 from mimiciv_dataset.lookups import Lookups
 from mimiciv_dataset.samples import target_of_row
 from mimiciv_dataset.tasks import ALL_TASKS, TASKS, Task, load_instructions
@@ -26,27 +26,37 @@ SHUFFLE_SEED = 42
 
 
 class MIMICIV(Dataset):
-    """Samples of an index CSV or JSONL, map-style.
+    """A map-style dataset of the samples of an index.
 
-    `ds[i]` is a new dict each time: `idx`, `instruction`, `input`, `output` (answers joined by newlines), `candidates`
-    (a list, or None where there is no `cache/` for the task), and `task_info` with `task`, `event`, `metric`,
-    `task_type`, `label` (list of answers; "yes"/"no" for a risk task; the note for discharge), `target`, and the other
-    columns of the row. Rows that have `input` already (the released JSONL) pass through with their own instruction.
+    `len(ds)` is the number of rows, and `ds[i]` a new dict with:
 
-    Trajectories and dictionaries are opened when they are first needed, in each dataloader worker for itself.
+    - `idx` (int): position of the row in the index.
+    - `instruction` (str): the question.
+    - `input` (str): the text of the patient.
+    - `output` (str): the answers, joined by newlines.
+    - `candidates` (list[str] | None): the answers that the prompt offers; None if `cache/` has no files for the task.
+    - `task_info` (dict): `task`, `event`, `metric`, `task_type` (decision, risk or generation), `label` and `target` (the list
+      of answers; "yes" or "no" for a risk task; the note for a generation task), and the other columns of the row.
+
+    Rows that already have `input` (the released JSONL) are returned with their own text and instruction. Trajectories and
+    dictionaries are opened on first use, in each dataloader worker separately, so that the dataset can be pickled and forked.
 
     Args:
-        root_dir: folder with `patients_ehr/`, `index_mapping/` and `cache/`.
-        sample_info_path: index CSV or JSONL; window columns may be called context_* or period_*.
-        sample_info: rows, instead of a file.
-        lazzy_mode: make a sample when it is asked for; otherwise all are made at once and kept.
-        log: show progress while making all samples.
-        shuffle: put the rows in a random order, the same every time.
-        instructions: JSON file, task → sentence, in place of ours.
-        ehr_dir: trajectories, if not in `root_dir/patients_ehr`.
+        root_dir: directory with `patients_ehr/`, `index_mapping/` and `cache/`.
+        sample_info_path: index CSV or JSONL; the window columns can be called `context_*` or `period_*`.
+        sample_info: index rows, instead of a file.
+        lazzy_mode: make each sample when it is accessed; by default, all are made at once and kept in memory.
+        log: show a progress bar while all samples are made.
+        shuffle: shuffle the rows, always in the same order.
+        instructions: JSON file, task → instruction, that replaces the default instructions.
+        ehr_dir: trajectories; `root_dir/patients_ehr` by default.
 
     Raises:
-        UserError: a file is missing or not as it should be, a row does not fit the trajectories.
+        UserError: a file is missing or malformed, or a row does not belong to the trajectories.
+
+    Examples:
+        ds = MIMICIV("./datas", "./datas/task_index/risk_prediction/test.csv", lazzy_mode=True)
+        sample = ds[0]
     """
 
     def __init__(
@@ -61,7 +71,7 @@ class MIMICIV(Dataset):
         ehr_dir: str | Path | None = None,
     ) -> None:
         if (sample_info_path is None) == (sample_info is None):
-            raise UserError("MIMICIV: wanted one of sample_info_path and sample_info, found both or neither")
+            raise UserError("MIMICIV: expected either sample_info_path or sample_info, got both or neither.")
         self.root_dir = Path(root_dir)
         self.ehr_dir = Path(ehr_dir) if ehr_dir else self.root_dir / "patients_ehr"
         self.rows = read_rows(sample_info_path) if sample_info_path is not None else list(sample_info)
@@ -75,11 +85,12 @@ class MIMICIV(Dataset):
             random.Random(SHUFFLE_SEED).shuffle(self._order)
         self._samples: list[Row] | None = None
         if not lazzy_mode:
-            every = range(len(self))
-            self._samples = [self._make(i) for i in (progress(every, desc="samples", unit="sample") if log else every)]
+            indices = range(len(self))
+            self._samples = [self._make(i) for i in (progress(indices, desc="samples", unit="sample") if log else indices)]
 
     @property
     def trajectories(self) -> Trajectories:
+        """The trajectories of the rows."""
         if self._trajectories is None:
             self._trajectories = Trajectories(self.ehr_dir)
         return self._trajectories
@@ -88,25 +99,25 @@ class MIMICIV(Dataset):
         return len(self._order)
 
     def row(self, index: int) -> Row:
-        """The index row of sample `index`: clean ids, integer positions, parsed target; rows with `input` as they are."""
+        """The index row of a sample, as `normalise_row` returns it."""
         row = self.rows[self._order[index]]
         return row if isinstance(self.rows, Rows) else normalise_row(row)
 
     @property
     def rendered(self) -> bool:
-        """Whether the rows hold their text already, so that no trajectories are needed."""
+        """Whether the rows already have their text, so that no trajectories are needed."""
         return len(self) > 0 and "input" in self.row(0)
 
     def task(self, row: Row) -> Task:
         """The task of a row.
 
         Raises:
-            UserError: no such task.
+            UserError: there is no such task.
         """
         name = row.get("task") or row.get("task_info", {}).get("task")
         if name not in (ALL_TASKS if "input" in row else TASKS):
             where = self.rows.path if isinstance(self.rows, Rows) else "sample_info"
-            raise UserError(f"{where}: task {name!r}: wanted one of {', '.join(TASKS)}")
+            raise UserError(f"{where}: expected a task among {', '.join(TASKS)}, got {name!r}.")
         return ALL_TASKS[name]
 
     def __getitem__(self, index: int) -> Row:
@@ -118,12 +129,12 @@ class MIMICIV(Dataset):
         return {**sample, "task_info": dict(sample["task_info"])}
 
     def text(self, index: int) -> SampleText:
-        """The parts of sample `index`'s input, for truncation by events; `str` of it is the input."""
+        """The input of a sample in parts, for truncation by events; `str` of it is the input."""
         row = self.row(index)
         return SampleText.parse(row["input"], self.task(row)) if "input" in row else self._text(row)
 
     def with_text(self, index: int) -> tuple[Row, SampleText]:
-        """Sample `index` and the parts of its input, rendered once."""
+        """A sample and its input in parts, rendered once."""
         text = self.text(index)
         return self._make(index, text), text
 
@@ -131,8 +142,8 @@ class MIMICIV(Dataset):
         task, begin, end = self.task(row), row["period_begin"], row["period_end"]
         note, admission = row.get("last_discharge_id"), row.get("admissions_id")
         window = range(begin, end)
-        wanted = [0, *window, *(p for p in (note, admission) if p is not None)]
-        events = dict(zip(wanted, self.trajectories.events(row["subject_id"], wanted), strict=True))
+        positions = [0, *window, *(position for position in (note, admission) if position is not None)]
+        events = dict(zip(positions, self.trajectories.events(row["subject_id"], positions), strict=True))
         return self.renderer.sample(
             task,
             patient=events[0],
@@ -146,9 +157,9 @@ class MIMICIV(Dataset):
         task = self.task(row)
         if "input" in row:
             info = {"metric": task.metric, "task_type": task.kind} | dict(row.get("task_info", {})) | {"task": task.name}
-            return {"idx": row.get("idx", self._order[index]), "instruction": row.get("instruction", ""),
-                    "input": row["input"], "output": row["output"], "candidates": row.get("candidates"),
-                    "task_info": info}  # fmt: skip
+            text = {"input": row["input"], "output": row["output"], "candidates": row.get("candidates")}
+            idx, instruction = row.get("idx", self._order[index]), row.get("instruction", "")
+            return {"idx": idx, "instruction": instruction, **text, "task_info": info}
         target = row.get("target")
         if target is None:
             target = self._target(task, row)
@@ -177,7 +188,7 @@ class MIMICIV(Dataset):
         target = target_of_row(window, self.trajectories.timeline(row["subject_id"]), self.lookups)
         if target is None:
             raise UserError(
-                f"{task.name}, patient {row['subject_id']}, event {row['period_end']}: wanted a target, found none in the "
-                "row and none in the trajectory; the index and the trajectories belong to different builds"
+                f"{sample_id(row)}: expected a target in the row or in the trajectory, got neither. Use an index and "
+                "trajectories of the same build."
             )
         return target

@@ -12,10 +12,10 @@ DATA_USE = "Made from MIMIC-IV data: use and sharing fall under the PhysioNet da
 
 
 def read_subject_ids(path: Path | str) -> list[str]:
-    """The subject_id column of a CSV, as text, in file order.
+    """Read the column subject_id of a CSV, as text, in file order.
 
     Raises:
-        UserError: there is no such file or column.
+        UserError: the file or the column does not exist.
     """
     path = require(path, "a CSV with a column subject_id", "make it with preprocess/split_patients.py")
     with path.open(newline="", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""The records of an event: a small table of text values."""
+"""Events, and their records: a small table of text values."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 
 
 class Records(NamedTuple):
-    """Records of one table: column names, and a list of values for each record; None where a record lacks the column."""
+    """Records of a table: column names, and a list of values for each record, None if it lacks the column."""
 
     columns: tuple[str, ...]
     rows: list[list[Any]]
 
     @classmethod
     def of(cls, items: list[dict[str, Any]]) -> Records:
-        """From a list of records.
+        """Make records from dicts.
 
         >>> Records.of([{"a": "1"}, {"a": "2", "b": "3"}])
         Records(columns=('a', 'b'), rows=[['1', None], ['2', '3']])
@@ -26,18 +26,23 @@ class Records(NamedTuple):
         return cls(columns, [[item.get(column) for column in columns] for item in items])
 
     def dicts(self) -> list[dict[str, Any]]:
-        """The records as the released files have them."""
+        """The records as dicts, as released files have them."""
         return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
 
     def first(self, column: str) -> Any:
-        """A column of the first record; None if there is no such column."""
+        """A value of the first record; None if there is no such record or column."""
         return self.rows[0][self.columns.index(column)] if self.rows and column in self.columns else None
 
 
 class Event(NamedTuple):
-    """One event of a trajectory, as stored.
+    """An event of a trajectory, as stored.
 
-    `items` is JSON: with `columns`, a list of lists of values; without, a list of objects (the released layout).
+    Attributes:
+        file_name: the table of its records.
+        starttime, endtime: `YYYY-MM-DD HH:MM:SS`, or None.
+        hadm_id: the hospital admission, or None.
+        items: the records as JSON: lists of values if there are `columns`, else objects (the released layout).
+        columns: the columns of the values.
     """
 
     file_name: str

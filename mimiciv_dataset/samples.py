@@ -17,9 +17,17 @@ Target = list[str] | str
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One index row of a patient; positions are events of the trajectory.
+    """A sample of a patient: what a row of the index says of it.
 
-    `position` is the sample's own event: the target of a decision task, the anchor of a risk task.
+    Positions count the events of the trajectory, from 0.
+
+    Attributes:
+        event: the table of the sample's event.
+        position: the sample's event: the one to predict for decision tasks, the anchor for risk tasks.
+        context_begin, context_end: the window: its first event, and one past its last.
+        admissions_id: the admission the sample belongs to, or None.
+        last_discharge_id: the last discharge note of an earlier admission, or None.
+        audit: flags of the leak audit.
     """
 
     task: str
@@ -35,7 +43,7 @@ class Sample:
 
 
 def decision_target(task: Task, t: Timeline, position: int, lookups: Lookups) -> Target | None:
-    """The answer of a decision or generation task at an event, or None where there is none.
+    """The answer of a decision or generation task at an event, or None if there is none.
 
     >>> t = example(("patients",), ("emar", 1, "a", {"medication": " Aspirin "}), ("omr", 2), ("hcpcsevents", 3))
     >>> none = Lookups("nowhere")
@@ -66,7 +74,7 @@ def decision_target(task: Task, t: Timeline, position: int, lookups: Lookups) ->
 
 
 def risk_window(task: Task, t: Timeline, anchor: int) -> tuple[int, int] | None:
-    """(context_begin, context_end) of a risk task at its anchor, or None: no sample."""
+    """The window (context_begin, context_end) of a risk task at an anchor, or None if there is no sample."""
     if task.window == "note":
         begin = t.decision_begin(anchor)
         return None if begin is None else (begin, anchor + 1)
@@ -80,7 +88,7 @@ def risk_window(task: Task, t: Timeline, anchor: int) -> tuple[int, int] | None:
 def find_samples(
     t: Timeline, lookups: Lookups, tasks: Sequence[Task] = tuple(TASKS.values()), audit: bool = True
 ) -> Iterator[Sample]:
-    """All samples of a patient, task by task, in the order of the trajectory.
+    """Yield the samples of a patient, task by task, each in the order of the trajectory.
 
     >>> t = example(("patients",), ("transfers", 0, "a", {"careunit": "MICU"}), ("emar", 1, "a", {"medication": "Aspirin"}))
     >>> for s in find_samples(t, Lookups("nowhere")):
@@ -96,10 +104,12 @@ def find_samples(
     shown = ShownValues(t, lookups)
 
     def sample(task: Task, position: int, window: tuple[int, int], target: Target, flags: Sequence[str]) -> Sample:
-        return Sample(
-            task.name, t.file_names[position], position, t.hadm_ids[position], *window, admissions_ids[position],
-            discharge_ids[position], target, tuple(flags),
-        )  # fmt: skip
+        event, hadm_id, anchors = (
+            t.file_names[position],
+            t.hadm_ids[position],
+            (admissions_ids[position], discharge_ids[position]),
+        )
+        return Sample(task.name, event, position, hadm_id, *window, *anchors, target, tuple(flags))
 
     for task in tasks:
         for position in of_table.get(task.event, []):
@@ -120,10 +130,13 @@ def find_samples(
 
 
 def target_of_row(row: dict[str, Any], t: Timeline, lookups: Lookups) -> Target | None:
-    """The target that the trajectory gives for an index row, or None if it gives none there.
+    """The target of an index row according to the trajectory, or None if there is none.
 
-    `row` has task, context_begin and context_end as integers. The sample's own event is at context_end for decision
-    tasks, at context_begin for risk tasks (Readmission: the window's last event).
+    The sample's event is at context_end for decision tasks, and at context_begin for risk tasks (the last event of the window
+    for Readmission).
+
+    Args:
+        row: `task`, and `context_begin` and `context_end` as integers.
     """
     task = TASKS[row["task"]]
     begin, end = row["context_begin"], row["context_end"]
@@ -134,12 +147,15 @@ def target_of_row(row: dict[str, Any], t: Timeline, lookups: Lookups) -> Target 
 
 
 def label_list(target: Target) -> list[str]:
-    """The labels of a target: its answers, or the one answer."""
+    """The labels of a target, as a list."""
     return target if isinstance(target, list) else [target]
 
 
 def target_weight(target: Target, counts: dict[str, int]) -> float:
-    """1 / the mean, over the row's labels, of how many rows of the task have that label.
+    """The weight of a row: 1 / the mean frequency of its labels in the task.
+
+    Args:
+        counts: rows of the task with each label.
 
     >>> target_weight(["a", "b"], {"a": 1, "b": 3})
     0.5

@@ -127,7 +127,7 @@ def warn_of_empty_tasks(tasks: Sequence[Task], lookups: Lookups) -> None:
             and all((lookup := EVENTS[task.event].lookup(key)) and lookup.source == name for key in task.target)
         ]
         if empty:
-            print(f"warning: {lookups.folder}: no {name}.csv, so no rows for {', '.join(empty)}. {HOW_TO_GET_DICTIONARIES}")
+            print(f"warning: {lookups.folder}: no {name}.csv, so no rows for {', '.join(empty)}. {HOW_TO_GET_DICTIONARIES}.")
 
 
 @dataclass

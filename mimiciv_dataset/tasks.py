@@ -1,7 +1,7 @@
-"""The task registry: all 46 tasks, declared once, and those of other benchmarks that we can score.
+"""The task registry: all 46 tasks, declared once, and the tasks of other benchmarks that can be scored.
 
-Index generation, datasets, evaluation and the docs read this table. A new decision task is one entry; a new risk task is
-one entry and a label rule in `labels.py`.
+Index generation, datasets, evaluation and docs use this table. A new decision task is one entry; a new risk task is one entry
+and a label rule in `labels.py`.
 """
 
 from __future__ import annotations
@@ -14,33 +14,35 @@ from pathlib import Path
 
 from mimiciv_dataset import labels
 from mimiciv_dataset.events import EVENTS
+from pipeline.errors import UserError
+from pipeline.files import read_json
 
 YES, NO = "yes", "no"
 
 
 @dataclass(frozen=True)
 class Task:
-    """One task of the benchmark.
+    """A task of the benchmark.
 
     Attributes:
-        name: as in index files, `ED_ICU_Tranfer_12hour` spelt as published.
-        kind: `decision` (name what happens next), `risk` (yes or no), or `generation` (write the note).
-        event: table whose events make samples; None: any rendered event (next_event).
+        name: name in index files; `ED_ICU_Tranfer_12hour` is spelled as published.
+        kind: `decision` (predict the content of the next event), `risk` (yes or no), or `generation` (write the note).
+        event: table whose events have samples; None: every rendered event (next_event).
         metric: `f1`, `accuracy`, `rouge1` or `auroc`.
-        target: keys of a record that hold the answer: the first one that is not missing counts.
-        hidden: tables never shown in the context.
+        target: keys of a record that can hold the answer; the first that is not missing is used.
+        hidden: tables that the input omits.
         cap: rows in EHR-Ins; None: not in EHR-Ins.
-        paper: one of the 42 tasks of the paper.
-        released: one of the 45 tasks of the released benchmark.
-        window: for risk tasks, which rule ends the window: `until_out` (to ED outtime), `first_day` (24 h of the stay),
-            `note` (the decision window and the note itself).
-        rule: for risk tasks, the label rule.
-        stay_end: column of the anchor's record in which its stay ends, for the leak audit.
-        says: the label rule or target in words, for tables.
+        paper: whether it is one of the 42 tasks of the paper.
+        released: whether it is one of the 45 tasks of the released benchmark.
+        window: how the window of a risk task ends: `until_out` (at ED outtime), `first_day` (after 24 h of the stay) or `note`
+            (with the discharge note; it begins as for decision tasks).
+        rule: the label rule of a risk task.
+        stay_end: column of the anchor's record with the end of the stay, for the leak audit.
+        answer: the label rule or target in words, for tables.
         horizon: how far ahead the answer lies, in words.
-        weighted: sampled by target_weight when a set is drawn.
-        inside: only rows whose admission lies inside the window are drawn.
-        suite: the other benchmark the task belongs to; "" for ours.
+        weighted: whether rows are always drawn by target_weight.
+        inside: whether only rows whose admission lies inside the window are drawn.
+        suite: the other benchmark the task belongs to; "" for this one.
     """
 
     name: str
@@ -55,7 +57,7 @@ class Task:
     window: str = ""
     rule: labels.Rule | None = None
     stay_end: str | None = None
-    says: str = ""
+    answer: str = ""
     horizon: str = "the next event"
     weighted: bool = False
     inside: bool = False
@@ -63,7 +65,7 @@ class Task:
 
     @property
     def when(self) -> str:
-        """The prediction time in words."""
+        """The time of the prediction, in words."""
         return {
             "": "just before the event",
             "until_out": "at ED outtime",
@@ -72,14 +74,24 @@ class Task:
         }[self.window]
 
 
-def _decision(name: str, target: str | tuple[str, ...], cap: int, event: str | None = None, **more: object) -> Task:
+def _decision(name: str, target: str | tuple[str, ...], cap: int, event: str | None = None, **attributes: object) -> Task:
     keys = (target,) if isinstance(target, str) else target
-    return Task(name, "decision", event or name, "f1", keys, cap=cap, says=" or ".join(keys), **more)
+    return Task(name, "decision", event or name, "f1", keys, cap=cap, answer=" or ".join(keys), **attributes)
 
 
-def _risk(name: str, event: str, window: str, rule: labels.Rule, says: str, horizon: str, cap: int, **more: object):
+def _risk(name: str, event: str, window: str, rule: labels.Rule, answer: str, horizon: str, cap: int, **attributes: object):
     return Task(
-        name, "risk", event, "auroc", window=window, rule=rule, says=says, horizon=horizon, cap=cap, weighted=True, **more
+        name,
+        "risk",
+        event,
+        "auroc",
+        window=window,
+        rule=rule,
+        answer=answer,
+        horizon=horizon,
+        cap=cap,
+        weighted=True,
+        **attributes,
     )
 
 
@@ -120,51 +132,51 @@ _TASKS = (
     _decision("chartevents", "item_name", 200_000, paper=False, weighted=True),
     Task(
         "next_event", "decision", None, "accuracy", cap=100_000, paper=False, weighted=True,
-        says="the table of the event",
+        answer="the table of the event",
     ),
     Task(
         "discharge", "generation", "discharge", "rouge1", ("text",), paper=False, released=False,
-        says="the note's text (events of one note)",
+        answer="the note's text (events of one note)",
     ),
     # --- risk prediction
     _risk("ED_Hospitalization", rule=labels.hospitalization, horizon="the same visit",
-          says="a later admission has the ED stay's hadm_id", **_ED),
+          answer="a later admission has the ED stay's hadm_id", **_ED),
     _risk("ED_Inpatient_Mortality", rule=labels.ed_mortality, horizon="the admission",
-          says="dod is set and the last timed event of the admission is not before it", **_ED),
+          answer="dod is set and the last timed event of the admission is not before it", **_ED),
     _risk("ED_ICU_Tranfer_12hour", rule=labels.icu_transfer, horizon="12 h",
-          says="the admission's first ICU stay starts < 12 h after ED outtime", **_ED),
+          answer="the admission's first ICU stay starts < 12 h after ED outtime", **_ED),
     _risk("ED_Critical_Outcomes", rule=labels.critical, horizon="the admission",
-          says="ED_Inpatient_Mortality or ED_ICU_Tranfer_12hour", **_ED),
+          answer="ED_Inpatient_Mortality or ED_ICU_Tranfer_12hour", **_ED),
     _risk("ED_Reattendance_3day", rule=labels.reattendance, horizon="72 h",
-          says="the next ED stay starts < 72 h after ED outtime", **_ED),
+          answer="the next ED stay starts < 72 h after ED outtime", **_ED),
     _risk("LengthOfStay_3day", rule=labels.length_of_stay(3), horizon="72 h",
-          says="dischtime − admittime > 72 h (window ends before dischtime)", **_ADMISSION),
+          answer="dischtime − admittime > 72 h (window ends before dischtime)", **_ADMISSION),
     _risk("LengthOfStay_7day", rule=labels.length_of_stay(7), horizon="168 h",
-          says="dischtime − admittime > 168 h (window ends before dischtime)", **_ADMISSION),
+          answer="dischtime − admittime > 168 h (window ends before dischtime)", **_ADMISSION),
     _risk("Inpatient_Mortality", rule=labels.inpatient_mortality, horizon="the admission",
-          says="dod is set and dischtime is not before it", **_ADMISSION),
+          answer="dod is set and dischtime is not before it", **_ADMISSION),
     *(
         _risk(f"ICU_Mortality_{days}day", rule=labels.icu_mortality(days), horizon=f"{days * 24} h",
-              says=f"dod is set and < {days * 24} h after the window's last event",
+              answer=f"dod is set and < {days * 24} h after the window's last event",
               cap=40_000 if days == 7 else 20_000, **_ICU)
         for days in (1, 2, 3, 7, 14)
     ),
     *(
         _risk(f"ICU_Stay_{days}day", rule=labels.icu_stay(days), horizon=f"{days * 24} h",
-              says=f"outtime − intime ≥ {days * 24} h", cap=40_000, **_ICU)
+              answer=f"outtime − intime ≥ {days * 24} h", cap=40_000, **_ICU)
         for days in (7, 14)
     ),
     _risk("ICU_Readmission", rule=labels.icu_readmission, horizon="the admission",
-          says="a later ICU stay has the same hadm_id", cap=40_000, **_ICU),
+          answer="a later ICU stay has the same hadm_id", cap=40_000, **_ICU),
     *(
         _risk(f"Readmission_{days}day", rule=labels.readmission(days), horizon=f"{days * 24} h",
-              says=f"the next admission starts < {days * 24} h after the note", **_NOTE)
+              answer=f"the next admission starts < {days * 24} h after the note", **_NOTE)
         for days in (30, 60)
     ),
 )  # fmt: skip
 
 TASKS: dict[str, Task] = {task.name: task for task in _TASKS}
-"""Every task by name; decision tasks first, then risk tasks."""
+"""Every task, by name: decision tasks, then risk tasks."""
 
 
 def _external(suite: str, kind: str, metric: str, *names: str) -> dict[str, Task]:
@@ -180,11 +192,11 @@ EXTERNAL_TASKS: dict[str, Task] = {
     **_external("cdm", "decision", "accuracy", "cdm_pathology"),
     **_external("cdm", "decision", "f1", "cdm_diagnoses"),
 }  # fmt: skip
-"""Tasks of other benchmarks (docs/external.md): their rows bring their own text and question, so that a model is run on
-them and scored as on ours. They have no event and no window: no index, no training set and no macro of ours has them."""
+"""Tasks of other benchmarks (docs/external.md). Their rows have their own text and question, so that models are run and scored
+as on `TASKS`. They have no event or window, and are in no index, training set or macro average."""
 
 ALL_TASKS = TASKS | EXTERNAL_TASKS
-"""What can be run and scored."""
+"""The tasks that can be run and scored."""
 
 
 def needs_modules(task: Task) -> set[str]:
@@ -202,34 +214,28 @@ def _instructions() -> dict[str, str]:
 
 
 def load_instructions(path: Path | str | None = None) -> dict[str, str]:
-    """The instruction sentence of each task; those in `path` (JSON, task → sentence) replace ours.
+    """The instruction of each task.
+
+    Args:
+        path: JSON file, task → instruction, that replaces the default instructions.
 
     Raises:
         UserError: the file is not such a mapping.
     """
-    from pipeline.errors import UserError
-    from pipeline.files import read_json
-
-    ours = dict(_instructions())
-    if path is None:
-        return ours
-    theirs = read_json(path)
-    if not isinstance(theirs, dict) or not all(isinstance(text, str) for text in theirs.values()):
-        raise UserError(f"{path}: wanted a JSON object, task → instruction sentence")
-    return ours | theirs
+    replaced = {} if path is None else read_json(path)
+    if not isinstance(replaced, dict) or not all(isinstance(text, str) for text in replaced.values()):
+        raise UserError(f"{path}: expected a JSON object, task → instruction, got other JSON.")
+    return _instructions() | replaced
 
 
 def task_table(tasks: Sequence[Task] = _TASKS) -> str:
     """The tasks as a markdown table, for `--list_tasks` and docs/tasks.md."""
     rows = [("task", "kind", "event", "made", "horizon", "answer", "metric", "EHR-Ins cap", "paper's 42")]
     for task in tasks:
-        rows.append(
-            (
-                task.name, task.kind, task.event or "any rendered", task.when, task.horizon,
-                f'"yes" when {task.says}' if task.kind == "risk" else task.says,
-                task.metric, f"{task.cap:,}" if task.cap else "–", "y" if task.paper else "n",
-            )
-        )  # fmt: skip
+        answer = f'"yes" when {task.answer}' if task.kind == "risk" else task.answer
+        cap, paper = f"{task.cap:,}" if task.cap else "–", "y" if task.paper else "n"
+        event = task.event or "any rendered"
+        rows.append((task.name, task.kind, event, task.when, task.horizon, answer, task.metric, cap, paper))
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     lines.insert(1, "|" + " --- |" * len(rows[0]))
     return "\n".join(lines)

@@ -1,6 +1,6 @@
-"""A trajectory as the model reads it, byte for byte.
+"""The text of a trajectory that a model reads: the `input` of a sample.
 
-Published checkpoints were trained on this text; docs/data.md shows it, tests hold it to golden files.
+Released checkpoints were trained on exactly this text. docs/data.md describes it, and tests compare it with golden files.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from mimiciv_dataset.tasks import TASKS, Task  # noqa: F401  (TASKS: for the doc
 
 @dataclass(frozen=True)
 class SampleText:
-    """The parts of a sample's `input`.
+    """The `input` of a sample in parts.
 
     Attributes:
         patient: the patients event.
-        last_discharge: the discharge note before this admission, or "".
-        admission: the admissions event, or "". (Both None in a text that is not a rendered record.)
+        last_discharge: the last discharge note of an earlier admission, or ""; None if the text is not a rendered input.
+        admission: the admissions event, or ""; None if the text is not a rendered input.
         window: the events of the window, oldest first.
-        anchor: position in `window` of a risk task's anchor event, which truncation must keep; None if it is not there.
+        anchor: position in `window` of the anchor event of a risk task, which truncation must keep; None if it is not there.
     """
 
     patient: str
@@ -35,18 +35,17 @@ class SampleText:
     anchor: int | None = None
 
     def __str__(self) -> str:
-        """The `input`: all parts joined by a blank line, empty ones too."""
+        """The `input`: all parts, including empty ones, joined by blank lines."""
         parts = (self.patient, self.last_discharge, self.admission, *self.window)
         return "\n\n".join([part for part in parts if part is not None])
 
     @classmethod
     def parse(cls, text: str, task: Task | None = None) -> SampleText:
-        r"""The parts of a rendered `input`, as the released JSONL has it; joined again they give the same bytes.
+        r"""Split a rendered `input`, such as one of a released JSONL, into parts that join to the same bytes.
 
-        The anchor of a risk `task` is the first event of its table in the window (the last one, if its window ends in
-        it; none for a task of another benchmark). Solved examples of other patients may stand before the record: they
-        become part of `patient`, which truncation keeps. A text that is not a rendered record becomes one part, which
-        truncation leaves whole.
+        The anchor of a risk `task` is the first event of its table in the window, or the last one if the window ends at the
+        anchor; tasks of other benchmarks have none. Solved examples that precede the input become part of `patient`, which
+        truncation keeps. Any other text becomes a single part, which truncation does not shorten.
 
         >>> first, last = "## Patient Demographics [None]\n- Gender: F", "## EDstays [2100-01-01 00:00:00]"
         >>> text = first + 3 * "\n\n" + last
@@ -61,10 +60,10 @@ class SampleText:
             start = text.rfind("\n" + _heading("patients")) + 1
             if not start:
                 return cls(text, None, None, ())
-            record = cls.parse(text[start:], task)
-            return replace(record, patient=text[:start] + record.patient)
+            parsed = cls.parse(text[start:], task)
+            return replace(parsed, patient=text[:start] + parsed.patient)
         pieces = _BETWEEN_EVENTS.split(text)
-        # An empty part is nothing between two separators: the split leaves its separator on the piece before it.
+        # an empty part leaves only its separator, at the end of the preceding piece
         patient = pieces[0].rstrip("\n")
         parts = [patient, *[""] * ((len(pieces[0]) - len(patient)) // 2), *pieces[1:]]
         if parts[1:] and parts[1].startswith(_heading("discharge")):
@@ -78,8 +77,8 @@ class SampleText:
             return cls(text, None, None, ())
         window, anchor = tuple(parts[3:]), None
         if task is not None and task.kind == "risk" and task.event:
-            found = [i for i, event in enumerate(window) if event.startswith(_heading(task.event))]
-            anchor = (found[-1] if task.window == "note" else found[0]) if found else None
+            anchors = [i for i, event in enumerate(window) if event.startswith(_heading(task.event))]
+            anchor = (anchors[-1] if task.window == "note" else anchors[0]) if anchors else None
         return cls(*parts[:3], window, anchor)
 
 
@@ -92,7 +91,7 @@ _BETWEEN_EVENTS = re.compile(rf"\n\n(?=## (?:{_TITLES}) \[(?:None|\d{{4}}-\d\d-\
 
 
 def event_text(title: str, time: str | None, keys: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """An event with these records: a line a key for one record, a table for several.
+    """The text of an event: one line per key for a single record, a table for several.
 
     >>> print(event_text("Omr", None, ["Result_Name", "Result_Value"], [["BMI", 21]]))
     ## Omr [None]
@@ -109,7 +108,7 @@ def event_text(title: str, time: str | None, keys: Sequence[str], rows: Sequence
 
 
 class Renderer:
-    """Renders events with the dictionaries of one `index_mapping/` folder."""
+    """Renders events and samples as text."""
 
     def __init__(self, lookups: Lookups) -> None:
         self.lookups = lookups
@@ -119,14 +118,14 @@ class Renderer:
         return {"lookups": self.lookups, "_columns": {}}
 
     def event(self, event: Event) -> str:
-        """The text of one event; "" for tables that are not rendered.
+        """The text of an event; "" if its table is not rendered.
 
         >>> renderer = Renderer(Lookups("nowhere"))
-        >>> one, two = '{"name": "Aspirin", "x": "1"}', '{"name": "nan"}'
-        >>> print(renderer.event(Event("pyxis", "2100-01-01 05:30:00", None, None, f"[{one}]")))
+        >>> aspirin, missing = '{"name": "Aspirin", "x": "1"}', '{"name": "nan"}'
+        >>> print(renderer.event(Event("pyxis", "2100-01-01 05:30:00", None, None, f"[{aspirin}]")))
         ## Pyxis [2100-01-01 05:30:00]
         - Name: Aspirin
-        >>> print(renderer.event(Event("pyxis", None, None, None, f"[{one}, {two}]")))
+        >>> print(renderer.event(Event("pyxis", None, None, None, f"[{aspirin}, {missing}]")))
         ## Pyxis [None]
         | Name |
         | ------ |
@@ -153,13 +152,13 @@ class Renderer:
         admission: Event | None,
         window: Sequence[Event],
     ) -> SampleText:
-        """The text of one sample: what its task may see of the window's events, after patient, note and admission."""
+        """The text of a sample: patient, note, admission, and the events of the window that its task does not hide."""
         hidden = {"admissions", *task.hidden}
         shown = [event for event in window if event.file_name not in hidden]
         anchor = None
         if task.kind == "risk" and shown:
-            wanted = window[-1] if task.window == "note" else window[0]
-            anchor = next((i for i, event in enumerate(shown) if event is wanted), None)
+            anchor_event = window[-1] if task.window == "note" else window[0]
+            anchor = next((i for i, event in enumerate(shown) if event is anchor_event), None)
         return SampleText(
             patient=self.event(patient),
             last_discharge=self.event(last_discharge) if last_discharge else "",

@@ -1,11 +1,12 @@
-"""A trajectory as index generation sees it: what happened when, and the windows of the tasks.
+"""A trajectory for index generation: times and stays of its events, and the windows of the tasks.
 
-Every query takes logarithmic time in the number of events, so that indexing a patient is linear in the trajectory's
-length. Times are seconds since 1970 as integers; an event without a time is infinitely far from everything.
+Every query takes logarithmic time in the number of events. Times are seconds since 1970, as integers; the time difference to
+an event without a time is infinite.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ _SECOND = timedelta(seconds=1)
 
 
 def seconds(text: str | None) -> int | None:
-    """Seconds since 1970 of a timestamp or a date (00:00:00); None for a missing one.
+    """Seconds since 1970 of a timestamp or a date (at 00:00:00); None if it is missing.
 
     >>> seconds("1970-01-02"), seconds("1970-01-01 01:00:00"), seconds("nan"), seconds(None)
     (86400, 3600, None, None)
@@ -36,8 +37,7 @@ def seconds(text: str | None) -> int | None:
 class Positions:
     """Positions of timed events in the trajectory, ascending, with their times.
 
-    Times need not ascend (a released trajectory may hold ties in another order): running extremes make the answers
-    right all the same.
+    Times need not be ascending (a released trajectory can order ties differently); running extremes make bisection correct.
     """
 
     def __init__(self, positions: list[int], times: list[int]) -> None:
@@ -46,12 +46,12 @@ class Positions:
         self._earliest_to_come = list(accumulate(reversed(times), min))[::-1]
 
     def first_after(self, time: float) -> int | None:
-        """The first position whose event starts later than `time`."""
+        """The first position whose event starts after `time`."""
         i = bisect_right(self._latest_so_far, time)
         return self.positions[i] if i < len(self.positions) else None
 
     def last_before(self, time: float) -> int | None:
-        """The last position whose event starts earlier than `time`."""
+        """The last position whose event starts before `time`."""
         i = bisect_left(self._earliest_to_come, time)
         return self.positions[i - 1] if i else None
 
@@ -68,7 +68,7 @@ def _next(positions: list[int], position: int) -> int | None:
 
 
 class Timeline:
-    """One patient's events: table, start, admission, and on demand the records."""
+    """The events of a patient: tables (`file_names`), admissions (`hadm_ids`), start times (`starts`), and records."""
 
     def __init__(self, events: Sequence[Event]) -> None:
         self.file_names = [event.file_name for event in events]
@@ -88,8 +88,7 @@ class Timeline:
                 timed.setdefault(self.hadm_ids[position], []).append(position)
         for hadm_id, positions in timed.items():
             self._of_stay[hadm_id] = self._positions(positions)
-        everything = sorted(position for positions in timed.values() for position in positions)
-        self._timed = self._positions(everything)
+        self._timed = self._positions(sorted(position for positions in timed.values() for position in positions))
 
     def __len__(self) -> int:
         return len(self.file_names)
@@ -98,26 +97,26 @@ class Timeline:
         return Positions(positions, [self.starts[p] for p in positions])
 
     def records(self, position: int) -> Records:
-        """The event's records; parsed once."""
+        """The records of an event; parsed once."""
         if position not in self._records:
             self._records[position] = self._events[position].records()
         return self._records[position]
 
     def value(self, position: int, column: str) -> str | None:
-        """A column of the event's first record; None where it is missing."""
+        """A value of the first record of an event; None if it is missing."""
         value = self.records(position).first(column)
         return None if value == "nan" else value
 
     def time(self, position: int, column: str) -> int | None:
-        """The same for a time, in seconds."""
+        """A time of the first record of an event, in seconds; None if it is missing."""
         return seconds(self.value(position, column))
 
     def gap(self, start: int | None, end: int | None) -> float:
-        """Hours from `start` to `end`, both in seconds; infinite where one is missing."""
+        """Hours from `start` to `end`, which are in seconds; infinite if one is missing."""
         return math.inf if start is None or end is None else (end - start) / HOUR
 
     def dod(self) -> int | None:
-        """Day of death, at 00:00, from the patients event."""
+        """The day of death, at 00:00, from the patients event."""
         return self.time(0, "dod") if self.file_names[:1] == ["patients"] else None
 
     def next_of(self, table: str, position: int) -> int | None:
@@ -125,7 +124,7 @@ class Timeline:
         return _next(self._of_table.get(table, []), position)
 
     def next_of_stay(self, table: str, position: int, hadm_id: str | None) -> int | None:
-        """The first later event of `table` with this hadm_id; None equals None."""
+        """The first later event of `table` with this hadm_id; a missing hadm_id equals a missing one."""
         return _next(self._of_table_stay.get((table, hadm_id), []), position)
 
     def last_timed(self, hadm_id: str | None) -> int | None:
@@ -135,15 +134,15 @@ class Timeline:
     # --- windows
 
     def sample_time(self, position: int) -> int | None:
-        """When a sample about this event is made: its start; a diagnoses_icd event has none and takes the one before."""
+        """The time of a sample about an event: its start, or that of the preceding event for diagnoses_icd, which has none."""
         if self.file_names[position] == "diagnoses_icd" and position:
             return self.starts[position - 1]
         return self.starts[position]
 
     def decision_begin(self, position: int) -> int | None:
-        """First event of a decision sample's window: the earliest of the last 24 h with the same hadm_id.
+        """The first event of a decision sample's window: the earliest of the last 24 h with the same hadm_id.
 
-        None where there is none: no sample. Event 0, the patient, never counts.
+        None if there is none, so that there is no sample. Event 0, the patient, is never in a window.
 
         >>> t = example(("patients",), ("transfers", 0, "a"), ("emar", 1, "a"), ("labevents", 24, "a"), ("omr", 24))
         >>> t.decision_begin(3), t.decision_begin(2), t.decision_begin(1), t.decision_begin(4)
@@ -179,7 +178,7 @@ class Timeline:
         return last + 1 if last is not None and last > position else None
 
     def anchors(self) -> tuple[list[int | None], list[int | None]]:
-        """For each event: admissions_id and last_discharge_id of a sample about it (docs/tasks.md).
+        """The admissions_id and the last_discharge_id of a sample about each event; see `samples.Sample`.
 
         >>> t = example(("patients",), ("admissions", 0, "a"), ("discharge", 9, "a"), ("omr", 10), ("admissions", 99, "b"))
         >>> t.anchors()
@@ -201,16 +200,15 @@ class Timeline:
 
 
 def example(*events: tuple[Any, ...]) -> Timeline:
-    """A hand-made timeline for doctests: `(table, hours, hadm_id, first record)`, hours after 2100-01-01 or None.
+    """Make a timeline for doctests.
 
-    Numbers in the record are hours too.
+    Args:
+        events: `(table, hours, hadm_id, record)`; hours after 2100-01-01, or None. Numbers in the record are hours, too.
 
     >>> t = example(("patients",), ("edstays", 0.5, "a", {"outtime": 4}))
     >>> t.starts[1] - seconds("2100-01-01"), t.value(1, "outtime"), t.hadm_ids
     (1800, '2100-01-01 04:00:00', [None, 'a'])
     """
-
-    import json
 
     def text(hours: float | None) -> str | None:
         if hours is None:
@@ -218,12 +216,8 @@ def example(*events: tuple[Any, ...]) -> Timeline:
         moment = datetime(2100, 1, 1, tzinfo=UTC) + timedelta(hours=hours)
         return moment.strftime("%Y-%m-%d %H:%M:%S")
 
-    rows = [(*event, *(None, None, {})[len(event) - 1 :]) for event in events]
-    return Timeline(
-        [
-            Event(table, text(hours), text(hours), hadm_id, json.dumps([
-                {key: text(value) if isinstance(value, int | float) else value for key, value in record.items()}
-            ]))
-            for table, hours, hadm_id, record in rows
-        ]
-    )  # fmt: skip
+    def make(table: str, hours: float | None = None, hadm_id: str | None = None, record: Any = None) -> Event:
+        values = {key: text(value) if isinstance(value, int | float) else value for key, value in (record or {}).items()}
+        return Event(table, text(hours), text(hours), hadm_id, json.dumps([values]))
+
+    return Timeline([make(*event) for event in events])

@@ -1,10 +1,11 @@
-"""Trajectories on disk: the two layouts, and one reader for both.
+"""Trajectories on disk: two layouts, and a reader for both.
 
-`shards` (our default): `shard-00000.arrow`, … hold the events of many patients, a patient contiguous in one of them, in
-compressed record batches of `BATCH_EVENTS` events, so that a slice of a trajectory costs a slice's work, and records as
-lists of values; `subjects.arrow` says where each patient is and which columns a table's values belong to.
-`patient` (the released dataset): `{subject_id}.parquet`, one file each.
-Needs pyarrow and numpy only, opens files when they are first used, and is safe in forked or spawned dataloader workers.
+- `shards` (the default): `shard-00000.arrow`, … hold the events of many patients. Those of a patient are contiguous, in
+  compressed record batches of `BATCH_EVENTS` events, so that reading a slice of a trajectory costs in proportion to the slice.
+  Records are lists of values; `subjects.arrow` has the location of each patient and the columns of each table.
+- `patient` (the released dataset): one file `{subject_id}.parquet` per patient.
+
+The reader needs pyarrow and numpy only, opens files on first use, and works in forked and spawned dataloader workers.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from mimiciv_dataset.records import Event
 from mimiciv_dataset.timeline import Timeline
 from pipeline.errors import UserError
-from pipeline.files import read_json
+from pipeline.provenance import digest_of, folder_record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("file_name", "starttime", "endtime", "hadm_id", "items")
 BATCH_EVENTS = 32
-"""Events in a record batch of a shard: what is decompressed to read one of them."""
+"""Events in a record batch of a shard, which is decompressed as a whole."""
 
 ROW_GROUP_EVENTS = 128
 """Events in a row group of a patient's parquet file."""
@@ -36,20 +37,26 @@ ROW_GROUP_EVENTS = 128
 SUBJECTS = "subjects.arrow"
 PROVENANCE = "provenance.json"
 GROUP_FILES = 500
-"""Patients' files that make a group of patients."""
+"""Patients in a group of `Trajectories.groups`, in the layout `patient`."""
 
 OPEN_FILES = 32
-"""Shards a reader keeps open."""
+"""Shards that a reader keeps open."""
 
 _MISSING_VALUES = (None, "", "nan", "NaN", "None", "NaT", "<NA>")
 
 
 def write_shard(events: pa.Table, path: Path, metadata: dict[str, str]) -> None:
-    """Write the events of a shard: `COLUMNS`, patients contiguous; `metadata` goes into the file's schema."""
+    """Write the events of a shard.
+
+    Args:
+        events: the columns `COLUMNS`, with the events of a patient contiguous.
+        path: file to write.
+        metadata: metadata of the file's schema.
+    """
     import pyarrow as pa
 
     events = events.replace_schema_metadata(metadata)
-    # lz4: half as large again as zstd, but a slice is read eight times as fast
+    # files are 1.5 times as large with lz4 as with zstd, but reading a slice is eight times as fast
     options = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
     with pa.ipc.new_file(path, events.schema, options=options) as writer:
         for batch in events.combine_chunks().to_batches():
@@ -58,9 +65,12 @@ def write_shard(events: pa.Table, path: Path, metadata: dict[str, str]) -> None:
 
 
 def write_subjects(folder: Path, subjects: Sequence[tuple[int, int, int, int]], columns: dict[str, Sequence[str]]) -> None:
-    """Write where each patient is, and the columns of each table's records.
+    """Write the location of each patient, and the columns of each table's records.
 
-    `subjects` are (subject_id, shard, first event, number of events).
+    Args:
+        folder: directory of the trajectories.
+        subjects: (subject_id, shard, position of the first event in the shard, number of events) of each patient.
+        columns: columns of the records, by table.
     """
     import pyarrow as pa
 
@@ -75,10 +85,10 @@ def write_subjects(folder: Path, subjects: Sequence[tuple[int, int, int, int]], 
 
 
 def write_patient(events: pa.Table, path: Path) -> None:
-    """Write one patient's events as the released dataset has them."""
+    """Write the events of a patient in the layout of the released dataset."""
     import pyarrow.parquet as pq
 
-    # `items` seldom repeat: a dictionary of them only costs time
+    # `items` rarely repeat, so that a dictionary of them only costs time
     pq.write_table(events, path, compression="zstd", use_dictionary=["file_name"], row_group_size=ROW_GROUP_EVENTS)
 
 
@@ -86,10 +96,10 @@ class Trajectories:
     """Reads trajectories of either layout by patient and position.
 
     Args:
-        folder: `patients_ehr/`.
+        folder: directory of the trajectories.
 
     Raises:
-        UserError: the folder holds neither layout.
+        UserError: the directory has neither layout.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -97,10 +107,10 @@ class Trajectories:
         self.sharded = (self.folder / SUBJECTS).exists()
         self._open: OrderedDict[Any, Any] = OrderedDict()
         if not self.sharded and next(self.folder.glob("*.parquet"), None) is None:
-            found = "a folder without them" if self.folder.is_dir() else "nothing there"
+            found = "a directory without them" if self.folder.is_dir() else "no such directory"
             raise UserError(
-                f"{self.folder}: wanted trajectories ({SUBJECTS} and shards, or one parquet file a patient), found "
-                f"{found}; make them with preprocess/combination.py or unpack a release with scripts/unpack_release.sh"
+                f"{self.folder}: expected trajectories ({SUBJECTS} and shards, or one parquet file per patient), got {found}. "
+                "Make them with preprocess/combination.py, or unpack a release with scripts/unpack_release.sh."
             )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -122,27 +132,26 @@ class Trajectories:
         return {name: tuple(columns) for name, columns in json.loads(self._index.schema.metadata[b"columns"]).items()}
 
     def subject_ids(self) -> list[str]:
-        """All patients, ascending as numbers."""
+        """All patients, in ascending numerical order."""
         if self.sharded:
             return [str(subject_id) for subject_id in self._subjects["subject_id"]]
         return sorted((path.stem for path in self.folder.glob("*.parquet")), key=lambda text: (len(text), text))
 
     def groups(self) -> dict[str, list[str]]:
-        """All patients in groups that are good to read together, by name: a shard, or `GROUP_FILES` files of one patient."""
+        """All patients in groups that are efficient to read together, by name: those of a shard, or `GROUP_FILES` patients."""
         subjects = self.subject_ids()
         if not self.sharded:
             starts = range(0, len(subjects), GROUP_FILES)
             return {f"patients-{i:05d}": subjects[start : start + GROUP_FILES] for i, start in enumerate(starts)}
-        found: dict[str, list[str]] = {}
+        groups: dict[str, list[str]] = {}
         for subject_id, shard in zip(subjects, self._subjects["shard"].tolist(), strict=True):
-            found.setdefault(f"shard-{shard:05d}", []).append(subject_id)
-        return dict(sorted(found.items()))
+            groups.setdefault(f"shard-{shard:05d}", []).append(subject_id)
+        return dict(sorted(groups.items()))
 
     @cached_property
     def digest(self) -> str | None:
-        """Digest of this build, from provenance.json; None for a folder without one, such as a release."""
-        path = self.folder / PROVENANCE
-        return read_json(path)["digest"] if path.exists() else None
+        """The digest of the trajectories from their record; None if there is none, as in a release."""
+        return digest_of(folder_record(self.folder))
 
     def _find(self, subject_id: str) -> tuple[int, int, int]:
         """(shard, first event, number of events) of a patient."""
@@ -156,17 +165,17 @@ class Trajectories:
 
     def _no_patient(self, subject_id: str) -> UserError:
         return UserError(
-            f"{self.folder}: wanted patient {subject_id}, found no such trajectory; the index and the trajectories "
-            "belong to different builds (mimiciv_dataset/validate_index.py compares them)"
+            f"{self.folder}: expected a trajectory of patient {subject_id}, got none. Use an index and trajectories of the "
+            "same build; mimiciv_dataset/validate_index.py compares them."
         )
 
     def has(self, subject_id: str) -> bool:
-        """Whether there is a trajectory of this patient."""
+        """Whether the patient has a trajectory."""
         if not self.sharded:
             return (self.folder / f"{subject_id}.parquet").exists()
         try:
             self._find(subject_id)
-        except UserError:
+        except (UserError, ValueError):  # ValueError: not a number
             return False
         return True
 
@@ -200,42 +209,42 @@ class Trajectories:
         return pq.ParquetFile(path)
 
     def events(self, subject_id: str, positions: Iterable[int]) -> list[Event]:
-        """The events at `positions` of a patient's trajectory, in the order asked for.
+        """The events at `positions` of a patient's trajectory, in the order of `positions`.
 
         Raises:
             UserError: there is no such patient or position.
         """
         positions = list(positions)
-        place = self._find(subject_id) if self.sharded else self._parquet(subject_id)
-        length = place[2] if self.sharded else place.metadata.num_rows
+        source = self._find(subject_id) if self.sharded else self._parquet(subject_id)
+        length = source[2] if self.sharded else source.metadata.num_rows
         for position in positions:
             if not 0 <= position < length:
                 raise UserError(
-                    f"{self.folder}: wanted event {position} of patient {subject_id}, found a trajectory of {length} "
-                    "events; the index and the trajectories belong to different builds"
+                    f"{self.folder}: expected event {position} of patient {subject_id}, got a trajectory of {length} events. "
+                    "Use an index and trajectories of the same build."
                 )
-        found = (self._from_shard if self.sharded else self._from_parquet)(place, list(dict.fromkeys(positions)))
-        return [found[position] for position in positions]
+        events = (self._from_shard if self.sharded else self._from_parquet)(source, list(dict.fromkeys(positions)))
+        return [events[position] for position in positions]
 
     def _from_parquet(self, parquet: pq.ParquetFile, positions: list[int]) -> dict[int, Event]:
-        """Reads only the row groups that hold the positions; files of ours have many, released ones may have one."""
-        metadata, start, found = parquet.metadata, 0, {}
+        """Read the row groups that hold the positions; released files can have a single one."""
+        metadata, start, events = parquet.metadata, 0, {}
         for number in range(metadata.num_row_groups):
             end = start + metadata.row_group(number).num_rows
-            wanted = [position for position in positions if start <= position < end]
-            if wanted:
+            in_group = [position for position in positions if start <= position < end]
+            if in_group:
                 table = parquet.read_row_group(number, columns=list(COLUMNS), use_threads=False)
-                low = min(wanted)
-                table = table.slice(low - start, max(wanted) - low + 1)
+                low = min(in_group)
+                table = table.slice(low - start, max(in_group) - low + 1)
                 values = list(zip(*(table[column].to_pylist() for column in COLUMNS), strict=True))
-                found |= {position: _event(*values[position - low]) for position in wanted}
+                events |= {position: _event(*values[position - low]) for position in in_group}
             start = end
-        return found
+        return events
 
-    def _from_shard(self, place: tuple[int, int, int], positions: list[int]) -> dict[int, Event]:
-        shard, first, _ = place
+    def _from_shard(self, location: tuple[int, int, int], positions: list[int]) -> dict[int, Event]:
+        shard, first, _ = location
         reader = self._shard(shard)
-        found: dict[int, Event] = {}
+        events: dict[int, Event] = {}
         by_batch: dict[int, list[int]] = {}
         for position in positions:
             by_batch.setdefault((first + position) // BATCH_EVENTS, []).append(first + position)
@@ -245,20 +254,20 @@ class Trajectories:
             values = list(zip(*(column.to_pylist() for column in piece.columns), strict=True))
             for row in rows:
                 event = values[row - low]
-                found[row - first] = Event(*event, self._columns[event[0]])
-        return found
+                events[row - first] = Event(*event, self._columns[event[0]])
+        return events
 
     def trajectory(self, subject_id: str) -> list[Event]:
-        """All events of a patient."""
+        """The events of a patient."""
         return self.events(subject_id, range(self.length(subject_id)))
 
     def timeline(self, subject_id: str) -> Timeline:
-        """A patient's trajectory as index generation sees it."""
+        """The trajectory of a patient as a `Timeline`."""
         return Timeline(self.trajectory(subject_id))
 
 
 def _event(file_name: str, starttime: Any, endtime: Any, hadm_id: Any, items: Any) -> Event:
-    """An event of a released file, whose columns may hold timestamps, floats or spelt-out missing values."""
+    """An event of a released file, whose columns can hold timestamps, floats or spelled-out missing values."""
 
     def text(value: Any) -> str | None:
         return None if value in _MISSING_VALUES or value != value else str(value)[:19]

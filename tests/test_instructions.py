@@ -31,13 +31,13 @@ def test_a_released_file_gives_its_wording_back(small_root: Path, tmp_path: Path
     assert sample["instruction"] == "Their wording?"
     released.write_text('{"idx": 1}\n')
     bad = command("scripts/extract_instructions.py", released, "--output_path", tmp_path / "x.json", check=False)
-    assert bad.returncode == 2 and "line 1: wanted a row with task_info.task" in bad.stderr
+    assert bad.returncode == 2 and "line 1" in bad.stderr and "task_info.task" in bad.stderr
 
 
-def test_a_wrong_file_is_said(tmp_path: Path) -> None:
+def test_a_malformed_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "list.json").write_text("[1]")
-    with pytest.raises(UserError, match="wanted a JSON object"):
+    with pytest.raises(UserError, match=r"list\.json: expected a JSON object"):
         load_instructions(tmp_path / "list.json")
     (tmp_path / "no.json").write_text("{")
-    with pytest.raises(UserError, match="wanted JSON"):
+    with pytest.raises(UserError, match=r"no\.json: expected JSON"):
         load_instructions(tmp_path / "no.json")

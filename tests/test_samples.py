@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_mimic import TWO_PATIENTS, write_mimic
 
+from mimiciv_dataset import task_sample_info_gen
 from mimiciv_dataset.lookups import Lookups
 from mimiciv_dataset.mimiciv import MIMICIV
 from mimiciv_dataset.records import Event
@@ -22,6 +25,7 @@ from mimiciv_dataset.tasks import TASKS
 from mimiciv_dataset.text import SampleText
 from mimiciv_dataset.timeline import Timeline
 from mimiciv_dataset.trajectory import Trajectories
+from pipeline.files import read_json
 
 HOURS = (0, 1, 5, 12, 23.9, 24, 24.1, 48, 72, 168, 336, 800, None)
 
@@ -79,8 +83,8 @@ def test_any_trajectory_gives_samples_that_its_index_rows_give_again(events: lis
         assert target_of_row(row, t, lookups) == sample.target
 
 
-def make_index(root: Path, *more: object) -> dict[str, list[dict[str, str]]]:
-    command("mimiciv_dataset/task_sample_info_gen.py", "--root_dir", root, *more)
+def make_index(root: Path, *flags: object) -> dict[str, list[dict[str, str]]]:
+    command("mimiciv_dataset/task_sample_info_gen.py", "--root_dir", root, *flags)
     folder = root / "task_index" / "all"
     return {path.stem: list(csv.DictReader(path.open(newline=""))) for path in folder.glob("*.csv")}
 
@@ -109,12 +113,12 @@ def test_index_flags(two_patients: Path) -> None:
     index = make_index(two_patients, "--task", "emar", "Inpatient_Mortality", "--no-audit", "--traj_len_min", 5)
     assert {name: len(rows) for name, rows in index.items()} == {"emar": 1, "Inpatient_Mortality": 1}
     again = command("mimiciv_dataset/task_sample_info_gen.py", "--root_dir", two_patients, "--task", "emar", check=False)
-    assert again.returncode == 2 and "an index made with other options" in again.stderr
+    assert again.returncode == 2 and "expected the same" in again.stderr and "tasks, audit, traj_len" in again.stderr
     patients = two_patients / "some.csv"
     patients.write_text("subject_id\n999\n")
     gone = command("mimiciv_dataset/task_sample_info_gen.py", "--root_dir", two_patients, "--patient_id", patients,
                    "--output_path", two_patients / "x", check=False)  # fmt: skip
-    assert gone.returncode == 2 and "found 1 that are not there, e.g. 999" in gone.stderr
+    assert gone.returncode == 2 and "1 without a trajectory" in gone.stderr and "some.csv" in gone.stderr
 
 
 def test_group_patient_holds_the_same_rows(demo: Path, tmp_path: Path) -> None:
@@ -126,6 +130,29 @@ def test_group_patient_holds_the_same_rows(demo: Path, tmp_path: Path) -> None:
         for row in csv.DictReader(path.open(newline="", encoding="utf-8"))
     ) for folder in (0, 1)}  # fmt: skip
     assert rows[0] == rows[1]
+
+
+def test_the_index_does_not_depend_on_the_number_of_processes(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts of 20 patients, made by two processes and resumed by a third, after one part was lost."""
+    monkeypatch.setattr(task_sample_info_gen, "UNIT_PATIENTS", 20)
+    for group in ("task", "patient"):
+        folders = [tmp_path / f"{group}{n}" for n in (1, 2)]
+        flags = ["--root_dir", str(demo), "--group", group, "--output_path"]
+        task_sample_info_gen.main([*flags, str(folders[0])])
+        killed = partial(task_sample_info_gen.main, [*flags, str(folders[1]), "--num_workers", "2"])
+        with monkeypatch.context() as patch:
+            patch.setattr(task_sample_info_gen.Provenance, "complete", lambda *_, **__: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                killed()
+        shutil.rmtree(folders[1] / ".work" / "part-00001")
+        killed()
+        files = [{path.name: path.read_bytes() for path in folder.glob("*.csv")} for folder in folders]
+        assert files[0] == files[1] and len(files[0]) > 40
+        assert read_json(folders[0] / "provenance.json") == read_json(folders[1] / "provenance.json")
+        assert not (folders[1] / ".work").exists()
+    assert files[0].keys() == {f"{row['subject_id']}.csv" for row in demo_rows(demo, each=100_000)}
 
 
 def test_weights_are_of_the_whole_task(demo: Path) -> None:
@@ -188,9 +215,9 @@ def test_no_sample_shares_state_with_another(demo: Path) -> None:
 
 def test_the_order_is_shuffled_the_same_way_every_time(demo: Path) -> None:
     rows = demo_rows(demo)
-    one, two = (MIMICIV(demo, sample_info=rows, lazzy_mode=True) for _ in range(2))
-    order = [one[i]["idx"] for i in range(len(rows))]
-    assert order == [two[i]["idx"] for i in range(len(rows))] and sorted(order) == list(range(len(rows))) != order
+    first, second = (MIMICIV(demo, sample_info=rows, lazzy_mode=True) for _ in range(2))
+    order = [first[i]["idx"] for i in range(len(rows))]
+    assert order == [second[i]["idx"] for i in range(len(rows))] and sorted(order) == list(range(len(rows))) != order
 
 
 def test_dataloader_workers_see_the_same_samples(demo: Path) -> None:
@@ -203,16 +230,17 @@ def test_dataloader_workers_see_the_same_samples(demo: Path) -> None:
         assert [sample["input"] for sample in loader] == direct
 
 
-def test_an_index_of_another_build_is_said_at_once(demo: Path) -> None:
+def test_an_index_of_another_build_is_an_error(demo: Path) -> None:
     row = {**demo_rows(demo, each=1)[0], "subject_id": "12345"}
-    with pytest.raises(Exception, match="wanted patient 12345, found no such trajectory"):
+    with pytest.raises(Exception, match="patient 12345.*same build"):
         MIMICIV(demo, sample_info=[row], lazzy_mode=True)[0]
     row = {**demo_rows(demo, each=1)[0], "context_end": "999999"}
-    with pytest.raises(Exception, match="wanted event .* belong to different builds"):
+    with pytest.raises(Exception, match="event .*same build"):
         MIMICIV(demo, sample_info=[row], lazzy_mode=True)[0]
 
 
-def test_validation_finds_what_does_not_fit(demo: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_validation_finds_what_does_not_fit(demo: Path, tmp_path: Path, num_workers: int) -> None:
     rows = demo_rows(demo, each=2)
     for row in rows[:1]:
         row["target"] = '["something else"]'
@@ -223,10 +251,13 @@ def test_validation_finds_what_does_not_fit(demo: Path, tmp_path: Path) -> None:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
-    done = command("mimiciv_dataset/validate_index.py", path, "--root_dir", demo, check=False)
+    flags = ["--root_dir", demo, "--num_workers", num_workers]
+    done = command("mimiciv_dataset/validate_index.py", path, path, *flags, check=False)
     assert done.returncode == 1
-    assert f"{len(rows) - 3:,} agree, 3 do not" in done.stdout
-    for reason in ("another target", "position out of range", "another event"):
+    assert f"{2 * len(rows) - 6:,} agree, 6 do not" in done.stdout
+    subject, begin = rows[0]["subject_id"], rows[0]["context_begin"]
+    assert f"index.csv, row 1: different target: admissions/{subject}/{begin}-" in done.stdout
+    for reason in ("position out of range", "different event"):
         assert reason in done.stdout
 
 

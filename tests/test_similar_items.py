@@ -17,6 +17,7 @@ from mimiciv_dataset.index_files import INDEX_COLUMNS
 from mimiciv_dataset.similar_item_gen import main, nearest, tfidf
 from mimiciv_dataset.tasks import TASKS
 from pipeline.errors import UserError
+from pipeline.files import read_json
 
 DRUGS = ["Aspirin", "Aspirin EC", "Heparin", "Heparin Sodium", "Insulin", "Insulin Glargine"]
 
@@ -70,18 +71,27 @@ def test_files(index: Path, tmp_path: Path) -> None:
     }  # fmt: skip
     assert lines(cache / "item_set/next_event.csv") == [["item"], ["emar"], ["poe"]]
     assert {path.stem for path in cache.glob("*/*")} == {"emar", "omr", "next_event"}
-    again = build(index, tmp_path / "again")
+    again = build(index, tmp_path / "again", "--num_workers", "2")
     assert all(path.read_bytes() == (again / path.relative_to(cache)).read_bytes() for path in cache.glob("*/*"))
+
+
+def test_the_record_counts_the_answers_of_the_last_run(index: Path, tmp_path: Path) -> None:
+    for top_k in ("2", "3"):  # an existing cache is replaced
+        cache = build(index, tmp_path / "cache", "--task", "emar", "omr", "--top_k", top_k)
+    record = read_json(cache / "provenance.json")
+    assert record["complete"] and record["settings"]["top_k"] == 3 and record["tasks"] == {"emar": 6, "omr": 150}
+    assert len(lines(cache / "similar_item/emar.csv")[0]) == 4
+    assert sorted(path.name for path in cache.iterdir()) == ["item_set", "provenance.json", "similar_item"]
 
 
 def test_options(index: Path, tmp_path: Path) -> None:
     cache = build(index, tmp_path / "cache", "--task", "emar", "--top_k", "2")
     assert [len(row) for row in lines(cache / "similar_item/emar.csv")] == [3] * 6
     assert not (cache / "item_set/omr.csv").exists()
-    with pytest.raises(UserError, match="--top_k"):
+    with pytest.raises(SystemExit):
         build(index, tmp_path / "cache", "--top_k", "0")
     (index.parent / "train.csv").write_text("subject_id\n99\n")
-    with pytest.raises(UserError, match="found none"):
+    with pytest.raises(UserError, match="expected rows of decision tasks"):
         build(index, tmp_path / "cache")
 
 
@@ -136,7 +146,7 @@ def test_released_files_have_no_header(tmp_path: Path) -> None:
     (tmp_path / "item_set/emar.csv").write_text("\n".join(names[::-1]))
     assert sorted(Candidates(tmp_path).vocabulary("emar").items) == sorted(names)
     (tmp_path / "item_set/emar.csv").write_bytes(b"\xff\xfe")
-    with pytest.raises(UserError, match=r"emar\.csv: wanted a CSV in UTF-8"):
+    with pytest.raises(UserError, match=r"emar\.csv: expected a CSV in UTF-8"):
         Candidates(tmp_path).vocabulary("emar")
 
 
