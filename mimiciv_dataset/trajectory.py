@@ -35,7 +35,6 @@ ROW_GROUP_EVENTS = 128
 """Events in a row group of a patient's parquet file."""
 
 SUBJECTS = "subjects.arrow"
-PROVENANCE = "provenance.json"
 GROUP_FILES = 500
 """Patients in a group of `Trajectories.groups`, in the layout `patient`."""
 

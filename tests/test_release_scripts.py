@@ -153,7 +153,7 @@ def test_build_datasets(datas: Path, tmp_path: Path) -> None:
     risk = [row["target"] for row in sets["ehr_ins_rl"] if row["task"] == "ED_Hospitalization"]
     assert Counter(risk) == {"yes": 5, "no": 5}
     provenance = json.loads((datas / "ehr_ins/ehr_ins_rl.provenance.json").read_text())
-    assert provenance["digest"] == "abc"
+    assert provenance["inputs"]["index"] == "abc"
     before = {path: path.read_bytes() for path in datas.glob("ehr_*/*.csv")}
     assert bash("build_datasets.sh", "--root_dir", datas, "--scale", "0.005", cwd=tmp_path).returncode == 0
     assert {path: path.read_bytes() for path in datas.glob("ehr_*/*.csv")} == before
