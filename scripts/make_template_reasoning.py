@@ -1,8 +1,8 @@
-"""Write reasoning chains from a template into an index: to try stage 2 of training where no language model is at hand.
+"""Add reasoning chains from a template to an index, to try stage 2 of training without a language model.
 
-The chains have the form of real ones (extraction, reasoning, final results) but reason nothing: some of the record's events
-and the answer, between fixed sentences. Each says that it is a template's. For chains worth training on see
-thinking_graph_preprocess/. Rows of risk tasks stay without a chain, as in the published data.
+The chains have the form of real ones (extraction, reasoning, final results) but contain no reasoning: some events of the
+input and the answer, between fixed sentences. Each says that a template wrote it. For chains worth training on see
+thinking_graph_preprocess/. Rows of risk tasks get an empty chain, as in the published data.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages 
 import csv
 from collections.abc import Sequence
 
-from pipeline.cli import Parser, run
+from pipeline.cli import Parser, at_least, run
 from pipeline.errors import UserError
 from pipeline.files import atomic_path
 from pipeline.progress import Summary, progress
@@ -26,9 +26,9 @@ LABEL = "(Written by a template, not by a model.)"
 def main(argv: Sequence[str] | None = None) -> None:
     cli = Parser(__doc__)
     cli.add_argument("index", type=Path, help="index CSV")
-    cli.add_argument("--output_path", required=True, type=Path, help="the same rows with a column reasoning")
-    cli.add_argument("--events", type=int, default=4, help="events a chain names (4)")
-    cli.add_argument("--first", action="store_true", help="the first events of the window, in place of the last")
+    cli.add_argument("--output_path", required=True, type=Path, help="CSV for the same rows with the column reasoning")
+    cli.add_argument("--events", type=at_least(1), default=4, help="number of events that a chain names (4)")
+    cli.add_argument("--first", action="store_true", help="name the first events of the window instead of the last")
     args = cli.parse_args(argv)
     summary = Summary("make_template_reasoning")
 
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     columns = read_rows(args.index).columns
     if not columns:
-        raise UserError(f"{args.index}: wanted an index CSV, found a JSONL")
+        raise UserError(f"{args.index}: expected an index CSV, got JSONL. Give the CSV.")
     dataset = MIMICIV(args.root_dir, args.index, lazzy_mode=True, shuffle=False)
     chains = 0
     with args.index.open(newline="", encoding="utf-8") as file, atomic_path(args.output_path) as temporary:
@@ -47,16 +47,16 @@ def main(argv: Sequence[str] | None = None) -> None:
             writer.writeheader()
             for number, row in enumerate(progress(rows, total=len(dataset), desc="template", unit="row")):
                 sample, text = dataset.with_text(number)
-                reasons = sample["task_info"]["task_type"] == "decision"
-                shown = [event for event in text.window if event]  # some tables have no text
-                named = shown[: args.events] if args.first else shown[-args.events :]
-                writer.writerow(row | {"reasoning": chain(named, sample["output"]) if reasons else ""})
-                chains += reasons
-    summary.print(f"{len(dataset):,} rows read, {chains:,} chains by a template → {args.output_path}", len(dataset), "rows")
+                is_decision = sample["task_info"]["task_type"] == "decision"
+                rendered = [event for event in text.window if event]  # some tables have no text
+                events = rendered[: args.events] if args.first else rendered[-args.events :]
+                writer.writerow(row | {"reasoning": chain(events, sample["output"]) if is_decision else ""})
+                chains += is_decision
+    summary.print(f"{len(dataset):,} rows, {chains:,} template chains → {args.output_path}", len(dataset), "rows")
 
 
 def chain(events: Sequence[str], answer: str) -> str:
-    """A chain that names these events, as they are rendered, and the answer.
+    """A chain that names these rendered events and the answer.
 
     >>> print(chain(["## Pyxis [2100-01-01 05:30:00]\\n- Name: Aspirin"], "Heparin"))
     (Written by a template, not by a model.)
@@ -67,13 +67,13 @@ def chain(events: Sequence[str], answer: str) -> str:
     ## Final Results
     Heparin
     """
-    named = []
+    extracted = []
     for event in events:
         title, *lines = event.splitlines()
-        shown = [line.strip("| -") for line in lines if line.strip("| -")]
-        named.append(f"- **{title.removeprefix('## ')}**: {shown[-1] if shown else 'recorded'}")
+        values = [line.strip("| -") for line in lines if line.strip("| -")]
+        extracted.append(f"- **{title.removeprefix('## ')}**: {values[-1] if values else 'recorded'}")
     reasoning = "What comes next follows from these events."
-    return "\n".join([LABEL, "## Extraction", *named, "## Reasoning", reasoning, "## Final Results", answer])
+    return "\n".join([LABEL, "## Extraction", *extracted, "## Reasoning", reasoning, "## Final Results", answer])
 
 
 if __name__ == "__main__":
