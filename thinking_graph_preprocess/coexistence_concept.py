@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mimiciv_dataset.index_files import index_files, reading, scan, target_labels, task_of_file
+from mimiciv_dataset.index_files import index_digest, index_files, reading, scan, target_labels, task_of_file
 from mimiciv_dataset.patients import read_subject_ids
 from mimiciv_dataset.tasks import Task
 from mimiciv_dataset.trajectory import Trajectories
@@ -32,7 +32,7 @@ from pipeline.files import atomic_path
 from pipeline.progress import Summary, print_table
 from pipeline.provenance import Provenance, digest_lines, digest_of, folder_record
 from pipeline.work import Tick, Unit, run_units
-from thinking_graph_preprocess.concept_files import GRAPH_TASKS, concept_files, index_digest, normalise
+from thinking_graph_preprocess.concept_files import GRAPH_TASKS, concept_files, normalise
 from thinking_graph_preprocess.packed_concepts import TABLES, PackedConcepts, find_or_pack
 
 if TYPE_CHECKING:

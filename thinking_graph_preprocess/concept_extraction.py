@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from mimiciv_dataset.events import MISSING
-from mimiciv_dataset.index_files import index_files, reading, scan, task_of_file
+from mimiciv_dataset.index_files import index_digest, index_files, reading, scan, task_of_file
 from mimiciv_dataset.lookups import Lookups
 from mimiciv_dataset.samples import decision_target
 from mimiciv_dataset.timeline import Timeline
@@ -46,7 +46,6 @@ from thinking_graph_preprocess.concept_files import (
     GRAPH_TASKS,
     TEXT,
     concept_schema,
-    index_digest,
     normalise,
 )
 from thinking_graph_preprocess.concept_lexicon import find_or_build

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from mimiciv_dataset.tasks import TASKS, Task
 from pipeline.errors import UserError
-from pipeline.provenance import digest_of, file_record, folder_record, read_record
+from pipeline.provenance import folder_record, read_record
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -60,8 +60,3 @@ def concept_files(folder: Path) -> list[Path]:
             "thinking_graph_preprocess/concept_extraction.py to its end."
         )
     return files
-
-
-def index_digest(path: Path) -> str | None:
-    """The digest of a task index (a directory or one CSV) in its provenance record; None for a released file."""
-    return digest_of(folder_record(path) if path.is_dir() else file_record(path))
