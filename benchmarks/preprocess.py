@@ -1,7 +1,7 @@
-"""Raw tables → trajectories: records a second and peak memory of the three commands, at 1×, 4× and 16× patients.
+"""Raw tables → trajectories: records per second and peak memory of the three commands, at 1×, 4× and 16× patients.
 
-Makes synthetic sets with MIMIC's columns, table mix and row sizes, runs the commands as a user would (one process each, or
---processes several that share the folder), and prints a table. The largest set should hold 20 million records.
+Makes synthetic sets with MIMIC-IV's columns, table mix and row sizes, runs the commands as a user would, and prints a Markdown
+table. The largest set should have 20 million records.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
 
-import json
 import os
 import shutil
 import subprocess
@@ -19,7 +18,9 @@ import tempfile
 import time
 from collections.abc import Sequence
 
-from pipeline.cli import Parser, run
+from pipeline.cli import Parser, at_least, run
+from pipeline.errors import UserError
+from pipeline.files import read_json
 
 REPO = Path(__file__).resolve().parent.parent
 STEPS = ("merge_patient", "rank", "combination")
@@ -27,63 +28,58 @@ STEPS = ("merge_patient", "rank", "combination")
 
 def main(argv: Sequence[str] | None = None) -> None:
     cli = Parser(__doc__)
-    cli.add_argument("--patients", type=int, default=9216, help="patients of the largest set (9216: about 20 M records)")
-    cli.add_argument("--scales", type=int, nargs="+", default=[16, 4, 1], help="fractions of it (16 4 1)")
-    cli.add_argument("--processes", type=int, default=1, help="processes that share each step (1)")
-    cli.add_argument("--work_dir", type=Path, help="where to put the sets (a temporary folder)")
-    cli.add_argument("--mimic_dir", type=Path, help="measure on this folder instead, such as the MIMIC-IV demo")
+    cli.add_argument("--patients", type=at_least(1), default=9216, help="patients of the largest set (9216: 20 M records)")
+    cli.add_argument("--scales", type=at_least(1), nargs="+", default=[16, 4, 1], help="divisors of --patients (16 4 1)")
+    cli.add_num_workers("--processes")
+    cli.add_argument("--work_dir", type=Path, help="directory to keep the sets in (a temporary one)")
+    cli.add_argument("--mimic_dir", type=Path, help="measure on this directory instead, such as the MIMIC-IV demo")
     args = cli.parse_args(argv)
-    work = Path(args.work_dir or tempfile.mkdtemp(prefix="benchmark-"))
-    print(f"{os.cpu_count()} cores, {args.processes} process(es) a step")
-    print("| patients | records | raw MB | " + " | ".join(f"{step} s" for step in STEPS)
-          + " | records/s together | peak MiB | intermediates MB | trajectories MB |")  # fmt: skip
-    print("|" + " ---: |" * (len(STEPS) + 7))
+    work = args.work_dir or Path(tempfile.mkdtemp(prefix="benchmark-"))
+    print(f"{os.cpu_count()} cores, --num_workers {args.num_workers}")
+    headers = ["patients", "records", "raw MB", *(f"{step} s" for step in STEPS), "records/s in total", "peak MiB"]
+    headers += ["intermediates MB", "trajectories MB"]
+    print(f"| {' | '.join(headers)} |\n|{' ---: |' * len(headers)}")
     for scale in [1] if args.mimic_dir else args.scales:
         root = work / f"scale-{scale}"
         shutil.rmtree(root, ignore_errors=True)
-        mimic = args.mimic_dir or make_set(root / "mimiciv", args.patients // scale, work)
-        print(measure(mimic, root, args.processes), flush=True)
+        mimic = args.mimic_dir or make_set(args.patients // scale, work)
+        print(f"| {' | '.join(measure(mimic, root, args.num_workers))} |", flush=True)
         if not args.work_dir:
             shutil.rmtree(root)
 
 
-def make_set(folder: Path, patients: int, work: Path) -> Path:
-    """A synthetic MIMIC-IV; kept in `work` from one run to the next."""
-    kept = work / f"mimiciv-{patients}"
-    if not kept.exists():
-        script = [sys.executable, REPO / "preprocess/synthetic_mimic.py", "--patients", patients, "--output_path", kept,
-                  "--index_mapping", work / f"maps-{patients}"]  # fmt: skip
-        subprocess.run([str(word) for word in script], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return kept
+def make_set(patients: int, work: Path) -> Path:
+    """A synthetic MIMIC-IV, kept in `work` between runs."""
+    mimic = work / f"mimiciv-{patients}"
+    if not mimic.exists():
+        flags = ["--patients", str(patients), "--output_path", mimic, "--index_mapping", work / f"maps-{patients}"]
+        line = [sys.executable, REPO / "preprocess/synthetic_mimic.py", *flags]
+        subprocess.run(line, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return mimic
 
 
-def measure(mimic: Path, root: Path, processes: int) -> str:
-    """One row of the table."""
+def measure(mimic: Path, root: Path, num_workers: int) -> list[str]:
+    """One row of the table. The peak memory is that of the largest process of the three commands."""
     seconds, peaks = [], []
     for step in STEPS:
-        script = [sys.executable, str(REPO / f"preprocess/{step}.py"), "--root_dir", str(root)]
-        script += ["--mimic_dir", str(mimic)] if step == "merge_patient" else []
+        line = [sys.executable, REPO / f"preprocess/{step}.py", "--root_dir", root, "--num_workers", str(num_workers)]
+        line += ["--mimic_dir", mimic] if step == "merge_patient" else []
         start = time.monotonic()
-        running = [subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-                   for _ in range(processes)]  # fmt: skip
-        logs = [process.communicate()[0] for process in running]
-        if any(process.returncode for process in running):
-            raise SystemExit(f"{step} failed:\n{logs}")
+        done = subprocess.run(line, capture_output=True, text=True)
+        if done.returncode:
+            raise UserError(f"{step}: expected exit code 0, got {done.returncode}: {done.stderr.splitlines()[-1]}")
         seconds.append(time.monotonic() - start)
-        peaks.append(sum(int(log.rsplit("peak memory ", 1)[1].split(" MiB")[0].replace(",", "")) for log in logs))
-    provenance = json.loads((root / "patients_ehr/provenance.json").read_text())
-    records = sum(provenance["rows"].values())
-    between = size(root / "patients") + size(root / "patients_sorted")
-    cells = [
-        f"{provenance['patients']:,}", f"{records:,}", f"{size(mimic):,.0f}", *(f"{s:.1f}" for s in seconds),
-        f"{records / sum(seconds):,.0f}", f"{max(peaks):,}", f"{between:,.0f}",
-        f"{size(root / 'patients_ehr'):,.0f}",
-    ]  # fmt: skip
-    return "| " + " | ".join(cells) + " |"
+        peaks.append(int(done.stdout.rsplit("peak memory ", 1)[1].split(" MiB")[0].replace(",", "")))
+    record = read_json(root / "patients_ehr/provenance.json")
+    records = sum(record["rows"].values())
+    intermediates = size(root / "patients") + size(root / "patients_sorted")
+    cells = [f"{record['patients']:,}", f"{records:,}", f"{size(mimic):,.0f}", *(f"{s:.1f}" for s in seconds)]
+    cells += [f"{records / sum(seconds):,.0f}", f"{max(peaks):,}", f"{intermediates:,.0f}"]
+    return [*cells, f"{size(root / 'patients_ehr'):,.0f}"]
 
 
 def size(folder: Path) -> float:
-    """Size of a folder's files in MB."""
+    """Size of the files of a directory in MB."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
 
 

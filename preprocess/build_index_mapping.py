@@ -39,7 +39,6 @@ from preprocess.atc import atc_rows, rxnorm_files
 from preprocess.ccs import ccs_rows, read_ccs
 from preprocess.raw_tables import find_table
 
-SUFFIXES = (".csv", ".csv.gz")
 MAPS = ("d_ccs_diagnoses", "d_ccs_procedures", "d_atc_prescriptions")
 CCS_SOURCES = {"d_ccs_diagnoses": ("ccs_dx9", "ccs_dx10"), "d_ccs_procedures": ("ccs_pr9", "ccs_pr10")}
 
@@ -83,14 +82,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     summary.print(f"{copied} dictionaries, {maps} of {len(MAPS)} code maps → {args.output_path}")
 
 
-def replace_spellings(path: Path) -> None:
-    """Remove the other spelling (.csv or .csv.gz) of a file just written, so that readers do not find the old one."""
-    name = path.name.removesuffix(".gz").removesuffix(".csv")
-    for suffix in SUFFIXES:
-        other = path.with_name(name + suffix)
-        if other != path and other.exists():
-            other.unlink()
-            print(f"{other}: removed because {path.name} replaces it")
+def remove_other_spelling(path: Path) -> None:
+    """Remove the .csv of a .csv.gz just written, or the reverse, so that readers do not find the old one."""
+    other = path.with_suffix("") if path.suffix == ".gz" else path.with_name(f"{path.name}.gz")
+    if other.exists():
+        other.unlink()
+        print(f"{other}: removed because {path.name} replaces it")
 
 
 def copy(source: Path, target: Path) -> None:
@@ -101,7 +98,7 @@ def copy(source: Path, target: Path) -> None:
             return
     with atomic_path(target) as temporary:
         shutil.copy2(source, temporary)
-    replace_spellings(target)
+    remove_other_spelling(target)
 
 
 def copy_dictionaries(mimic_dir: Path, output: Path) -> int:
@@ -161,7 +158,7 @@ def record_sources(output: Path, sources: dict[str, Any]) -> None:
 def write_map(path: Path, columns: tuple[str, ...], rows: Iterable[Sequence[str]]) -> None:
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([columns, *rows])
-    replace_spellings(path)
+    remove_other_spelling(path)
 
 
 def build_ccs(name: str, icd9: Path | None, icd10: Path | None, output: Path) -> list[dict[str, Any]]:

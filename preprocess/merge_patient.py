@@ -56,44 +56,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     require_unused(record, "merge_patient", "--output_path")
     started = (read_record(record) or {}).get("settings", {})
     buckets = args.buckets or started.get("buckets") or count_buckets(tables)
-    provenance = Provenance(
-        record, "merge_patient", inputs=digest_tables(tables, args.output_path), settings={"buckets": buckets}
-    )
+    digests = FileDigests(args.output_path / ".digests.json")
+    bar = progress(tables, desc="hash raw tables", unit="table")
+    inputs = {table.file_name: digests.of(table.path) for table in bar}
     outputs = {table.name: args.output_path / table.event.module / table.name for table in tables}
     unread = [table.file_name for table in tables if not outputs[table.name].is_dir()]
-    provenance.claim("--output_path", unread=unread)  # a table that was refused may have been repaired since
+    provenance = Provenance(record, "merge_patient", inputs, settings={"buckets": buckets})
+    provenance.claim("--output_path", unread=unread)  # a table that was refused may have been fixed since
 
     units = [
         Unit(table.name, outputs[table.name].is_dir, partial(merge_table, table, outputs[table.name], buckets))
         for table in sorted(tables, key=lambda table: -table.size)  # the largest first, so that workers end together
     ]
-    total_bytes = sum(table.size for table in tables)
-    run_units(
-        units, args.output_path / ".locks", num_workers=args.num_workers, total=total_bytes, desc="merge_patient", unit="B"
-    )
+    total = sum(table.size for table in tables)
+    locks = args.output_path / ".locks"
+    run_units(units, locks, num_workers=args.num_workers, total=total, desc="merge_patient", unit="B")
     reports = {name: read_json(output / "table.json") for name, output in outputs.items()}
     rows = {name: report["rows"] for name, report in reports.items()}
-    provenance.complete(
-        mimic_release=guess_release(args.mimic_dir, rows["patients"]),
-        rows=rows,
-        columns={name: report["columns"] for name, report in reports.items()},
-    )
-    print_table(
-        ["table", "rows read", "rows written"], [(name, report["rows"], report["written"]) for name, report in reports.items()]
-    )
-    total = sum(rows.values())
-    summary.print(f"{total:,} records of {len(tables)} tables → {args.output_path}, {buckets} buckets", total)
-
-
-def digest_tables(tables: Sequence[RawTable], output: Path) -> dict[str, str]:
-    """The SHA-256 of each raw file; files that have not changed since an earlier run are not read again."""
-    digests = FileDigests(output / ".digests.json")
-    found = {}
-    with progress(total=sum(table.size for table in tables), desc="hash raw tables", unit="B") as bar:
-        for table in tables:
-            found[table.file_name] = digests.of(table.path)
-            bar.update(table.size)
-    return found
+    columns = {name: report["columns"] for name, report in reports.items()}
+    provenance.complete(mimic_release=guess_release(args.mimic_dir, rows["patients"]), rows=rows, columns=columns)
+    counts = [(name, report["rows"], report["written"]) for name, report in reports.items()]
+    print_table(["table", "rows read", "rows written"], counts)
+    records = sum(rows.values())
+    summary.print(f"{records:,} records of {len(tables)} tables → {args.output_path}, {buckets} buckets", records)
 
 
 def count_buckets(tables: Sequence[RawTable]) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from pipeline.files import atomic_path
 from pipeline.progress import Summary
 from pipeline.provenance import Provenance, folder_record, require_complete
 from pipeline.work import Tick, Unit, run_units
-from preprocess.raw_tables import ROW, TIME
+from preprocess.raw_tables import ROW, TIME, parse_time
 
 if TYPE_CHECKING:
     import polars as pl
@@ -143,12 +144,9 @@ def with_stay_time(frame: pl.DataFrame, event: EventType, edstays: pl.DataFrame 
 
     if edstays is None:
         return frame.with_columns(charttime=pl.lit(None, pl.String))
-    stay_time = pl.coalesce(
-        pl.col(event.stay_time).str.to_datetime("%Y-%m-%d %H:%M:%S", time_unit="ms", strict=False),
-        pl.col(event.stay_time).str.to_datetime("%Y-%m-%d", time_unit="ms", strict=False),
-    )
+    stay_time = parse_time(event.stay_time) + pl.duration(seconds=event.stay_offset_s)
     stays = edstays.unique(["subject_id", "stay_id"], keep="first", maintain_order=True).select(
-        "subject_id", "stay_id", (stay_time + pl.duration(seconds=event.stay_offset_s)).alias("_stay_time")
+        "subject_id", "stay_id", stay_time.alias("_stay_time")
     )
     return (
         frame.join(stays, on=["subject_id", "stay_id"], how="left", maintain_order="left")
@@ -217,8 +215,6 @@ def sort_records(keys: pl.DataFrame) -> pl.DataFrame:
 
 def write_bucket(folder: Path, bucket: int, tables: Sequence[str], path: Path, tick: Tick) -> None:
     """Write a sorted bucket, with the records per table in the metadata of the file, so that they need not be counted."""
-    import json
-
     import polars as pl
     import pyarrow as pa
 
@@ -240,8 +236,6 @@ def write_bucket(folder: Path, bucket: int, tables: Sequence[str], path: Path, t
 
 def read_counts(path: Path) -> dict[str, int]:
     """Records per table of a sorted bucket, from its metadata."""
-    import json
-
     import pyarrow as pa
 
     with pa.memory_map(str(path)) as source:

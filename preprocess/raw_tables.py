@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from mimiciv_dataset.events import EVENTS, MISSING_TEXTS, MODULES, EventType
 from mimiciv_dataset.tasks import TASKS, needs_modules
@@ -104,7 +104,7 @@ def read_header(path: Path, event: EventType) -> tuple[str, ...]:
         UserError: the file is empty, a required column is missing, or a column name occurs twice.
     """
     try:
-        with _open(path) as stream:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
             line = stream.readline().decode("utf-8-sig")
     except UnicodeDecodeError:
         raise UserError(f"{path}: expected a header line in UTF-8, got other bytes. Download the file again.") from None
@@ -116,7 +116,8 @@ def read_header(path: Path, event: EventType) -> tuple[str, ...]:
     repeated = sorted({column for column in columns if columns.count(column) > 1})
     if repeated:
         raise UserError(f"{path}: expected distinct columns, got {', '.join(repeated)} twice in the header. Fix the file.")
-    missing = [column for column in event.required_columns if column not in (*columns, *OPTIONAL)]
+    # The key admission_info is only in some trajectories, never in a raw file.
+    missing = [column for column in event.required_columns if column not in (*columns, "admission_info")]
     if missing:
         hint = ""
         if len(columns) == 1 and (delimiter := re.search(r"[;\t|]", columns[0])):
@@ -126,14 +127,6 @@ def read_header(path: Path, event: EventType) -> tuple[str, ...]:
             ". Use MIMIC-IV 2.2 or later."
         )
     return tuple(columns)
-
-
-OPTIONAL = ("admission_info",)
-"""Keys shown in the text that some trajectories have but no raw file."""
-
-
-def _open(path: Path) -> BinaryIO:
-    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
 
 
 class _Stream(io.RawIOBase):
@@ -243,6 +236,14 @@ def python_float(text: str) -> str:
     return repr(float(text)) if _NUMBER.fullmatch(text) else text
 
 
+def parse_time(column: str) -> pl.Expr:
+    """The times of a text column; a date counts as 00:00:00, and other text as missing."""
+    import polars as pl
+
+    formats = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%d")
+    return pl.coalesce(pl.col(column).str.to_datetime(text, time_unit="ms", strict=False) for text in formats)
+
+
 def prepare(table: RawTable, frame: pl.DataFrame, first_row: int) -> pl.DataFrame:
     """Add the columns `ROW` and `TIME` to rows of a raw table, and format its FLOAT columns as Python does.
 
@@ -269,10 +270,7 @@ def prepare(table: RawTable, frame: pl.DataFrame, first_row: int) -> pl.DataFram
     time = pl.lit(None, pl.Datetime("ms"))
     for column in (event.time, event.time_fallback):
         if column is not None:
-            parsed = pl.coalesce(
-                pl.col(column).str.to_datetime("%Y-%m-%d %H:%M:%S", time_unit="ms", strict=False),
-                pl.col(column).str.to_datetime("%Y-%m-%d", time_unit="ms", strict=False),
-            )
+            parsed = parse_time(column)
             is_time = pl.col(column).is_null() | parsed.is_not_null()
             _check(table, frame, column, is_time, "a time such as 2150-01-31 12:00:00, or a date", first_row)
             time = pl.coalesce(time, parsed)
