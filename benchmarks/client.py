@@ -41,8 +41,9 @@ def bare(url: str, bodies: list[dict], workers: int) -> None:
 
 def ours(url: str, bodies: list[dict], workers: int, rpm: float | None = None) -> None:
     from inference.client import Client, Request
+    from inference.settings import ServerSettings
 
-    client = Client(url, workers, max_rpm=rpm)
+    client = Client(ServerSettings(url, workers, max_rpm=rpm))
     replies = list(client.send(Request("chat", body) for body in bodies))
     client.close()
     assert len(replies) == len(bodies) and not any(reply.error for _, reply in replies)

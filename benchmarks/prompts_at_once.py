@@ -12,7 +12,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
 
-import argparse
 import os
 import runpy
 import statistics
@@ -22,6 +21,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from inference.settings import InferenceSettings, parse_model
 from pipeline.cli import Parser, run
 from pipeline.files import require
 
@@ -40,28 +40,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     files = [require(path, "an index CSV or JSONL", "make one with task_sample_info_gen.py") for path in ours.dataset_name]
     with tempfile.TemporaryDirectory() as folder:
         model = ours.model_name_or_path or small_model(Path(folder) / "model", ours.root_dir, files)
-        args = runpy.run_path(str(REPO / "test.py"))["arguments"]([
-            "--root_dir", ours.root_dir, "--dataset_name", "-", "--output_path", folder, "--model_name_or_path", model,
-            "--use_vllm", "--max_new_tokens", str(ours.max_new_tokens), *flags,
-        ])  # fmt: skip
+        words = ["--root_dir", str(ours.root_dir), "--dataset_name", "-", "--output_path", folder]
+        words += ["--model_name_or_path", model, "--use_vllm", "--max_new_tokens", str(ours.max_new_tokens), *flags]
+        settings = InferenceSettings.from_args(parse_model(runpy.run_path(str(REPO / "test.py"))["make_parser"](), words))
 
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         from inference.backends import load_backend
         from inference.generation import Prompter
         from mimiciv_dataset.mimiciv import MIMICIV
 
-        backend = load_backend("vllm", args)
+        backend = load_backend(settings)
         builder = backend.builder
-        args.template_sha256 = builder.template_sha256
         print("| index | prompts | tokens a prompt | one at a time s | at once s | ratio | cache hits one at a time | at once "
               "| same replies |\n|" + " --- |" + " ---: |" * 8)  # fmt: skip
         for path in files:
-            dataset = MIMICIV(args.root_dir, path, lazzy_mode=True, shuffle=False, instructions=args.instructions)
+            dataset = MIMICIV(ours.root_dir, path, lazzy_mode=True, shuffle=False, instructions=settings.prompt.instructions)
             order = sorted(range(len(dataset)), key=lambda index: str(dataset.row(index).get("subject_id")))
-            prompts = [prompt for prompt in map(Prompter(dataset, builder, args), order[: ours.rows]) if prompt.fits]
+            prompts = [prompt for prompt in map(Prompter(dataset, builder, settings), order[: ours.rows]) if prompt.fits]
             tokens = statistics.mean(builder.tokens(prompt.text) for prompt in prompts)
             print(
-                f"| {path.stem} | {len(prompts)} | {tokens:,.0f} | {measure(prompts, backend, args, ours.rounds)} |",
+                f"| {path.stem} | {len(prompts)} | {tokens:,.0f} | {measure(prompts, backend, ours.rounds)} |",
                 flush=True,
             )
 
@@ -75,27 +73,26 @@ def small_model(folder: Path, root_dir: str, files: Sequence[Path]) -> str:
     return str(folder)
 
 
-def measure(prompts: Sequence[Any], backend: Any, args: argparse.Namespace, rounds: int) -> str:
+def measure(prompts: Sequence[Any], backend: Any, rounds: int) -> str:
     """The last cells of a row: medians of both ways, their ratio, the share of prompt tokens found in the cache."""
-    from evaluation.metrics import sample_score
-    from inference.generation import run_window
+    from inference.generation import replies
 
     parts = {"one at a time": [[prompt] for prompt in prompts], "at once": [prompts]}
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
-    found, replies = {}, {}
-    list(run_window(prompts[:1], backend, args, sample_score))  # what is compiled or read at first use
+    found, texts = {}, {}
+    list(replies(prompts[:1], backend))  # what is compiled or read at first use
     for _ in range(rounds):
         for way in WAYS:
             backend.engine.reset_prefix_cache()
             before = cache_counts(backend.engine)
             start = time.perf_counter()
-            lines = [line for part in parts[way] for line in run_window(part, backend, args, sample_score)]
+            pairs = [pair for part in parts[way] for pair in replies(part, backend)]
             seconds[way].append(time.perf_counter() - start)
             asked, hit = (now - then for now, then in zip(cache_counts(backend.engine), before, strict=True))
             found[way] = hit / asked
-            replies[way] = {line["key"]: line["outputs"][0]["response"] for line in lines}
+            texts[way] = {prompt.key: reply.text for prompt, reply in pairs}
     alone, together = (statistics.median(seconds[way]) for way in WAYS)
-    same = statistics.mean(reply == replies["at once"][key] for key, reply in replies["one at a time"].items())
+    same = statistics.mean(text == texts["at once"][key] for key, text in texts["one at a time"].items())
     return (f"{alone:,.1f} | {together:,.1f} | {alone / together:.1f} | {found['one at a time']:.0%} | {found['at once']:.0%} "
             f"| {same:.0%}")  # fmt: skip
 

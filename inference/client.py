@@ -1,54 +1,62 @@
-"""The client of OpenAI-compatible servers: many requests in flight, limits, retries, and no patient text abroad.
+"""The client of OpenAI-compatible servers: many requests in flight, limits, retries, and no patient text to remote hosts.
 
-Evaluation (`--url`) and the synthesis of reasoning chains use it. The wire protocol is the `openai` package's; what is ours is
-what it leaves to its users: a bound on the requests in flight, limits per minute that hold for retries too, one pause for
-all when a server asks for it, and results in the order they finish.
+Evaluation (`--url`) and the synthesis of reasoning chains use it. The `openai` package speaks the protocol, and tenacity
+repeats requests. What is here is the rest: a bound on the requests in flight, limits per minute that hold for retries too, one
+pause for all requests when a server asks for it, and replies in the order in which they finish.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import ipaddress
 import os
-import random
 import re
 import socket
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from inference.settings import ServerSettings
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
     from openai.types import Completion
     from openai.types.chat import ChatCompletion
+    from tenacity import RetryCallState
 
 KEY_VARIABLE = "OPENAI_API_KEY"
-WORKERS = 64
-MAX_WAIT = 60.0  # seconds between two tries, unless the server asks for more
+
+MAX_TRIES = 7
+"""Tries of a request before its error is reported."""
+
+MAX_WAIT = 60.0
+"""Seconds between two tries, unless the server asks for more."""
+
 FATAL = {
-    401: f"wanted a key the server takes, found none such; set ${KEY_VARIABLE}",
-    403: f"the server refuses; check what the key in ${KEY_VARIABLE} may do",
-    404: "wanted this model and endpoint on the server, found no such; check the URL (…/v1) and the model's name",
+    401: f"expected a key that the server accepts, got another one or none. Set ${KEY_VARIABLE}.",
+    403: f"expected a key that may use this model, got a refusal. Check the key in ${KEY_VARIABLE}.",
+    404: "expected this model and endpoint on the server, got neither. Check the URL (…/v1) and the name of the model.",
 }
-"""Statuses that every other request would get too, so that the run stops, and what to do about them."""
+"""Statuses that every other request would get too, so that the run ends, and what to do about them."""
 
-GIVE_UP = 20
-"""Requests without a reply, after all their tries, that end a run: the first ones, or as many in a row later on."""
+RETRIED = {408, 409, 425, 429}
+"""Statuses that another try may not get; and all from 500 on."""
 
-RETRIED = {408, 409, 425, 429}  # and all from 500 on
+MAX_FAILURES = 20
+"""Requests that failed in all their tries before a run ends: the first ones, or consecutive ones later on."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to ask: `endpoint` ("chat" or "completions") and the arguments of its `create`.
+    """A request.
 
-    `tokens` is the caller's guess of prompt and reply together, for a limit of tokens per minute; the server's own count
-    corrects it.
+    Attributes:
+        endpoint: `chat` or `completions`.
+        body: arguments of the endpoint's `create`.
+        tokens: estimate of the tokens of prompt and reply, for a limit of tokens a minute; corrected by the server's count.
     """
 
     endpoint: str
@@ -58,7 +66,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """What came: the server's response, or the reason why there is none after all tries."""
+    """The reply to a request.
+
+    Attributes:
+        response: of the server; None if all tries failed.
+        error: why they failed.
+        tries: number of tries.
+    """
 
     response: ChatCompletion | Completion | None
     error: str | None = None
@@ -67,7 +81,7 @@ class Reply:
 
 @dataclass
 class Usage:
-    """Tokens and requests so far."""
+    """Requests (retries included) and tokens so far."""
 
     requests: int = 0
     retries: int = 0
@@ -75,56 +89,62 @@ class Usage:
     completion_tokens: int = 0
 
 
+class RequestError(Exception):
+    """A try that failed.
+
+    Args:
+        reason: for the report.
+        retry: whether another try may succeed.
+        retry_after: seconds that the server asks to wait.
+    """
+
+    def __init__(self, reason: str, retry: bool = True, retry_after: float | None = None) -> None:
+        super().__init__(reason)
+        self.retry, self.retry_after = retry, retry_after
+
+
 class Pace:
-    """Spreads units evenly over time: never more than `per_minute` a minute, and as many as that where there is demand."""
+    """Spreads units evenly over time: at most `per_minute` a minute, and as many as that if there is demand.
+
+    Args:
+        per_minute: None: no limit.
+    """
 
     def __init__(self, per_minute: float | None) -> None:
         self._seconds = 60 / per_minute if per_minute else 0.0
         self._free_at = 0.0
 
     async def take(self, units: float = 1) -> None:
-        """Wait for these units' turn."""
+        """Wait until these units may be used."""
         if not self._seconds:
             return
-        turn = max(self._free_at, time.monotonic())
-        self._free_at = turn + units * self._seconds
-        await asyncio.sleep(turn - time.monotonic())
+        start = max(self._free_at, time.monotonic())
+        self._free_at = start + units * self._seconds
+        await asyncio.sleep(start - time.monotonic())
 
     def correct(self, units: float) -> None:
-        """Units that were used beyond those taken; negative: fewer were."""
+        """Count units that were used beyond those taken; negative if fewer were."""
         self._free_at += units * self._seconds
 
 
-@dataclass
 class Client:
     """Sends requests to one server.
 
-    Attributes:
-        url: the API's base, as http://127.0.0.1:8000/v1.
-        workers: requests in flight.
-        max_rpm, max_tpm: requests, and tokens of prompts and replies, a minute; None: no limit.
-        tries: of a request, before its error is reported.
-        timeout: seconds for one try.
-        allow_remote: the host may be one outside this machine and its private network.
+    Args:
+        settings: URL, requests in flight and limits.
+        max_tries: tries of a request, before its error is reported.
 
     Raises:
-        UserError: the URL is not one, or its host is remote and not allowed.
+        UserError: the URL is invalid, or its host is remote and not allowed.
     """
 
-    url: str
-    workers: int = WORKERS
-    max_rpm: float | None = None
-    max_tpm: float | None = None
-    tries: int = 7
-    timeout: float = 1800.0
-    allow_remote: bool = False
-    usage: Usage = field(default_factory=Usage)
-
-    def __post_init__(self) -> None:
-        self._local = check_host(self.url, self.allow_remote)
-        self._requests, self._tokens = Pace(self.max_rpm), Pace(self.max_tpm)
-        self._answered, self._errors, self._gone = False, 0, 0
-        self._open_at = 0.0  # no request starts before: a server asked for a pause
+    def __init__(self, settings: ServerSettings, max_tries: int = MAX_TRIES) -> None:
+        self.settings, self.max_tries, self.url = settings, max_tries, settings.url
+        self.usage = Usage()
+        self._is_local = check_host(self.url, settings.allow_remote)
+        self._requests, self._tokens = Pace(settings.max_rpm), Pace(settings.max_tpm)
+        self._answered, self._failures, self._consecutive_failures = False, 0, 0
+        self._resume_at = 0.0  # no request starts before: a server asked for a pause
         self._runner = asyncio.Runner()
         self._openai: AsyncOpenAI | None = None
 
@@ -132,27 +152,28 @@ class Client:
         from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
         key = os.environ.get(KEY_VARIABLE)
-        if not key and not self._local:
-            raise UserError(f"{self.url}: wanted a key in ${KEY_VARIABLE}, found none")
-        # Neither a redirect nor a proxy of the environment may carry a record from a local server elsewhere.
-        http = DefaultAsyncHttpxClient(follow_redirects=False, trust_env=not self._local)
-        return AsyncOpenAI(base_url=self.url, api_key=key or "none", max_retries=0, timeout=self.timeout, http_client=http)
+        if not key and not self._is_local:
+            raise UserError(f"{self.url}: expected a key in ${KEY_VARIABLE}, got none.")
+        # Neither a redirect nor a proxy of the environment may carry patient text from a local server elsewhere.
+        http = DefaultAsyncHttpxClient(follow_redirects=False, trust_env=not self._is_local)
+        timeout = self.settings.timeout
+        return AsyncOpenAI(base_url=self.url, api_key=key or "none", max_retries=0, timeout=timeout, http_client=http)
 
     def send(self, requests: Iterable[Request]) -> Iterator[tuple[int, Reply]]:
-        """Send requests, drawing them as workers are free; yields (position, reply) as replies come.
+        """Send requests and yield (position, reply) as replies come.
 
-        Closing the iterator cancels what is in flight.
+        Requests are drawn when one may be sent. Closing the iterator cancels those in flight.
 
         Raises:
-            UserError: the server refuses all requests of this kind (`FATAL`), or gives no replies (`GIVE_UP`).
+            UserError: the server refuses all requests of this kind (`FATAL`), or does not reply (`MAX_FAILURES`).
         """
         stream = self.stream(requests)
 
-        async def following() -> tuple[int, Reply] | None:
+        async def next_reply() -> tuple[int, Reply] | None:
             return await anext(stream, None)
 
         try:
-            while (reply := self._runner.run(following())) is not None:
+            while (reply := self._runner.run(next_reply())) is not None:
                 yield reply
         finally:
             self._runner.run(stream.aclose())
@@ -160,21 +181,22 @@ class Client:
     async def stream(self, requests: Iterable[Request]) -> AsyncIterator[tuple[int, Reply]]:
         """`send` for a running event loop."""
         self._openai = self._openai or self._connect()
-        waiting = enumerate(requests)
+        numbered = enumerate(requests)
         replies: asyncio.Queue[tuple[int, Reply] | None] = asyncio.Queue()
-        free = asyncio.Semaphore(self.workers)  # of requests sent whose reply was not taken: what a kill can lose
+        # Bounds the requests that were sent and whose reply was not taken: a killed process loses no more than these.
+        free = asyncio.Semaphore(self.settings.num_worker)
 
         async def work() -> None:
             try:
-                while await free.acquire() and (numbered := next(waiting, None)):
-                    index, request = numbered
+                while await free.acquire() and (item := next(numbered, None)):
+                    position, request = item
                     reply = await self.ask(request)
-                    replies.put_nowait((index, reply))
-                    self._look_at(reply)
+                    replies.put_nowait((position, reply))
+                    self._check(reply)
             finally:
                 replies.put_nowait(None)
 
-        workers = [asyncio.create_task(work()) for _ in range(self.workers)]
+        workers = [asyncio.create_task(work()) for _ in range(self.settings.num_worker)]
         running = len(workers)
         try:
             while running:
@@ -193,75 +215,84 @@ class Client:
             await asyncio.gather(*workers, return_exceptions=True)
 
     async def ask(self, request: Request) -> Reply:
-        """One request with its tries.
+        """Send one request, repeated if need be.
 
         Raises:
             UserError: as `send`.
         """
+        from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
+
+        attempts = AsyncRetrying(
+            stop=stop_after_attempt(self.max_tries),
+            wait=_wait,
+            retry=retry_if_exception(lambda error: isinstance(error, RequestError) and error.retry),
+            reraise=True,
+        )
+        try:
+            async for attempt in attempts:
+                with attempt:
+                    self.usage.retries += attempt.retry_state.attempt_number > 1
+                    response = await self._try(request)
+        except RequestError as error:
+            return Reply(None, str(error), attempts.statistics["attempt_number"])
+        return Reply(response, tries=attempts.statistics["attempt_number"])
+
+    async def _try(self, request: Request) -> ChatCompletion | Completion:
+        """Send a request once, when limits and pauses allow it.
+
+        Raises:
+            RequestError: there is no usable response.
+            UserError: the server refuses all requests of this kind.
+        """
         import openai
 
-        error = ""
-        for attempt in range(1, self.tries + 1):
-            await self._pause()
-            await self._tokens.take(request.tokens)
-            await self._requests.take()
-            await self._pause()
-            self.usage.requests += 1
-            self.usage.retries += attempt > 1
-            wait = min(MAX_WAIT, 2.0 ** (attempt - 1)) * random.uniform(0.5, 1)  # jittered, so that workers don't come at once
-            try:
-                response = await self._create(request)
-            except openai.APIStatusError as failed:
-                error = f"HTTP {failed.status_code}: {said(failed.body, request)}"
-                if failed.status_code in FATAL:
-                    raise UserError(f"{self.url}: HTTP {failed.status_code}: {FATAL[failed.status_code]}") from None
-                if failed.status_code not in RETRIED and failed.status_code < 500:
-                    return Reply(None, error, attempt)
-                asked = retry_after(failed.response.headers)
-                if asked is not None:
-                    wait = asked
-                    self._open_at = max(self._open_at, time.monotonic() + asked)
-            except openai.APITimeoutError:
-                error = f"no reply within {self.timeout:g} s"
-            except openai.APIConnectionError as failed:
-                error = f"no connection: {type(failed.__cause__ or failed).__name__}"
-            except (openai.APIResponseValidationError, ValueError):  # ValueError: not JSON
-                error = "the server's reply could not be read"
-            else:
-                if getattr(response, "choices", None):
-                    self._count(request, response)
-                    return Reply(response, tries=attempt)
-                error = "the server's reply holds no choices"
-            if attempt < self.tries:
-                await asyncio.sleep(wait)
-        return Reply(None, error, self.tries)
+        await self._pause()
+        await self._tokens.take(request.tokens)
+        await self._requests.take()
+        await self._pause()
+        self.usage.requests += 1
+        endpoint = self._openai.chat.completions if request.endpoint == "chat" else self._openai.completions
+        try:
+            response = await endpoint.create(**request.body)
+        except openai.APIStatusError as error:
+            status = error.status_code
+            if status in FATAL:
+                raise UserError(f"{self.url}: HTTP {status}: {FATAL[status]}") from None
+            wait = retry_after(error.response.headers)
+            retry = status in RETRIED or status >= 500
+            if retry and wait is not None:
+                self._resume_at = max(self._resume_at, time.monotonic() + wait)
+            raise RequestError(f"HTTP {status}: {error_message(error.body, request)}", retry, wait) from None
+        except openai.APITimeoutError:
+            raise RequestError(f"no reply within {self.settings.timeout:g} s") from None
+        except openai.APIConnectionError as error:
+            raise RequestError(f"no connection: {type(error.__cause__ or error).__name__}") from None
+        except (openai.APIResponseValidationError, ValueError):  # ValueError: not JSON
+            raise RequestError("the reply of the server is not readable") from None
+        if not getattr(response, "choices", None):
+            raise RequestError("the reply of the server has no choices")
+        if response.usage is not None:
+            self.usage.prompt_tokens += response.usage.prompt_tokens or 0
+            self.usage.completion_tokens += response.usage.completion_tokens or 0
+            self._tokens.correct((response.usage.total_tokens or 0) - request.tokens)
+        return response
 
-    def _look_at(self, reply: Reply) -> None:
-        """Stop where going on is of no use: nothing was ever answered, or the server has gone away (`GIVE_UP`)."""
+    def _check(self, reply: Reply) -> None:
+        """End a run that makes no progress: no request was ever answered, or the server has gone away."""
         if reply.response is not None:
-            self._answered, self._gone = True, 0
+            self._answered, self._consecutive_failures = True, 0
             return
-        self._errors += 1
-        self._gone += not reply.error.startswith("HTTP 4")  # these may be the request's own fault
-        if self._gone >= GIVE_UP or (self._errors >= GIVE_UP and not self._answered):
-            raise UserError(f"{self.url}: wanted replies, found errors only, such as {reply.error}; put that right and go on "
-                            "with the same command")  # fmt: skip
+        self._failures += 1
+        self._consecutive_failures += not reply.error.startswith("HTTP 4")  # these may be the fault of the request
+        if self._consecutive_failures >= MAX_FAILURES or (self._failures >= MAX_FAILURES and not self._answered):
+            raise UserError(
+                f"{self.url}: expected replies, got errors only, such as {reply.error}. Fix the cause and run the same "
+                "command again to resume."
+            )
 
     async def _pause(self) -> None:
-        while (pause := self._open_at - time.monotonic()) > 0:
+        while (pause := self._resume_at - time.monotonic()) > 0:
             await asyncio.sleep(pause)
-
-    async def _create(self, request: Request) -> Any:
-        if request.endpoint == "chat":
-            return await self._openai.chat.completions.create(**request.body)
-        return await self._openai.completions.create(**request.body)
-
-    def _count(self, request: Request, response: ChatCompletion | Completion) -> None:
-        if response.usage is None:
-            return
-        self.usage.prompt_tokens += response.usage.prompt_tokens or 0
-        self.usage.completion_tokens += response.usage.completion_tokens or 0
-        self._tokens.correct((response.usage.total_tokens or 0) - request.tokens)
 
     def close(self) -> None:
         """Close the connections."""
@@ -271,37 +302,22 @@ class Client:
         self._runner.close()
 
 
-def add_server_flags(cli: argparse._ActionsContainer, url_flag: str = "--url") -> None:
-    """How to reach an OpenAI-compatible server; the key is read from the environment, never from the command line."""
-    cli.add_argument(url_flag, help="base URL of the API, as http://127.0.0.1:8000/v1")
-    cli.add_argument("--num_worker", type=int, default=WORKERS, help=f"requests in flight ({WORKERS})")
-    cli.add_argument("--max_rpm", type=float, help="requests a minute at most (no limit)")
-    cli.add_argument("--max_tpm", type=float, help="tokens a minute at most, prompts and replies (no limit)")
-    cli.add_argument("--timeout", type=float, default=1800.0, help="seconds to wait for one reply (1800)")
-    cli.add_argument(
-        "--allow_remote", action="store_true",
-        help="send records to a host outside this machine and its private network; only where the data use agreement lets you",
-    )  # fmt: skip
+def _wait(state: RetryCallState) -> float:
+    """Seconds before the next try: as the server asks, else 1, 2, 4, … minus up to a half, so that workers spread out."""
+    from tenacity import wait_exponential, wait_random_exponential
 
-
-def make_client(url: str, args: argparse.Namespace) -> Client:
-    """The client that `add_server_flags` describes.
-
-    Raises:
-        UserError: a number makes no sense, or the URL is refused (`check_host`).
-    """
-    for name in ("num_worker", "max_rpm", "max_tpm", "timeout"):
-        value = getattr(args, name)
-        if value is not None and value <= 0:
-            raise UserError(f"--{name} {value:g}: wanted a number above 0")
-    return Client(url, args.num_worker, args.max_rpm, args.max_tpm, timeout=args.timeout, allow_remote=args.allow_remote)
+    asked = state.outcome.exception().retry_after
+    if asked is not None:
+        return asked
+    half = {"multiplier": 0.5, "max": MAX_WAIT / 2}
+    return (wait_exponential(**half) + wait_random_exponential(**half))(state)
 
 
 def check_host(url: str, allow_remote: bool = False) -> bool:
-    """Whether the URL's host is this machine or in a private network: every address its name stands for.
+    """Whether the host of a URL, with all addresses of its name, is this machine or in a private network.
 
     Raises:
-        UserError: it is no HTTP URL, its host is unknown, or it is remote and `allow_remote` is not given.
+        UserError: it is not an HTTP URL, its host is unknown, or it is remote and `allow_remote` is False.
 
     >>> check_host("http://127.0.0.1:8000/v1"), check_host("http://[::1]:8000/v1"), check_host("http://10.1.2.3/v1")
     (True, True, True)
@@ -313,26 +329,26 @@ def check_host(url: str, allow_remote: bool = False) -> bool:
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UserError(f"{url}: wanted the URL of an API, as http://127.0.0.1:8000/v1, found something else")
+        raise UserError(f"{url}: expected the URL of an API, such as http://127.0.0.1:8000/v1, got something else.")
     try:
-        found = {entry[4][0] for entry in socket.getaddrinfo(parts.hostname, parts.port or 443)}
+        entries = socket.getaddrinfo(parts.hostname, parts.port or 443)
     except OSError:
-        raise UserError(f"{url}: wanted a host that can be found, found no address for {parts.hostname}") from None
-    addresses = [ipaddress.ip_address(str(address).partition("%")[0]) for address in found]
+        raise UserError(f"{url}: expected a host with an address, got no address for {parts.hostname}.") from None
+    addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in entries]
     if all(address.is_loopback or (address.is_private and not address.is_unspecified) for address in addresses):
         return True
     if not allow_remote:
         raise UserError(
-            f"{url}: this host is outside your machine and its private network. Records of MIMIC-IV patients may not be "
-            "sent to third parties unless PhysioNet's data use agreement allows it (no retention, no human review; see "
-            "https://physionet.org/news/post/gpt-responsible-use). If it does, say so with --allow_remote; else serve a model "
+            f"{url}: this host is outside your machine and its private network. Data of MIMIC-IV patients may not be sent to "
+            "third parties unless PhysioNet's data use agreement allows it (no retention, no human review; see "
+            "https://physionet.org/news/post/gpt-responsible-use). If it does, add --allow_remote; otherwise serve a model "
             "yourself: python -m vllm.entrypoints.openai.api_server --model MODEL"
         )
     return False
 
 
 def retry_after(headers: Any) -> float | None:
-    """Seconds that a response's Retry-After asks for, as a number or a date (RFC 9110, 10.2.3); None without one.
+    """Seconds to wait by the Retry-After header of a response, a number or a date (RFC 9110, 10.2.3); None without one.
 
     >>> retry_after({"retry-after": "1.5"}), retry_after({"retry-after": "soon"}), retry_after({})
     (1.5, None, None)
@@ -352,17 +368,18 @@ def retry_after(headers: Any) -> float | None:
         return None
 
 
-def said(body: Any, request: Request) -> str:
-    """A server's error message for the log: short, and not if it repeats the request, which is a patient's record.
+def error_message(body: Any, request: Request) -> str:
+    """The error message of a server, shortened for the log, and replaced if it quotes the request, which is patient text.
 
-    >>> said({"message": "too many tokens: 9000"}, Request("completions", {"prompt": "Aspirin"}))
+    >>> error_message({"message": "too many tokens: 9000"}, Request("completions", {"prompt": "Aspirin"}))
     'too many tokens: 9000'
-    >>> said({"message": "bad: old man with chest pain"}, Request("completions", {"prompt": "An old man with chest pain"}))
+    >>> prompt = {"prompt": "An old man with chest pain"}
+    >>> error_message({"message": "bad: old man with chest pain"}, Request("completions", prompt))
     '(a message that repeats the prompt)'
     """
-    message = body.get("message") if isinstance(body, dict) else body
-    words = re.findall(r"\w+", str(message or "no message"))
-    asked = " ".join(re.findall(r"\w+", str([request.body.get("prompt"), request.body.get("messages")])))
-    if any(" ".join(words[i : i + 4]) in asked for i in range(len(words) - 3)):
+    message = str((body.get("message") if isinstance(body, dict) else body) or "no message")
+    terms = re.findall(r"\w+", message)
+    prompt = " ".join(re.findall(r"\w+", str([request.body.get("prompt"), request.body.get("messages")])))
+    if any(" ".join(terms[i : i + 4]) in prompt for i in range(len(terms) - 3)):
         return "(a message that repeats the prompt)"
-    return " ".join(str(message or "no message").split())[:200]
+    return " ".join(message.split())[:200]

@@ -1,223 +1,375 @@
-"""Running a model over samples: prompts, replies, and one line of `outputs.jsonl` for each as it finishes."""
+"""Generate and record: prompts in, replies out, one line of a JSONL log for each reply as it comes.
+
+test.py, scripts/infer.py and the synthesis of reasoning chains use it. What a line says is the caller's choice, and so is how
+a reply is scored.
+"""
 
 from __future__ import annotations
 
-import argparse
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from inference.answers import read_items, split_reasoning
-from inference.backends import Backend, Generation
-from inference.prompts import (
-    THINK,
-    PromptBuilder,
-    Truncation,
-    evaluation_mode,
-    open_think_prefix,
-    sha256,
-    with_candidates,
-)  # fmt: skip
-from mimiciv_dataset.mimiciv import MIMICIV
+from inference.backends import Backend, Generation, Query
+from inference.openai_backend import message_text
+from inference.prompts import THINK, PromptBuilder, Truncation, evaluation_mode, open_think_prefix, with_candidates
+from inference.settings import InferenceSettings
+from mimiciv_dataset.index_files import sample_id
 from mimiciv_dataset.tasks import ALL_TASKS, Task
+from pipeline.cli import chunk_paths
 from pipeline.errors import UserError
-from pipeline.files import read_json, write_json
+from pipeline.files import Line, read_jsonl, sha256
 
-Line = dict[str, Any]
-
-Scorer = Callable[[Task, Any, "str | None", "float | None"], float]
-"""The score of an answer: of (task, label, answer, p(yes)); `evaluation.metrics.sample_score`."""
+if TYPE_CHECKING:
+    from inference.costs import Meter
+    from mimiciv_dataset.mimiciv import MIMICIV
+    from mimiciv_dataset.text import SampleText
 
 TOO_LONG = "does not fit"
-CHAIN_END = 8
-"""Tokens kept free where a chain is scored: its closing mark is written anew, and one token is asked for."""
+"""The error of a prompt that is too long for the model even after truncation."""
 
-PROMPT_FLAGS = ("prompt", "think_prompt", "direct_answer", "think_risk", "oracle_reasoning", "empty_think")
+END_OF_REASONING = 8
+"""Tokens reserved where p(yes) is computed after the reasoning, which is closed anew."""
+
+ID_COLUMNS = ("task", "subject_id", "period_begin", "period_end")
+"""Columns that identify a sample, in index rows, lines and keys."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Prompt:
-    """One sample's prompt and what its output line says of it."""
+    """A rendered prompt, how it is answered, and what its line says.
 
-    index: int
+    Attributes:
+        key: identifies what is asked: the sample, the prompt and the decoding. A line with this key is not asked for again.
+        text: what the model reads; for the chat endpoint, messages as JSON.
+        line: what the line says besides the reply.
+        truncation: what was dropped from the input; None if nothing was.
+        scored: the answer is p(yes) right after the prompt; nothing is generated.
+        scored_after_reasoning: p(yes) is computed after the reasoning of the reply.
+        tokens: estimated length, for a limit of cost.
+    """
+
     key: str
-    task: Task
     text: str
-    mode: str
-    prefix: str
-    dropped: Truncation | None
-    sample: dict[str, Any]
+    line: Line = field(default_factory=dict)
+    truncation: Truncation | None = None
+    scored: bool = False
+    scored_after_reasoning: bool = False
+    tokens: int = 0
 
     @property
     def fits(self) -> bool:
-        return self.dropped is None or self.dropped.fits
+        return self.truncation is None or self.truncation.fits
 
     @property
     def thinking_open(self) -> bool:
-        """Whether the prompt itself opens the reasoning, as some chat templates do: a reply then starts inside it."""
+        """Whether the prompt opens the think block itself, as some chat templates do: the reply starts inside it."""
         return not self.scored and bool(open_think_prefix(self.text))
 
-    @property
-    def scored(self) -> bool:
-        """Whether the answer is p(yes) right after the prompt, with nothing to generate."""
-        return self.task.kind == "risk" and not (self.mode == THINK and not self.prefix)
+
+P = TypeVar("P", bound=Prompt)
 
 
-def decoding(args: argparse.Namespace) -> Line:
-    """What besides its prompt decides a reply."""
-    return {
-        "max_new_tokens": args.max_new_tokens, "temperature": args.temperature, "max_seq_len": args.max_seq_len,
-        "model": str(args.model_name_or_path), "lora": str(args.lora_path or ""), "chat": args.chat,
-    }  # fmt: skip
+@dataclass
+class Tally:
+    """What became of prompts.
 
-
-def check_settings(folder: Path, args: argparse.Namespace, **hashes: str) -> None:
-    """Keep the settings of a run in its folder, and refuse to go on there with others: the scores would mix both.
-
-    Raises:
-        UserError: outputs in the folder were made with other settings.
+    Attributes:
+        answered: prompts with a reply.
+        too_long: prompts that do not fit even after truncation.
+        truncated: prompts whose input was truncated, those too long aside.
+        errors: error → prompts that ended in it.
     """
-    path = folder / "run.json"
-    ours = {**decoding(args), **{name: getattr(args, name) for name in PROMPT_FLAGS}, **hashes}
-    if path.exists() and any(folder.glob("outputs*.jsonl")):
-        theirs = read_json(path)
-        differ = [name for name in ours if theirs.get(name) != ours[name]]
-        if differ:
-            said = ", ".join(f"{name} {theirs.get(name)!r} (now {ours[name]!r})" for name in differ)
-            raise UserError(f"{folder}: wanted the settings it was begun with, found others: {said}; "
-                            "choose another --output_path")  # fmt: skip
-    write_json(path, ours)
+
+    answered: int = 0
+    too_long: int = 0
+    truncated: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
 
 
-def identity(row: Line) -> tuple[Any, ...]:
-    """What makes an index row a sample of its own; rows that share it would get the same key."""
-    info = row.get("task_info", {}) | row
-    where = tuple(info.get(name) for name in ("task", "subject_id", "period_begin", "period_end"))
-    return (*where, sha256(row["input"]) if "input" in row else None, row.get("idx") if where[1] is None else None)
+# --- the loop
 
 
-def length(row: Line) -> int:
-    """A measure of how long a sample's record is, for an even share of the work: events of its window, or characters."""
-    return len(row["input"]) if "input" in row else row["period_end"] - row["period_begin"]
+def generate_and_record(
+    prompts: Iterable[P],
+    backend: Backend,
+    write: Callable[[Line], None],
+    line_of: Callable[[P, Generation], Line | None],
+    bar: Any,
+    meter: Meter | None = None,
+) -> Tally:
+    """Answer prompts and write a line for each reply as it comes.
+
+    Args:
+        prompts: drawn as the backend needs them.
+        write: appends a line to the log (`pipeline.files.append_jsonl`).
+        line_of: makes the line of a reply; None: none is written. Prompts that do not fit get the error `TOO_LONG`.
+        bar: a progress bar, which counts prompts.
+        meter: counts tokens and cost, and stops the run at the limit.
+    """
+    tally = Tally()
+
+    def record(prompt: P, reply: Generation) -> None:
+        line = line_of(prompt, reply)
+        if line is not None:
+            write(line)
+        error = (line or {}).get("error") or reply.error
+        tally.truncated += prompt.truncation is not None and prompt.fits
+        tally.too_long += error == TOO_LONG
+        tally.answered += error is None
+        if error not in (None, TOO_LONG):
+            tally.errors[error] += 1
+        if meter:
+            bar.set_postfix_str(meter.status(bar.total - bar.n - 1 if bar.total else 0), refresh=False)
+        bar.update()
+
+    def fitting() -> Iterator[P]:
+        for prompt in prompts:
+            if prompt.fits:
+                yield prompt
+            else:
+                record(prompt, Generation("", TOO_LONG, error=TOO_LONG))
+
+    for prompt, reply in replies(fitting(), backend, meter):
+        record(prompt, reply)
+    return tally
 
 
-class Prompter:
-    """Makes the prompts of a dataset as test.py's arguments say."""
+def replies(prompts: Iterable[P], backend: Backend, meter: Meter | None = None) -> Iterator[tuple[P, Generation]]:
+    """Yield each prompt with its reply, as replies come; where p(yes) follows the reasoning, the reply has both.
 
-    def __init__(self, dataset: MIMICIV, builder: PromptBuilder, args: argparse.Namespace) -> None:
-        self.dataset, self.builder, self.args = dataset, builder, args
-        self.decoding = decoding(args)
+    If the next prompt might exceed the limit of cost, replies in flight are awaited, as they mostly cost less than they
+    could. If that is not enough, the run stops (`Meter.stopped`).
+    """
+    source, next_prompt = iter(prompts), None
+    reasoned: deque[tuple[P, Generation, str]] = deque()
+    sent: dict[int, tuple[P, Generation | None]] = {}
 
-    def __call__(self, index: int) -> Prompt:
-        (sample, record), args = self.dataset.with_text(index), self.args
-        info = sample["task_info"]
-        task = ALL_TASKS[info["task"]]
-        mode = evaluation_mode(task.kind, args.think_prompt, args.direct_answer, args.think_risk)
-        instruction = sample["instruction"]
-        if args.prompt:
-            instruction = with_candidates(instruction, task, sample["candidates"])
-        prefix = ""
-        if args.oracle_reasoning:
-            reasoning = info.get("reasoning")
-            if not reasoning:
-                raise UserError("--oracle_reasoning: wanted a column reasoning in the index, found a row without one")
-            mode, prefix = THINK, f"<think>\n{reasoning}\n</think>\n\n"
-        room = args.max_seq_len - (1 if task.kind == "risk" and mode != THINK else args.max_new_tokens)
-        room -= CHAIN_END if task.kind == "risk" and mode == THINK else 0
-        text, dropped = self.builder.fit(record, instruction, mode, room, prefix)
-        where = [info.get(name) for name in ("task", "subject_id", "period_begin", "period_end")]
-        key = sha256(json.dumps([*where, sample["idx"] if where[1] is None else None, sha256(text), self.decoding]))
-        return Prompt(index, key, task, text, mode, prefix, dropped, sample)
+    def queries() -> Iterator[Query]:
+        nonlocal next_prompt
+        for position in range(1 << 62):
+            if reasoned:
+                prompt, reply, text = reasoned.popleft()
+                sent[position] = prompt, reply
+                yield Query(text, score=True)
+                continue
+            next_prompt = next_prompt or next(source, None)
+            if next_prompt is None or (meter and not meter.affords(next_prompt.tokens)):
+                return
+            prompt, next_prompt = next_prompt, None
+            if meter:
+                meter.reserve(prompt.tokens)
+            sent[position] = prompt, None
+            yield Query(prompt.text, prompt.scored)
 
-
-def run_window(prompts: Sequence[Prompt], backend: Backend, args: argparse.Namespace, scorer: Scorer) -> Iterator[Line]:
-    """Answer a window of prompts; yields their output lines as replies come. What a server would not answer is left out."""
-    for prompt in prompts:
-        if not prompt.fits:
-            yield {**output_line(prompt, args, Generation("", TOO_LONG), scorer), "error": TOO_LONG}
-    fitting = [prompt for prompt in prompts if prompt.fits]
-    for prompt, reply in replies(fitting, backend, args):
-        yield output_line(prompt, args, reply, scorer)
-
-
-def replies(prompts: Sequence[Prompt], backend: Backend, args: argparse.Namespace) -> Iterator[tuple[Prompt, Generation]]:
-    """Each prompt with its reply, as replies come; risk tasks have p(yes) in theirs: after the chain, if they reason."""
-    scored = [prompt for prompt in prompts if prompt.scored]
-    generated = [prompt for prompt in prompts if not prompt.scored]
-    for index, reply in backend.score_yes_no([prompt.text for prompt in scored]):
-        yield scored[index], reply
-    chains: list[tuple[Prompt, Generation, str]] = []
-    for index, reply in backend.generate([prompt.text for prompt in generated], args.max_new_tokens, args.temperature):
-        prompt = generated[index]
-        chain = after_chain(prompt.text, reply.text) if prompt.task.kind == "risk" and backend.continues else None
-        if chain:
-            chains.append((prompt, reply, chain))
-        else:
-            yield prompt, reply
-    for index, scored_reply in backend.score_yes_no([chain for _, _, chain in chains]):
-        prompt, reply, _ = chains[index]
-        yield prompt, replace(reply, p_yes=scored_reply.p_yes)
+    while True:
+        finished = False
+        for position, reply in backend.answer(queries()):
+            prompt, generated = sent.pop(position)
+            if meter and generated is None:
+                meter.add(prompt.tokens, usage_of(reply.response), failed=bool(reply.error))
+            finished = True
+            if generated is not None:
+                yield prompt, replace(generated, p_yes=reply.p_yes, error=reply.error)
+                continue
+            text = after_reasoning(prompt.text, reply.text) if prompt.scored_after_reasoning and backend.continues else None
+            if text:
+                reasoned.append((prompt, reply, text))
+            else:
+                yield prompt, reply
+        if not reasoned and (next_prompt is None or not finished):
+            if meter:
+                meter.stopped = next_prompt is not None
+            return
 
 
-def after_chain(prompt: str, reply: str) -> str | None:
-    """The prompt and the reply's reasoning, closed: what p(yes) of a model that reasons is asked after; None if never closed.
+def after_reasoning(prompt: str, reply: str) -> str | None:
+    """The prompt and the closed reasoning of the reply, after which p(yes) is computed; None if it was never closed.
 
-    >>> after_chain("P", "<think>old</think> yes")
+    >>> after_reasoning("P", "<think>old</think> yes")
     'P<think>old</think>\\n\\n'
     """
     before, closed, _ = reply.rpartition("</think>")
     return f"{prompt}{before}</think>\n\n" if closed else None
 
 
-def output_line(prompt: Prompt, args: argparse.Namespace, reply: Generation, scorer: Scorer) -> Line:
-    """The line of `outputs.jsonl` of one sample (docs/evaluation.md)."""
-    info = prompt.sample["task_info"]
-    thinking = prompt.mode == THINK and not prompt.prefix
-    reasoning, answer = split_reasoning(reply.text, prompt.thinking_open)
-    items = read_items(answer) if answer is not None else []
-    score = scorer(prompt.task, info["label"], answer, reply.p_yes)
-    return {
-        "key": prompt.key,
-        "task_info": {name: value for name, value in info.items() if name != "reasoning"},
-        "candidates": prompt.sample["candidates"],
-        "mode": prompt.mode,
-        "input_sha256": sha256(prompt.sample["input"]),
-        "prompt_chars": len(prompt.text),
-        "prompt_sha256": sha256(prompt.text),
-        "template_sha256": args.template_sha256,
-        "thinking_open": prompt.thinking_open,
-        "truncated": prompt.dropped.to_dict() if prompt.dropped else None,
-        "outputs": [
-            {"response": reply.text, "reasoning": reasoning if thinking else None, "items": items, "p_yes": reply.p_yes,
-             "finish_reason": reply.finish_reason}
-        ],
-        "score": score,
-    }  # fmt: skip
+def finished_keys(path: Path, meter: Meter | None = None) -> set[str]:
+    """Keys of the prompts that have a reply, in the logs of all chunks of `path`.
 
-
-def read_keys(folder: Path, repair: Path | None = None) -> set[str]:
-    """Keys of the samples that are finished, in any chunk's file.
-
-    A torn last line, as a kill leaves it, does not count; from the file `repair`, which this process goes on writing, it
-    is taken off. The other files may be being written right now.
+    Args:
+        meter: counts the cost of all lines, failed ones included.
 
     Raises:
-        UserError: another line is not JSON.
+        UserError: a line has no key.
     """
-    keys: set[str] = set()
-    for path in sorted(folder.glob("outputs*.jsonl")):
-        data = path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        if path == repair and len(whole) < len(data):
-            with path.open("r+b") as file:
-                file.truncate(len(whole))
-        for number, line in enumerate(whole.splitlines(), 1):
-            try:
-                keys.add(json.loads(line)["key"])
-            except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
+    keys = set()
+    for file in chunk_paths(path):
+        for number, (_, line) in enumerate(read_jsonl(file), 1):
+            if "key" not in line:
                 raise UserError(
-                    f"{path}, line {number}: wanted an output line, found something else; remove that line and use --resume"
-                ) from None
+                    f"{file}, line {number}: expected a JSON object with a key, got one without. Remove that line "
+                    "and run the same command again."
+                )
+            if meter:
+                meter.add_earlier(line)
+            if line.get("error") in (None, TOO_LONG):
+                keys.add(line["key"])
     return keys
+
+
+# --- prompts and lines of samples
+
+
+Scorer = Callable[[Task, Any, "str | None", "float | None"], float]
+"""The score of an answer, from (task, label, answer, p(yes)): `evaluation.metrics.sample_score`."""
+
+
+@dataclass(frozen=True)
+class SamplePrompt(Prompt):
+    """The prompt of a sample of a dataset.
+
+    Attributes:
+        task, label: of the sample.
+        mode: `plain`, `think` or `no_think`.
+        prefix: reasoning that was pre-filled, or "".
+    """
+
+    task: Task | None = None
+    label: Any = None
+    mode: str = ""
+    prefix: str = ""
+
+
+class Prompter:
+    """Makes the prompts of a dataset.
+
+    Args:
+        dataset: samples.
+        builder: of the backend.
+        settings: how prompts are made, and what identifies a reply.
+    """
+
+    def __init__(self, dataset: MIMICIV, builder: PromptBuilder, settings: InferenceSettings) -> None:
+        self.dataset, self.builder, self.settings = dataset, builder, settings
+        self.reply_settings = reply_settings(settings)
+
+    def __call__(self, index: int) -> SamplePrompt:
+        """The prompt of sample `index`.
+
+        Raises:
+            UserError: its reasoning is to be pre-filled, and it has none.
+        """
+        sample, text = self.dataset.with_text(index)
+        info = sample["task_info"]
+        reasoning = info.get("reasoning") if self.settings.prompt.oracle_reasoning else None
+        if self.settings.prompt.oracle_reasoning and not reasoning:
+            raise UserError("--oracle_reasoning: expected a column reasoning in the index, got a row without one.")
+        task, instruction = ALL_TASKS[info["task"]], sample["instruction"]
+        if self.settings.prompt.prompt:
+            instruction = with_candidates(instruction, task, sample["candidates"])
+        prompt = sample_prompt(text, instruction, task, self.builder, self.settings, reasoning)
+        window = [info.get(name) for name in ID_COLUMNS]
+        idx = sample["idx"] if window[1] is None else None
+        hashes = {"input_sha256": sha256(sample["input"]), "prompt_sha256": sha256(prompt.text)}
+        line = {
+            "key": sha256(json.dumps([*window, idx, hashes["prompt_sha256"], self.reply_settings])),
+            "sample_id": sample_id(info | hashes),
+            "task_info": {name: value for name, value in info.items() if name != "reasoning"},
+            "candidates": sample["candidates"],
+            "mode": prompt.mode,
+            "input_sha256": hashes["input_sha256"],
+            "prompt_chars": len(prompt.text),
+            "prompt_sha256": hashes["prompt_sha256"],
+            "template_sha256": self.builder.template_sha256,
+            "thinking_open": prompt.thinking_open,
+            "truncated": prompt.truncation.to_dict() if prompt.truncation else None,
+        }
+        return replace(prompt, key=line["key"], line=line, label=info["label"])
+
+
+def reply_settings(settings: InferenceSettings) -> Line:
+    """What besides its prompt decides a reply; part of its key."""
+    return {
+        "max_new_tokens": settings.decoding.max_new_tokens,
+        "temperature": settings.decoding.temperature,
+        "max_seq_len": settings.prompt.max_seq_len,
+        "model": str(settings.model.model_name_or_path),
+        "lora": str(settings.model.lora_path or ""),
+        "chat": settings.server.chat,
+    }
+
+
+def sample_prompt(
+    text: SampleText,
+    instruction: str,
+    task: Task | None,
+    builder: PromptBuilder,
+    settings: InferenceSettings,
+    reasoning: str | None = None,
+) -> SamplePrompt:
+    """The prompt of a sample, truncated to leave room for the reply; key and line are the caller's.
+
+    Args:
+        text: the parts of the input.
+        instruction: the question.
+        task: None: a question of the user's own, answered as a decision task.
+        reasoning: to pre-fill.
+    """
+    flags, is_risk = settings.prompt, task is not None and task.kind == "risk"
+    mode = evaluation_mode(task.kind if task else "decision", flags.think_prompt, flags.direct_answer, flags.think_risk)
+    prefix = ""
+    if reasoning:
+        mode, prefix = THINK, f"<think>\n{reasoning}\n</think>\n\n"
+    reply_tokens = 1 if is_risk and mode != THINK else settings.decoding.max_new_tokens
+    reply_tokens += END_OF_REASONING if is_risk and mode == THINK else 0
+    prompt, truncation = builder.fit(text, instruction, mode, flags.max_seq_len - reply_tokens, prefix)
+    reasons = mode == THINK and not prefix
+    scored = {"scored": is_risk and not reasons, "scored_after_reasoning": is_risk and reasons}
+    return SamplePrompt("", prompt, truncation=truncation, task=task, mode=mode, prefix=prefix, **scored)
+
+
+def output_line(prompt: SamplePrompt, reply: Generation, scorer: Scorer) -> Line | None:
+    """The line of `outputs.jsonl` of a sample (docs/evaluation.md); None if the server did not reply."""
+    if reply.error not in (None, TOO_LONG):
+        return None
+    reasoning, answer = split_reasoning(reply.text, prompt.thinking_open)
+    output = {
+        "response": reply.text,
+        "reasoning": reasoning if prompt.mode == THINK and not prompt.prefix else None,
+        "items": read_items(answer),
+        "p_yes": reply.p_yes,
+        "finish_reason": reply.finish_reason,
+    }
+    score = scorer(prompt.task, prompt.label, answer, reply.p_yes)
+    return prompt.line | {"outputs": [output], "score": score} | ({"error": reply.error} if reply.error else {})
+
+
+# --- lines of the chat endpoint
+
+
+def chat_line(prompt: Prompt, reply: Generation) -> Line | None:
+    """The line of a prompt to the chat endpoint: `choices` (texts), `finish_reasons`, `usage` and `error`; None if too long.
+
+    A reply without any text is an error too.
+    """
+    if reply.error == TOO_LONG:
+        return None
+    if reply.response is None:
+        return prompt.line | {"choices": [], "finish_reasons": [], "usage": None, "error": reply.error}
+    texts = [message_text(choice).strip() for choice in reply.response.choices]
+    reasons = [getattr(choice, "finish_reason", None) for choice in reply.response.choices]
+    error = None if any(texts) else f"no text ({', '.join(sorted({str(reason) for reason in reasons}))})"
+    usage = usage_of(reply.response)
+    return prompt.line | {"choices": [] if error else texts, "finish_reasons": reasons, "usage": usage, "error": error}
+
+
+def usage_of(response: Any) -> dict[str, int] | None:
+    """The tokens that the server counted; None if it does not say."""
+    usage = getattr(response, "usage", None)
+    if usage is None:
+        return None
+    return {name: getattr(usage, name, None) or 0 for name in ("prompt_tokens", "completion_tokens")}

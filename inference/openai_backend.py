@@ -1,115 +1,126 @@
 """The backend of OpenAI-compatible servers: vLLM serve, SGLang and others by rendered prompts, hosted models by chat messages.
 
-With the model's tokenizer at hand (the default), prompts are rendered here and sent as token ids to the completions endpoint,
-so that a server reads exactly what the other backends read. With `--chat`, messages go to the chat endpoint, for models
-whose tokenizer or completions endpoint is not to be had.
+With the tokenizer of the model (the default), prompts are rendered here and sent as token ids to the completions endpoint, so
+that a server reads exactly what the other backends read. With `--chat`, messages go to the chat endpoint, for models whose
+tokenizer or completions endpoint is unavailable.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator
 from math import exp
 from typing import TYPE_CHECKING, Any
 
-from inference.backends import Generation, load_tokenizer, yes_no_tokens
-from inference.client import Reply, Request, make_client
-from inference.prompts import PromptBuilder, messages
-from inference.settings import empty_think
+from inference.backends import Generation, Query, load_tokenizer, yes_no_tokens
+from inference.client import Client, Request
+from inference.prompts import ChatPromptBuilder, PromptBuilder
+from inference.settings import InferenceSettings
 from mimiciv_dataset.tasks import NO, YES
 from pipeline.errors import UserError
-from pipeline.files import sha256
 
 if TYPE_CHECKING:
     from openai.types import CompletionChoice
     from openai.types.chat.chat_completion import Choice
     from transformers import PreTrainedTokenizerBase
 
-TOP = 20
-"""Log-probabilities a position, where a server gives only the likeliest: the most that APIs allow."""
+TOP_LOGPROBS = 20
+"""Log-probabilities of a position, where a server gives only the most likely tokens: the maximum that APIs allow."""
 
 TOKEN_ID = "token_id:"
-BYTES_A_TOKEN = 3.0
-"""For length limits where no tokenizer is at hand: below what tokenizers need on records with many numbers."""
 
 
 class OpenAIBackend:
     """A model behind `--url`.
 
-    Args:
-        args: `url`, `model_name_or_path` (as the server calls it), `tokenizer` (None: the model's), `chat`, `max_new_tokens`,
-            `num_worker`, `max_rpm`, `max_tpm`, `timeout`, `allow_remote`, `seed`, `empty_think`.
-
     Raises:
         UserError: the host is remote and not allowed, or the tokenizer cannot be loaded.
     """
 
-    def __init__(self, args: argparse.Namespace) -> None:
-        self.client = make_client(args.url, args)
-        self.window = 16 * args.num_worker  # the server runs dry only at a window's end
-        self.failures: Counter[str] = Counter()
-        self._model, self._seed, self._max_new_tokens = args.model_name_or_path, args.seed, args.max_new_tokens
-        self.continues = not args.chat
-        self._gives_log_probs = True
-        if args.lora_path:
-            raise UserError("--lora_path: wanted no adapter with --url, found one; load it into the server, and give its name "
-                            "as --model_name_or_path")  # fmt: skip
-        if args.chat:
-            self.builder: PromptBuilder = ChatBuilder(args.tokenizer)
+    def __init__(self, settings: InferenceSettings) -> None:
+        model, server = settings.model, settings.server
+        self.client = Client(server)
+        self.decoding = settings.decoding
+        self.continues = not server.chat
+        self._model = model.model_name_or_path
+        self._gives_logprobs = True
+        if model.lora_path:
+            raise UserError(
+                "--lora_path: expected no adapter with --url, got one. Load it into the server, and give its name there as "
+                "--model_name_or_path."
+            )
+        if server.chat:
+            tokenizer = load_tokenizer(server.tokenizer) if server.tokenizer else None
+            self.builder: PromptBuilder = ChatPromptBuilder(tokenizer)
             self._form: ChatForm | CompletionForm = ChatForm()
         else:
-            tokenizer = load_tokenizer(args.tokenizer or args.model_name_or_path)
-            self.builder = PromptBuilder(tokenizer, empty_think(args))
+            tokenizer = load_tokenizer(server.tokenizer or model.model_name_or_path)
+            self.builder = PromptBuilder(tokenizer, settings.prompt.empty_think_block)
             self._form = CompletionForm(tokenizer)
 
-    def generate(
-        self, prompts: Sequence[str], max_new_tokens: int, temperature: float = 0.0
-    ) -> Iterator[tuple[int, Generation]]:
-        """Replies to rendered prompts; temperature 0 is greedy."""
-        for index, reply in self._send(prompts, max_new_tokens, temperature, scored=False):
-            if reply.response is None:
-                self.failures[reply.error] += 1
-            else:
-                yield index, self._form.read(reply.response.choices[0])
+    def answer(self, queries: Iterable[Query]) -> Iterator[tuple[int, Generation]]:
+        """See `Backend.answer`.
 
-    def score_yes_no(self, prompts: Sequence[str]) -> Iterator[tuple[int, Generation]]:
-        """p(yes) after each prompt, from the log-probabilities of the first token.
-
-        vLLM gives those of exactly the tokens that spell yes and no; other servers the 20 likeliest, and a word that is not
-        among them counts as the least likely of them. Where neither word is, or a server gives no log-probabilities, the
-        whole reply is asked for and its words decide: p(yes) is None then.
+        p(yes) comes from the log-probabilities of the first token. vLLM gives those of exactly the tokens that spell yes and
+        no; other servers the 20 most likely, and a word that is not among them is assigned the least likely of them. Where
+        neither word is among them, or a server gives no log-probabilities, the whole reply is generated, and its text
+        decides: `p_yes` is None then.
         """
-        silent: list[int] = []
-        for index, reply in self._send(prompts, 1, 0.0, scored=True) if self._gives_log_probs else ():
-            if reply.response is not None:
-                p_yes = p_yes_of_top(self._form.first_position(reply.response.choices[0]))
-                if p_yes is None:
-                    silent.append(index)
-                else:
-                    yield index, Generation.scored(p_yes)
-            elif "logprobs" in reply.error:  # as hosted reasoning models answer
-                self._gives_log_probs = False
-                silent.append(index)
-            else:
-                self.failures[reply.error] += 1
-        rest = silent if self._gives_log_probs or silent else list(range(len(prompts)))
-        for position, generation in self.generate([prompts[index] for index in rest], self._max_new_tokens):
-            yield rest[position], generation
+        numbered = enumerate(queries)
+        unscored: deque[tuple[int, str]] = deque()  # prompts to generate a reply to, as they could not be scored
+        sent: dict[int, tuple[int, str, bool]] = {}
 
-    def _send(
-        self, prompts: Sequence[str], max_new_tokens: int, temperature: float, scored: bool
-    ) -> Iterator[tuple[int, Reply]]:
         def requests() -> Iterator[Request]:
-            for prompt in prompts:
-                body = self._form.body(prompt, max_new_tokens, scored) | {"model": self._model, "temperature": temperature}
-                if temperature > 0:
-                    body["seed"] = self._seed
-                tokens = self.builder.tokens(prompt) + max_new_tokens if self.client.max_tpm else 0
-                yield Request(self._form.endpoint, body, tokens)
+            for position in range(1 << 62):
+                if unscored:
+                    number, prompt = unscored.popleft()
+                    sent[position] = number, prompt, False
+                    yield self._request(prompt, self.decoding.max_new_tokens, 0.0, score=False)
+                    continue
+                number, query = next(numbered, (None, None))
+                if query is None:
+                    return
+                score = query.score and self._gives_logprobs
+                sent[position] = number, query.prompt, score
+                if score:
+                    yield self._request(query.prompt, 1, 0.0, score=True)
+                else:
+                    temperature = 0.0 if query.score else self.decoding.temperature
+                    yield self._request(query.prompt, self.decoding.max_new_tokens, temperature, score=False)
 
-        return self.client.send(requests())
+        while True:
+            for position, reply in self.client.send(requests()):
+                number, prompt, score = sent.pop(position)
+                if reply.response is None and score and "logprobs" in reply.error:  # as hosted reasoning models answer
+                    self._gives_logprobs = False
+                    unscored.append((number, prompt))
+                elif reply.response is None:
+                    yield number, Generation.failed(reply.error)
+                elif score:
+                    p_yes = p_yes_of_top(self._form.first_position(reply.response.choices[0]))
+                    if p_yes is None:
+                        unscored.append((number, prompt))
+                    else:
+                        yield number, Generation.scored(p_yes)
+                else:
+                    text, reason = self._form.read(reply.response.choices[0])
+                    yield number, Generation(text, reason, response=reply.response)
+            if not unscored:
+                return
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.client.close()
+
+    def _request(self, prompt: str, max_new_tokens: int, temperature: float, score: bool) -> Request:
+        body = self._form.body(prompt, max_new_tokens, score) | {"model": self._model, "temperature": temperature}
+        if temperature > 0 and self.decoding.seed is not None:
+            body["seed"] = self.decoding.seed
+        if self.decoding.n is not None:
+            body["n"] = self.decoding.n
+        tokens = self.builder.tokens(prompt) + max_new_tokens * (self.decoding.n or 1) if self.client.settings.max_tpm else 0
+        return Request(self._form.endpoint, body, tokens)
 
 
 class CompletionForm:
@@ -122,86 +133,70 @@ class CompletionForm:
         yes, no = yes_no_tokens(tokenizer)
         self._words = dict.fromkeys(yes, YES) | dict.fromkeys(no, NO)
 
-    def body(self, prompt: str, max_new_tokens: int, scored: bool) -> dict[str, Any]:
-        """The request's arguments; `extra_body` is what vLLM and SGLang know beyond the API, and others ignore."""
-        extra: dict[str, Any] = {"skip_special_tokens": False}  # keeps marks such as gpt-oss' channels
+    def body(self, prompt: str, max_new_tokens: int, score: bool) -> dict[str, Any]:
+        """The arguments of a request; `extra_body` has those of vLLM and SGLang, which other servers ignore."""
+        extra: dict[str, Any] = {"skip_special_tokens": False}  # keeps marks such as the channels of gpt-oss
         if self.tokenizer.eos_token_id is not None:
             extra["stop_token_ids"] = [self.tokenizer.eos_token_id]
         ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
         body: dict[str, Any] = {"prompt": ids, "max_tokens": max_new_tokens, "extra_body": extra}
-        if scored:
-            body["logprobs"] = TOP
+        if score:
+            body["logprobs"] = TOP_LOGPROBS
             extra |= {"logprob_token_ids": list(self._words), "return_tokens_as_token_ids": True}
         return body
 
-    def read(self, choice: CompletionChoice) -> Generation:
-        return Generation(choice.text, choice.finish_reason or "stop")
+    def read(self, choice: CompletionChoice) -> tuple[str, str]:
+        """(text, finish reason) of a choice."""
+        return choice.text, choice.finish_reason or "stop"
 
     def first_position(self, choice: CompletionChoice) -> Iterator[tuple[str, float]]:
-        """(token text, log-probability) of the first position."""
-        tables = choice.logprobs.top_logprobs if choice.logprobs else None
-        for token, log_prob in (tables[0] or {}).items() if tables else ():
+        """Yield (token text, log-probability) of the first position."""
+        positions = choice.logprobs.top_logprobs if choice.logprobs else None
+        for token, logprob in (positions[0] or {}).items() if positions else ():
             by_id = token.startswith(TOKEN_ID)
-            yield self._words.get(int(token.removeprefix(TOKEN_ID)), "") if by_id else token, log_prob
+            yield self._words.get(int(token.removeprefix(TOKEN_ID)), "") if by_id else token, logprob
 
 
 class ChatForm:
-    """Messages, to the chat endpoint; a prompt is their JSON (`ChatBuilder`)."""
+    """Messages, to the chat endpoint; a prompt is their JSON."""
 
     endpoint = "chat"
 
-    def body(self, prompt: str, max_new_tokens: int, scored: bool) -> dict[str, Any]:
-        """The request's arguments."""
+    def body(self, prompt: str, max_new_tokens: int, score: bool) -> dict[str, Any]:
+        """The arguments of a request."""
         body: dict[str, Any] = {"messages": json.loads(prompt), "max_completion_tokens": max_new_tokens}
-        return body | {"logprobs": True, "top_logprobs": TOP} if scored else body
+        return body | {"logprobs": True, "top_logprobs": TOP_LOGPROBS} if score else body
 
-    def read(self, choice: Choice) -> Generation:
-        """The reply; reasoning that the server parts from it comes back as a think block, open if it was cut off there."""
-        text = choice.message.content or ""
-        reasoning = getattr(choice.message, "reasoning", None) or getattr(choice.message, "reasoning_content", None)
+    def read(self, choice: Choice) -> tuple[str, str]:
+        """(text, finish reason) of a choice.
+
+        Reasoning that the server separates from the answer becomes a think block again, open if it was cut off there.
+        """
+        message, finish_reason = getattr(choice, "message", None), getattr(choice, "finish_reason", None)
+        text = message_text(choice)
+        reasoning = getattr(message, "reasoning", None) or getattr(message, "reasoning_content", None)
         if reasoning:
-            cut_off = choice.finish_reason == "length" and not text
+            cut_off = finish_reason == "length" and not text
             text = f"<think>\n{reasoning}" + ("" if cut_off else f"\n</think>\n\n{text}")
-        return Generation(text, choice.finish_reason or "stop")
+        return text, finish_reason or "stop"
 
     def first_position(self, choice: Choice) -> Iterator[tuple[str, float]]:
-        """(token text, log-probability) of the first position."""
+        """Yield (token text, log-probability) of the first position."""
         positions = choice.logprobs.content if choice.logprobs else None
-        for one in positions[0].top_logprobs if positions else ():
-            yield one.token, one.logprob
+        for entry in positions[0].top_logprobs if positions else ():
+            yield entry.token, entry.logprob
 
 
-class ChatBuilder(PromptBuilder):
-    """Prompts for the chat endpoint: the messages as JSON, which is what is sent and what the prompt's hash is of.
-
-    The server's own template follows; it is not known here. Lengths are counted with `tokenizer` if one is given, else
-    estimated from bytes.
-    """
-
-    def __init__(self, tokenizer: str | None = None) -> None:
-        self.tokenizer = load_tokenizer(tokenizer) if tokenizer else None
-        self._recent = {}
-
-    @property
-    def template_sha256(self) -> str:
-        return sha256("chat endpoint")
-
-    def prompt(self, record: str, instruction: str, mode: str) -> str:
-        return json.dumps(messages(record, instruction, mode), ensure_ascii=False)
-
-    def tokens(self, text: str) -> int:
-        if self.tokenizer is not None:
-            return super().tokens(text)
-        return int(len(text.encode("utf-8")) / BYTES_A_TOKEN)
-
-    def _costs(self, text: str, pieces: list[str]) -> list[float]:
-        return [self.tokens(piece) for piece in pieces]
+def message_text(choice: Any) -> str:
+    """The text of a choice of the chat endpoint; "" if the choice does not have the form of the API."""
+    text = getattr(getattr(choice, "message", None), "content", None)
+    return text if isinstance(text, str) else ""
 
 
-def p_yes_of_top(table: Iterable[tuple[str, float]]) -> float | None:
-    """p(yes) from (token text, log-probability) of a position; None if neither word is in the table.
+def p_yes_of_top(entries: Iterable[tuple[str, float]]) -> float | None:
+    """p(yes) from (token text, log-probability) of the top tokens of a position; None if neither word is among them.
 
-    A word that is missing has at most the probability of the least likely entry, and counts as having it.
+    A word that is missing has at most the probability of the least likely entry, and is assigned it.
 
     >>> from math import log
     >>> round(p_yes_of_top([("Yes", log(0.3)), (" yes", log(0.3)), ("no", log(0.2)), ("The", log(0.1))]), 6)
@@ -210,11 +205,11 @@ def p_yes_of_top(table: Iterable[tuple[str, float]]) -> float | None:
     (0.1, None)
     """
     sums, least = {YES: 0.0, NO: 0.0}, 1.0
-    for text, log_prob in table:
-        least = min(least, exp(log_prob))
+    for text, logprob in entries:
+        least = min(least, exp(logprob))
         word = text.strip().lower()
         if word in sums:
-            sums[word] += exp(log_prob)
+            sums[word] += exp(logprob)
     if not any(sums.values()):
         return None
     yes, no = (value or least for value in sums.values())

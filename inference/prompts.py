@@ -1,7 +1,8 @@
-"""Prompts: the one place that builds them, for training, RL and evaluation alike.
+"""Prompts: what a model reads, the same for training, RL and evaluation.
 
-Three modes (docs/data.md): `plain` (thinking off), `think` (thinking on), `no_think` (thinking off, said in the prompt).
-A record that is too long for the model loses whole events, oldest first; nothing is ever cut by token ids.
+There are three modes (docs/data.md): `plain` (thinking off), `think` (thinking on), `no_think` (thinking off, and the prompt
+asks for no thinking). An input that is too long for the model loses whole events, oldest first; text is never cut in the
+middle of an event.
 """
 
 from __future__ import annotations
@@ -24,18 +25,20 @@ SYSTEM = "You are a helpful assistant."
 THINK_MARK = "<think>"
 EMPTY_THINK = "<think>\n\n</think>\n\n"
 RECENT = 4
-"""Texts whose tokens a builder keeps: shortening a record asks again for the ones it has just counted."""
+"""Texts whose tokens a counter keeps: shortening an input counts some texts again."""
+BYTES_PER_TOKEN = 3.0
+"""For length limits where no tokenizer is available: below what tokenizers need on records with many numbers."""
 
 SECTIONS = ("## Extraction", "## Reasoning", "## Final Results")
-"""Headings of a reasoning chain, in order, each on a line of its own."""
+"""Headings of a reasoning chain, in order, each on its own line."""
 
 PLAIN, THINK, NO_THINK = "plain", "think", "no_think"
 SUFFIXES = {PLAIN: "", THINK: "\n/think", NO_THINK: "\n/no_think"}
-"""The modes, and what each adds to the user turn."""
+"""What each mode appends to the user turn."""
 
 
 def training_mode(stage: str, reasoning: str | None) -> str:
-    """The mode of a training row: stage 1 (`domain`) is plain; later, rows with a chain think and others do not.
+    """The mode of a training row: stage 1 (`domain`) is plain; in later stages rows with a chain think, others do not.
 
     >>> training_mode("domain", None), training_mode("reasoning", "…"), training_mode("reasoning", None)
     ('plain', 'think', 'no_think')
@@ -46,7 +49,7 @@ def training_mode(stage: str, reasoning: str | None) -> str:
 
 
 def evaluation_mode(kind: str, think_prompt: bool = False, direct_answer: bool = False, think_risk: bool = False) -> str:
-    """The mode of an evaluated row, by its task's kind and the flags of test.py.
+    """The mode of an evaluated row, from the kind of its task and the flags of test.py.
 
     >>> evaluation_mode("decision"), evaluation_mode("decision", think_prompt=True), evaluation_mode("risk", think_prompt=True)
     ('plain', 'think', 'no_think')
@@ -60,18 +63,14 @@ def evaluation_mode(kind: str, think_prompt: bool = False, direct_answer: bool =
     return THINK
 
 
-def user_turn(record: str, instruction: str, mode: str) -> str:
-    """The user turn of a sample.
+def messages(input_text: str, instruction: str, mode: str) -> list[dict[str, str]]:
+    """The chat up to the answer.
 
-    >>> user_turn("RECORD", "What next?", "no_think")
-    'RECORD\\nWhat next?\\n/no_think'
+    >>> messages("INPUT", "What next?", "no_think")[1]["content"]
+    'INPUT\\nWhat next?\\n/no_think'
     """
-    return f"{record}\n{instruction}{SUFFIXES[mode]}"
-
-
-def messages(record: str, instruction: str, mode: str) -> list[dict[str, str]]:
-    """The chat up to the answer."""
-    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": user_turn(record, instruction, mode)}]
+    user_turn = f"{input_text}\n{instruction}{SUFFIXES[mode]}"
+    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": user_turn}]
 
 
 def assistant_turn(answer: str, reasoning: str | None = None) -> str:
@@ -86,7 +85,7 @@ def assistant_turn(answer: str, reasoning: str | None = None) -> str:
 
 
 def completion(mode: str, answer: str, reasoning: str | None = None) -> str:
-    """What a model must write after the prompt of `mode`; the prompts of modes that do not think end in the empty block.
+    """The text a model is trained to write after a prompt of `mode`; prompts without thinking end in the empty think block.
 
     >>> completion("no_think", "Aspirin"), completion("think", "Aspirin", "It hurts.")
     ('Aspirin', '<think>\\nIt hurts.\\n</think>\\n\\nAspirin')
@@ -95,7 +94,9 @@ def completion(mode: str, answer: str, reasoning: str | None = None) -> str:
 
 
 def open_think_prefix(prompt: str) -> str:
-    """The think mark that a prompt ends in, with the white space after it: some chat templates open the block themselves.
+    """The opening think mark at the end of a prompt, with the white space after it; "" if there is none.
+
+    Some chat templates open the think block themselves.
 
     >>> open_think_prefix("<assistant><think>\\n"), open_think_prefix("<assistant>\\n")
     ('<think>\\n', '')
@@ -105,7 +106,7 @@ def open_think_prefix(prompt: str) -> str:
 
 
 def completion_after(prompt: str, completion: str) -> str:
-    """What of a completion is left to write where the prompt has opened the think block.
+    """The rest of a completion after a prompt that has opened the think block.
 
     >>> completion_after("<assistant><think>\\n", "<think>\\nIt hurts.\\n</think>\\n\\nAspirin")
     'It hurts.\\n</think>\\n\\nAspirin'
@@ -138,16 +139,19 @@ def with_candidates(instruction: str, task: Task, candidates: Sequence[str] | No
 
 
 def instructions_sha256(instructions: dict[str, str]) -> str:
-    """Names an instruction set; results carry it, since a checkpoint must be run on the wording it was trained on."""
+    """The hash of an instruction set. Results record it, since a checkpoint must be run on the wording it was trained on."""
     return sha256(json.dumps(instructions, sort_keys=True, ensure_ascii=False))
 
 
 @dataclass(frozen=True)
 class Truncation:
-    """What truncation took from a record.
+    """What was dropped from an input that was too long.
 
-    `events` of the window, oldest first, and `lines` from the end of the last discharge note; prompt tokens before and
-    after; `fits`: whether the rest is short enough.
+    Attributes:
+        events: events dropped from the window, oldest first.
+        lines: lines dropped from the end of the last discharge note.
+        tokens_before, tokens_after: length of the prompt.
+        fits: whether the shortened prompt is short enough; if not, it must not be run.
     """
 
     events: int
@@ -160,43 +164,25 @@ class Truncation:
         return asdict(self)
 
 
-class PromptBuilder:
-    """Renders prompts with a model's chat template.
+class TokenCounter:
+    """Counts the tokens of texts that already hold their special tokens.
 
     Args:
-        tokenizer: the model's tokenizer.
-        empty_think: what to append where thinking is off and the template has no `enable_thinking` of its own.
+        tokenizer: None: estimate from bytes, for servers whose tokenizer is unavailable.
 
-    Raises:
-        UserError: the tokenizer has no chat template.
+    >>> TokenCounter()("Glucose 109")
+    3
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, empty_think: str = EMPTY_THINK) -> None:
-        if not tokenizer.chat_template:
-            raise UserError(
-                f"{tokenizer.name_or_path}: wanted a model with a chat template, found none; take the instruction-tuned "
-                "version of the model, or put a chat_template.jinja beside its tokenizer"
-            )
+    def __init__(self, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
         self.tokenizer = tokenizer
-        self.empty_think = empty_think
-        self.template: str = tokenizer.get_chat_template()
-        self._switch = "enable_thinking" in self.template
         self._recent: dict[str, BatchEncoding] = {}
 
-    @property
-    def template_sha256(self) -> str:
-        return sha256(self.template)
-
-    def prompt(self, record: str, instruction: str, mode: str) -> str:
-        """The text a model reads before it answers."""
-        thinking = {"enable_thinking": mode == THINK} if self._switch else {}
-        text = self.tokenizer.apply_chat_template(
-            messages(record, instruction, mode), tokenize=False, add_generation_prompt=True, **thinking
-        )
-        return text if mode == THINK or self._switch else text.removesuffix(open_think_prefix(text)) + self.empty_think
+    def __call__(self, text: str) -> int:
+        return int(len(text.encode("utf-8")) / BYTES_PER_TOKEN) if self.tokenizer is None else len(self.ids(text))
 
     def ids(self, text: str) -> list[int]:
-        """Token ids of a text that already holds its special tokens; not to be changed: the last texts' are kept."""
+        """Token ids of a text. The last results are cached: do not modify them."""
         return self._encoded(text)["input_ids"]
 
     def _encoded(self, text: str) -> BatchEncoding:
@@ -206,108 +192,183 @@ class PromptBuilder:
             self._recent[text] = self.tokenizer(text, add_special_tokens=False)
         return self._recent[text]
 
-    def tokens(self, text: str) -> int:
-        """Number of tokens of a text that already holds its special tokens."""
-        return len(self.ids(text))
+    def costs(self, text: str, pieces: list[str]) -> list[float]:
+        """About how many tokens of `text` each piece takes, as a first guess.
 
-    def fit(
-        self, text: SampleText, instruction: str, mode: str, max_tokens: int, prefix: str = ""
-    ) -> tuple[str, Truncation | None]:
-        """The prompt of a sample, shortened to `max_tokens` if need be.
-
-        First whole events go, from the oldest end of the window but never a risk task's anchor; then whole lines from
-        the end of the last discharge note. The system turn, demographics, admission, instruction and answer stay.
+        Read off the tokens of the text, so that nothing is tokenised again.
 
         Args:
-            prefix: text put after the prompt (given reasoning), which counts.
-
-        Returns:
-            the prompt with the prefix, and what was dropped: None if nothing was; `Truncation.fits` False if it is still
-            too long, which the caller must not run.
+            pieces: parts of the text, in their order.
         """
-
-        def render(shortened: SampleText) -> str:
-            prompt = self.prompt(str(shortened), instruction, mode)
-            return prompt.removesuffix(open_think_prefix(prompt)) + prefix if prefix else prompt
-
-        whole = render(text)
-        before = self.tokens(whole)
-        if before <= max_tokens:
-            return whole, None
-        # An event that is not rendered is only a blank line, which goes with the event before it: the same text is left of a
-        # record whether its events are known or read back from the text.
-        droppable = [i for i, event in enumerate(text.window) if i != text.anchor and (event or i == 0)]
-        lines = text.last_discharge.split("\n") if text.last_discharge else []
-
-        def without(events: int, last_lines: int) -> SampleText:
-            gone, kept, keeps = set(droppable[:events]), [], True
-            for i, event in enumerate(text.window):
-                keeps = i not in gone if event or i == 0 else keeps
-                kept += [event] if keeps else []
-            note = "\n".join(lines[: len(lines) - last_lines]) if lines else text.last_discharge
-            return replace(text, window=tuple(kept), last_discharge=note, anchor=None)
-
-        def length(events: int, last_lines: int) -> int:
-            return self.tokens(render(without(events, last_lines)))
-
-        costs = self._costs(whole, [text.window[i] + "\n\n" for i in droppable])
-        events = _least(lambda n: length(n, 0) <= max_tokens, costs, before - max_tokens)
-        cut = 0
-        if events is None:
-            events = len(droppable)
-            costs = self._costs(whole, [line + "\n" for line in lines])[::-1]
-            over = length(events, 0) - max_tokens
-            cut = _least(lambda n: length(events, n) <= max_tokens, costs, over)
-        fits = cut is not None
-        cut = len(lines) if cut is None else cut
-        prompt = render(without(events, cut))
-        return prompt, Truncation(events, cut, before, self.tokens(prompt), fits)
-
-    def _costs(self, text: str, pieces: list[str]) -> list[float]:
-        """About how many tokens of a text each of its pieces is, which follow each other in it: where to begin to look.
-
-        Read off the text's own tokens, so nothing is tokenised again; by characters where a piece or a token is not found.
-        """
-        encoded, total = self._encoded(text), self.tokens(text)
+        if self.tokenizer is None:
+            return [self(piece) for piece in pieces]
+        encoded, total = self._encoded(text), self(text)
 
         def token(position: int) -> float:
-            found = encoded.char_to_token(position) if encoded.is_fast and position < len(text) else None
-            return position * total / len(text) if found is None else found
+            number = encoded.char_to_token(position) if encoded.is_fast and position < len(text) else None
+            return position * total / len(text) if number is None else number
 
         costs, end = [], 0
         for piece in pieces:
-            found = text.find(piece.rstrip(), end)
-            start = end if found == -1 else found
+            start = max(end, text.find(piece.rstrip(), end))
             end = start + len(piece)
             costs.append(token(end) - token(start))
         return costs
 
 
-def _least(enough: Callable[[int], bool], costs: Sequence[float], over: int) -> int | None:
-    """The least number of pieces to drop, oldest first, so that `enough`; None if all of them are not.
+def shorten(
+    text: SampleText, render: Callable[[str], str], count: TokenCounter, max_tokens: int
+) -> tuple[str, Truncation | None]:
+    """Render a prompt that holds the input of a sample, shortened to `max_tokens` if need be.
 
-    The pieces' own token counts say where to begin; `enough`, which counts exactly, decides near there, in steps that
-    double and then halve. So a record of any length is tokenised a few times, not once a piece.
+    Whole events are dropped first, from the oldest end of the window, but never the anchor of a risk task; then whole lines
+    from the end of the last discharge note. Demographics and admission stay.
 
-    >>> _least(lambda n: 4 * n >= 9, [5, 5, 5, 5], over=9)
+    Args:
+        text: the parts of the input.
+        render: makes the prompt from the text of the input.
+        count: counts the tokens of a prompt.
+        max_tokens: of the prompt.
+
+    Returns:
+        The prompt, and what was dropped: None if nothing was.
+    """
+    whole = render(str(text))
+    before = count(whole)
+    if before <= max_tokens:
+        return whole, None
+    # An event without text is only a blank line, which is dropped with the event before it. So the same text remains whether
+    # the events of an input are known or were parsed from its text.
+    droppable = [i for i, event in enumerate(text.window) if i != text.anchor and (event or i == 0)]
+    lines = text.last_discharge.split("\n") if text.last_discharge else []
+
+    def without(num_events: int, num_lines: int) -> str:
+        dropped, kept, keep = set(droppable[:num_events]), [], True
+        for i, event in enumerate(text.window):
+            keep = i not in dropped if event or i == 0 else keep
+            kept += [event] if keep else []
+        note = "\n".join(lines[: len(lines) - num_lines]) if lines else text.last_discharge
+        return render(str(replace(text, window=tuple(kept), last_discharge=note, anchor=None)))
+
+    num_lines = 0
+    costs = count.costs(whole, [text.window[i] + "\n\n" for i in droppable])
+    num_events = _least(lambda n: count(without(n, 0)) <= max_tokens, costs, before - max_tokens)
+    if num_events is None:
+        num_events = len(droppable)
+        costs = count.costs(whole, [line + "\n" for line in lines])[::-1]
+        excess = count(without(num_events, 0)) - max_tokens
+        num_lines = _least(lambda n: count(without(num_events, n)) <= max_tokens, costs, excess)
+    fits = num_lines is not None
+    num_lines = len(lines) if num_lines is None else num_lines
+    prompt = without(num_events, num_lines)
+    return prompt, Truncation(num_events, num_lines, before, count(prompt), fits)
+
+
+def _least(is_enough: Callable[[int], bool], costs: Sequence[float], excess: int) -> int | None:
+    """The smallest number of pieces to drop, from the first on; None if dropping all of them is not enough.
+
+    The search starts where the costs of the pieces add up to the excess and moves in steps that double, then halve. So an
+    input of any length is tokenised a few times only.
+
+    Args:
+        is_enough: whether dropping that many pieces is enough, counted exactly.
+        costs: tokens of each piece, about.
+        excess: tokens that must go.
+
+    >>> _least(lambda n: 4 * n >= 9, [5, 5, 5, 5], excess=9)
     3
-    >>> [_least(lambda n: n >= wanted, [1] * 9, over=5) for wanted in (0, 4, 9, 10)]
+    >>> [_least(lambda n: n >= minimum, [1] * 9, excess=5) for minimum in (0, 4, 9, 10)]
     [0, 4, 9, None]
     """
-    enough = cache(enough)
+    is_enough = cache(is_enough)
     guess, saved = 0, 0
-    while guess < len(costs) and saved < over:
+    while guess < len(costs) and saved < excess:
         saved += costs[guess]
         guess += 1
-    low, high, step = guess - 1, guess, 1  # to become neighbours: `low` is not enough, `high` is
-    while not enough(high):
+    low, high, step = guess - 1, guess, 1  # to become neighbours: `high` is enough, `low` is not
+    while not is_enough(high):
         if high == len(costs):
             return None
         low, high, step = high, min(high + step, len(costs)), 2 * step
     step = 1
-    while low >= 0 and enough(low):
+    while low >= 0 and is_enough(low):
         low, high, step = max(low - step, -1), low, 2 * step
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
+        low, high = (low, middle) if is_enough(middle) else (middle, high)
     return high
+
+
+class PromptBuilder:
+    """Renders the prompts of samples with the chat template of a model.
+
+    Args:
+        tokenizer: the tokenizer of the model.
+        empty_think: appended where thinking is off and the template has no `enable_thinking`.
+
+    Raises:
+        UserError: the tokenizer has no chat template.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, empty_think: str = EMPTY_THINK) -> None:
+        if not tokenizer.chat_template:
+            raise UserError(
+                f"{tokenizer.name_or_path}: expected a model with a chat template, got none. Use the instruction-tuned "
+                "version of the model, or put a chat_template.jinja beside its tokenizer."
+            )
+        self.tokenizer = tokenizer
+        self.empty_think = empty_think
+        self.template: str = tokenizer.get_chat_template()
+        self.tokens = TokenCounter(tokenizer)
+        self._has_switch = "enable_thinking" in self.template
+
+    @property
+    def template_sha256(self) -> str:
+        return sha256(self.template)
+
+    def prompt(self, input_text: str, instruction: str, mode: str) -> str:
+        """The text a model reads before it answers."""
+        thinking = {"enable_thinking": mode == THINK} if self._has_switch else {}
+        text = self.tokenizer.apply_chat_template(
+            messages(input_text, instruction, mode), tokenize=False, add_generation_prompt=True, **thinking
+        )
+        if mode == THINK or self._has_switch:
+            return text
+        return text.removesuffix(open_think_prefix(text)) + self.empty_think
+
+    def ids(self, text: str) -> list[int]:
+        """Token ids of a rendered prompt. The last results are cached: do not modify them."""
+        return self.tokens.ids(text)
+
+    def fit(
+        self, text: SampleText, instruction: str, mode: str, max_tokens: int, prefix: str = ""
+    ) -> tuple[str, Truncation | None]:
+        """The prompt of a sample, shortened to `max_tokens` if need be; see `shorten`.
+
+        Args:
+            prefix: text appended to the prompt (given reasoning), which counts.
+        """
+
+        def render(input_text: str) -> str:
+            prompt = self.prompt(input_text, instruction, mode)
+            return prompt.removesuffix(open_think_prefix(prompt)) + prefix if prefix else prompt
+
+        return shorten(text, render, self.tokens, max_tokens)
+
+
+class ChatPromptBuilder(PromptBuilder):
+    """Renders prompts for the chat endpoint of a server: the messages as JSON, which is sent and hashed.
+
+    The server applies its own chat template, which is not known here.
+
+    Args:
+        tokenizer: counts tokens; None: they are estimated from bytes.
+    """
+
+    template_sha256 = sha256("chat endpoint")
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+        self.tokens = TokenCounter(tokenizer)
+
+    def prompt(self, input_text: str, instruction: str, mode: str) -> str:
+        return json.dumps(messages(input_text, instruction, mode), ensure_ascii=False)

@@ -2,55 +2,62 @@
 
 from __future__ import annotations
 
-import argparse
-from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import torch
 from transformers import AutoModelForCausalLM
 
-from inference.backends import Generation, load_tokenizer, reading_model, yes_no_tokens
+from inference.backends import (
+    Generation,
+    LocalBackend,
+    decoded,
+    end_token_ids,
+    load_tokenizer,
+    reading_model,
+    yes_no_tokens,
+)
 from inference.prompts import PromptBuilder
-from inference.settings import empty_think
+from inference.settings import DecodingSettings, InferenceSettings
 
 
-class TransformersBackend:
+class TransformersBackend(LocalBackend):
     """A causal language model of Transformers.
 
-    Args:
-        args: `model_name_or_path`, `lora_path`, `batch`, `dtype`, `device`, `device_map`, `seed`, `empty_think`.
+    Raises:
+        UserError: the model or its adapter cannot be loaded.
     """
 
-    continues = True
-
-    def __init__(self, args: argparse.Namespace) -> None:
-        self.batch = args.batch
-        self.window = max(64, 8 * args.batch)
-        self.tokenizer = load_tokenizer(args.model_name_or_path, padding_side="left")
+    def __init__(self, settings: InferenceSettings) -> None:
+        model = settings.model
+        self.decoding = settings.decoding
+        self.batch = model.batch
+        self.window = max(64, 8 * model.batch)
+        self.tokenizer = load_tokenizer(model.model_name_or_path, padding_side="left")
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        self.builder = PromptBuilder(self.tokenizer, empty_think(args))
-        self.failures: Counter[str] = Counter()
-        device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = args.dtype if args.dtype != "auto" else ("float32" if device == "cpu" else "auto")
-        with reading_model(args.model_name_or_path, ValueError):
-            model = AutoModelForCausalLM.from_pretrained(
-                args.model_name_or_path, dtype=dtype, device_map=args.device_map or {"": device}
+        self.builder = PromptBuilder(self.tokenizer, settings.prompt.empty_think_block)
+        device = model.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        dtype = "float32" if (model.dtype, device) == ("auto", "cpu") else model.dtype
+        with reading_model(model.model_name_or_path, ValueError):
+            self.model = AutoModelForCausalLM.from_pretrained(
+                model.model_name_or_path, dtype=dtype, device_map=model.device_map or {"": device}
             )
-        if args.lora_path:
+        if model.lora_path:
             from peft import PeftModel
 
-            with reading_model(args.lora_path, ValueError):
-                model = PeftModel.from_pretrained(model, args.lora_path)
-        self.model = model.eval()
-        torch.manual_seed(args.seed)
-        ends = self.model.generation_config.eos_token_id
-        ends = ends if isinstance(ends, list) else [ends]
-        self._ends = sorted({end for end in [*ends, self.tokenizer.eos_token_id] if end is not None})
+            with reading_model(model.lora_path, ValueError):
+                self.model = PeftModel.from_pretrained(self.model, model.lora_path)
+        self.model.eval()
+        torch.manual_seed(settings.decoding.seed or 0)
+        self._end_ids = end_token_ids(self.tokenizer, self.model.generation_config.eos_token_id)
         self._yes, self._no = yes_no_tokens(self.tokenizer)
 
     def _batches(self, prompts: Sequence[str]) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
-        """Batches of similar length, longest first, so that one too large for memory fails at once."""
+        """Batches of similar length, longest first, so that one too large for the memory fails at once.
+
+        Yields:
+            Positions of the prompts, and `input_ids` and `attention_mask` of shape (batch, longest prompt).
+        """
         ids = self.tokenizer(list(prompts), add_special_tokens=False)["input_ids"] if prompts else []
         order = sorted(range(len(prompts)), key=lambda i: (-len(ids[i]), i))
         for start in range(0, len(order), self.batch):
@@ -59,22 +66,21 @@ class TransformersBackend:
             yield rows, {name: tensor.to(self.model.device) for name, tensor in padded.items()}
 
     @torch.inference_mode()
-    def generate(
-        self, prompts: Sequence[str], max_new_tokens: int, temperature: float = 0.0
-    ) -> Iterator[tuple[int, Generation]]:
-        """Replies to rendered prompts; temperature 0 is greedy."""
-        sampling = {"do_sample": True, "temperature": temperature, "top_p": 1.0, "top_k": 0} if temperature > 0 else {
-            "do_sample": False, "temperature": None, "top_p": None, "top_k": None}  # fmt: skip
-        sampling["repetition_penalty"] = 1.0  # a model's own generation settings (Qwen2.5: 1.05) would change answers
+    def generate(self, prompts: Sequence[str], decoding: DecodingSettings) -> Iterator[tuple[int, Generation]]:
+        sampling = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        if decoding.temperature > 0:
+            sampling = {"do_sample": True, "temperature": decoding.temperature, "top_p": 1.0, "top_k": 0}
         for rows, batch in self._batches(prompts):
             output = self.model.generate(
-                **batch, max_new_tokens=max_new_tokens, eos_token_id=self._ends,
-                pad_token_id=self.tokenizer.pad_token_id, **sampling,
-            )  # fmt: skip
+                **batch,
+                **sampling,
+                max_new_tokens=decoding.max_new_tokens,
+                eos_token_id=self._end_ids,
+                pad_token_id=self.tokenizer.pad_token_id,
+                repetition_penalty=1.0,  # the penalty in a model's own generation settings (Qwen2.5: 1.05) changes answers
+            )
             for row, ids in zip(rows, output[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
-                end = next((i for i, token in enumerate(ids) if token in self._ends), None)
-                text = self.tokenizer.decode(ids[:end], skip_special_tokens=False)
-                yield row, Generation(text, "length" if end is None else "stop")
+                yield row, decoded(self.tokenizer, ids, self._end_ids)
 
     @torch.inference_mode()
     def score_yes_no(self, prompts: Sequence[str]) -> Iterator[tuple[int, Generation]]:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from inference.backends import Generation, load_tokenizer, p_yes, yes_no_tokens
+from inference.backends import Generation, LocalBackend, decoded, end_token_ids, load_tokenizer, p_yes, yes_no_tokens
 from inference.prompts import PromptBuilder
-from inference.settings import empty_think
+from inference.settings import DecodingSettings, InferenceSettings, ModelSettings
 from pipeline.errors import UserError
-
-WINDOW = 512
-"""Prompts handed over at once: plenty for the scheduler to choose from, few enough that results reach the disk often."""
 
 # A CPU build pins threads and takes a share of the memory by itself, which fails on small or shared machines.
 CPU_ENVIRONMENT = {
@@ -25,130 +20,123 @@ CPU_ENVIRONMENT = {
 }
 
 
-class VLLMBackend:
+class VLLMBackend(LocalBackend):
     """A causal language model in vLLM, in this process.
 
-    p(yes) is read from the log-probabilities of the model itself, before any temperature or bias (`raw_logprobs`).
-
-    Args:
-        args: `model_name_or_path`, `lora_path`, `dtype`, `max_seq_len`, `gpu_memory_utilization`,
-            `tensor_parallel_size` (None: all visible GPUs, but for pipeline), `pipeline_parallel_size`, `seed`,
-            `empty_think`.
+    p(yes) comes from the log-probabilities of the model itself, before any temperature or bias (`raw_logprobs`).
 
     Raises:
         UserError: vLLM is not installed, or cannot load the model.
     """
 
-    window, continues = WINDOW, True
+    window = 512
 
-    def __init__(self, args: argparse.Namespace) -> None:
+    def __init__(self, settings: InferenceSettings) -> None:
         if find_spec("vllm") is None:
-            raise UserError("--use_vllm: wanted the package vllm, found none; install requirements.txt (GPU) or "
-                            "requirements-cpu.txt, or leave --use_vllm out")  # fmt: skip
+            raise UserError(
+                "--use_vllm: expected the package vllm, got none. Install requirements.txt (GPU) or requirements-cpu.txt, or "
+                "omit --use_vllm."
+            )
         import torch
 
-        self.tokenizer = load_tokenizer(args.model_name_or_path)
-        self.builder = PromptBuilder(self.tokenizer, empty_think(args))
-        self.failures: Counter[str] = Counter()
+        model, self.decoding = settings.model, settings.decoding
+        self.tokenizer = load_tokenizer(model.model_name_or_path)
+        self.builder = PromptBuilder(self.tokenizer, settings.prompt.empty_think_block)
         self._yes, self._no = yes_no_tokens(self.tokenizer)
-        options = _device_options(torch.cuda.device_count(), args)
+        options = device_options(torch.cuda.device_count(), model)
         from vllm import LLM
 
         try:
             self.engine = LLM(
-                args.model_name_or_path,
-                max_model_len=args.max_seq_len,
+                model.model_name_or_path,
+                max_model_len=settings.prompt.max_seq_len,
                 enable_prefix_caching=True,
                 logprobs_mode="raw_logprobs",
-                generation_config="vllm",  # our sampling parameters only, none from the model's folder
-                enable_lora=bool(args.lora_path),
-                max_lora_rank=_lora_rank(args.lora_path),
-                seed=args.seed,
-                disable_log_stats=False,  # for prefix_cache_hit_rate
+                generation_config="vllm",  # no sampling parameters from the folder of the model
+                enable_lora=bool(model.lora_path),
+                max_lora_rank=_lora_rank(model.lora_path),
+                seed=self.decoding.seed or 0,
+                disable_log_stats=False,  # so that the hit rate of the prefix cache can be read
                 **options,
             )
         except (OSError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise UserError(f"{args.model_name_or_path}: wanted a model that vLLM can run here, found: {reason}") from None
+            reason = " ".join(str(error).split())[:300].rstrip(".")
+            raise UserError(
+                f"{model.model_name_or_path}: expected a model that vLLM can run here, got: {reason}. Check the flags of the "
+                "model, or omit --use_vllm."
+            ) from None
         self._lora = None
-        if args.lora_path:
+        if model.lora_path:
             from vllm.lora.request import LoRARequest
 
-            self._lora = LoRARequest("adapter", 1, args.lora_path)
-        self._seed = args.seed
-        ends = self.engine.model_config.try_get_generation_config().get("eos_token_id") or []
-        ends = ends if isinstance(ends, list) else [ends]
-        self._ends = sorted({end for end in [*ends, self.tokenizer.eos_token_id] if end is not None})
+            self._lora = LoRARequest("adapter", 1, model.lora_path)
+        self._end_ids = end_token_ids(self.tokenizer, self.engine.model_config.try_get_generation_config().get("eos_token_id"))
 
-    def _run(self, prompts: Sequence[str], **sampling: Any) -> list[Any]:
-        """vLLM's outputs, in the order of the prompts; a prompt holds its special tokens already."""
+    def _run(self, prompts: Sequence[str], temperature: float, **sampling: Any) -> list[Any]:
+        """The first completion of each prompt; prompts hold their special tokens already."""
         if not prompts:
             return []
         from vllm import SamplingParams
 
-        ids = self.tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
-        done = self.engine.generate(
-            [{"prompt_token_ids": one} for one in ids],
-            SamplingParams(seed=self._seed if sampling["temperature"] > 0 else None, **sampling),
+        outputs = self.engine.generate(
+            [{"prompt_token_ids": ids} for ids in self.tokenizer(list(prompts), add_special_tokens=False)["input_ids"]],
+            SamplingParams(temperature=temperature, seed=self.decoding.seed if temperature > 0 else None, **sampling),
             use_tqdm=False,
             lora_request=self._lora,
         )
-        return [one.outputs[0] for one in done]
+        return [output.outputs[0] for output in outputs]
 
-    def generate(
-        self, prompts: Sequence[str], max_new_tokens: int, temperature: float = 0.0
-    ) -> Iterator[tuple[int, Generation]]:
-        """Replies to rendered prompts; temperature 0 is greedy."""
-        # The text is decoded by us, as the Transformers backend does it: same tokens, same text.
-        done = self._run(
-            prompts, temperature=temperature, max_tokens=max_new_tokens, stop_token_ids=self._ends, detokenize=False
+    def generate(self, prompts: Sequence[str], decoding: DecodingSettings) -> Iterator[tuple[int, Generation]]:
+        # Decoded here, as in the Transformers backend: the same tokens give the same text.
+        completions = self._run(
+            prompts,
+            decoding.temperature,
+            max_tokens=decoding.max_new_tokens,
+            stop_token_ids=self._end_ids,
+            detokenize=False,
         )
-        for row, one in enumerate(done):
-            ids = list(one.token_ids)
-            end = next((i for i, token in enumerate(ids) if token in self._ends), None)
-            text = self.tokenizer.decode(ids[:end], skip_special_tokens=False)
-            yield row, Generation(text, "length" if end is None else "stop")
+        for row, completion in enumerate(completions):
+            yield row, decoded(self.tokenizer, list(completion.token_ids), self._end_ids)
 
     def score_yes_no(self, prompts: Sequence[str]) -> Iterator[tuple[int, Generation]]:
         """p(yes) after each prompt, from the log-probabilities of exactly the tokens that spell yes and no."""
-        wanted = [*self._yes, *self._no]
-        done = self._run(prompts, temperature=0.0, max_tokens=1, logprob_token_ids=wanted, detokenize=False)
-        for row, one in enumerate(done):
-            found = {token: entry.logprob for token, entry in one.logprobs[0].items()}
-            yield row, Generation.scored(p_yes([found[token] for token in self._yes], [found[token] for token in self._no]))
-
-    def prefix_cache_hit_rate(self) -> float | None:
-        """Share of prompt tokens so far that were found in the prefix cache; None before any prompt."""
-        counts = {metric.name: metric.value for metric in self.engine.get_metrics() if "prefix_cache" in metric.name}
-        asked = counts.get("vllm:prefix_cache_queries", 0)
-        return counts.get("vllm:prefix_cache_hits", 0) / asked if asked else None
+        completions = self._run(prompts, 0.0, max_tokens=1, logprob_token_ids=[*self._yes, *self._no], detokenize=False)
+        for row, completion in enumerate(completions):
+            logprobs = {token: entry.logprob for token, entry in completion.logprobs[0].items()}
+            yes, no = ([logprobs[token] for token in tokens] for tokens in (self._yes, self._no))
+            yield row, Generation.scored(p_yes(yes, no))
 
 
-def _device_options(gpus: int, args: argparse.Namespace) -> dict[str, Any]:
-    """vLLM's settings for this machine: all visible GPUs, or the CPU build's.
+def device_options(gpus: int, model: ModelSettings) -> dict[str, Any]:
+    """Options of vLLM for this machine: its visible GPUs, or those of the CPU build.
+
+    Args:
+        gpus: number of visible GPUs.
 
     Raises:
-        UserError: more GPUs are asked for than there are.
+        UserError: more GPUs are needed than are visible.
     """
-    pipeline = args.pipeline_parallel_size
-    tensor = args.tensor_parallel_size or max(1, gpus // max(1, pipeline))
-    if min(pipeline, tensor) < 1 or pipeline * tensor > max(gpus, 1):
-        raise UserError(f"--tensor_parallel_size {tensor} × --pipeline_parallel_size {pipeline}: wanted at most "
-                        f"{max(gpus, 1)} in all (visible GPUs: {gpus}), each at least 1")  # fmt: skip
+    pipeline = model.pipeline_parallel_size
+    tensor = model.tensor_parallel_size or max(1, gpus // pipeline)
+    if pipeline * tensor > max(gpus, 1):
+        raise UserError(
+            f"--tensor_parallel_size {tensor}, --pipeline_parallel_size {pipeline}: expected a product of at most "
+            f"{max(gpus, 1)}, got {pipeline * tensor} (visible GPUs: {gpus})."
+        )
     if gpus:
         return {
-            "dtype": args.dtype,
-            "gpu_memory_utilization": args.gpu_memory_utilization,
+            "dtype": model.dtype,
+            "gpu_memory_utilization": model.gpu_memory_utilization,
             "tensor_parallel_size": tensor,
             "pipeline_parallel_size": pipeline,
         }
     for name, value in CPU_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    return {"dtype": "float32" if args.dtype == "auto" else args.dtype, "enforce_eager": True, "max_num_seqs": 64}
+    return {"dtype": "float32" if model.dtype == "auto" else model.dtype, "enforce_eager": True, "max_num_seqs": 64}
 
 
 def _lora_rank(adapter: str | None) -> int:
-    """The smallest rank vLLM can be told that holds the adapter's (8 to 512, powers of two)."""
+    """The smallest `max_lora_rank` of vLLM that holds the adapter."""
     if not adapter:
         return 16
     from peft import PeftConfig

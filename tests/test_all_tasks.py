@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import runpy
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -19,8 +17,8 @@ from hypothesis import strategies as st
 from test_score import NONSENSE
 
 from inference import backends
-from inference.backends import Generation, load_tokenizer
-from inference.generation import TOO_LONG, Prompter, after_chain
+from inference.backends import Generation, LocalBackend, load_tokenizer
+from inference.generation import TOO_LONG, Prompter, after_reasoning
 from inference.prompts import (
     SYSTEM,
     THINK,
@@ -30,6 +28,7 @@ from inference.prompts import (
     messages,
     training_mode,
 )
+from inference.settings import DecodingSettings, InferenceSettings, parse_model
 from mimiciv_dataset.index_files import Rows
 from mimiciv_dataset.mimiciv import MIMICIV
 from mimiciv_dataset.tasks import NO, TASKS, YES
@@ -65,14 +64,14 @@ def index(synthetic_root: Path) -> Index:
 
 
 def spread(rows: Sequence[Row], number: int) -> list[Row]:
-    """So many of the rows, from all over them."""
+    """Up to `number` of the rows, evenly spaced."""
     return list(rows[:: max(1, len(rows) // number)])[:number]
 
 
-def arguments(*flags: object) -> argparse.Namespace:
-    """test.py's own reading of its flags."""
+def arguments(*flags: object) -> InferenceSettings:
+    """The settings that test.py reads from its flags."""
     needed = ["--dataset_name", "x", "--output_path", "x", "--model_name_or_path", "x"]
-    return TEST_PY["arguments"]([*needed, *map(str, flags)])
+    return InferenceSettings.from_args(parse_model(TEST_PY["make_parser"](), [*needed, *map(str, flags)]))
 
 
 # --- the prompt
@@ -105,7 +104,7 @@ def test_training_and_evaluation_read_the_same_bytes(
         stage, has_chain = risk if task.kind == "risk" else decision
         reasoning = CHAIN if has_chain else None
         mode = training_mode(stage, reasoning)
-        assert (prompt.task, prompt.mode, prompt.dropped) == (task, mode, None)
+        assert (prompt.task, prompt.mode, prompt.truncation) == (task, mode, None)
         assert prompt.text == builder.prompt(sample["input"], sample["instruction"], mode)
         chat = [
             *messages(sample["input"], sample["instruction"], mode),
@@ -116,7 +115,7 @@ def test_training_and_evaluation_read_the_same_bytes(
         ids, read = (builder.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (trained, prompt.text))
         assert ids[: len(read)] == read
         if mode == THINK:  # where p(yes) is asked for after a chain, training has the answer
-            assert after_chain(prompt.text, completion(mode, "yes", CHAIN)) + "yes" == prompt.text + completion(
+            assert after_reasoning(prompt.text, completion(mode, "yes", CHAIN)) + "yes" == prompt.text + completion(
                 mode, "yes", CHAIN
             )
 
@@ -135,7 +134,7 @@ def test_a_given_chain_stands_where_training_has_it(builder: PromptBuilder, synt
 
 
 def lengthened(row: Row, window: int, end: int) -> Row:
-    """The row with so many events in its window, or as many as there are; a risk task's anchor stays its first or last.
+    """The row with `window` events in its window, or as many as there are; a risk task's anchor stays its first or last.
 
     `end` is where the patient's trajectory ends.
     """
@@ -146,7 +145,7 @@ def lengthened(row: Row, window: int, end: int) -> Row:
 
 def check_what_is_left(builder: PromptBuilder, text: SampleText, instruction: str, prompt: Any, room: int) -> None:
     """The prompt is that of the record without its oldest events (and last lines of the note), and no event too few."""
-    dropped, note = prompt.dropped, text.last_discharge.split("\n")
+    dropped, note = prompt.truncation, text.last_discharge.split("\n")
     groups: list[list[str]] = []  # events, each with the blank lines of unrendered ones after it
     anchors = []
     for i, event in enumerate(text.window):
@@ -184,9 +183,9 @@ def test_a_record_longer_than_the_models_32k(name: str, builder: PromptBuilder, 
     row = max(rows, key=lambda row: int(row["context_end"]) - int(row["context_begin"]))
     dataset = MIMICIV(synthetic_root, sample_info=[row], lazzy_mode=True, shuffle=False)
     prompt = Prompter(dataset, builder, arguments())(0)
-    assert prompt.dropped.tokens_before > 32_000 and prompt.fits
+    assert prompt.truncation.tokens_before > 32_000 and prompt.fits
     room = 32_000 - (1 if TASKS[name].kind == "risk" else 2048)
-    assert prompt.dropped.tokens_after > room - 3000, "no more is lost than a large event"
+    assert prompt.truncation.tokens_after > room - 3000, "no more is lost than a large event"
     anchored = TASKS[name].kind == "risk" and TASKS[name].event != "admissions"
     assert (dataset.text(0).anchor is not None) == anchored
     if TASKS[name].event == "admissions":  # the anchor stands before the window
@@ -208,7 +207,7 @@ def test_truncation_of_any_record_to_any_length(
     dataset = MIMICIV(synthetic_root, sample_info=[lengthened(row, window, end[row["subject_id"]])], lazzy_mode=True)
     args = arguments(*flags, "--max_seq_len", max_seq_len, "--max_new_tokens", 64)
     prompt, sample = Prompter(dataset, builder, args)(0), dataset[0]
-    if prompt.dropped is None:
+    if prompt.truncation is None:
         assert prompt.text == builder.prompt(sample["input"], sample["instruction"], prompt.mode)
         assert builder.tokens(prompt.text) + (1 if prompt.scored else 64) <= max_seq_len
     else:
@@ -221,20 +220,18 @@ def test_truncation_of_any_record_to_any_length(
 # --- models whose score is known
 
 
-class Rigged:
+class Rigged(LocalBackend):
     """A backend that knows the answers: it says them, the opposite of them, or the same thing every time."""
 
-    window, continues = 64, True
+    window = 64
     says: dict[str, tuple[str, float]] = {}
     """Prompt without the assistant's turn → what to say, p(yes)."""
 
-    def __init__(self, args: argparse.Namespace) -> None:
-        self.builder = PromptBuilder(load_tokenizer(args.model_name_or_path))
-        self.failures: Counter[str] = Counter()
+    def __init__(self, settings: InferenceSettings) -> None:
+        self.decoding = settings.decoding
+        self.builder = PromptBuilder(load_tokenizer(settings.model.model_name_or_path))
 
-    def generate(
-        self, prompts: Sequence[str], max_new_tokens: int, temperature: float = 0.0
-    ) -> Iterator[tuple[int, Generation]]:
+    def generate(self, prompts: Sequence[str], decoding: DecodingSettings) -> Iterator[tuple[int, Generation]]:
         thinks = "" if prompts and prompts[0].endswith("</think>\n\n") else f"<think>\n{CHAIN} yes\n</think>\n\n"
         for index, prompt in enumerate(prompts):
             yield index, Generation(thinks + self.says[bare(prompt)][0], "stop")
@@ -271,10 +268,10 @@ def rigged(
         flags = ("--max_seq_len", 10**6, *flags)
         prompter = Prompter(dataset, builder, arguments(*flags))
         samples = map(prompter, range(len(dataset)))
-        says = {bare(one.text): answer(one.sample["output"]) for one in samples}
+        says = {bare(prompt.text): answer(dataset[number]["output"]) for number, prompt in enumerate(samples)}
         assert len(says) == len(dataset), "no two samples read the same"
         monkeypatch.setattr(Rigged, "says", says)
-        monkeypatch.setattr(backends, "load_backend", lambda name, args: Rigged(args))
+        monkeypatch.setattr(backends, "load_backend", Rigged)
         output = tmp_path / "out"
         done = TEST_PY["main"](list(map(str, (
             "--root_dir", synthetic_root, "--dataset_name", path, "--model_name_or_path", tiny_model, "--output_path", output,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from inference.backends import Generation, load_backend, load_tokenizer, yes_no_tokens
+from inference.settings import DecodingSettings, InferenceSettings, ModelSettings
 from pipeline.errors import UserError
 
 WORDS = [
@@ -32,10 +33,12 @@ WORDS = [
 ]
 
 
-def args(model: Path | str, **more: object) -> argparse.Namespace:
-    given = {"model_name_or_path": str(model), "lora_path": None, "batch": 4, "dtype": "auto", "device": None,
-             "device_map": None, "seed": 0, "empty_think": None} | more  # fmt: skip
-    return argparse.Namespace(**given)
+def transformers(model: Path | str, **options: object) -> Any:
+    return load_backend(InferenceSettings(ModelSettings(str(model), **{"batch": 4} | options)))
+
+
+def tokens(number: int, temperature: float = 0.0) -> DecodingSettings:
+    return DecodingSettings(max_new_tokens=number, temperature=temperature)
 
 
 def replies(found: Iterator[tuple[int, Generation]]) -> list[Generation]:
@@ -54,14 +57,14 @@ def prompts(n: int) -> list[str]:
 
 @pytest.fixture(scope="module")
 def alone(tiny_model: Path):
-    return load_backend("transformers", args(tiny_model, batch=1))
+    return transformers(tiny_model, batch=1)
 
 
 @pytest.mark.parametrize("batch", [3, 8])
 def test_results_do_not_depend_on_the_batch(tiny_model: Path, alone, batch: int) -> None:
-    together = load_backend("transformers", args(tiny_model, batch=batch))
+    together = transformers(tiny_model, batch=batch)
     texts = prompts(11)
-    assert replies(together.generate(texts, 12)) == replies(alone.generate(texts, 12))
+    assert replies(together.generate(texts, tokens(12))) == replies(alone.generate(texts, tokens(12)))
     assert p_yes(together.score_yes_no(texts)) == pytest.approx(p_yes(alone.score_yes_no(texts)), abs=1e-5)
 
 
@@ -79,7 +82,7 @@ def test_p_yes_by_its_definition(tiny_model: Path, alone) -> None:
 
 
 def test_it_stops_at_the_end_token_or_is_cut_off(alone) -> None:
-    found = replies(alone.generate(prompts(6), 5))
+    found = replies(alone.generate(prompts(6), tokens(5)))
     for reply in found:
         assert reply.finish_reason in ("stop", "length")
         assert "<|im_end|>" not in reply.text
@@ -87,13 +90,13 @@ def test_it_stops_at_the_end_token_or_is_cut_off(alone) -> None:
 
 
 def test_sampling_is_possible(alone) -> None:
-    assert len(replies(alone.generate(prompts(2), 4, temperature=1.0))) == 2
+    assert len(replies(alone.generate(prompts(2), tokens(4, temperature=1.0)))) == 2
 
 
 def test_a_models_own_repetition_penalty_is_not_used(tiny_model: Path, alone) -> None:
-    penalised = load_backend("transformers", args(tiny_model, batch=1))
+    penalised = transformers(tiny_model, batch=1)
     penalised.model.generation_config.repetition_penalty = 1.3
-    assert replies(penalised.generate(prompts(4), 12)) == replies(alone.generate(prompts(4), 12))
+    assert replies(penalised.generate(prompts(4), tokens(12))) == replies(alone.generate(prompts(4), tokens(12)))
 
 
 def test_a_lora_adapter_is_used(tiny_model: Path, tmp_path: Path) -> None:
@@ -107,13 +110,13 @@ def test_a_lora_adapter_is_used(tiny_model: Path, tmp_path: Path) -> None:
         if "lora_B" in name:
             parameter.data.normal_()
     adapted.save_pretrained(tmp_path)
-    base = p_yes(load_backend("transformers", args(tiny_model)).score_yes_no(prompts(2)))
-    lora = p_yes(load_backend("transformers", args(tiny_model, lora_path=str(tmp_path))).score_yes_no(prompts(2)))
+    base = p_yes(transformers(tiny_model).score_yes_no(prompts(2)))
+    lora = p_yes(transformers(tiny_model, lora_path=str(tmp_path)).score_yes_no(prompts(2)))
     assert base != pytest.approx(lora, abs=1e-6)
 
 
 def test_no_such_model(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="wanted a model folder or Hub id with a tokenizer"):
+    with pytest.raises(UserError, match="expected a model folder or Hub id with a tokenizer"):
         load_tokenizer(str(tmp_path))
 
 

@@ -16,6 +16,7 @@ from inference.prompts import (
     SYSTEM,
     THINK,
     PromptBuilder,
+    TokenCounter,
     assistant_turn,
     completion,
     messages,
@@ -75,7 +76,7 @@ def test_a_template_without_the_switch_gets_the_block_from_us(tiny_model: Path) 
     assert builder.prompt("R", "I", THINK).endswith("assistant: ")
     assert PromptBuilder(tokenizer, empty_think="<think>\n\n</think>\n").prompt("R", "I", PLAIN).endswith("</think>\n")
     tokenizer.chat_template = None
-    with pytest.raises(UserError, match="wanted a model with a chat template"):
+    with pytest.raises(UserError, match="expected a model with a chat template"):
         PromptBuilder(tokenizer)
 
 
@@ -117,21 +118,18 @@ def test_truncation_keeps_what_must_stay_and_as_much_as_fits(
     assert dropped.fits or dropped.lines == len(lines)
 
 
-def test_long_records_are_not_tokenised_once_an_event(builder: PromptBuilder) -> None:
+def test_long_records_are_not_tokenised_once_an_event(builder: PromptBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
     text = record(events=400, anchor=0, note_lines=200, words=25)
     calls = 0
-    real = builder.tokens
+    real = TokenCounter.__call__
 
-    def counted(text: str) -> int:
+    def counted(counter: TokenCounter, text: str) -> int:
         nonlocal calls
         calls += 1
-        return real(text)
+        return real(counter, text)
 
-    builder.tokens = counted
-    try:
-        prompt, dropped = builder.fit(text, "What next?", PLAIN, 8000)
-    finally:
-        del builder.tokens
+    monkeypatch.setattr(TokenCounter, "__call__", counted)
+    prompt, dropped = builder.fit(text, "What next?", PLAIN, 8000)
     assert dropped.tokens_before > 32_000 and dropped.fits and text.window[0] in prompt and text.window[1] not in prompt
     assert dropped.tokens_after > 7800 and calls < 12
 
@@ -153,18 +151,18 @@ def qwen_like() -> PromptBuilder:
     return PromptBuilder(PreTrainedTokenizerFast(tokenizer_object=raw, chat_template=template))
 
 
-def test_a_long_note_is_tokenised_a_few_times() -> None:
+def test_a_long_note_is_tokenised_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
     builder = qwen_like()
     note = "\n".join(f"{i} ok." for i in range(6000))
     text = SampleText("## Patient Demographics [None]\n- Gender: F", note, "", ("## Pyxis [None]\n- Name: A",) * 30, 0)
-    calls, real = 0, builder.tokens
+    calls, real = 0, TokenCounter.__call__
 
-    def counted(text: str) -> int:
+    def counted(counter: TokenCounter, text: str) -> int:
         nonlocal calls
         calls += 1
-        return real(text)
+        return real(counter, text)
 
-    builder.tokens = counted
+    monkeypatch.setattr(TokenCounter, "__call__", counted)
     _, dropped = builder.fit(text, "What next?", PLAIN, 8000)
     assert dropped.fits and dropped.tokens_before > 32_000 and dropped.lines > 1000 and dropped.tokens_after > 7980
     assert calls < 15

@@ -1,4 +1,4 @@
-"""The client against a scripted server on loopback: nothing lost or twice, limits kept, nothing told."""
+"""The client against a scripted server on loopback: nothing lost or twice, limits kept, no patient text in messages."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 from scripted_server import ScriptedServer
 
 from inference.client import Client, Pace, Request, check_host
+from inference.settings import ServerSettings
 from pipeline.errors import UserError
 
 
@@ -17,7 +18,8 @@ def chat(text: str, **more: object) -> Request:
 
 
 def ask(server: ScriptedServer, requests: list[Request], **options: object) -> tuple[dict[int, object], Client]:
-    client = Client(server.url, **{"workers": 8, "tries": 4} | options)
+    max_tries = options.pop("tries", 4)
+    client = Client(ServerSettings(server.url, **{"num_worker": 8} | options), max_tries)
     replies = {}
     for index, reply in client.send(requests):
         assert index not in replies
@@ -54,7 +56,7 @@ def test_requests_in_flight_are_bounded() -> None:
         open_now -= 1
 
     with ScriptedServer(script) as server:
-        ask(server, [chat("x")] * 40, workers=5)
+        ask(server, [chat("x")] * 40, num_worker=5)
     assert most == 5
 
 
@@ -76,7 +78,7 @@ def test_errors_are_tried_again() -> None:
 
 def test_a_server_that_asks_for_a_pause_gets_it_from_all() -> None:
     with ScriptedServer(lambda body, n: {"status": 429, "headers": {"Retry-After": "0.5"}} if n == 0 else {}) as server:
-        ask(server, [chat("x")] * 20, workers=2)
+        ask(server, [chat("x")] * 20, num_worker=2)
     first, *rest = [when for when, _, _ in server.asked]
     assert sum(when - first < 0.45 for when in rest) <= 1, "one request was in flight when the pause was asked for"
 
@@ -93,12 +95,12 @@ def test_what_stays_wrong_is_reported_and_not_lost() -> None:
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
-def test_what_no_retry_can_mend_stops_the_run(status: int) -> None:
+def test_what_no_retry_can_fix_stops_the_run(status: int) -> None:
     def script(body: dict, number: int) -> dict:
         return {"status": status, "message": "Incorrect API key provided: sk-secret"}
 
     with ScriptedServer(script) as server, pytest.raises(UserError, match=f"HTTP {status}") as error:
-        ask(server, [chat("x")] * 30, workers=3)
+        ask(server, [chat("x")] * 30, num_worker=3)
     assert len(server.asked) <= 3 and "sk-secret" not in str(error.value)
 
 
@@ -116,7 +118,7 @@ def test_a_token_limit_goes_by_the_servers_count() -> None:
     requests = [Request("chat", chat("x").body, tokens=120)] * 30
     with ScriptedServer(lambda body, number: {}) as server:
         start = time.monotonic()
-        ask(server, requests, max_tpm=60 * 240, workers=2)  # 240 a second: 15 s if the guess were believed, 1.5 s by use
+        ask(server, requests, max_tpm=60 * 240, num_worker=2)  # 240 a second: 15 s if the guess were believed, 1.5 s by use
         assert time.monotonic() - start < 8
 
 
@@ -137,7 +139,7 @@ def test_pace_has_no_debt_from_idle_time() -> None:
 
 def test_closing_early_cancels_what_is_in_flight() -> None:
     with ScriptedServer(lambda body, number: {"delay": 0 if number == 0 else 30}) as server:
-        client = Client(server.url, workers=4)
+        client = Client(ServerSettings(server.url, num_worker=4))
         stream = client.send(chat("x") for _ in range(100))
         next(stream)
         start = time.monotonic()
@@ -152,7 +154,7 @@ def test_an_error_in_making_requests_comes_through() -> None:
         raise UserError("the index is broken")
 
     with ScriptedServer(lambda body, number: {}) as server, pytest.raises(UserError, match="the index is broken"):
-        list(Client(server.url, workers=2).send(requests()))
+        list(Client(ServerSettings(server.url, num_worker=2)).send(requests()))
 
 
 def test_no_remote_host_without_leave() -> None:
@@ -163,14 +165,14 @@ def test_no_remote_host_without_leave() -> None:
     for url in ("http://localhost:1/v1", "http://192.168.1.7/v1", "http://172.16.0.1/v1"):
         assert check_host(url) is True
     for url in ("127.0.0.1:8000", "file:///etc/passwd", "http:///v1"):
-        with pytest.raises(UserError, match="wanted the URL of an API"):
+        with pytest.raises(UserError, match="expected the URL of an API"):
             check_host(url)
 
 
 def test_a_remote_host_needs_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(UserError, match="OPENAI_API_KEY"):
-        list(Client("https://1.1.1.1/v1", allow_remote=True).send([chat("x")]))
+        list(Client(ServerSettings("https://1.1.1.1/v1", allow_remote=True)).send([chat("x")]))
 
 
 def test_no_redirect_takes_a_record_elsewhere() -> None:
@@ -193,8 +195,8 @@ def test_a_proxy_of_the_environment_does_not_see_local_requests(monkeypatch: pyt
 
 def test_a_server_that_never_answers_ends_the_run() -> None:
     with ScriptedServer(lambda body, number: {"status": 400, "message": "unknown model"}) as server:
-        client = Client(server.url, workers=4)
-        with pytest.raises(UserError, match="found errors only, such as HTTP 400: unknown model"):
+        client = Client(ServerSettings(server.url, num_worker=4))
+        with pytest.raises(UserError, match="got errors only, such as HTTP 400: unknown model"):
             list(client.send(chat("x") for _ in range(500)))
     assert len(server.asked) < 30
 
@@ -204,10 +206,10 @@ def test_a_server_that_goes_away_ends_the_run_and_a_hard_question_does_not() -> 
         return {"status": 400} if content(body) == "hard" else {"status": 500} if number > 60 else {}
 
     with ScriptedServer(script) as server:
-        client = Client(server.url, workers=4, tries=1)
+        client = Client(ServerSettings(server.url, num_worker=4), max_tries=1)
         asked = [chat("x"), *[chat("hard")] * 40, *[chat("x")] * 200]
         replies = []
-        with pytest.raises(UserError, match="found errors only"):
+        with pytest.raises(UserError, match="got errors only"):
             for _, reply in client.send(asked):
                 replies.append(reply)
     assert sum(reply.error is None for reply in replies) == 21

@@ -45,8 +45,8 @@ def test_outputs_hold_what_is_promised(whole: Path, small_root: Path) -> None:
     found = list(lines(whole).values())
     assert len(found) == 70
     for line in found:
-        assert {"key", "task_info", "candidates", "mode", "prompt_sha256", "template_sha256", "truncated", "outputs",
-                "score"} <= set(line)  # fmt: skip
+        assert {"key", "sample_id", "task_info", "candidates", "mode", "prompt_sha256", "template_sha256"} <= set(line)
+        assert {"input_sha256", "prompt_chars", "thinking_open", "truncated", "outputs", "score"} <= set(line)
         assert {"response", "reasoning", "items", "p_yes", "finish_reason"} == set(line["outputs"][0])
         risk = line["task_info"]["task_type"] == "risk"
         assert (line["outputs"][0]["p_yes"] is not None) == risk
@@ -91,12 +91,12 @@ def test_long_records_are_recorded_as_truncated(small_root: Path, tiny_model: Pa
 
 def test_wrong_use_is_said_at_once(whole: Path, small_root: Path, tiny_model: Path, tmp_path: Path) -> None:
     used = command("test.py", *flags(small_root, tiny_model, whole), check=False)
-    assert used.returncode == 2 and "add --resume to go on with it" in used.stderr
+    assert used.returncode == 2 and "Add --resume" in used.stderr
     missing = command("test.py", *flags(small_root, tmp_path / "no_model", tmp_path / "a"), check=False)
-    assert missing.returncode == 2 and "wanted a model folder or Hub id" in missing.stderr
+    assert missing.returncode == 2 and "expected a model folder or Hub id" in missing.stderr
     nothing = command("test.py", "--dataset_name", tmp_path / "no.csv", "--output_path", tmp_path / "b",
                       "--model_name_or_path", tiny_model, check=False)  # fmt: skip
-    assert nothing.returncode == 2 and "no.csv: wanted an index CSV or JSONL" in nothing.stderr
+    assert nothing.returncode == 2 and "no.csv: expected an index CSV or JSONL" in nothing.stderr
     bad = tmp_path / "bad.csv"
     bad.write_text("subject_id,task\n1,emar\n")
     done = command("test.py", "--root_dir", small_root, "--dataset_name", bad, "--output_path", tmp_path / "c",
@@ -107,7 +107,7 @@ def test_wrong_use_is_said_at_once(whole: Path, small_root: Path, tiny_model: Pa
 def test_other_settings_do_not_mix_in_one_folder(whole: Path, small_root: Path, tiny_model: Path) -> None:
     before = (whole / "outputs.jsonl").read_bytes()
     done = command("test.py", *flags(small_root, tiny_model, whole, "--resume", "--think_prompt"), check=False)
-    assert done.returncode == 2 and "think_prompt False (now True)" in done.stderr
+    assert done.returncode == 2 and "the same think_prompt" in done.stderr
     assert (whole / "outputs.jsonl").read_bytes() == before
 
 
@@ -132,9 +132,13 @@ def test_numbers_that_make_no_sense_are_said(small_root: Path, tiny_model: Path,
     empty = tmp_path / "empty.csv"
     empty.write_text("subject_id,task,event,context_begin,context_end,target\n", encoding="utf-8")
     for more, message in (
-        (("--batch", 0), "--batch 0: wanted 1 or more"), (("--limit", -1), "--limit -1: wanted 1 or more"),
-        (("--chunk_num", 0), "--chunk_num 0: wanted 1 or more"), (("--resamples", 0), "--resamples 0: wanted 1 or more"),
-        (("--dataset_name", empty), "wanted rows to answer, found none"),
-    ):  # fmt: skip
+        (("--batch", 0), "--batch: expected"),
+        (("--limit", -1), "--limit: expected"),
+        (("--chunk_num", 0), "--chunk_num: expected"),
+        (("--resamples", 0), "--resamples: expected"),
+        (("--tensor_parallel_size", 0), "--tensor_parallel_size: expected"),
+        (("--max_new_tokens", 2000), "--max_new_tokens 2000: expected fewer tokens"),
+        (("--dataset_name", empty), "expected samples, got none"),
+    ):
         done = command("test.py", *flags(small_root, tiny_model, tmp_path / "out", *more), check=False)
         assert done.returncode == 2 and message in done.stderr and "Loading weights" not in done.stderr

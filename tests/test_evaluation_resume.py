@@ -26,7 +26,7 @@ TASKS = ("emar", "next_event", "ED_Hospitalization", "LengthOfStay_3day", "Readm
 
 
 def write_index(path: Path, root: Path, tasks: Sequence[str], each: int) -> Path:
-    """An index file with so many rows of each task, from all over the tasks' own files."""
+    """An index file with some rows of each task, from all over the tasks' own files."""
     with path.open("w", newline="", encoding="utf-8") as file:
         for task in tasks:
             with (root / f"task_index/all/{task}.csv").open(newline="", encoding="utf-8") as source:
@@ -118,7 +118,7 @@ def test_cut_anywhere_and_resumed(whole: Path, given: list[object], tmp_path: Pa
     """What a kill at any byte leaves: the settings, and the beginning of the outputs."""
     output = tmp_path / "out"
     output.mkdir()
-    shutil.copy(whole / "run.json", output)
+    shutil.copy(whole / "provenance.json", output)
     data = (whole / "outputs.jsonl").read_bytes()
     ends = [0, *(at + 1 for at, byte in enumerate(data) if byte == ord("\n"))]
     (output / "outputs.jsonl").write_bytes(data[: ends[round(share * (len(ends) - 1))] + where])

@@ -21,7 +21,7 @@ from mimiciv_dataset.text import SampleText
 from pipeline.errors import UserError
 from pipeline.files import read_json
 from thinking_graph_preprocess import filter_reasoning, reasoning_generation
-from thinking_graph_preprocess.chains import REASONS, Limits, Record, answer_faults, faults, told
+from thinking_graph_preprocess.chains import REASONS, AnswerLimits, CitedEvents, answer_faults, faults, mentions_given
 
 SCRIPT = "thinking_graph_preprocess/filter_reasoning.py"
 
@@ -63,7 +63,7 @@ KEPT = {
 }
 
 
-def words(root: Path, evidence: Path, folder: Path, *more: object) -> list[str]:
+def flags_for(root: Path, evidence: Path, folder: Path, *more: object) -> list[str]:
     return list(map(str, ["--root_dir", root, "--data_index_dir", evidence, "--reasoning_path", folder / "chains",
                           "--output_path", folder / "kept.csv", *more]))  # fmt: skip
 
@@ -100,7 +100,7 @@ def test_the_closed_loop_keeps_exactly_the_good_chains(small_root: Path, tmp_pat
         folder = tmp_path / str(part)
         evidence = write_evidence(small_root, folder / "evidence.csv", rows=len(choices[part : part + 20]))
         generate(small_root, evidence, folder, choices[part : part + 20])
-        done = command(SCRIPT, *words(small_root, evidence, folder))
+        done = command(SCRIPT, *flags_for(small_root, evidence, folder))
         found = {int(line["subject_id"]): [fault["reason"] for fault in line["reasons"]] for line in read_rejects(folder)}
         expected = bad[part : part + 20]
         assert found == {2 + 100 * i: reasons for i, (_, reasons) in enumerate(expected)}
@@ -114,7 +114,7 @@ def test_what_comes_out_trains_as_it_is(small_root: Path, tmp_path: Path) -> Non
     evidence = write_evidence(small_root, tmp_path / "evidence.csv", rows=3)
     texts = [[chain()], [chain(final=["Insulin"])], [chain(reasoning='Of "pain", and\n\nof\nfluids.')]]
     generate(small_root, evidence, tmp_path, texts)
-    assert filter_reasoning.main(words(small_root, evidence, tmp_path)) == 0
+    assert filter_reasoning.main(flags_for(small_root, evidence, tmp_path)) == 0
     rows = read_csv(tmp_path / "kept.csv")
     assert tuple(rows[0]) == (*SAMPLE_COLUMNS, "reasoning")
     of_evidence = MIMICIV(small_root, evidence, lazzy_mode=True, shuffle=False)
@@ -138,7 +138,7 @@ def test_the_best_chain_of_a_row(small_root: Path, tmp_path: Path) -> None:
     evidence = write_evidence(small_root, tmp_path / "evidence.csv", rows=3)
     generate(small_root, evidence, tmp_path, choices)
     generate(small_root, evidence, tmp_path, [[chain(final=TARGET[:3])]] * 3, "--temperature", 1)  # of another run
-    assert filter_reasoning.main(words(small_root, evidence, tmp_path)) == 0
+    assert filter_reasoning.main(flags_for(small_root, evidence, tmp_path)) == 0
     assert [row["reasoning"] for row in read_csv(tmp_path / "kept.csv")] == [short, chain(), chain(final=TARGET[:3])]
     counts = read_json(tmp_path / "kept.reasons.json")["tasks"]["emar"]
     assert (counts["rows"], counts["kept"], counts["chains"], counts["passed"], counts["wrong_answer"]) == (3, 3, 12, 8, 4)
@@ -151,7 +151,7 @@ def test_rows_without_a_reply(small_root: Path, tmp_path: Path, capsys: pytest.C
         flags = ["--root_dir", small_root, "--data_index_dir", evidence, "--output_path", tmp_path / "chains", "--model", "m",
                  "--base_url", server.url, "--num_worker", 1, "--limit", 3]  # fmt: skip
         assert reasoning_generation.main(list(map(str, flags))) == 1
-    assert filter_reasoning.main(words(small_root, evidence, tmp_path)) == 0
+    assert filter_reasoning.main(flags_for(small_root, evidence, tmp_path)) == 0
     assert "1 of 4 rows have a chain" in capsys.readouterr().out
     counts = read_json(tmp_path / "kept.reasons.json")["all"]
     assert (counts["rows"], counts["answered"], counts["kept"]) == (4, 2, 1)
@@ -160,9 +160,9 @@ def test_rows_without_a_reply(small_root: Path, tmp_path: Path, capsys: pytest.C
 def test_nothing_kept_is_an_error_that_shows_why(small_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     evidence = write_evidence(small_root, tmp_path / "evidence.csv", rows=2)
     generate(small_root, evidence, tmp_path, [[chain(final=["Insulin"])]] * 2)
-    assert filter_reasoning.main(words(small_root, evidence, tmp_path)) == 1
+    assert filter_reasoning.main(flags_for(small_root, evidence, tmp_path)) == 1
     assert "no chain passed" in capsys.readouterr().err and len(read_rejects(tmp_path)) == 2
-    assert filter_reasoning.main(words(small_root, evidence, tmp_path, "--min_right", 0, "--max_wrong", 1)) == 0
+    assert filter_reasoning.main(flags_for(small_root, evidence, tmp_path, "--min_right", 0, "--max_wrong", 1)) == 0
 
 
 def test_chains_without_sections(small_root: Path, tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_chains_without_sections(small_root: Path, tmp_path: Path) -> None:
     choices = [[free], [free.replace("08:00:01", "09:00:00")], [free.replace("Aspirin", "Insulin")], [free.replace("##", "")]]
     evidence = write_evidence(small_root, tmp_path / "evidence.csv", rows=4)
     generate(small_root, evidence, tmp_path, choices, "--without_format")
-    assert filter_reasoning.main(words(small_root, evidence, tmp_path)) == 0
+    assert filter_reasoning.main(flags_for(small_root, evidence, tmp_path)) == 0
     assert [row["reasoning"] for row in read_csv(tmp_path / "kept.csv")] == [free]
     assert [[fault["reason"] for fault in line["reasons"]] for line in read_rejects(tmp_path)] == [
         ["wrong_time"], ["wrong_answer"], ["sections"],
@@ -182,12 +182,12 @@ def test_chunks_together_are_one_filter(small_root: Path, tmp_path: Path) -> Non
     evidence = write_evidence(small_root, tmp_path / "evidence.csv", rows=5)
     generate(small_root, evidence, tmp_path, [[chain(reasoning=f"Pain, {i}.")] for i in range(5)])
     for index in (0, 1):
-        filter_reasoning.main(words(small_root, evidence, tmp_path, "--chunk_num", 2, "--chunk_idx", index))
+        filter_reasoning.main(flags_for(small_root, evidence, tmp_path, "--chunk_num", 2, "--chunk_idx", index))
     rows = [row for index in (0, 1) for row in read_csv(tmp_path / f"kept-{index}-of-2.csv")]
     assert sorted(row["subject_id"] for row in rows) == sorted(str(2 + 100 * i) for i in range(5))
 
 
-def test_a_second_reader_must_reach_the_answer(small_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_verifier_must_reach_the_answer(small_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It sees record and reasoning, not the conclusion; it reads good chains only, each once; errors are asked again."""
     evidence = write_evidence(small_root, tmp_path / "evidence.csv", rows=5)
     choices = [[chain(reasoning=f"It is {name}.")] * 2 for name in ("clear", "unclear", "endless", "broken")]
@@ -207,7 +207,7 @@ def test_a_second_reader_must_reach_the_answer(small_root: Path, tmp_path: Path,
         }
 
     with ScriptedServer(script) as server:
-        flags = words(small_root, evidence, tmp_path, "--verifier_model", "reader", "--base_url", server.url)
+        flags = flags_for(small_root, evidence, tmp_path, "--verifier_model", "reader", "--base_url", server.url)
         assert filter_reasoning.main(flags) == 1
         assert "no reply on 1 chains: HTTP 400: not now" in capsys.readouterr().err and len(server.asked) == 4
         assert not (tmp_path / "kept.csv").exists()
@@ -223,25 +223,26 @@ def test_a_second_reader_must_reach_the_answer(small_root: Path, tmp_path: Path,
 
 def test_wrong_use_is_said(small_root: Path, tmp_path: Path) -> None:
     evidence = write_evidence(small_root, tmp_path / "evidence.csv", rows=2)
-    with pytest.raises(UserError, match="chains: wanted a folder of chains, found nothing there"):
-        filter_reasoning.main(words(small_root, evidence, tmp_path))
+    with pytest.raises(UserError, match="chains: expected a directory of chains, got no such file"):
+        filter_reasoning.main(flags_for(small_root, evidence, tmp_path))
     (tmp_path / "chains").mkdir()
-    with pytest.raises(UserError, match=r"wanted reasoning\.jsonl, found none"):
-        filter_reasoning.main(words(small_root, evidence, tmp_path))
+    with pytest.raises(UserError, match=r"expected reasoning\.jsonl"):
+        filter_reasoning.main(flags_for(small_root, evidence, tmp_path))
     (tmp_path / "chains" / "reasoning.jsonl").write_text('{"key": "1"}\n')
-    with pytest.raises(UserError, match="wanted lines of reasoning_generation.py"):
-        filter_reasoning.main(words(small_root, evidence, tmp_path))
-    (tmp_path / "chains" / "reasoning.jsonl").write_text("{}\nnonsense\n")
-    with pytest.raises(UserError, match="line 1: wanted a JSON object with a key"):
-        filter_reasoning.main(words(small_root, evidence, tmp_path))
+    with pytest.raises(UserError, match="expected lines of reasoning_generation.py"):
+        filter_reasoning.main(flags_for(small_root, evidence, tmp_path))
+    (tmp_path / "chains" / "reasoning.jsonl").write_text("nonsense\n")
+    with pytest.raises(UserError, match="line 1: expected a JSON object"):
+        filter_reasoning.main(flags_for(small_root, evidence, tmp_path))
     for flags, message in (
-        (["--min_right", 2], "--min_right 2: wanted a share"),
-        (["--max_wrong", -1], "--max_wrong -1: wanted a number"),
+        (["--min_right", 2], "--min_right: expected a number from 0 to 1"),
+        (["--max_wrong", -1], "--max_wrong: expected a whole number"),
         (["--verifier_model", "m"], "There is no default"),
-        (["--max_new_tokens", 0], "--max_new_tokens 0: wanted"),
+        (["--max_new_tokens", 0], "--max_new_tokens: expected a whole number"),
+        (["--max_new_tokens", 16384], "--max_new_tokens 16384: expected fewer"),
     ):
-        with pytest.raises(UserError, match=message):
-            filter_reasoning.main(words(small_root, evidence, tmp_path, *flags))
+        done = command(SCRIPT, *flags_for(small_root, evidence, tmp_path, *flags), check=False)
+        assert done.returncode == 2 and message in done.stderr
 
 
 # --- the checks by themselves
@@ -256,7 +257,7 @@ def test_wrong_use_is_said(small_root: Path, tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_talk_of_what_was_given_is_found(text: str) -> None:
-    assert list(told(f"## Reasoning\n{text}\n"))
+    assert list(mentions_given(f"## Reasoning\n{text}\n"))
 
 
 @pytest.mark.parametrize(
@@ -269,7 +270,7 @@ def test_talk_of_what_was_given_is_found(text: str) -> None:
     ],
 )  # fmt: skip
 def test_talk_of_the_patient_is_not_taken_for_it(text: str) -> None:
-    assert not list(told(f"## Reasoning\n{text}\n"))
+    assert not list(mentions_given(f"## Reasoning\n{text}\n"))
 
 
 NAMES = st.lists(st.text("ABKab +%0.9,", min_size=1, max_size=6).map(str.strip).filter(bool), min_size=1, max_size=6)
@@ -282,7 +283,7 @@ def test_items_count_whole(said: list[str], target: list[str]) -> None:
     items = {item.casefold() for item in read_items("\n".join(f"- {name}" for name in said))}
     true = {" ".join(name.split()).casefold() for name in target}
     folded = {" ".join(item.split()) for item in items}
-    found = {fault.reason for fault in answer_faults("\n".join(f"- {name}" for name in said), target, Limits(1.0, 0))}
+    found = {fault.reason for fault in answer_faults("\n".join(f"- {name}" for name in said), target, AnswerLimits(1.0, 0))}
     assert ("too_few" in found) == bool(true - folded) and ("wrong_answer" in found) == bool(folded - true)
 
 
@@ -306,11 +307,11 @@ def test_chains_of_real_records_pass_and_changed_ones_do_not(test_data: Path) ->
             f"- **{found[1]} [{found[2]}]**: " + " ".join(event[found.end() :].replace("**", "").replace("|", " ").split())
             for found, event in zip(cited, chosen, strict=True)
         ]
-        record = Record(parts)
+        record = CitedEvents(parts)
 
-        def reasons(extraction: str, record: Record = record) -> set[str]:
+        def reasons(extraction: str, record: CitedEvents = record) -> set[str]:
             made = chain(extraction, reasoning="So it follows.", final=["Aspirin"])
-            return {fault.reason for fault in faults(made, "stop", record, ["Aspirin"], Limits())}
+            return {fault.reason for fault in faults(made, "stop", record, ["Aspirin"], AnswerLimits())}
 
         assert reasons("\n".join(lines)) <= {"told"}
         line, time, name = lines[0], cited[0][2], cited[0][1]
@@ -333,7 +334,9 @@ PIECES = st.lists(
 @given(PIECES, PIECES, PIECES)
 def test_any_text_is_judged(extraction: str, reasoning: str, final: str) -> None:
     """Whatever a model writes, the checks end, and what they find has a name."""
-    record = Record(SampleText("## Patient Demographics [None]\n- Anchor_Age: 70", "", "", ()))
+    record = CitedEvents(SampleText("## Patient Demographics [None]\n- Anchor_Age: 70", "", "", ()))
     for text in (extraction, chain(extraction, reasoning, [final]), chain(extraction, "So.", ["Aspirin"])):
         for sections in (True, False):
-            assert {fault.reason for fault in faults(text, "stop", record, ["Aspirin"], Limits(), sections)} <= set(REASONS)
+            assert {fault.reason for fault in faults(text, "stop", record, ["Aspirin"], AnswerLimits(), sections)} <= set(
+                REASONS
+            )

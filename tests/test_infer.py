@@ -93,10 +93,10 @@ def test_wrong_input_is_said(tiny_model: Path, tmp_path: Path) -> None:
     (tmp_path / "empty.md").write_text("\n")
     (tmp_path / "bytes.md").write_bytes(b"\xff\xfe")
     for words, message in (
-        ([tmp_path / "none.md", "--task", "emar"], "found nothing there"),
-        ([tmp_path / "empty.md", "--task", "emar"], "found nothing in it"),
-        ([tmp_path / "bytes.md", "--task", "emar"], "as UTF-8 text"),
-        ([tmp_path / "empty.md"], "wanted a question"),
+        ([tmp_path / "none.md", "--task", "emar"], "got no such file"),
+        ([tmp_path / "empty.md", "--task", "emar"], "got an empty file"),
+        ([tmp_path / "bytes.md", "--task", "emar"], "expected text in UTF-8"),
+        ([tmp_path / "empty.md"], "expected a question"),
     ):
         with pytest.raises(UserError, match=message):
             infer.main(list(map(str, [*words, *model_flags(tiny_model)])))
@@ -124,7 +124,7 @@ def test_the_readme_snippet_builds_the_same_prompt(
     names: dict = {}
     exec(snippet.replace('"MODEL"', f'"{model}"').replace("max_new_tokens=2048", "max_new_tokens=4"), names)
     builder = PromptBuilder(AutoTokenizer.from_pretrained(model))
-    assert builder._switch == switch
+    assert builder._has_switch == switch
     wanted = builder.prompt(names["record"], names["instruction"], PLAIN)
     assert sha256(names["prompt"]) == sha256(wanted)
     assert capsys.readouterr().out == names["answer"] + "\n"

@@ -21,16 +21,16 @@ def parsed(*words: str):
 
 def test_a_short_name_stands_for_its_flags(tmp_path: Path) -> None:
     models = tmp_path / "models.yaml"
-    models.write_text("mine:\n  model_name_or_path: /data/mine\n  max_new_tokens: 77\n  batch: 4\n", encoding="utf-8")
-    args = parsed("--models", str(models), "--model_name_or_path", "mine", "--batch", "2")
-    assert (args.model_name_or_path, args.max_new_tokens, args.batch) == ("/data/mine", 77, 2)
+    models.write_text("local:\n  model_name_or_path: /data/local\n  max_new_tokens: 77\n  batch: 4\n", encoding="utf-8")
+    args = parsed("--models", str(models), "--model_name_or_path", "local", "--batch", "2")
+    assert (args.model_name_or_path, args.max_new_tokens, args.batch) == ("/data/local", 77, 2)
     assert parsed("--models", str(models), "--model_name_or_path", "other/model").model_name_or_path == "other/model"
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [("m: {model_name_or_path: x, colour: red}", "colour"), ("m: {batch: 2}", "model_name_or_path among them"),
-     ("- m", "wanted short names"), ("m: [", "wanted YAML"), ("m: path", "wanted short names")],
+     ("- m", "expected short names"), ("m: [", "expected YAML"), ("m: path", "expected short names")],
 )  # fmt: skip
 def test_a_wrong_file_is_said(tmp_path: Path, text: str, message: str) -> None:
     models = tmp_path / "models.yaml"

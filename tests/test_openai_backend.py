@@ -140,12 +140,12 @@ def test_wrong_use_is_said(small_root: Path, tiny_model: Path, tmp_path: Path) -
 
     local = "http://127.0.0.1:9/v1"
     assert "--allow_remote" in refused("--url", "https://1.1.1.1/v1")
-    assert "wanted --url with them" in refused("--chat")
-    assert "found both" in refused("--use_vllm", "--url", local)
-    assert "without --url" in refused("--url", local, "--data_parallel_size", 2)
-    assert "wanted a number above 0" in refused("--url", local, "--num_worker", 0)
-    assert "wanted no adapter with --url" in refused("--url", local, "--lora_path", "x")
-    assert "found --chat" in refused("--url", local, "--chat", "--oracle_reasoning")
+    assert "expected --url with them" in refused("--chat")
+    assert "got both" in refused("--use_vllm", "--url", local)
+    assert "nor --url" in refused("--url", local, "--data_parallel_size", 2)
+    assert "--num_worker: expected" in refused("--url", local, "--num_worker", 0)
+    assert "expected no adapter with --url" in refused("--url", local, "--lora_path", "x")
+    assert "got --chat" in refused("--url", local, "--chat", "--oracle_reasoning")
 
 
 def test_infer_asks_a_server(tiny_model: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Synthesis of reasoning chains against a scripted server: nothing lost, nothing twice, nothing told; and a real server."""
+"""Synthesis of reasoning chains against a scripted server: nothing lost or sent twice, no text in logs; and a real server."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from conftest import REPO, command
 from scripted_server import ScriptedServer
 from tiny_evidence import GRAPH, TARGET, chain, prompt_of, read_chains, record_of, write_evidence
 
-from inference.replies import appending, read_lines
 from mimiciv_dataset.mimiciv import MIMICIV
 from pipeline.errors import UserError
+from pipeline.files import append_jsonl, read_jsonl
 from thinking_graph_preprocess.reasoning_generation import SLOTS, main, read_prompt
 
 SCRIPT = "thinking_graph_preprocess/reasoning_generation.py"
@@ -106,7 +106,7 @@ def test_dry_run_prints_the_first_prompt_and_asks_nobody(small_root: Path, evide
 
 
 def test_trouble_costs_no_row_and_no_row_is_asked_for_twice(small_root: Path, marked: Path, tmp_path: Path) -> None:
-    """Each row's first request meets some trouble; what is not mended by retries is mended by the next run."""
+    """Each row's first request meets some trouble; what is not fixed by retries is fixed by the next run."""
     passing = [{"status": 429, "headers": {"Retry-After": "0.2"}}, {"status": 500}, {"drop": True}, {"delay": 8},
                {"body": b'{"id": "x", "choi'}, {"body": b'{"choices": []}'}]  # fmt: skip
     lasting = [{"status": 400, "message": "too long"}, {"text": ""}, {"body": b'{"choices": [{"index": 0}, "x"]}'},
@@ -124,14 +124,14 @@ def test_trouble_costs_no_row_and_no_row_is_asked_for_twice(small_root: Path, ma
         flags = words(small_root, marked, tmp_path / "out", "--base_url", server.url, "--timeout", 2)
         first = command(SCRIPT, *flags, check=False)
         assert first.returncode == 1 and "12 rows answered" in first.stdout
-        assert "no reply to 2 rows: HTTP 400: too long; the same command asks for them again" in first.stderr
+        assert "no reply to 2 rows: HTTP 400: too long; the same command sends them again" in first.stderr
         lines = read_chains(tmp_path / "out")
         failed = [line for line in lines if line["error"]]
         assert len(lines) == 20 and len(failed) == 8 and all(line["choices"] == [] for line in failed)
         second = command(SCRIPT, *flags)
-        assert "8 rows answered, 12 were there" in second.stdout
+        assert "8 rows answered, 12 already finished" in second.stdout
         third = command(SCRIPT, *flags)
-        assert "0 rows answered, 20 were there" in third.stdout
+        assert "0 rows answered, 20 already finished" in third.stdout
     assert set(seen.values()) == {2} and len(seen) == 20
     answered = Counter(line["key"] for line in read_chains(tmp_path / "out") if not line["error"])
     assert len(answered) == 20 and set(answered.values()) == {1}
@@ -167,8 +167,8 @@ def test_killed_at_any_moment_and_run_again(small_root: Path, marked: Path, tmp_
             time.sleep(moments.uniform(0, 0.2))
             process.send_signal(signal.SIGKILL)
             assert process.wait() == -signal.SIGKILL
-        with output.open("ab") as file:  # and a line torn in the middle
-            file.write('{"key": "torn, with half an ä'.encode()[:-1])
+        with output.open("ab") as file:  # and a line truncated in the middle
+            file.write('{"key": "cut, with half an ä'.encode()[:-1])
         command(SCRIPT, *flags)
     lines = read_chains(tmp_path / "out")
     assert len(lines) == len({line["key"] for line in lines}) == 20 and not any(line["error"] for line in lines)
@@ -176,25 +176,25 @@ def test_killed_at_any_moment_and_run_again(small_root: Path, marked: Path, tmp_
     assert seen.total() <= 20 + 3 * workers, "at most what was in flight is asked for again"
 
 
-def test_a_file_torn_anywhere_goes_on_whole(tmp_path: Path) -> None:
+def test_a_log_truncated_anywhere_is_repaired(tmp_path: Path) -> None:
     path = tmp_path / "reasoning.jsonl"
-    with appending(path) as write:
+    with append_jsonl(path) as write:
         for number in range(3):
             write({"key": str(number), "text": "ä\u2028\n"})
     data = path.read_bytes()
     for cut in range(len(data) + 1):
         path.write_bytes(data[:cut])
-        left = [line for _, line in read_lines(path)]
-        with appending(path) as write:
+        whole = [line for _, line in read_jsonl(path)]
+        with append_jsonl(path) as write:
             write({"key": "new"})
-        assert [line["key"] for _, line in read_lines(path)] == [*(line["key"] for line in left), "new"]
-        assert len(left) == data[:cut].count(b"\n")
+        assert [line["key"] for _, line in read_jsonl(path)] == [*(line["key"] for line in whole), "new"]
+        assert len(whole) - data[:cut].count(b"\n") in (0, 1), "1: the last line lacks its line end only"
 
 
 def test_one_process_writes_to_a_file(small_root: Path, evidence: Path, tmp_path: Path) -> None:
-    with ScriptedServer(good) as server, appending(tmp_path / "out" / "reasoning.jsonl"):
+    with ScriptedServer(good) as server, append_jsonl(tmp_path / "out" / "reasoning.jsonl"):
         done = command(SCRIPT, *words(small_root, evidence, tmp_path / "out", "--base_url", server.url), check=False)
-    assert done.returncode == 2 and "wanted to be the one process that writes to it" in done.stderr and not server.asked
+    assert done.returncode == 2 and "expected to be the only process" in done.stderr and not server.asked
 
 
 def test_chunks_together_are_one_run(
@@ -205,7 +205,7 @@ def test_chunks_together_are_one_run(
             flags = ("--base_url", server.url, "--chunk_num", 3, "--chunk_idx", chunk)
             assert here(*words(small_root, evidence, tmp_path / "out", *flags)) == 0
         here(*words(small_root, evidence, tmp_path / "out", "--base_url", server.url))
-    assert "0 rows answered, 20 were there" in capsys.readouterr().out and len(server.asked) == 20
+    assert "0 rows answered, 20 already finished" in capsys.readouterr().out and len(server.asked) == 20
     assert {line["subject_id"] for line in read_chains(tmp_path / "out")} == {str(2 + 100 * i) for i in range(20)}
 
 
@@ -235,7 +235,7 @@ def test_own_prompts(small_root: Path, evidence: Path, tmp_path: Path) -> None:
     done = command(SCRIPT, *words(small_root, evidence, tmp_path / "out", "--dry_run", "--prompts", folder))
     assert done.stdout.startswith("- 0.9% Sodium Chloride\n- K\n")
     (folder / "with_knowledge.txt").write_text("{record} {answers}", encoding="utf-8")
-    with pytest.raises(UserError, match=r"wanted the places \{answer\}, \{knowledge\}, .* found \{answers\}, \{record\}"):
+    with pytest.raises(UserError, match=r"expected the slots \{answer\}, \{knowledge\}, .* got \{answers\}, \{record\}"):
         read_prompt(folder, "with_knowledge")
 
 
@@ -245,10 +245,10 @@ def test_long_records_lose_their_oldest_events(
     lengths = ("--max_new_tokens", 100, "--max_seq_len", 950, "--filter_nograph")
     with ScriptedServer(good) as server:
         here(*words(small_root, evidence, tmp_path / "out", "--base_url", server.url, *lengths))
-        assert "12 rows answered, 0 were there, 12 shortened" in capsys.readouterr().out
+        assert "12 rows answered, 0 already finished, 12 truncated" in capsys.readouterr().out
         short = ("--max_new_tokens", 100, "--max_seq_len", 300)
         here(*words(small_root, evidence, tmp_path / "out2", "--base_url", server.url, *short))
-    assert len(server.asked) == 12 and "20 rows do not fit" in capsys.readouterr().err
+    assert len(server.asked) == 12 and "omitted 20 rows" in capsys.readouterr().err
     for _, _, body in server.asked:
         record = record_of(body)
         assert len(prompt_of(body).encode()) <= 3 * 850
@@ -256,19 +256,21 @@ def test_long_records_lose_their_oldest_events(
         assert "## EDstays" not in record, "the oldest event of the window"
 
 
-def test_cost_is_told_and_kept(small_root: Path, evidence: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_cost_is_shown_and_limited(
+    small_root: Path, evidence: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A reply costs 2 here and might cost 6."""
     prices = ("--price_in", 0, "--price_out", 1e6, "--max_new_tokens", 2)
     with ScriptedServer(good) as server:
         flags = words(small_root, evidence, tmp_path / "out", "--base_url", server.url, *prices)
         assert here(*flags, "--max_cost", 15) == 1
-        told = capsys.readouterr()
-        assert "stopped before --max_cost 15: 15 rows are left" in told.err
-        assert "cost 10.00" in told.out and len(server.asked) == 5, "6 more could go beyond 15"
+        output = capsys.readouterr()
+        assert "stopped before --max_cost 15: 15 rows remain" in output.err
+        assert "cost 10.00" in output.out and len(server.asked) == 5, "6 more could go beyond 15"
         assert here(*flags, "--max_cost", 15) == 1 and len(server.asked) == 5, "earlier runs count"
         assert here(*flags, "--max_cost", 100) == 0
     assert len(server.asked) == 20
-    with pytest.raises(UserError, match="wanted --price_in and --price_out"):
+    with pytest.raises(UserError, match="expected --price_in and --price_out"):
         here(*words(small_root, evidence, tmp_path / "x", "--base_url", server.url, "--max_cost", 1))
 
 
@@ -291,7 +293,7 @@ def test_a_server_that_answers_nothing_stops_the_run(small_root: Path, tmp_path:
     evidence = small_root / "task_index/all/next_event.csv"  # an index without graphs will do
     with ScriptedServer(lambda body, number: {"status": 400, "message": "no such parameter"}) as server:
         flags = words(small_root, evidence, tmp_path / "out", "--base_url", server.url, "--num_worker", 4)
-        with pytest.raises(UserError, match="found errors only, such as HTTP 400: no such parameter"):
+        with pytest.raises(UserError, match="got errors only, such as HTTP 400: no such parameter"):
             here(*flags)
     assert len(server.asked) < 30
     with ScriptedServer(good) as server:
@@ -302,15 +304,14 @@ def test_a_server_that_answers_nothing_stops_the_run(small_root: Path, tmp_path:
 @pytest.mark.parametrize(
     ("change", "flags", "message"),
     [
-        (None, [], "wanted a task index"),
-        (lambda text: text.replace("umls_graph", "graf"), [], r"row 1: graph: wanted \{"),
-        (lambda text: text.replace(",graph", ",picture"), ["--filter_nograph"], "wanted a column graph"),
-        (lambda text: text.replace("emar", "email"), [], "task 'email': wanted one of"),
-        (lambda text: text.replace(',"[""0.9', ',"[0.9'), [], "row 1: target: wanted a JSON string or list"),
-        (lambda text: text.splitlines()[0] + "\n", [], "wanted rows to write chains for, found none"),
-        (lambda text: text, ["--n", "0"], "--n 0: wanted a number"),
-        (lambda text: text, ["--max_seq_len", "4096"], "--max_seq_len 4096: wanted more than --max_new_tokens"),
-        (lambda text: text, ["--prompts", "/nowhere"], "/nowhere/with_knowledge.txt: wanted a prompt"),
+        (None, [], "expected a task index|wanted a task index"),
+        (lambda text: text.replace("umls_graph", "graf"), [], r"row 1: graph: expected \{"),
+        (lambda text: text.replace(",graph", ",picture"), ["--filter_nograph"], "expected a column graph"),
+        (lambda text: text.replace("emar", "email"), [], "task 'email': (wanted|expected) one of"),
+        (lambda text: text.replace(',"[""0.9', ',"[0.9'), [], "row 1: target: (wanted|expected) a JSON string or list"),
+        (lambda text: text.splitlines()[0] + "\n", [], "expected rows to write chains for, got none"),
+        (lambda text: text, ["--max_seq_len", "4096"], "--max_new_tokens 4096: expected fewer"),
+        (lambda text: text, ["--prompts", "/nowhere"], "/nowhere/with_knowledge.txt: expected a prompt"),
     ],
 )
 def test_bad_input_is_said(evidence: Path, small_root: Path, tmp_path: Path, change, flags: list[str], message: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import os
@@ -16,8 +15,9 @@ from hypothesis import strategies as st
 
 from evaluation.metrics import sample_score
 from inference.backends import Generation, load_tokenizer
-from inference.generation import Prompt, Prompter, output_line
+from inference.generation import Prompter, SamplePrompt, output_line
 from inference.prompts import SYSTEM, PromptBuilder
+from inference.settings import DecodingSettings, InferenceSettings, ModelSettings, PromptSettings
 from mimiciv_dataset.mimiciv import MIMICIV
 from mimiciv_dataset.tasks import TASKS
 from pipeline.errors import UserError
@@ -158,11 +158,10 @@ def test_prompts_are_those_of_evaluation(small_root: Path, tokenizer, tmp_path: 
     rl = TrainingData(small_root, [file], tokenizer, 4096, stage="reasoning", for_rl=True)
 
     def prompts(**flags: bool) -> list[str]:
-        given = {"think_prompt": False, "direct_answer": False, "think_risk": True, "prompt": False, "oracle_reasoning": False,
-                 "max_seq_len": 5000, "max_new_tokens": 100, "temperature": 0.0, "model_name_or_path": "m", "lora_path": None,
-                 "chat": False}  # fmt: skip
+        prompt = PromptSettings(think_risk=True, max_seq_len=5000, **flags)
+        settings = InferenceSettings(ModelSettings("m"), prompt=prompt, decoding=DecodingSettings(max_new_tokens=100))
         dataset = MIMICIV(small_root, file, lazzy_mode=True, shuffle=False)
-        prompter = Prompter(dataset, PromptBuilder(tokenizer), argparse.Namespace(**given | flags))
+        prompter = Prompter(dataset, PromptBuilder(tokenizer), settings)
         return [prompter(index).text for index in range(len(dataset))]
 
     rows = range(len(stage1))
@@ -312,9 +311,8 @@ def test_grouping_by_length_saves_padding() -> None:
 )
 @pytest.mark.parametrize("end_of_prompt", ["assistant\n", "assistant\n<think>\n"])
 def test_the_reward_is_the_evaluations_score(task: str, label: list[str] | str, reply: str, end_of_prompt: str) -> None:
-    sample = {"task_info": {"task": task, "label": label}, "candidates": None, "input": "record"}
-    prompt = Prompt(0, "k", TASKS[task], end_of_prompt, "think", "", None, sample)
-    line = output_line(prompt, argparse.Namespace(template_sha256="t"), Generation(reply, "stop"), sample_score)
+    prompt = SamplePrompt("k", end_of_prompt, task=TASKS[task], label=label, mode="think")
+    line = output_line(prompt, Generation(reply, "stop"), sample_score)
     rewards = for_trl("accuracy")([prompt.text], [reply], task=[task], label=[json.dumps(label)], mode=["think"])
     assert rewards == [line["score"]]
 

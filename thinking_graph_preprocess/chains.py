@@ -1,6 +1,6 @@
-"""What a reasoning chain must be to train on: checks of its text against the record it speaks of and the right answer.
+"""Whether a reasoning chain can be trained on: checks of its text against the patient's record and the right answer.
 
-Pure functions, no files, no model. A chain has the sections of `SECTIONS`; it cites the record as `**Event Name [time]**`.
+Pure functions without files or models. A chain has the sections of `SECTIONS` and cites events as `**Event Name [time]**`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ EXTRACTION, REASONING, FINAL = SECTIONS
 
 REASONS = {
     "unfinished": "cut off, or not ended by the model itself",
-    "sections": "the sections are not all there, in order, each once and with text",
+    "sections": "the sections are incomplete, out of order, repeated or empty",
     "too_few": "too small a share of the right answers under Final Results",
-    "wrong_answer": "an item under Final Results is no right answer",
-    "told": "speaks of an answer, knowledge or instructions that were given",
+    "wrong_answer": "an item under Final Results is not a right answer",
+    "told": "mentions an answer, knowledge or instructions that were given",
     "unknown_event": "cites an event that the record does not have at any time",
     "wrong_time": "cites an event of the record with another time",
-    "wrong_number": "a number under Extraction does not stand in the event cited for it",
+    "wrong_number": "a number under Extraction is not in the event cited for it",
     "uncited": "a line under Extraction does not begin with a citation",
-    "not_reached": "a second reader does not reach the answer by this reasoning",
+    "not_reached": "the verifier model does not reach the answer by this reasoning",
 }
 """Why a chain is rejected, in the order of the table."""
 
@@ -38,9 +38,9 @@ _CONCLUSION = re.compile(rf"^\s*{FINAL}\s*$", re.MULTILINE)
 _NUMBER = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d*\.\d+|\d+")
 _IN_WORD = re.compile(r"[A-Za-z_]\d+(?:\.\d+)?")  # CO2, B12: part of a name
 
-# What gives away that the writer was told: each names something given, not something of the patient's.
+# Each alternative names something that was given to the writer, not something about the patient.
 _GIVEN = r"(?:given|provided|supplied|stated|expected|known|correct|right|true|target|reference|gold)"
-_TOLD = re.compile(
+_MENTIONS_GIVEN = re.compile(
     "|".join([
         r"ground[\s-]*truth",
         rf"\b{_GIVEN}\s+(?:final\s+)?(?:answers?|labels?|results?\s+list)\b",
@@ -58,21 +58,25 @@ _TOLD = re.compile(
 
 
 class Fault(NamedTuple):
-    """Why a chain is no good: a reason of `REASONS`, and what in it."""
+    """Why a chain is rejected: a reason of `REASONS`, and the passage."""
 
     reason: str
     detail: str = ""
 
 
-class Limits(NamedTuple):
-    """The least share of right answers, and the most wrong ones."""
+class AnswerLimits(NamedTuple):
+    """The least share of right answers, and the most wrong answers."""
 
     min_right: float = 0.7
     max_wrong: int = 0
 
 
-class Record:
-    """A record's events by name and time, as their headings print them."""
+class CitedEvents:
+    """The events that a chain can cite, by name and time as their headings print them.
+
+    Args:
+        text: the input of the sample.
+    """
 
     def __init__(self, text: SampleText) -> None:
         self._texts: dict[tuple[str, str], str] = {}
@@ -85,53 +89,58 @@ class Record:
         self.names = {name for name, _ in self._texts}
 
     def fault(self, name: str, time: str) -> Fault | None:
-        """What is wrong with a citation; None if there is such an event."""
+        """The fault of a citation; None if there is such an event."""
         if (_folded(name), time.strip()) in self._texts:
             return None
         return Fault("wrong_time" if _folded(name) in self.names else "unknown_event", f"{name} [{time}]")
 
-    def strange_numbers(self, said: str, name: str, time: str) -> list[float]:
-        """The numbers in what is said of an event that do not stand in it; its own date and time may be said too.
+    def unsupported_numbers(self, statement: str, name: str, time: str) -> list[float]:
+        """The numbers in a statement about an event that are neither in the event nor in its time.
 
-        >>> record = Record(SampleText("", "", "", ("## Triage [2150-01-01 08:00:00]\\n- Pain: 5",)))
-        >>> record.strange_numbers("at 08:00 pain 5.0, later 8", "Triage", "2150-01-01 08:00:00")
+        >>> events = CitedEvents(SampleText("", "", "", ("## Triage [2150-01-01 08:00:00]\\n- Pain: 5",)))
+        >>> events.unsupported_numbers("at 08:00 pain 5.0, later 8", "Triage", "2150-01-01 08:00:00")
         [8.0]
         """
         text = self._texts[_folded(name), time.strip()]
         known = {*numbers(text), *numbers(text.replace(",", " "))}
         date, _, clock = time.strip().partition(" ")
         for own in (time.strip(), date, clock, clock[:5]):
-            said = re.sub(rf"(?<!\d){re.escape(own)}(?!\d)", " ", said) if own else said
-        return sorted(set(numbers(_IN_WORD.sub(" ", said))) - known)
+            statement = re.sub(rf"(?<!\d){re.escape(own)}(?!\d)", " ", statement) if own else statement
+        return sorted(set(numbers(_IN_WORD.sub(" ", statement))) - known)
 
 
 def faults(
-    chain: str, finish_reason: str | None, record: Record, target: Sequence[str], limits: Limits, sections: bool = True
+    chain: str,
+    finish_reason: str | None,
+    events: CitedEvents,
+    target: Sequence[str],
+    limits: AnswerLimits,
+    sections: bool = True,
 ) -> list[Fault]:
-    """All that is wrong with a chain; none if it can be trained on.
+    """All faults of a chain; none if it can be trained on.
 
     Args:
         chain: its text.
-        finish_reason: why the model ended: `stop` when it was done.
-        record: what it speaks of.
+        finish_reason: why the model ended: `stop` if it was done.
+        events: that it can cite.
         target: the right answers.
         limits: of right and wrong answers.
-        sections: it was asked for all sections, not for the last one only.
+        sections: whether all sections were asked for, or the last one only.
     """
     if finish_reason != "stop" or not chain.strip():
         return [Fault("unfinished", str(finish_reason))]
-    found = [*told(chain), *citations(chain, record)]
+    found = [*mentions_given(chain), *citation_faults(chain, events)]
     parts = split_sections(chain, SECTIONS if sections else (FINAL,))
     if parts is None:
         return [Fault("sections"), *found]
     found += answer_faults(parts[FINAL], target, limits)
-    return found + (extraction_faults(parts[EXTRACTION], record) if sections else [])
+    return found + (extraction_faults(parts[EXTRACTION], events) if sections else [])
 
 
 def split_sections(chain: str, headings: Sequence[str] = SECTIONS) -> dict[str, str] | None:
-    r"""The text under each heading; None unless each stands once, on a line of its own, in order, with text under it.
+    r"""The text under each heading; None unless each appears once, on its own line, in order, with text under it.
 
-    All three headings are the whole chain: nothing stands before the first.
+    If there are several headings, nothing may precede the first.
 
     >>> split_sections("## Extraction\na\n## Reasoning\nb\n## Final Results\nc")
     {'## Extraction': 'a', '## Reasoning': 'b', '## Final Results': 'c'}
@@ -161,7 +170,7 @@ def before_conclusion(chain: str) -> str:
 
 
 def conclusion(chain: str) -> str:
-    r"""What a chain concludes; "" where it does not.
+    r"""The conclusion of a chain; "" if it has none.
 
     >>> conclusion("## Reasoning\nPain.\n## Final Results\n- Aspirin")
     '- Aspirin'
@@ -169,10 +178,10 @@ def conclusion(chain: str) -> str:
     return "".join(_CONCLUSION.split(chain, maxsplit=1)[1:]).strip()
 
 
-def answer_faults(answer: str, target: Sequence[str], limits: Limits) -> list[Fault]:
-    """Whether an answer names enough right items and not too many wrong ones; items are compared whole (docs/evaluation.md).
+def answer_faults(answer: str, target: Sequence[str], limits: AnswerLimits) -> list[Fault]:
+    """The faults of an answer: too few right items, too many wrong ones. Items are compared whole (docs/evaluation.md).
 
-    >>> answer_faults("- K+\\n- aspirin", ["Aspirin", "K"], Limits())
+    >>> answer_faults("- K+\\n- aspirin", ["Aspirin", "K"], AnswerLimits())
     [Fault(reason='too_few', detail='1 of 2'), Fault(reason='wrong_answer', detail='K+')]
     """
     true = set(map(_folded, target))
@@ -187,7 +196,7 @@ def answer_faults(answer: str, target: Sequence[str], limits: Limits) -> list[Fa
 
 
 def right_answers(answer: str, target: Sequence[str]) -> int:
-    """How many of the right answers an answer names.
+    """The number of right answers in an answer.
 
     >>> right_answers("1. **Aspirin**\\n2. Zinc", ["aspirin", "K"])
     1
@@ -195,34 +204,34 @@ def right_answers(answer: str, target: Sequence[str]) -> int:
     return len(set(map(_folded, read_items(answer))) & set(map(_folded, target)))
 
 
-def told(chain: str) -> Iterator[Fault]:
-    """Whether a chain speaks of what its writer was given.
+def mentions_given(chain: str) -> Iterator[Fault]:
+    """The first mention of something that the writer of a chain was given.
 
-    >>> list(told("This matches the provided answer."))
+    >>> list(mentions_given("This matches the provided answer."))
     [Fault(reason='told', detail='provided answer')]
-    >>> list(told("She answers questions; given her known relation to dust, prompt treatment is right."))
+    >>> list(mentions_given("She answers questions; given her known relation to dust, prompt treatment is right."))
     []
     """
-    found = _TOLD.search(chain)
+    found = _MENTIONS_GIVEN.search(chain)
     if found:
         yield Fault("told", found[0])
 
 
-def citations(chain: str, record: Record) -> list[Fault]:
+def citation_faults(chain: str, events: CitedEvents) -> list[Fault]:
     """Citations of events that the record does not have, each once."""
-    found = (record.fault(name, time) for name, time in _CITED.findall(chain))
+    found = (events.fault(name, time) for name, time in _CITED.findall(chain))
     return list(dict.fromkeys(fault for fault in found if fault))
 
 
 def cited_events(chain: str) -> int:
-    """How many different events a chain cites."""
+    """The number of different events that a chain cites."""
     return len({(_folded(name), time.strip()) for name, time in _CITED.findall(chain)})
 
 
-def extraction_faults(extraction: str, record: Record) -> list[Fault]:
-    """Lines that cite nothing, and numbers that do not stand in the event cited before them.
+def extraction_faults(extraction: str, events: CitedEvents) -> list[Fault]:
+    """Lines without a citation, and numbers that are not in the event cited before them.
 
-    A line that is indented goes on with the one before.
+    An indented line continues the line before.
     """
     found = [
         Fault("uncited", line.strip()[:80])
@@ -233,11 +242,11 @@ def extraction_faults(extraction: str, record: Record) -> list[Fault]:
     for number, citation in enumerate(cited, 1):
         end = cited[number].start() if number < len(cited) else len(extraction)
         name, time = citation.groups()
-        if record.fault(name, time) is None:
-            said = _LIST_MARKER.sub("\n", extraction[citation.end() : end])
-            strange = record.strange_numbers(said, name, time)
-            if strange:
-                found.append(Fault("wrong_number", f"{name} [{time}]: {', '.join(f'{n:g}' for n in strange)}"))
+        if events.fault(name, time) is None:
+            statement = _LIST_MARKER.sub("\n", extraction[citation.end() : end])
+            unsupported = events.unsupported_numbers(statement, name, time)
+            if unsupported:
+                found.append(Fault("wrong_number", f"{name} [{time}]: {', '.join(f'{n:g}' for n in unsupported)}"))
     return found
 
 

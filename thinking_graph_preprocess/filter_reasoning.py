@@ -1,12 +1,13 @@
-"""Reasoning chains → the chains to train on: checked against the record and the right answer.
+"""Reasoning chains → the chains to train on: checked against the patient's record and the right answer.
 
 Reads the evidence rows and the replies of reasoning_generation.py. A chain is kept if it is finished, has its three sections
-in order, names at least --min_right of the right answers and at most --max_wrong others under Final Results, speaks of nothing
-it was given, cites only events that the record has at that time, and takes every number under Extraction from the event it
-cites. With --verifier_model a second reader, who sees record and reasoning without the conclusion, must reach the answer too.
+in order, names at least --min_right of the right answers and at most --max_wrong others under Final Results, mentions nothing
+that its writer was given, cites only events that the record has at that time, and takes every number under Extraction from the
+event it cites. With --verifier_model a verifier model, which sees record and reasoning without the conclusion, must reach the
+answer too.
 
-Writes OUTPUT.csv (a row of the index with its best chain as `reasoning`: training on chains reads it as it is),
-OUTPUT.rejects.jsonl (each rejected chain and why) and OUTPUT.reasons.json (the table that is printed).
+Writes OUTPUT.csv (rows of the index with the best chain as `reasoning`, ready for training on chains), OUTPUT.rejects.jsonl
+(each rejected chain and why) and OUTPUT.reasons.json (the table that is printed).
 """
 
 from __future__ import annotations
@@ -16,42 +17,45 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
 
-import argparse
+import contextlib
 import csv
 import json
+import shutil
+import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 from inference.answers import split_reasoning
-from inference.client import add_server_flags, make_client
-from inference.replies import (
-    NO_URL,
-    Ask,
-    Meter,
-    add_cost_flags,
-    appending,
-    ask_all,
-    chunk_file,
-    chunk_files,
-    finished_keys,
-    read_line,
-    read_lines,
+from inference.costs import CostSettings, Meter, add_cost_flags
+from inference.generation import ID_COLUMNS, Prompt, chat_line, finished_keys, generate_and_record
+from inference.settings import (
+    DecodingSettings,
+    FromArguments,
+    InferenceSettings,
+    ModelSettings,
+    PromptSettings,
+    ServerSettings,
+    add_server_flags,
+    as_json,
 )
-from mimiciv_dataset.index_files import SAMPLE_COLUMNS
+from mimiciv_dataset.index_files import SAMPLE_COLUMNS, sample_id
 from mimiciv_dataset.patients import DATA_USE
 from mimiciv_dataset.samples import label_list
 from mimiciv_dataset.text import SampleText
-from pipeline.cli import Chunk, Parser, run
+from pipeline.cli import Chunk, Parser, at_least, between, chunk_paths, run
 from pipeline.errors import UserError
-from pipeline.files import atomic_path, require, sha256, write_json
-from pipeline.progress import Summary, progress
+from pipeline.files import append_jsonl, atomic_path, read_json, read_jsonl, read_jsonl_line, require, sha256, write_json
+from pipeline.progress import Summary, print_table, progress
+from pipeline.provenance import Provenance, file_record
+from pipeline.work import Tick, Unit, run_units
 from thinking_graph_preprocess.chains import (
     REASONS,
+    AnswerLimits,
+    CitedEvents,
     Fault,
-    Limits,
-    Record,
     answer_faults,
     before_conclusion,
     cited_events,
@@ -60,101 +64,147 @@ from thinking_graph_preprocess.chains import (
     right_answers,
 )
 from thinking_graph_preprocess.reasoning_generation import (
-    NAME,
-    PLACE,
+    NO_URL,
     PROMPTS,
+    REPLIES,
     VERIFIER,
     WITHOUT_FORMAT,
-    Fitter,
-    Row,
-    fit,
-    place,
+    Evidence,
+    EvidenceRow,
+    EvidenceSettings,
+    chat_prompt,
     read_prompt,
-    read_rows,
+    token_counter,
 )
 
-VERIFIED = "verified"
-ROWS = ("rows", "answered", "kept", "chains", "passed")
+VERDICTS = "verified.jsonl"
+COLUMNS = ("rows", "answered", "kept", "chains", "passed")
 """Columns of the table before the reasons: rows of the index, those with chains, those with one to keep; chains, good ones."""
+
+ROWS_PER_UNIT = 500
+
+
+@dataclass(frozen=True)
+class FilterSettings(FromArguments):
+    """What a chain must be.
+
+    Attributes:
+        reasoning_path: directory of reasoning_generation.py.
+        min_right: least share of the right answers.
+        max_wrong: most wrong answers.
+        prompts: directory of verifier.txt.
+        verifier_model: name of a verifier model on the server; None: no verifier.
+    """
+
+    reasoning_path: Path
+    min_right: float = 0.7
+    max_wrong: int = 0
+    prompts: Path = PROMPTS
+    verifier_model: str | None = None
+
+
+def make_parser() -> Parser:
+    cli = Parser(__doc__)
+    cli.add_path("--data_index_dir", "--data_index_path", default="evidence_datas/evidence", help="evidence: directory or CSV")
+    cli.add_path("--reasoning_path", default="evidence_datas/reasoning", help="directory of reasoning_generation.py")
+    cli.add_path("--output_path", default="evidence_datas/kept/reasoning.csv", help="CSV to write")
+    cli.add_path("--ehr_dir", "--patient_ehr_path", default="patients_ehr", help="trajectories")
+    cli.add_argument("--min_right", type=between(0, 1), default=0.7, help="least share of the right answers (0.7)")
+    cli.add_argument("--max_wrong", type=at_least(0), default=0, help="most wrong answers (0)")
+    cli.add_chunks()
+    cli.add_num_workers()
+    verifier = cli.add_argument_group("verifier model")
+    verifier.add_argument("--verifier_model", help="its name on the server; its replies are stored beside the chains")
+    verifier.add_argument("--prompts", type=Path, default=PROMPTS, help="directory with verifier.txt (this repository's)")
+    verifier.add_argument("--instructions", type=Path, help="JSON, task → question, instead of this repository's instructions")
+    verifier.add_argument("--max_new_tokens", type=at_least(1), default=1024, help="tokens of its answer at most (1024)")
+    verifier.add_argument("--max_seq_len", type=at_least(1), default=16384, help="tokens of prompt and answer at most (16384)")
+    verifier.add_argument("--tokenizer", help="Hub id or folder, to count tokens (an estimate of 3 bytes per token)")
+    add_server_flags(verifier, "--base_url")
+    add_cost_flags(verifier)
+    return cli
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = arguments(argv)
-    summary = Summary("filter_reasoning")
-    judge = Judge(args)
-    rows = Chunk(args.chunk_num, args.chunk_idx).of(read_rows(args))
-    if args.verifier_model and not verify(judge, rows, args):
-        return 1
-    output = args.output_path
-    if args.chunk_num > 1:
-        output = output.with_name(f"{output.stem}-{args.chunk_idx}-of-{args.chunk_num}{output.suffix}")
-    counts: dict[str, Counter[str]] = defaultdict(Counter)
-    with (
-        atomic_path(output) as kept_path,
-        atomic_path(output.with_suffix(".rejects.jsonl")) as rejects_path,
-        kept_path.open("w", newline="", encoding="utf-8") as kept,
-        rejects_path.open("w", encoding="utf-8") as rejects,
-    ):
-        writer = csv.writer(kept, lineterminator="\n")
-        writer.writerow([*SAMPLE_COLUMNS, "reasoning"])
-        for judged in progress(map(judge.row, rows), total=len(rows), desc="filter_reasoning", unit="row"):
-            count(judged, counts[judged.columns["task"]])
-            for chain in judged.chains:
-                if chain.faults:
-                    rejects.write(json.dumps(reject(judged, chain), ensure_ascii=False) + "\n")
-            best = judged.best()
-            if best:
-                writer.writerow([*sample_cells(judged.columns), best.text])
-    table = {task: {name: counts[task][name] for name in (*ROWS, *REASONS)} for task in counts}
-    everything = {name: sum(row[name] for row in table.values()) for name in (*ROWS, *REASONS)}
-    print_table(table | {"all": everything})
-    options = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
-    write_json(output.with_suffix(".reasons.json"), {
-        "tasks": table, "all": everything, "reasons": REASONS, "arguments": options, "data_use": DATA_USE,
-    })  # fmt: skip
-    summary.print(f"{everything['kept']:,} of {len(rows):,} rows have a chain to train on → {output}", len(rows), "rows")
-    if not everything["kept"]:
-        print(f"no chain passed: the table and {output.with_suffix('.rejects.jsonl')} say why", file=sys.stderr)
-    return 0 if everything["kept"] else 1
-
-
-def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    cli = Parser(__doc__)
-    cli.add_path("--data_index_dir", "--data_index_path", default="evidence_datas/evidence", help="evidence: folder or CSV")
-    cli.add_path("--reasoning_path", default="evidence_datas/reasoning", help="folder of reasoning_generation.py")
-    cli.add_path("--output_path", default="evidence_datas/kept/reasoning.csv", help="CSV to write")
-    cli.add_path("--ehr_dir", "--patient_ehr_path", default="patients_ehr", help="trajectories")
-    cli.add_argument("--min_right", type=float, default=0.7, help="least share of the right answers (0.7)")
-    cli.add_argument("--max_wrong", type=int, default=0, help="most wrong answers (0)")
-    cli.add_chunks()
-    reader = cli.add_argument_group("second reader")
-    reader.add_argument("--verifier_model", help="as the server calls it; its replies are kept beside the chains")
-    reader.add_argument("--prompts", type=Path, default=PROMPTS, help="folder with verifier.txt (ours)")
-    reader.add_argument("--instructions", help="JSON, task → question, in place of ours")
-    reader.add_argument("--max_new_tokens", type=int, default=1024, help="tokens of its answer at most (1024)")
-    reader.add_argument("--max_seq_len", type=int, default=16384, help="tokens of prompt and answer at most (16384)")
-    reader.add_argument("--tokenizer", help="counts them: Hub id or folder (an estimate of 3 bytes a token)")
-    add_server_flags(reader, "--base_url")
-    add_cost_flags(reader)
-    args = cli.parse_args(argv)
-    if not 0 <= args.min_right <= 1:
-        raise UserError(f"--min_right {args.min_right:g}: wanted a share from 0 to 1")
-    if args.max_wrong < 0:
-        raise UserError(f"--max_wrong {args.max_wrong}: wanted a number ≥ 0")
-    if not 0 < args.max_new_tokens < args.max_seq_len:
-        raise UserError(f"--max_new_tokens {args.max_new_tokens}: wanted a number from 1 to below --max_seq_len "
-                        f"{args.max_seq_len}")  # fmt: skip
+    args = make_parser().parse_args(argv)
     if args.verifier_model and args.base_url is None:
         raise UserError(NO_URL)
-    return args
+    inference = InferenceSettings(
+        ModelSettings(args.verifier_model or ""),
+        ServerSettings.from_args(args, url=args.base_url, chat=True),
+        PromptSettings(max_seq_len=args.max_seq_len),
+        DecodingSettings(args.max_new_tokens, temperature=0, seed=None),
+    )
+    settings, evidence_settings = FilterSettings.from_args(args), EvidenceSettings.from_args(args)
+    costs, chunk = CostSettings.from_args(args), Chunk(args.chunk_num, args.chunk_idx)
+    summary = Summary("filter_reasoning")
+    evidence = Evidence(evidence_settings)
+    offsets = reply_offsets(settings.reasoning_path)
+    rows = [(row, offsets.get(sample_id(evidence.columns(row)), ())) for row in chunk.of(evidence.rows())]
+    judge = Judge(settings, evidence)
+    if settings.verifier_model:
+        judge.verifier = Verifier(settings, inference)
+        if not verify(judge, rows, chunk, Meter(costs, inference.decoding.max_new_tokens)):
+            return 1
+    output = chunk.path(args.output_path)
+    table = judge_rows(judge, rows, output, args.num_workers)
+    total = {name: sum(counts[name] for counts in table.values()) for name in (*COLUMNS, *REASONS)}
+    names = [*COLUMNS, *(reason for reason in REASONS if total[reason])]
+    print_table(
+        ["task", *names], [[task, *(counts[name] for name in names)] for task, counts in {**table, "all": total}.items()]
+    )
+    for reason in names[len(COLUMNS) :]:
+        print(f"  {reason}: {REASONS[reason]}")
+    arguments = as_json(settings, evidence_settings, inference, costs, chunk) | {"output_path": str(args.output_path)}
+    reasons = {"tasks": table, "all": total, "reasons": REASONS, "arguments": arguments, "data_use": DATA_USE}
+    write_json(output.with_suffix(".reasons.json"), reasons)
+    inputs = {"trajectories": evidence.dataset(rows[0][0].path).trajectories.digest if rows else None}
+    provenance = Provenance(file_record(output), "filter_reasoning", inputs, arguments)
+    provenance.complete(rows=total["rows"], kept=total["kept"])
+    summary.print(f"{total['kept']:,} of {len(rows):,} rows have a chain to train on → {output}", len(rows), "rows")
+    if not total["kept"]:
+        rejects = output.with_suffix(".rejects.jsonl")
+        print(f"no chain passed: see the table and {rejects}", file=sys.stderr)
+    return 0 if total["kept"] else 1
 
 
 # --- judging
 
+Offsets = Sequence[tuple[Path, int]]
+"""Where the replies to a row are: log, and offset of the line in bytes."""
+
+
+def reply_offsets(folder: Path) -> dict[str, list[tuple[Path, int]]]:
+    """Where the replies to each sample are, by `sample_id`. The replies themselves can be larger than the memory.
+
+    Raises:
+        UserError: there are none, or they are not those of reasoning_generation.py.
+    """
+    fix = "Run thinking_graph_preprocess/reasoning_generation.py"
+    files = chunk_paths(require(folder, "a directory of chains", fix) / REPLIES)
+    if not files:
+        raise UserError(f"{folder}: expected {REPLIES}, got no such file. {fix}.")
+    offsets: dict[str, list[tuple[Path, int]]] = defaultdict(list)
+    for path in files:
+        for offset, line in read_jsonl(path):
+            if not {"key", *ID_COLUMNS, "choices", "finish_reasons"} <= line.keys():
+                raise UserError(f"{path}: expected lines of reasoning_generation.py, got others. {fix}.")
+            if not line.get("error"):
+                offsets[sample_id(line)].append((path, offset))
+    return offsets
+
 
 @dataclass
 class Chain:
-    """A chain, without a think block: the key of its line and its number there, what is wrong with it, how good it is."""
+    """A chain, without a think block.
+
+    Attributes:
+        key, number: its line, and its position there.
+        text: of the chain.
+        faults: what is wrong with it.
+        right: number of right answers.
+        cited: number of events cited.
+    """
 
     key: str
     number: int
@@ -165,8 +215,8 @@ class Chain:
 
 
 @dataclass
-class Judged:
-    """A row of the index, its record, its question, and its chains."""
+class JudgedRow:
+    """A row of the index, its input, its question, and its chains."""
 
     columns: dict[str, Any]
     text: SampleText
@@ -178,7 +228,7 @@ class Judged:
         return label_list(self.columns["target"])
 
     def best(self) -> Chain | None:
-        """The good chain with the most right answers; among equals the one that cites the most events, then the shortest."""
+        """The good chain with the most right answers; of several the one that cites the most events, then the shortest."""
         good = [chain for chain in self.chains if not chain.faults]
         return min(good, key=lambda chain: (-chain.right, -chain.cited, len(chain.text), chain.text), default=None)
 
@@ -187,127 +237,176 @@ class Judge:
     """Judges the chains of rows.
 
     Attributes:
-        verifier: a second reader who has read them; None: there is none.
-
-    Raises:
-        UserError: there are no chains.
+        verifier: with the verdicts of a verifier model; None: there is none.
     """
 
-    def __init__(self, args: argparse.Namespace) -> None:
-        self.limits = Limits(args.min_right, args.max_wrong)
+    def __init__(self, settings: FilterSettings, evidence: Evidence) -> None:
+        self.evidence = evidence
+        self.limits = AnswerLimits(settings.min_right, settings.max_wrong)
         self.verifier: Verifier | None = None
-        fix = "run thinking_graph_preprocess/reasoning_generation.py"
-        files = chunk_files(require(args.reasoning_path, "a folder of chains", fix), NAME)
-        if not files:
-            raise UserError(f"{args.reasoning_path}: wanted {NAME}.jsonl, found none; {fix}")
-        # Where each row's replies are, not the replies: they can be larger than memory.
-        self._lines: dict[tuple[Any, ...], list[tuple[Path, int]]] = defaultdict(list)
-        for path in files:
-            for offset, line in read_lines(path):
-                if not {*PLACE, "choices", "finish_reasons"} <= line.keys():
-                    raise UserError(f"{path}: wanted lines of reasoning_generation.py, found others; {fix}")
-                if not line.get("error"):
-                    self._lines[place(line)].append((path, offset))
 
-    def row(self, row: Row) -> Judged:
+    def row(self, row: EvidenceRow, offsets: Offsets, with_verdicts: bool = True) -> JudgedRow:
         """A row with its chains judged."""
-        dataset, index = row
-        columns, text = dataset.row(index), dataset.text(index)
-        judged, record = Judged(columns, text, dataset.instructions[columns["task"]], []), Record(text)
-        for path, offset in self._lines.get(place(columns), ()):
-            line = read_line(path, offset)
+        columns, text = self.evidence.columns(row), self.evidence.text(row)
+        judged, events = JudgedRow(columns, text, self.evidence.question(row), []), CitedEvents(text)
+        for path, offset in offsets:
+            line = read_jsonl_line(path, offset)
             sections = line.get("prompt") != WITHOUT_FORMAT
-            for number, (reply, ended) in enumerate(zip(line["choices"], line["finish_reasons"], strict=True)):
-                chain = split_reasoning(reply)[1] or ""  # a model that thinks first: what it writes then is the chain
-                found = faults(chain, ended, record, judged.target, self.limits, sections)
+            for number, (reply, finish_reason) in enumerate(zip(line["choices"], line["finish_reasons"], strict=True)):
+                chain = split_reasoning(reply)[1] or ""  # after the think block of a model that thinks first
+                found = faults(chain, finish_reason, events, judged.target, self.limits, sections)
                 right = right_answers(conclusion(chain), judged.target)
                 judged.chains.append(Chain(line["key"], number, chain, found, right, cited_events(chain)))
-        if self.verifier:
+        if self.verifier and with_verdicts:
             for chain in judged.chains:
                 chain.faults += [] if chain.faults else self.verifier.faults(judged, chain, self.limits)
         return judged
 
+    def unit(self, rows: Sequence[tuple[EvidenceRow, Offsets]], folder: Path, number: int, tick: Tick) -> None:
+        """Judge some rows and write their lines of each output, and their counts, to files NUMBER.* in a directory."""
+        counts: dict[str, Counter[str]] = defaultdict(Counter)
+        with (
+            (folder / f"{number}.csv").open("w", newline="", encoding="utf-8") as kept,
+            (folder / f"{number}.jsonl").open("w", encoding="utf-8") as rejects,
+        ):
+            writer = csv.writer(kept, lineterminator="\n")
+            for row, offsets in rows:
+                judged = self.row(row, offsets)
+                count(judged, counts[judged.columns["task"]])
+                for chain in judged.chains:
+                    if chain.faults:
+                        rejects.write(json.dumps(reject(judged, chain), ensure_ascii=False) + "\n")
+                best = judged.best()
+                if best:
+                    writer.writerow([*sample_cells(judged.columns), best.text])
+                tick(1)
+        write_json(folder / f"{number}.json", counts)
 
-# --- the second reader
+
+def judge_rows(
+    judge: Judge, rows: Sequence[tuple[EvidenceRow, Offsets]], output: Path, num_workers: int
+) -> dict[str, dict[str, int]]:
+    """Judge rows and write OUTPUT.csv and OUTPUT.rejects.jsonl.
+
+    Returns:
+        Counts of each task: those of `COLUMNS` and `REASONS`.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as name:
+        folder = Path(name)
+        numbers = range(-(-len(rows) // ROWS_PER_UNIT))
+        units = []
+        for number in numbers:
+            part = rows[number * ROWS_PER_UNIT : (number + 1) * ROWS_PER_UNIT]
+            done, do = (folder / f"{number}.json").exists, partial(judge.unit, part, folder, number)
+            units.append(Unit(str(number), done, do))
+        options = {"total": len(rows), "desc": "filter_reasoning", "unit": "row"}
+        run_units(units, folder / "locks", num_workers=num_workers, **options)
+        with (
+            atomic_path(output) as kept_path,
+            atomic_path(output.with_suffix(".rejects.jsonl")) as rejects_path,
+            kept_path.open("w", newline="", encoding="utf-8") as kept,
+            rejects_path.open("wb") as rejects,
+        ):
+            csv.writer(kept, lineterminator="\n").writerow([*SAMPLE_COLUMNS, "reasoning"])
+            kept.flush()
+            for number in numbers:
+                with (folder / f"{number}.csv").open("rb") as file:
+                    shutil.copyfileobj(file, kept.buffer)
+                with (folder / f"{number}.jsonl").open("rb") as file:
+                    shutil.copyfileobj(file, rejects)
+                for task, of_task in read_json(folder / f"{number}.json").items():
+                    counts[task].update(of_task)
+    return {task: {name: counts[task][name] for name in (*COLUMNS, *REASONS)} for task in counts}
+
+
+# --- the verifier
 
 
 class Verifier:
-    """A model that does not see a chain's conclusion, and what it concluded.
+    """A verifier model, which does not see the conclusion of a chain, and its verdicts.
 
-    Attributes:
-        said: its answers by `key`; "" where it did not finish, or the chain and its record were too long for it.
+    Args:
+        settings: chains and prompts.
+        inference: model, server and decoding.
     """
 
-    def __init__(self, args: argparse.Namespace) -> None:
-        self.args, self.template, self.fitter = args, read_prompt(args.prompts, VERIFIER), Fitter(args.tokenizer)
-        self.said: dict[str, str] = {}
+    def __init__(self, settings: FilterSettings, inference: InferenceSettings) -> None:
+        self.inference = inference
+        self.log = settings.reasoning_path / VERDICTS
+        self.template = read_prompt(settings.prompts, VERIFIER)
 
-    def key(self, judged: Judged, chain: Chain) -> str:
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("count", "answers")}
+
+    @cached_property
+    def count(self) -> Any:
+        return token_counter(self.inference.server.tokenizer)
+
+    @cached_property
+    def answers(self) -> dict[str, str]:
+        """The answers in the log by `key`; "" if an answer was cut off."""
+        answers = {}
+        for path in chunk_paths(self.log):
+            for _, line in read_jsonl(path):
+                if not line.get("error"):
+                    finished = line["finish_reasons"][0] == "stop"
+                    answers[line["key"]] = (split_reasoning(line["choices"][0])[1] or "") if finished else ""
+        return answers
+
+    def key(self, judged: JudgedRow, chain: Chain) -> str:
         """Hash of all that decides the reply."""
-        args = self.args
-        settings = [args.verifier_model, args.max_new_tokens, args.max_seq_len, args.tokenizer]
+        settings = [self.inference.model.model_name_or_path, self.inference.decoding.max_new_tokens]
+        settings += [self.inference.prompt.max_seq_len, self.inference.server.tokenizer]
         shown = [str(judged.text), judged.question, before_conclusion(chain.text), self.template]
-        return sha256(json.dumps([place(judged.columns), shown, settings]))
+        return sha256(json.dumps([[judged.columns[name] for name in ID_COLUMNS], shown, settings]))
 
-    def ask(self, judged: Judged, chain: Chain) -> Ask | None:
-        """The request for a chain; None if it does not fit."""
-        args = self.args
-        prompt, dropped = fit(
-            self.fitter, self.template, judged.text, args.max_seq_len - args.max_new_tokens,
-            question=judged.question, reasoning=before_conclusion(chain.text),
-        )  # fmt: skip
-        if dropped is not None and not dropped.fits:
-            return None
-        line = {"key": self.key(judged, chain), **{name: judged.columns[name] for name in PLACE}, "model": args.verifier_model}
-        body = {
-            "model": args.verifier_model, "messages": [{"role": "user", "content": prompt}], "temperature": 0,
-            "max_completion_tokens": args.max_new_tokens,
-        }  # fmt: skip
-        return Ask(line, body, self.fitter.tokens(prompt), args.max_new_tokens)
+    def prompt(self, judged: JudgedRow, chain: Chain) -> Prompt:
+        """The prompt about a chain."""
+        max_tokens = self.inference.prompt.max_seq_len - self.inference.decoding.max_new_tokens
+        line = {name: judged.columns[name] for name in ID_COLUMNS} | {"model": self.inference.model.model_name_or_path}
+        values = {"question": judged.question, "reasoning": before_conclusion(chain.text)}
+        return chat_prompt(self.template, judged.text, self.count, max_tokens, self.key(judged, chain), line, **values)
 
-    def faults(self, judged: Judged, chain: Chain, limits: Limits) -> list[Fault]:
-        """`not_reached` where its answer is not good enough."""
-        found = answer_faults(self.said[self.key(judged, chain)], judged.target, limits)
+    def faults(self, judged: JudgedRow, chain: Chain, limits: AnswerLimits) -> list[Fault]:
+        """`not_reached` if the answer of the verifier is not good enough, or the chain and its record were too long for it."""
+        found = answer_faults(self.answers.get(self.key(judged, chain), ""), judged.target, limits)
         return [Fault("not_reached", "; ".join(fault.detail for fault in found))] if found else []
 
 
-def verify(judge: Judge, rows: Sequence[Row], args: argparse.Namespace) -> bool:
-    """Have a second reader read every chain that is good so far, and tell the judge; False if it did not read all."""
-    client = make_client(args.base_url, args)
-    verifier, meter = Verifier(args), Meter.of(args)
-    wanted: set[str] = set()
+def verify(judge: Judge, rows: Sequence[tuple[EvidenceRow, Offsets]], chunk: Chunk, meter: Meter) -> bool:
+    """Have the verifier read every chain that is good so far, each once.
 
-    def asks() -> Iterator[Ask]:
-        for judged in map(judge.row, rows):
-            for chain in judged.chains:
-                key = verifier.key(judged, chain)
-                if chain.faults or key in wanted:
-                    continue
-                wanted.add(key)
-                if key not in finished:
-                    ask = verifier.ask(judged, chain)
-                    if ask:
-                        yield ask
-                    else:
-                        verifier.said[key] = ""
+    Returns:
+        Whether it has read all.
+    """
+    from inference.openai_backend import OpenAIBackend
 
-    with appending(chunk_file(args.reasoning_path, VERIFIED, args.chunk_num, args.chunk_idx)) as write:
-        finished = finished_keys(args.reasoning_path, VERIFIED, meter)
-        with progress(total=None, desc="second reader", unit="chain") as bar:
-            errors = ask_all(client, asks(), write, meter, bar)
-    client.close()
-    for path in chunk_files(args.reasoning_path, VERIFIED):
-        for _, line in read_lines(path):
-            if line["key"] in wanted and not line.get("error"):
-                done = line["finish_reasons"][0] == "stop"
-                verifier.said[line["key"]] = (split_reasoning(line["choices"][0])[1] or "") if done else ""
-    for reason, number in errors.most_common():
-        print(f"no reply on {number:,} chains: {reason}; the same command asks again", file=sys.stderr)
+    verifier = judge.verifier
+    backend = OpenAIBackend(verifier.inference)
+    keys: set[str] = set()
+    with append_jsonl(chunk.path(verifier.log)) as write, progress(desc="verifier", unit="chain") as bar:
+        finished = finished_keys(verifier.log, meter)
+
+        def prompts() -> Iterator[Prompt]:
+            for row, offsets in rows:
+                judged = judge.row(row, offsets, with_verdicts=False)
+                for chain in judged.chains:
+                    key = verifier.key(judged, chain)
+                    if not chain.faults and key not in keys:
+                        keys.add(key)
+                        if key not in finished:
+                            yield verifier.prompt(judged, chain)
+
+        with contextlib.closing(backend):
+            tally = generate_and_record(prompts(), backend, write, chat_line, bar, meter)
+    for reason, number in tally.errors.most_common():
+        print(f"no reply on {number:,} chains: {reason}; the same command sends them again", file=sys.stderr)
     if meter.stopped:
-        print(f"stopped before --max_cost {args.max_cost:g}: not all chains are read", file=sys.stderr)
-    print(f"second reader: {len(wanted):,} chains, {meter.status()}", flush=True)
-    judge.verifier = verifier
-    return not errors and not meter.stopped
+        print(f"stopped before --max_cost {meter.costs.max_cost:g}: not all chains are verified", file=sys.stderr)
+    print(f"verifier: {len(keys):,} chains, {meter.status()}", flush=True)
+    return not tally.errors and not meter.stopped
 
 
 # --- outputs
@@ -323,28 +422,18 @@ def sample_cells(columns: dict[str, Any]) -> list[Any]:
     return ["" if cells.get(name) is None else cells[name] for name in SAMPLE_COLUMNS]
 
 
-def reject(judged: Judged, chain: Chain) -> dict[str, Any]:
-    """The line of a rejected chain: where it is and what is wrong with it."""
-    where = {name: judged.columns[name] for name in PLACE}
-    return {"key": chain.key, **where, "choice": chain.number, "reasons": [fault._asdict() for fault in chain.faults]}
+def reject(judged: JudgedRow, chain: Chain) -> dict[str, Any]:
+    """The line of a rejected chain: which one it is, and what is wrong with it."""
+    sample = {name: judged.columns[name] for name in ID_COLUMNS}
+    return {"key": chain.key, **sample, "choice": chain.number, "reasons": [fault._asdict() for fault in chain.faults]}
 
 
-def count(judged: Judged, counts: Counter[str]) -> None:
+def count(judged: JudgedRow, counts: Counter[str]) -> None:
     """Add a row to the counts of its task; a chain counts once under each of its reasons."""
     good = sum(not chain.faults for chain in judged.chains)
     counts.update(rows=1, answered=bool(judged.chains), kept=bool(good), chains=len(judged.chains), passed=good)
     for chain in judged.chains:
         counts.update({fault.reason for fault in chain.faults})
-
-
-def print_table(table: dict[str, dict[str, int]]) -> None:
-    """Print the counts of each task, with the reasons that there were."""
-    names = [*ROWS, *(reason for reason in REASONS if table["all"][reason])]
-    print(f"{'task':<24}" + "".join(f"{name:>{max(9, len(name) + 2)}}" for name in names))
-    for task, row in table.items():
-        print(f"{task:<24}" + "".join(f"{row[name]:>{max(9, len(name) + 2)},}" for name in names))
-    for reason in names[len(ROWS) :]:
-        print(f"  {reason}: {REASONS[reason]}")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Evidence rows → reasoning chains: a strong model writes down how the record leads to the answer.
+"""Evidence rows → reasoning chains: a strong model writes how the input leads to the answer.
 
 For each row a model behind an OpenAI-compatible API (--base_url, key in $OPENAI_API_KEY) gets the patient's record, the
-question, the right answer and the paths of the row's graph, and writes --n chains. One line a row goes to
-OUTPUT/reasoning.jsonl as its reply comes. Run the same command again after any crash: only what is missing is asked for, rows
-that ended in an error among it. There is no default server: MIMIC-IV records may not go to third parties.
+question, the right answer and the paths of the row's graph, and writes --n chains. One line per row is appended to
+OUTPUT/reasoning.jsonl as its reply comes. The same command resumes after any crash: it sends only requests without a reply,
+failed ones included. There is no default server: data of MIMIC-IV patients may not be sent to third parties.
 
-The prompt of a row is prompts/with_knowledge.txt, or prompts/without_knowledge.txt where it has no graph; --prompts takes a
-folder of your own wording. --dry_run prints the first prompt and asks nobody.
+The prompt of a row is prompts/with_knowledge.txt, or prompts/without_knowledge.txt if it has no graph; --prompts names a
+directory with your own wording. --dry_run prints the first prompt and sends nothing.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
 
-import argparse
 import json
 import re
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from inference.client import add_server_flags, make_client
-from inference.openai_backend import ChatBuilder
-from inference.replies import (
-    NO_URL,
-    Ask,
-    Meter,
-    add_cost_flags,
-    appending,
-    ask_all,
-    chunk_file,
-    finished_keys,
+from inference.costs import CostSettings, Meter, add_cost_flags
+from inference.generation import ID_COLUMNS, Prompt, chat_line, finished_keys, generate_and_record
+from inference.prompts import TokenCounter, shorten
+from inference.settings import (
+    DecodingSettings,
+    FromArguments,
+    InferenceSettings,
+    ModelSettings,
+    PromptSettings,
+    ServerSettings,
+    add_server_flags,
 )
+from mimiciv_dataset.index_files import sample_id
 from mimiciv_dataset.samples import label_list
-from pipeline.cli import Chunk, Parser, run
+from pipeline.cli import Chunk, Parser, at_least, between, run
 from pipeline.errors import UserError
-from pipeline.files import require, sha256
+from pipeline.files import append_jsonl, require, sha256
 from pipeline.progress import Summary, progress
 
 if TYPE_CHECKING:
-    from inference.prompts import Truncation
     from mimiciv_dataset.mimiciv import MIMICIV
     from mimiciv_dataset.text import SampleText
 
@@ -54,156 +54,223 @@ SLOTS = {
     WITHOUT_FORMAT: {"record", "question", "answer", "knowledge"},
     VERIFIER: {"record", "question", "reasoning"},
 }
-"""The prompt files, and the places in each that are filled in, written {record}."""
+"""The prompt files, and the slots of each, written {record}."""
 
-NAME = "reasoning"
-PLACE = ("task", "subject_id", "period_begin", "period_end")
-"""What names a row, in an index and in a line of replies."""
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    args = arguments(argv)
-    summary = Summary("reasoning_generation")
-    prompts = {name: read_prompt(args.prompts, name) for name in (WITH_KNOWLEDGE, WITHOUT_KNOWLEDGE, WITHOUT_FORMAT)}
-    client = None if args.dry_run else make_client(args.base_url, args)  # refuses a remote host before anything is read
-    meter = Meter.of(args)
-    rows = Chunk(args.chunk_num, args.chunk_idx).of(read_rows(args, args.filter_nograph))[: args.limit]
-    if not rows:
-        raise UserError(f"{args.data_index_dir}: wanted rows to write chains for, found none in this chunk; --filter_nograph "
-                        "leaves out those without a graph, and rows of discharge have no list of answers")  # fmt: skip
-    maker = AskMaker(args, prompts)
-    if client is None:
-        ask = next(maker.asks(rows), None)
-        if ask is None:
-            raise UserError(f"--max_seq_len {args.max_seq_len}: wanted room for a record, found none for any row")
-        print(ask.body["messages"][0]["content"])
-        return 0
-    output = chunk_file(args.output_path, NAME, args.chunk_num, args.chunk_idx)
-    with appending(output) as write:
-        finished = finished_keys(args.output_path, NAME, meter)
-        todo = [row for row in rows if maker.key(row) not in finished]
-        with progress(total=len(todo), desc="reasoning_generation", unit="row") as bar:
-            errors = ask_all(client, maker.asks(todo), write, meter, bar)
-    client.close()
-    for reason, count in errors.most_common():
-        print(f"no reply to {count:,} rows: {reason}; the same command asks for them again", file=sys.stderr)
-    answered = meter.requests - errors.total()
-    if maker.too_long:
-        print(f"{maker.too_long:,} rows do not fit into --max_seq_len {args.max_seq_len}: left out", file=sys.stderr)
-    if meter.stopped:
-        left = len(todo) - maker.too_long - meter.requests
-        print(f"stopped before --max_cost {args.max_cost:g}: {left:,} rows are left", file=sys.stderr)
-    summary.print(
-        f"{answered:,} rows answered, {len(rows) - len(todo):,} were there, {maker.shortened:,} shortened; "
-        f"{meter.status()} → {output}", answered, "rows",
-    )  # fmt: skip
-    return 1 if errors or meter.stopped else 0
+REPLIES = "reasoning.jsonl"
+NO_URL = (
+    "--base_url: expected the URL of an OpenAI-compatible API, got none. There is no default: data of MIMIC-IV patients may "
+    "not be sent to a service unless PhysioNet's data use agreement allows it. Serve a model yourself, for example with "
+    "python -m vllm.entrypoints.openai.api_server --model MODEL, and give --base_url http://127.0.0.1:8000/v1."
+)
 
 
-def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+@dataclass(frozen=True)
+class EvidenceSettings(FromArguments):
+    """Where evidence rows are.
+
+    Attributes:
+        root_dir: directory of the data.
+        data_index_dir: evidence: a CSV, or a directory of CSVs.
+        ehr_dir: trajectories.
+        instructions: JSON file, task → question; None: the instructions of this repository.
+    """
+
+    root_dir: Path
+    data_index_dir: Path
+    ehr_dir: Path
+    instructions: Path | None = None
+
+
+@dataclass(frozen=True)
+class ChainSettings(FromArguments):
+    """Which prompt a row gets.
+
+    Attributes:
+        prompts: directory of the prompt files.
+        without_knowledge: do not show the graph.
+        without_format: ask for no sections.
+    """
+
+    prompts: Path = PROMPTS
+    without_knowledge: bool = False
+    without_format: bool = False
+
+
+def make_parser() -> Parser:
     cli = Parser(__doc__)
-    cli.add_path("--data_index_dir", "--data_index_path", default="evidence_datas/evidence", help="evidence: folder or CSV")
-    cli.add_path("--output_path", default="evidence_datas/reasoning", help="folder for reasoning.jsonl")
+    cli.add_path("--data_index_dir", "--data_index_path", default="evidence_datas/evidence", help="evidence: directory or CSV")
+    cli.add_path("--output_path", default="evidence_datas/reasoning", help="directory for reasoning.jsonl")
     cli.add_path("--ehr_dir", "--patient_ehr_path", default="patients_ehr", help="trajectories")
     cli.add_argument("--filter_nograph", action="store_true", help="only rows that have a graph")
     variant = cli.add_mutually_exclusive_group()
     variant.add_argument("--without_knowledge", action="store_true", help="do not show the graph (without_knowledge.txt)")
     variant.add_argument("--without_format", action="store_true", help="ask for no sections (without_format.txt)")
-    cli.add_argument("--prompts", type=Path, default=PROMPTS, help="folder with the three prompt files (ours)")
-    cli.add_argument("--instructions", help="JSON, task → question, in place of ours")
-    cli.add_argument("--limit", type=int, help="only the first so many rows of the chunk")
-    cli.add_argument("--dry_run", action="store_true", help="print the first prompt, with its record, and stop")
+    cli.add_argument("--prompts", type=Path, default=PROMPTS, help="directory with the prompt files (this repository's)")
+    cli.add_argument("--instructions", type=Path, help="JSON, task → question, instead of this repository's instructions")
+    cli.add_argument("--limit", type=at_least(1), help="the first N rows of the chunk only")
+    cli.add_argument("--dry_run", action="store_true", help="print the first prompt, with the patient's record, and stop")
     cli.add_chunks()
     model = cli.add_argument_group("model")
-    model.add_argument("--model", required=True, help="as the server calls it")
-    model.add_argument("--temperature", type=float, default=0.5, help="of sampling (0.5)")
-    model.add_argument("--n", type=int, default=3, help="chains a row (3)")
-    model.add_argument("--max_new_tokens", type=int, default=4096, help="tokens of a chain at most (4096)")
-    model.add_argument("--max_seq_len", type=int, default=12288, help="tokens of prompt and one chain at most (12288, the "
-                       "length of training on chains); a longer record loses its oldest events")  # fmt: skip
-    model.add_argument("--tokenizer", help="counts them: Hub id or folder (an estimate of 3 bytes a token)")
+    model.add_argument("--model", required=True, help="name of the model on the server")
+    model.add_argument("--temperature", type=between(0, 2), default=0.5, help="temperature of sampling (0.5)")
+    model.add_argument("--n", type=at_least(1), default=3, help="chains for each row (3)")
+    model.add_argument("--max_new_tokens", type=at_least(1), default=4096, help="tokens of a chain at most (4096)")
+    model.add_argument(
+        "--max_seq_len",
+        type=at_least(1),
+        default=12288,
+        help="tokens of prompt and chain at most (12288, as in training on chains); longer inputs lose their oldest events",
+    )
+    model.add_argument("--tokenizer", help="Hub id or folder, to count tokens (an estimate of 3 bytes per token)")
     server = cli.add_argument_group("server")
     add_server_flags(server, "--base_url")
     add_cost_flags(server)
-    args = cli.parse_args(argv)
-    for name in ("n", "max_new_tokens", "max_seq_len", "limit"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name} {value}: wanted a number ≥ 1")
-    if args.max_new_tokens >= args.max_seq_len:
-        raise UserError(
-            f"--max_seq_len {args.max_seq_len}: wanted more than --max_new_tokens {args.max_new_tokens}, which it holds"
-        )
-    if not 0 <= args.temperature <= 2:
-        raise UserError(f"--temperature {args.temperature:g}: wanted a number from 0 to 2")
+    return cli
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = make_parser().parse_args(argv)
     if args.base_url is None and not args.dry_run:
         raise UserError(NO_URL)
-    return args
+    settings = InferenceSettings(
+        ModelSettings(args.model),
+        ServerSettings.from_args(args, url=args.base_url, chat=True),
+        PromptSettings(max_seq_len=args.max_seq_len),
+        DecodingSettings.from_args(args, seed=None),
+    )
+    summary = Summary("reasoning_generation")
+    evidence = Evidence(EvidenceSettings.from_args(args))
+    prompter = ChainPrompter(evidence, ChainSettings.from_args(args), settings)
+    backend = None
+    if not args.dry_run:
+        from inference.openai_backend import OpenAIBackend
+
+        backend = OpenAIBackend(settings)  # refuses a remote host before anything is read
+    meter = Meter(CostSettings.from_args(args), settings.decoding.n * settings.decoding.max_new_tokens)
+    rows = Chunk(args.chunk_num, args.chunk_idx).of(evidence.rows(args.filter_nograph))[: args.limit]
+    if not rows:
+        raise UserError(
+            f"{args.data_index_dir}: expected rows to write chains for, got none in this chunk. --filter_nograph omits rows "
+            "without a graph, and rows of discharge, which has no list of answers, are always omitted."
+        )
+    if backend is None:
+        prompt = next(filter(lambda prompt: prompt.fits, map(prompter, rows)), None)
+        if prompt is None:
+            raise UserError(f"--max_seq_len {args.max_seq_len}: expected room for an input, got none for any row. Raise it.")
+        print(json.loads(prompt.text)[0]["content"])
+        return 0
+    replies = args.output_path / REPLIES
+    log = Chunk(args.chunk_num, args.chunk_idx).path(replies)
+    with append_jsonl(log) as write:
+        finished = finished_keys(replies, meter)
+        pending = [row for row in rows if prompter.key(row) not in finished]
+        with progress(total=len(pending), desc="reasoning_generation", unit="row") as bar:
+            tally = generate_and_record(map(prompter, pending), backend, write, chat_line, bar, meter)
+    backend.close()
+    for reason, count in tally.errors.most_common():
+        print(f"no reply to {count:,} rows: {reason}; the same command sends them again", file=sys.stderr)
+    if tally.too_long:
+        print(f"omitted {tally.too_long:,} rows that do not fit into --max_seq_len {args.max_seq_len}", file=sys.stderr)
+    if meter.stopped:
+        remaining = len(pending) - tally.too_long - meter.requests
+        print(f"stopped before --max_cost {args.max_cost:g}: {remaining:,} rows remain", file=sys.stderr)
+    done = f"{tally.answered:,} rows answered, {len(rows) - len(pending):,} already finished, {tally.truncated:,} truncated"
+    summary.print(f"{done}; {meter.status()} → {log}", tally.answered, "rows")
+    return 1 if tally.errors or meter.stopped else 0
 
 
 # --- rows
 
 
-Row = tuple["MIMICIV", int]
-"""A row of an evidence file: its dataset, its position there."""
+class EvidenceRow(NamedTuple):
+    """A row of an evidence file: the file, and the position of the row in it."""
+
+    path: Path
+    index: int
+
 
 Paths = tuple[tuple[str, ...], ...]
 """Paths of a graph: term, relation, term, …"""
 
 
-def read_rows(args: argparse.Namespace, only_graph: bool = False) -> list[Row]:
-    """The rows that can have chains, each once, in the order of the files; only those that have a graph if `only_graph`.
+class Evidence:
+    """Evidence files. They are opened when they are needed, and by each worker process anew.
 
-    Raises:
-        UserError: there is no such file, a chunk is missing, or a row is not as it should be.
+    Args:
+        settings: where they are.
     """
-    from thinking_graph_preprocess.evidence_generation import evidence_files
 
-    rows: dict[tuple[Any, ...], Row] = {}
-    for path in evidence_files(args.data_index_dir):
-        dataset = open_evidence(path, args)
-        if only_graph and "graph" not in dataset.rows.columns:
-            raise UserError(f"{path}: wanted a column graph for --filter_nograph, found {', '.join(dataset.rows.columns)}; "
-                            "make it with thinking_graph_preprocess/evidence_generation.py")  # fmt: skip
-        for index in range(len(dataset)):
-            columns = dataset.row(index)
-            task = dataset.task(columns)
-            try:
-                paths = read_graph(columns.get("graph"))
-                if None in place(columns) or not columns.get("target"):
-                    raise UserError("wanted a patient, a window and a target, found one of them missing")
-            except UserError as error:
-                raise UserError(f"{path}, row {index + 1}: {error}") from None
-            if task.kind != "generation" and (paths or not only_graph):
-                rows.setdefault(place(columns), (dataset, index))
-    return list(rows.values())
+    def __init__(self, settings: EvidenceSettings) -> None:
+        self.settings = settings
+        self._datasets: dict[Path, MIMICIV] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {"settings": self.settings, "_datasets": {}}
 
-def open_evidence(path: Path, args: argparse.Namespace) -> MIMICIV:
-    """An evidence CSV as a dataset."""
-    from mimiciv_dataset.mimiciv import MIMICIV
+    def dataset(self, path: Path) -> MIMICIV:
+        """An evidence CSV as a dataset."""
+        if path not in self._datasets:
+            from mimiciv_dataset.mimiciv import MIMICIV
 
-    if path.suffix != ".csv":
-        raise UserError(f"{path}: wanted a CSV of evidence_generation.py, found another kind of file")
-    return MIMICIV(args.root_dir, path, lazzy_mode=True, shuffle=False, instructions=args.instructions, ehr_dir=args.ehr_dir)
+            if path.suffix != ".csv":
+                raise UserError(f"{path}: expected a CSV of evidence_generation.py, got another kind of file.")
+            options = {"instructions": self.settings.instructions, "ehr_dir": self.settings.ehr_dir}
+            self._datasets[path] = MIMICIV(self.settings.root_dir, path, lazzy_mode=True, shuffle=False, **options)
+        return self._datasets[path]
 
+    def rows(self, only_graph: bool = False) -> list[EvidenceRow]:
+        """The rows that can have chains, each sample once, in the order of the files.
 
-def place(row: dict[str, Any]) -> tuple[Any, ...]:
-    """What names a row."""
-    return tuple(row[name] for name in PLACE)
+        Args:
+            only_graph: only rows that have a graph.
+
+        Raises:
+            UserError: there is no such file, a chunk is missing, or a row is malformed.
+        """
+        from thinking_graph_preprocess.evidence_generation import evidence_files
+
+        rows: dict[str, EvidenceRow] = {}
+        for path in evidence_files(self.settings.data_index_dir):
+            dataset = self.dataset(path)
+            if only_graph and "graph" not in dataset.rows.columns:
+                raise UserError(
+                    f"{path}: expected a column graph for --filter_nograph, got {', '.join(dataset.rows.columns)}. Make it "
+                    "with thinking_graph_preprocess/evidence_generation.py."
+                )
+            for index in range(len(dataset)):
+                columns = dataset.row(index)
+                task = dataset.task(columns)
+                try:
+                    paths = read_graph(columns.get("graph"))
+                    if None in [columns[name] for name in ID_COLUMNS] or not columns.get("target"):
+                        raise UserError("expected a patient, a window and a target, got a row without one of them.")
+                except UserError as error:
+                    raise UserError(f"{path}, row {index + 1}: {error}") from None
+                if task.kind != "generation" and (paths or not only_graph):
+                    rows.setdefault(sample_id(columns), EvidenceRow(path, index))
+        return list(rows.values())
+
+    def columns(self, row: EvidenceRow) -> dict[str, Any]:
+        return self.dataset(row.path).row(row.index)
+
+    def text(self, row: EvidenceRow) -> SampleText:
+        return self.dataset(row.path).text(row.index)
+
+    def question(self, row: EvidenceRow) -> str:
+        return self.dataset(row.path).instructions[self.columns(row)["task"]]
 
 
 def read_graph(text: str | None) -> Paths:
-    """The paths of a row's `graph`; none where it is empty.
+    """The paths of a row's `graph`; none if it is empty.
 
     Raises:
-        UserError: it is something else.
+        UserError: it is malformed.
 
     >>> read_graph('{"umls_graph": [["Pain", "may be treated by", "Aspirin"]]}'), read_graph(None)
     ((('Pain', 'may be treated by', 'Aspirin'),), ())
     >>> read_graph("[1]")
     Traceback (most recent call last):
-    pipeline.errors.UserError: graph: wanted {"umls_graph": [[term, relation, term, ...], ...]}, found something else
+    pipeline.errors.UserError: graph: expected {"umls_graph": [[term, relation, term, ...], ...]}, got something else.
     """
     if not text:
         return ()
@@ -213,23 +280,23 @@ def read_graph(text: str | None) -> Paths:
         paths = None
     if isinstance(paths, list) and all(isinstance(path, list) and all(isinstance(s, str) for s in path) for path in paths):
         return tuple(map(tuple, paths))
-    raise UserError('graph: wanted {"umls_graph": [[term, relation, term, ...], ...]}, found something else')
+    raise UserError('graph: expected {"umls_graph": [[term, relation, term, ...], ...]}, got something else.')
 
 
 # --- prompts
 
 
 def read_prompt(folder: Path, name: str) -> str:
-    """A prompt file.
+    """Read a prompt file.
 
     Raises:
-        UserError: there is none, or its places are not those of `SLOTS`.
+        UserError: there is none, or its slots are not those of `SLOTS`.
     """
     path = require(folder / f"{name}.txt", "a prompt", f"copy and change those in {PROMPTS}")
     text = path.read_text(encoding="utf-8").strip()
-    found = set(re.findall(r"\{(\w+)\}", text))
-    if found != SLOTS[name]:
-        raise UserError(f"{path}: wanted the places {_braced(SLOTS[name])}, found {_braced(found) or 'none'}")
+    slots = set(re.findall(r"\{(\w+)\}", text))
+    if slots != SLOTS[name]:
+        raise UserError(f"{path}: expected the slots {_braced(SLOTS[name])}, got {_braced(slots) or 'none'}.")
     return text
 
 
@@ -238,16 +305,32 @@ def _braced(names: set[str]) -> str:
 
 
 def fill(template: str, **values: str) -> str:
-    """A prompt with its places filled, all at once: braces in a value are text.
+    """A prompt with its slots filled, all at once: braces in a value are text.
 
     >>> fill("{a} and {b}", a="{b}", b="x")
     '{b} and x'
     """
-    return re.sub(r"\{(\w+)\}", lambda found: values[found[1]], template)
+    return re.sub(r"\{(\w+)\}", lambda slot: values[slot[1]], template)
+
+
+def chat_prompt(
+    template: str, text: SampleText, count: TokenCounter, max_tokens: int, key: str, line: dict[str, Any], **values: str
+) -> Prompt:
+    """A filled template as a prompt to the chat endpoint, its record shortened to `max_tokens` if need be.
+
+    Args:
+        template: with the slot {record}, and those in `values`.
+        text: the parts of the record.
+        count: counts tokens.
+        key, line: see `Prompt`.
+    """
+    prompt, truncation = shorten(text, lambda record: fill(template, record=record, **values), count, max_tokens)
+    messages = json.dumps([{"role": "user", "content": prompt}], ensure_ascii=False)
+    return Prompt(key, messages, {"key": key} | line, truncation, tokens=count(prompt))
 
 
 def knowledge(paths: Paths) -> str:
-    """Paths as the prompt shows them, one a line, each once.
+    """Paths as the prompt shows them, one per line, each once.
 
     >>> knowledge((("Pain", "may be treated by", "Aspirin"), ("Pain", "is a", "Finding")))
     '- Pain → may be treated by → Aspirin\\n- Pain → is a → Finding'
@@ -255,80 +338,62 @@ def knowledge(paths: Paths) -> str:
     return "\n".join(dict.fromkeys("- " + " → ".join(path) for path in paths)) or "(none)"
 
 
-_RECORD = "\0"  # stands for the record in a prompt that is not yet fitted; no text of a record or name holds it
+class ChainPrompter:
+    """Makes the prompts of evidence rows.
 
-
-class Fitter(ChatBuilder):
-    """Fits records into prompts by the rules of all prompts (docs/data.md): puts them into prompts that are filled already."""
-
-    def prompt(self, record: str, instruction: str, mode: str) -> str:
-        return instruction.replace(_RECORD, record)
-
-
-def fit(fitter: Fitter, template: str, text: SampleText, room: int, **values: str) -> tuple[str, Truncation | None]:
-    """A filled prompt of at most `room` tokens, and what its record lost: whole events, the oldest first."""
-    return fitter.fit(text, fill(template, record=_RECORD, **values), "", room)
-
-
-class AskMaker:
-    """Makes the requests of rows.
-
-    Attributes:
-        shortened, too_long: rows whose record lost events; rows that do not fit even so, and are not asked for.
+    Raises:
+        UserError: a prompt file is missing or malformed.
     """
 
-    def __init__(self, args: argparse.Namespace, prompts: dict[str, str]) -> None:
-        self.args, self.prompts = args, prompts
-        self.fitter = Fitter(args.tokenizer)
-        self.shortened = self.too_long = 0
-        self._settings = [args.model, args.temperature, args.n, args.max_new_tokens, args.max_seq_len, args.tokenizer]
+    def __init__(self, evidence: Evidence, chains: ChainSettings, settings: InferenceSettings) -> None:
+        self.evidence, self.chains, self.settings = evidence, chains, settings
+        names = (WITH_KNOWLEDGE, WITHOUT_KNOWLEDGE, WITHOUT_FORMAT)
+        self.templates = {name: read_prompt(chains.prompts, name) for name in names}
+        self.count = token_counter(settings.server.tokenizer)
 
     def variant(self, paths: Paths) -> str:
-        """Which prompt a row with these paths gets."""
-        if self.args.without_format:
+        """The prompt file for a row with these paths."""
+        if self.chains.without_format:
             return WITHOUT_FORMAT
-        return WITH_KNOWLEDGE if paths and not self.args.without_knowledge else WITHOUT_KNOWLEDGE
+        return WITH_KNOWLEDGE if paths and not self.chains.without_knowledge else WITHOUT_KNOWLEDGE
 
-    def key(self, row: Row) -> str:
+    def key(self, row: EvidenceRow) -> str:
         """Hash of all that decides the reply: the row, its paths if shown, the trajectories, question, prompt, settings."""
-        dataset, index = row
-        columns = dataset.row(index)
+        columns, decoding = self.evidence.columns(row), self.settings.decoding
         paths = read_graph(columns.get("graph"))
         variant = self.variant(paths)
-        about = [columns.get(name) for name in (*PLACE, "admissions_id", "last_discharge_id", "target")]
+        about = [columns.get(name) for name in (*ID_COLUMNS, "admissions_id", "last_discharge_id", "target")]
         shown = paths if "knowledge" in SLOTS[variant] else ()
-        question, digest = dataset.instructions[columns["task"]], dataset.trajectories.digest
-        return sha256(json.dumps([about, shown, digest, question, self.prompts[variant], self._settings]))
+        trajectories = self.evidence.dataset(row.path).trajectories.digest
+        settings = [self.settings.model.model_name_or_path, decoding.temperature, decoding.n, decoding.max_new_tokens]
+        settings += [self.settings.prompt.max_seq_len, self.settings.server.tokenizer]
+        question, template = self.evidence.question(row), self.templates[variant]
+        return sha256(json.dumps([about, shown, trajectories, question, template, settings]))
 
-    def asks(self, rows: Sequence[Row]) -> Iterator[Ask]:
-        """The requests of rows that fit."""
-        for row in rows:
-            ask = self.ask(row)
-            if ask is None:
-                self.too_long += 1
-            else:
-                yield ask
-
-    def ask(self, row: Row) -> Ask | None:
-        """The request of a row; None if it does not fit."""
-        args, (dataset, index) = self.args, row
-        columns = dataset.row(index)
+    def __call__(self, row: EvidenceRow) -> Prompt:
+        """The prompt of a row."""
+        columns, settings = self.evidence.columns(row), self.settings
         paths = read_graph(columns.get("graph"))
         variant = self.variant(paths)
-        prompt, dropped = fit(
-            self.fitter, self.prompts[variant], dataset.text(index), args.max_seq_len - args.max_new_tokens,
-            question=dataset.instructions[columns["task"]], knowledge=knowledge(paths),
+        line = {name: columns[name] for name in ID_COLUMNS}
+        return chat_prompt(
+            self.templates[variant],
+            self.evidence.text(row),
+            self.count,
+            settings.prompt.max_seq_len - settings.decoding.max_new_tokens,
+            self.key(row),
+            line | {"model": settings.model.model_name_or_path, "prompt": variant},
+            question=self.evidence.question(row),
+            knowledge=knowledge(paths),
             answer="\n".join(f"- {name}" for name in label_list(columns["target"])),
-        )  # fmt: skip
-        if dropped is not None and not dropped.fits:
-            return None
-        self.shortened += dropped is not None
-        line = {"key": self.key(row), **{name: columns[name] for name in PLACE}, "model": args.model, "prompt": variant}
-        body = {
-            "model": args.model, "messages": [{"role": "user", "content": prompt}], "temperature": args.temperature,
-            "n": args.n, "max_completion_tokens": args.max_new_tokens,
-        }  # fmt: skip
-        return Ask(line, body, self.fitter.tokens(prompt), args.n * args.max_new_tokens)
+        )
+
+
+def token_counter(tokenizer: str | None) -> TokenCounter:
+    """Counts tokens with a tokenizer (Hub id or folder); None: an estimate."""
+    from inference.backends import load_tokenizer
+
+    return TokenCounter(load_tokenizer(tokenizer) if tokenizer else None)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,128 @@
+"""The cost of requests to a server, and its limit."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from inference.settings import FromArguments
+from pipeline.cli import between
+from pipeline.errors import UserError
+
+
+@dataclass(frozen=True)
+class CostSettings(FromArguments):
+    """Prices, and what may be spent.
+
+    Attributes:
+        price_in: price of a million prompt tokens; None: unknown.
+        price_out: price of a million tokens of replies; None: unknown.
+        max_cost: the most that all replies in a directory may cost; None: no limit.
+
+    Raises:
+        UserError: there is a limit, and a price is missing.
+    """
+
+    price_in: float | None = None
+    price_out: float | None = None
+    max_cost: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_cost is not None and None in (self.price_in, self.price_out):
+            raise UserError("--max_cost: expected --price_in and --price_out with it, got none.")
+
+    def of(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """What tokens cost.
+
+        >>> CostSettings(price_in=2.0, price_out=8.0).of(1_000_000, 500_000)
+        6.0
+        """
+        return (prompt_tokens * (self.price_in or 0) + completion_tokens * (self.price_out or 0)) / 1e6
+
+
+def add_cost_flags(cli: argparse._ActionsContainer) -> None:
+    """Add the flags of `CostSettings`."""
+    price = between(0, float("inf"))
+    cli.add_argument("--price_in", type=price, metavar="P", help="price of a million prompt tokens, to show the cost")
+    cli.add_argument("--price_out", type=price, metavar="P", help="price of a million tokens of replies")
+    cli.add_argument("--max_cost", type=price, metavar="C", help="the most that all replies in the directory may cost")
+
+
+@dataclass
+class Meter:
+    """Counts tokens and their cost: of this run, and of earlier runs in the same directory.
+
+    Attributes:
+        costs: prices and limit.
+        reply_tokens: tokens that the replies to one prompt can have.
+        cost_before: cost of earlier runs.
+        prompt_tokens, completion_tokens, requests: of this run.
+        reserved: what the requests in flight cost if their replies are as long as they can be.
+        stopped: requests were omitted because of the limit.
+    """
+
+    costs: CostSettings
+    reply_tokens: int = 0
+    cost_before: float = 0.0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    requests: int = 0
+    reserved: float = 0.0
+    stopped: bool = False
+    start: float = field(default_factory=time.monotonic)
+
+    def add_earlier(self, line: Mapping[str, Any]) -> None:
+        """Count a line of an earlier run."""
+        if line.get("usage"):
+            self.cost_before += self.costs.of(line["usage"]["prompt_tokens"], line["usage"]["completion_tokens"])
+
+    @property
+    def cost(self) -> float:
+        """Cost of all runs so far."""
+        return self.cost_before + self.costs.of(self.prompt_tokens, self.completion_tokens)
+
+    def affords(self, prompt_tokens: int) -> bool:
+        """Whether a request can be sent that cannot exceed the limit."""
+        limit = self.costs.max_cost
+        return limit is None or self.cost + self.reserved + self.costs.of(prompt_tokens, self.reply_tokens) <= limit
+
+    def reserve(self, prompt_tokens: int) -> None:
+        """Count a request that is sent."""
+        self.reserved += self.costs.of(prompt_tokens, self.reply_tokens)
+
+    def add(self, prompt_tokens: int, usage: Mapping[str, int] | None, failed: bool) -> None:
+        """Count a finished request.
+
+        Args:
+            prompt_tokens: as given to `reserve`.
+            usage: `prompt_tokens` and `completion_tokens` that the server counted; None if it does not say.
+            failed: there is no reply.
+
+        Raises:
+            UserError: there is a limit, and the server does not say what it used.
+        """
+        self.requests += 1
+        self.reserved -= self.costs.of(prompt_tokens, self.reply_tokens)
+        if usage:
+            self.prompt_tokens += usage["prompt_tokens"]
+            self.completion_tokens += usage["completion_tokens"]
+        elif self.costs.max_cost is not None and not failed:
+            raise UserError("--max_cost: expected a server that reports the tokens it used, got one that does not.")
+
+    def status(self, remaining: int = 0) -> str:
+        """Pace, tokens, cost, and the projected cost if `remaining` requests are to come.
+
+        >>> prices = CostSettings(1.0, 1.0)
+        >>> meter = Meter(prices, cost_before=1.0, prompt_tokens=900_000, completion_tokens=100_000, requests=10)
+        >>> meter.status(remaining=30).partition(", ")[2]
+        '1,000,000 tokens, cost 2.00 of about 5.00'
+        """
+        pace = 60 * self.requests / max(time.monotonic() - self.start, 1e-9)
+        text = f"{pace:,.0f} requests/min, {self.prompt_tokens + self.completion_tokens:,} tokens"
+        if self.costs.price_in is None and self.costs.price_out is None:
+            return text
+        projected = self.cost + (self.cost - self.cost_before) / max(self.requests, 1) * remaining
+        return f"{text}, cost {self.cost:,.2f}" + (f" of about {projected:,.2f}" if remaining else "")
