@@ -1,4 +1,4 @@
-"""sft.py and grpo.py as their users run them: equal trajectories, several processes, resume, bad input, nothing told."""
+"""sft.py and grpo.py through their command lines: equal loss curves, several processes, resuming, bad input, privacy."""
 
 from __future__ import annotations
 
@@ -82,48 +82,48 @@ def once(synthetic_root: Path, model: Path, data: Path, tmp_path_factory: pytest
 
 @pytest.mark.slow
 def test_equal_batches_give_equal_losses(synthetic_root: Path, model: Path, data: Path, once: Path, tmp_path: Path) -> None:
-    """1 × 8, 8 × 1, 2 processes × 4, ahead of time and packed: one loss curve, but for the order of float sums (1e-3)."""
-    wanted = losses(once)
-    assert len(wanted) == 6 and wanted[-1] < wanted[0]
+    """1 × 8 samples, 8 × 1, 2 processes × 4, tokenized before training, packed: one loss curve up to rounding (1e-3)."""
+    expected = losses(once)
+    assert len(expected) == 6 and expected[-1] < expected[0]
 
     def run(name: str, *more: object, **launch: object) -> list[float]:
         train("sft.py", words(synthetic_root, model, data, tmp_path / name, *more), **launch)
         return losses(tmp_path / name)
 
     eight = run("eight", "--per_device_train_batch_size", 1, "--gradient_accumulation_steps", 8)
-    assert eight == pytest.approx(wanted, rel=1e-3)
+    assert eight == pytest.approx(expected, rel=1e-3)
     two = run("two", "--per_device_train_batch_size", 4, launch=TORCHRUN, ACCELERATE_USE_CPU="true")
-    assert two == pytest.approx(wanted, rel=1e-3)
+    assert two == pytest.approx(expected, rel=1e-3)
     ahead = run("ahead", "--per_device_train_batch_size", 8, "--load_dataset_mode", "direct")
-    assert ahead == pytest.approx(wanted, rel=1e-6)
+    assert ahead == pytest.approx(expected, rel=1e-6)
     packed = run("packed", "--per_device_train_batch_size", 8, "--packing", "True", "--length_grouping", "False")
     padded = run("padded", "--per_device_train_batch_size", 8, "--length_grouping", "False")
     assert packed == pytest.approx(padded, rel=1e-3)
 
 
 @pytest.mark.slow
-def test_rows_left_out_are_counted_once(synthetic_root: Path, model: Path, data: Path, tmp_path: Path) -> None:
-    """Over two processes and two epochs; and of samples made ahead, when they are made as when they are found again."""
+def test_skipped_rows_are_counted_once(synthetic_root: Path, model: Path, data: Path, tmp_path: Path) -> None:
+    """Over two processes and two epochs; and of samples tokenized before training, in a new cache as in an existing one."""
     rows = TrainingData(synthetic_root, [str(data)], load_tokenizer(str(model)), limit := 260)
     skipped = sum(not rows.render(index).fits for index in range(len(rows)))
     assert 0 < skipped < len(rows) == 48
 
-    def said(name: str, *more: object, **launch: object) -> str:
+    def log(name: str, *more: object, **launch: object) -> str:
         flags = words(synthetic_root, model, data, tmp_path / name, "--max_length", limit, "--max_steps", 12, *more)
         return train("sft.py", flags, **launch).stdout
 
-    wanted = f"12 steps of 8 samples, {skipped} rows skipped as too long for --max_length"
-    assert wanted in said("two", "--per_device_train_batch_size", 4, launch=TORCHRUN, ACCELERATE_USE_CPU="true")
+    summary = f"12 steps of 8 samples, {skipped} rows skipped as too long for --max_length"
+    assert summary in log("two", "--per_device_train_batch_size", 4, launch=TORCHRUN, ACCELERATE_USE_CPU="true")
     direct = ("--per_device_train_batch_size", 8, "--load_dataset_mode", "direct")
-    assert wanted in said("made", *direct)
-    assert wanted in said("found", *direct)
+    assert summary in log("new", *direct)
+    assert summary in log("cached", *direct)
 
 
 @pytest.mark.slow
-def test_a_run_that_was_killed_goes_on_at_the_next_unseen_sample(
+def test_a_killed_run_resumes_with_the_next_unseen_sample(
     synthetic_root: Path, model: Path, data: Path, once: Path, tmp_path: Path
 ) -> None:
-    """Cut off after step 3 (or killed at any moment): the same losses as without, through two epochs."""
+    """Killed at any moment after step 2: the same losses as without, through two epochs."""
     output = tmp_path / "out"
     flags = words(synthetic_root, model, data, output, "--per_device_train_batch_size", 8)
     flags += ["--save_strategy", "steps", "--save_steps", "2", "--max_steps", "8"]
@@ -133,7 +133,7 @@ def test_a_run_that_was_killed_goes_on_at_the_next_unseen_sample(
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    (output / "checkpoint-99").mkdir()  # a checkpoint that a crash cut short: no state in it
+    (output / "checkpoint-99").mkdir()  # a checkpoint that a crash truncated: it has no state
     train("sft.py", flags)
     whole = tmp_path / "whole"
     train("sft.py", [str(whole) if word == str(output) else word for word in flags])
@@ -148,7 +148,7 @@ ZERO3 = ("accelerate", "launch", "--config_file", "./scripts/accelerate_configs/
 
 @pytest.mark.slow
 def test_the_published_command_under_zero3(synthetic_root: Path, model: Path, data: Path, tmp_path: Path) -> None:
-    """Word for word but for paths, process count and precision; it resumes, and the model answers in test.py."""
+    """Unchanged but for paths, process count and precision; it resumes, and test.py runs the model."""
     output = tmp_path / "out"
     flags = [
         "--bf16", "True", "--use_liger_kernel", '--accelerator_config={"split_batches": true, "dispatch_batches": true}',
@@ -171,12 +171,12 @@ def test_the_published_command_under_zero3(synthetic_root: Path, model: Path, da
     assert losses(output) == pytest.approx(first, rel=1e-6), "resumed from step 4"
     same = ["test.py", "--root_dir", synthetic_root, "--model_name_or_path", output, "--dataset_name", data, "--limit", 8,
             "--max_new_tokens", 4, "--max_seq_len", 600]  # fmt: skip
-    said = command(*same, "--output_path", tmp_path / "transformers").stderr
-    assert "patients of this evaluation are in its training data" in said
+    warnings = command(*same, "--output_path", tmp_path / "transformers").stderr
+    assert "patients of this evaluation are in its training data" in warnings
     if find_spec("vllm"):
         command(*same, "--output_path", tmp_path / "vllm", "--use_vllm")
-        ours, theirs = answers(tmp_path / "transformers"), answers(tmp_path / "vllm")
-        assert len(ours) == 8 and ours == theirs
+        replies = answers(tmp_path / "transformers")
+        assert len(replies) == 8 and replies == answers(tmp_path / "vllm")
 
 
 def answers(folder: Path) -> dict[str, str]:
@@ -210,10 +210,10 @@ def test_grpo_under_zero3(synthetic_root: Path, model: Path, data: Path, tmp_pat
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
 def test_grpo_samples_with_vllm(synthetic_root: Path, model: Path, data: Path, tmp_path: Path) -> None:
-    """vLLM beside the trainer in two processes under ZeRO-3: it reads our prompts' tokens and has the trained weights always.
+    """vLLM in two trainer processes under ZeRO-3: it reads our prompts' token ids and always has the trained weights.
 
-    Weight decay alone takes half of every weight a step, and the model is sure of its next token. vLLM's probability of a
-    sampled token is then the trainer's but for rounding; with those of the first step it is not (ratio 0.6, then 1e-7).
+    Weight decay alone halves every weight in each step, and the model's next-token distribution is sharp. vLLM's probability
+    of a sampled token then equals the trainer's up to rounding; with the initial weights it does not (ratio 0.6, then 1e-7).
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -246,15 +246,15 @@ def test_no_patient_text_reaches_a_tracker_or_the_screen(
     """With every default: neither wandb (offline), tensorboard nor the logs hold a line of a record or an answer."""
     more = ("--max_steps", 1, "--per_device_train_batch_size", 4)
     env = {"WANDB_DIR": str(tmp_path), "TENSORBOARD_LOGGING_DIR": str(tmp_path / "tb")}
-    said = train("sft.py", words(synthetic_root, model, data, tmp_path / "sft", *more, "--report_to", "wandb"), **env)
+    sft = train("sft.py", words(synthetic_root, model, data, tmp_path / "sft", *more, "--report_to", "wandb"), **env)
     rl = words(synthetic_root, model, data, tmp_path / "rl", *more, "--report_to", "tensorboard",
                "--num_generations", 4, "--max_completion_length", 8,
                "--log_completions", "True")  # fmt: skip
     at = rl.index("--max_length")
     del rl[at : at + 2]
-    said_rl = train("grpo.py", rl, **env)
-    assert "--log_completions is set to False" in said_rl.stdout
-    text = said.stdout + said.stderr + said_rl.stdout + said_rl.stderr
+    grpo = train("grpo.py", rl, **env)
+    assert "--log_completions is set to False" in grpo.stdout
+    text = sft.stdout + sft.stderr + grpo.stdout + grpo.stderr
     trackers = [path for path in tmp_path.rglob("*") if path.is_file() and ("wandb" in path.parts or "tfevents" in path.name)]
     assert any("wandb" in path.parts for path in trackers) and any("tfevents" in path.name for path in trackers)
     text += "".join(path.read_bytes().decode("latin-1") for path in trackers)
@@ -265,8 +265,8 @@ def test_no_patient_text_reaches_a_tracker_or_the_screen(
 
 
 @pytest.mark.slow
-def test_it_learns_32_samples_by_heart(synthetic_root: Path, model: Path, tmp_path: Path) -> None:
-    """Then test.py on them: F1 at least 0.95, every risk answer right."""
+def test_it_memorizes_32_samples(synthetic_root: Path, model: Path, tmp_path: Path) -> None:
+    """test.py on the training samples: F1 at least 0.95, every risk answer right."""
     tasks = ("pyxis", "medrecon", "ED_Hospitalization", "ED_Reattendance_3day")
     data = index_of(synthetic_root, tmp_path, *tasks, rows=8, short=True)
     output, answers = tmp_path / "out", tmp_path / "answers"
@@ -282,7 +282,7 @@ def test_it_learns_32_samples_by_heart(synthetic_root: Path, model: Path, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_full_disk_leaves_the_last_good_checkpoint(synthetic_root: Path, model: Path, data: Path, tmp_path: Path) -> None:
+def test_a_full_disk_keeps_the_last_complete_checkpoint(synthetic_root: Path, model: Path, data: Path, tmp_path: Path) -> None:
     """A limit on file sizes makes saving fail as a full disk does."""
     output = tmp_path / "out"
     flags = words(synthetic_root, model, data, output, "--per_device_train_batch_size", 8, "--save_strategy", "steps",
@@ -299,7 +299,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(synthetic_root: Path, model
 
 
 @pytest.mark.slow
-def test_a_checkpoint_that_cannot_be_gone_on_from(synthetic_root: Path, model: Path, data: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_that_cannot_be_resumed(synthetic_root: Path, model: Path, data: Path, tmp_path: Path) -> None:
     flags = words(synthetic_root, model, data, tmp_path / "out", "--save_strategy", "steps", "--save_steps", 1,
                   "--max_steps", 2)  # fmt: skip
     train("sft.py", flags)
@@ -308,14 +308,14 @@ def test_a_checkpoint_that_cannot_be_gone_on_from(synthetic_root: Path, model: P
     assert damaged.returncode == 2 and "checkpoint-2: expected a complete checkpoint" in damaged.stderr
     shutil.rmtree(tmp_path / "out/checkpoint-2")
     train("sft.py", [*flags, "--max_steps", "3"])
-    assert len(losses(tmp_path / "out")) == 3, "from the one before"
+    assert len(losses(tmp_path / "out")) == 3, "from the checkpoint before"
     for part in (tmp_path / "out/checkpoint-3").glob("rng_state*"):
         part.unlink()
-    alone = train("sft.py", [*flags, "--max_steps", "4"], check=False)
-    assert alone.returncode == 2 and "--save_only_model" in alone.stderr
+    weights_only = train("sft.py", [*flags, "--max_steps", "4"], check=False)
+    assert weights_only.returncode == 2 and "--save_only_model" in weights_only.stderr
 
 
-def test_bad_input_is_said_before_anything_is_loaded(synthetic_root: Path, model: Path, data: Path, tmp_path: Path) -> None:
+def test_bad_input_is_reported(synthetic_root: Path, model: Path, data: Path, tmp_path: Path) -> None:
     def refused(*more: object, **changes: object) -> str:
         given = {"root": synthetic_root, "model": model, "data": data, "output": tmp_path / "out"} | changes
         done = train("sft.py", words(*given.values(), *more), check=False)
@@ -341,17 +341,17 @@ def test_bad_input_is_said_before_anything_is_loaded(synthetic_root: Path, model
     shutil.copytree(model, truncated)
     os.truncate(truncated / "model.safetensors", 1000)
     assert f"{truncated}: " in refused(model=truncated)
-    asked = command("test.py", "--root_dir", synthetic_root, "--model_name_or_path", truncated, "--dataset_name", data,
+    evaluated = command("test.py", "--root_dir", synthetic_root, "--model_name_or_path", truncated, "--dataset_name", data,
                     "--limit", 1, "--output_path", tmp_path / "answers", "--max_new_tokens", 4, "--max_seq_len", 600,
                     check=False)  # fmt: skip
-    assert asked.returncode == 2 and f"{truncated}: " in asked.stderr
+    assert evaluated.returncode == 2 and f"{truncated}: " in evaluated.stderr
     given = ["--model_name_or_path", model, "--dataset_name", data, "--root_dir", synthetic_root,
              "--output_dir", tmp_path / "rl"]  # fmt: skip
     weights = train("grpo.py", [*map(str, given), "--bf16", "False", "--reward_weights", "1"], check=False)
     assert weights.returncode == 2 and "--reward_weights: expected 2" in weights.stderr
 
 
-def test_help_is_quick_and_names_our_flags() -> None:
+def test_help_is_quick_and_lists_our_flags() -> None:
     for script in ("sft.py", "grpo.py"):
         done = command(script, "--help")
         assert "--load_dataset_mode" in done.stdout and "--help_all" in done.stdout

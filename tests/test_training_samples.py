@@ -1,4 +1,4 @@
-"""Training data: the prompts of evaluation, loss on answers only, orders and rewards that follow their rules."""
+"""Training samples: the prompts of evaluation, loss on answers only, order, rewards."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ def tokenizer(tiny_model: Path):
 
 
 def index_of(root: Path, folder: Path, *tasks: str, rows: int = 3, short: bool = False, **columns: str) -> str:
-    """An index of the first rows (or those of the shortest windows) of some tasks, with more columns."""
-    found = []
+    """An index of the first rows of some tasks (or of those with the shortest windows), with additional columns."""
+    index_rows = []
     for task in tasks:
         with (root / f"task_index/all/{task}.csv").open(newline="", encoding="utf-8") as file:
             every = list(csv.DictReader(file))
         if short:
             every.sort(key=lambda row: int(row["context_end"]) - int(row["context_begin"]))
-        found += every[:rows]
+        index_rows += every[:rows]
     path = folder / "index.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(found[0] | columns))
+        writer = csv.DictWriter(file, list(index_rows[0] | columns))
         writer.writeheader()
-        writer.writerows(row | columns for row in found)
+        writer.writerows(row | columns for row in index_rows)
     return str(path)
 
 
@@ -93,7 +93,7 @@ def test_prompt_ids_are_a_prefix_on_real_records(demo: Path, tokenizer) -> None:
     prefixes_hold(source, range(0, len(source), int(os.environ.get("EHR_DEMO_EVERY", "200"))))
 
 
-def test_a_record_too_long_loses_events_and_one_that_cannot_fit_trains_nothing(small_root: Path, tokenizer) -> None:
+def test_a_long_input_loses_events_and_a_row_that_cannot_fit_trains_nothing(small_root: Path, tokenizer) -> None:
     file = str(small_root / "task_index/all/emar.csv")
     whole = TrainingData(small_root, [file], tokenizer, 4096)
     tokens = len(TokenSamples(whole).sample(0)["input_ids"])
@@ -103,7 +103,7 @@ def test_a_record_too_long_loses_events_and_one_that_cannot_fit_trains_nothing(s
 
 
 @pytest.mark.parametrize("chain", ["nan", "NaN", "", "None", "  "])
-def test_no_chain_is_never_trained_as_one(small_root: Path, tokenizer, tmp_path: Path, chain: str) -> None:
+def test_a_missing_chain_is_not_trained(small_root: Path, tokenizer, tmp_path: Path, chain: str) -> None:
     file = index_of(small_root, tmp_path, "emar", reasoning=chain)
     rendered = TrainingData(small_root, [file], tokenizer, 4096, stage="reasoning").render(0)
     assert rendered.mode == "no_think" and rendered.prompt.endswith("<think>\n\n</think>\n\n")
@@ -129,7 +129,7 @@ def test_a_think_block_that_the_template_opens_is_not_opened_again(
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl"])
-def test_chains_are_found_wherever_they_stand(small_root: Path, tokenizer, tmp_path: Path, form: str) -> None:
+def test_chains_are_found_in_any_row(small_root: Path, tokenizer, tmp_path: Path, form: str) -> None:
     """A file of two stages may begin with thousands of risk rows, which have no chain."""
     rows = [{"subject_id": "1", "task": "ED_Hospitalization", "period_begin": 1, "period_end": 2, "target": '"yes"'}] * 6000
     path = tmp_path / f"index.{form}"
@@ -187,9 +187,9 @@ def test_rl_on_rows_without_chains_reasons_on_decisions(small_root: Path, tokeni
 def test_lazy_is_tokenized_dataset(small_root: Path, tokenizer, tmp_path: Path) -> None:
     file = index_of(small_root, tmp_path, "emar", "labevents", "LengthOfStay_3day")
     samples = TokenSamples(TrainingData(small_root, [file], tokenizer, 4096))
-    ahead, when_asked = tokenized_dataset(samples, tmp_path / "cache", 1), lazy_dataset(samples)
-    assert len(ahead) == len(when_asked) > 4
-    assert list(ahead) == list(when_asked)
+    ahead, lazy = tokenized_dataset(samples, tmp_path / "cache", 1), lazy_dataset(samples)
+    assert len(ahead) == len(lazy) > 4
+    assert list(ahead) == list(lazy)
     assert len(list((tmp_path / "cache").glob("*.arrow"))) == 1
     other = TokenSamples(TrainingData(small_root, [file], tokenizer, 300))
     tokenized_dataset(other, tmp_path / "cache", 1)
@@ -228,7 +228,7 @@ def test_loss_is_taken_on_the_answer_only(small_root: Path, tiny_model: Path, to
     assert everything["labels"] == everything["input_ids"]
 
 
-def test_what_would_stop_a_run_is_found_before_it(small_root: Path, tokenizer, tmp_path: Path) -> None:
+def test_check_finds_what_would_stop_a_run(small_root: Path, tokenizer, tmp_path: Path) -> None:
     def fault(**changes: str) -> str:
         file = index_of(small_root, tmp_path, "emar", **changes)
         with pytest.raises(UserError) as error:

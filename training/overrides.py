@@ -53,13 +53,12 @@ def apply_overrides(
     if isinstance(script_args, GRPOArguments):
         changes["log_completions"] = script_args.log_completions_to_tracker
         if args.log_completions and not script_args.log_completions_to_tracker:
-            notes.append(
-                "--log_completions is set to False: completions are text about patients and stay in OUTPUT/completions/, "
-                "unless --log_completions_to_tracker is given"
-            )
+            notes.append("--log_completions is set to False: only --log_completions_to_tracker sends text about patients")
         if args.use_vllm:
             changes["vllm_max_model_length"] = vllm_model_length(args, script_args.max_prompt_length)
-    elif args.packing and not separates_packed_samples(model_args, on_gpu):
+    elif args.packing and on_gpu and "flash" not in (model_args.attn_implementation or ""):
+        # Flash attention separates packed samples by their lengths. PyTorch's does so by their positions, but with a mask of
+        # tokens × tokens: good for tests on a CPU only.
         changes["packing"] = False
         notes.append("--packing is set to False: it needs --attn_implementation kernels-community/flash-attn2, or similar")
     return _replace(args, changes), notes
@@ -78,22 +77,9 @@ def trainer_options(args: Arguments, model_args: ModelConfig, tokenizer: PreTrai
     if hasattr(args, "packing"):  # an SFTConfig
         changes |= {"packing": False, "padding_free": args.packing or args.padding_free, "max_length": None}
         changes["dataset_kwargs"] = {"skip_prepare_dataset": True}
-    return {
-        "model": model_args.model_name_or_path,
-        "args": _replace(args, changes),
-        "processing_class": tokenizer,
-        "peft_config": get_peft_config(model_args),
-        "quantization_config": get_quantization_config(model_args),
-    }
-
-
-def separates_packed_samples(model_args: ModelConfig, on_gpu: bool) -> bool:
-    """Whether attention can separate samples that are concatenated without padding.
-
-    Flash attention can, by their lengths. On a CPU, PyTorch's attention does so by their positions (tested), but with a mask
-    of tokens × tokens, which only suits short texts.
-    """
-    return "flash" in (model_args.attn_implementation or "") or not on_gpu
+    options = {"model": model_args.model_name_or_path, "args": _replace(args, changes), "processing_class": tokenizer}
+    adapters = {"peft_config": get_peft_config(model_args), "quantization_config": get_quantization_config(model_args)}
+    return options | adapters
 
 
 def vllm_model_length(args: GRPOConfig, max_prompt_length: int) -> int:

@@ -1,4 +1,4 @@
-"""Rewards of reinforcement learning: pure functions of a completion, one entry each in `REWARDS`.
+"""Rewards of reinforcement learning: functions of a completion, its task, its label and the mode of its prompt.
 
 `accuracy` is the score that the evaluation gives the completion. A reward is None for a sample without a label; TRL then
 ignores the completion.
@@ -21,12 +21,6 @@ MAX_FULL_REWARD_CHARACTERS = 2048
 
 def accuracy(completion: str, task: str, label: str | list[str], mode: str) -> float:
     """The evaluation's score: set F1 in decision tasks, 1.0 or 0.0 in risk tasks.
-
-    Args of every reward:
-        completion: text that the model generated.
-        task: name of the task.
-        label: the answers of a decision task, or the class of a risk task.
-        mode: mode of the prompt (`inference.prompts`).
 
     >>> accuracy("<think>\\nPain.\\n</think>\\n\\nAspirin", "emar", ["Aspirin", "Heparin"], "think")
     0.6666666666666666
@@ -76,12 +70,14 @@ def _no_repeats(answer: str) -> bool:
 
 
 Reward = Callable[[str, str, "str | list[str]", str], float]
+Texts = Sequence[str]
+Values = list[float | None]
 
 REWARDS: dict[str, Reward] = {"accuracy": accuracy, "format": well_formed, "length": short}
 """Name in `--rewards` → function of (completion, task, label, mode)."""
 
 
-def for_trl(name: str) -> Callable[..., list[float | None]]:
+def for_trl(name: str) -> Callable[..., Values]:
     """The reward `name` as TRL calls it: for the completions of a batch, with the columns of `PromptSamples`.
 
     If the prompt ends with an open think tag, the completion is scored as if it began with the tag.
@@ -91,14 +87,7 @@ def for_trl(name: str) -> Callable[..., list[float | None]]:
     """
     reward = REWARDS[name]
 
-    def batch_reward(
-        prompts: Sequence[str],
-        completions: Sequence[str],
-        task: Sequence[str],
-        label: Sequence[str],
-        mode: Sequence[str],
-        **_: Any,
-    ) -> list[float | None]:
+    def batch_reward(prompts: Texts, completions: Texts, task: Texts, label: Texts, mode: Texts, **_: Any) -> Values:
         turns = (open_think_prefix(prompt) + text for prompt, text in zip(prompts, completions, strict=True))
         rows = zip(turns, task, map(json.loads, label), mode, strict=True)
         return [reward(*row) if row[2] else None for row in rows]

@@ -18,11 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import Trainer, TrainingArguments
 
-LAST_FILE = "trainer_state.json"
-"""File that is written last: a checkpoint that has it is complete."""
-
-RANDOM_STATE = "rng_state*.pth"
-"""Files that only a checkpoint with optimizer state has; the optimizer's own files are named differently under DeepSpeed."""
+LAST_FILE = "trainer_state.json"  # written last: a checkpoint that has it is complete
+RANDOM_STATE = "rng_state*.pth"  # saved with the optimizer, whose own files have other names under DeepSpeed and FSDP
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -133,8 +130,8 @@ def model_card(
     data, global_batch = settings["data"], settings["global_batch"]
     instructions, template = data["instructions_sha256"][:16], data["template_sha256"][:16]
     files = "\n".join(f"| {name} | {rows:,} | {digest[:16]} |" for name, rows, digest in data["files"])
-    loss = [f"Loss {losses[0]:.4f} at the first log, {losses[-1]:.4f} at the last."] if losses else []
-    results = "\n".join([*loss, *(f"- {name}: {value:.4g}" for name, value in metrics.items())])
+    results = [f"Loss {losses[0]:.4f} at the first log, {losses[-1]:.4f} at the last."] if losses else []
+    results += [f"- {name}: {value:.4g}" for name, value in metrics.items()]
     return f"""---
 base_model: {settings["model"]}
 library_name: transformers
@@ -159,7 +156,7 @@ Instructions {instructions}, chat template {template}; evaluate with the same in
 Learning rate {args.learning_rate}, {args.lr_scheduler_type}, {args.num_train_epochs:g} epochs, {global_batch} \
 samples a step, seed {args.seed}; all arguments in `arguments.json`.
 
-{results}
+{chr(10).join(results)}
 """
 
 
