@@ -99,11 +99,13 @@ def _share(units: Sequence[Unit], locks: Path, tick: Tick, stopped: Callable[[],
             if each.done() or stopped():
                 continue
             try:
-                with FileLock(locks / f"{each.name}.lock", timeout=0 if position else timeout):
-                    if not each.done():
-                        each.do(tick)
+                lock = FileLock(locks / f"{each.name}.lock").acquire(timeout=0 if position else timeout)
             except Timeout:
                 busy.append(each)
+                continue
+            with lock:
+                if not each.done():
+                    each.do(tick)
         waiting, timeout = busy, POLL_SECONDS
 
 

@@ -52,16 +52,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     tables, warnings = find_tables(args.mimic_dir)
     for warning in warnings:
         print(f"warning: {warning}")
-    record = folder_record(args.output_path)
-    require_unused(record, "merge_patient", "--output_path")
-    started = (read_record(record) or {}).get("settings", {})
+    record_path = folder_record(args.output_path)
+    require_unused(record_path, "merge_patient", "--output_path")
+    started = (read_record(record_path) or {}).get("settings", {})
     buckets = args.buckets or started.get("buckets") or count_buckets(tables)
     digests = FileDigests(args.output_path / ".digests.json")
     bar = progress(tables, desc="hash raw tables", unit="table")
     inputs = {table.file_name: digests.of(table.path) for table in bar}
     outputs = {table.name: args.output_path / table.event.module / table.name for table in tables}
     unread = [table.file_name for table in tables if not outputs[table.name].is_dir()]
-    provenance = Provenance(record, "merge_patient", inputs, settings={"buckets": buckets})
+    provenance = Provenance(record_path, "merge_patient", inputs, settings={"buckets": buckets})
     provenance.claim("--output_path", unread=unread)  # a table that was refused may have been fixed since
 
     units = [
