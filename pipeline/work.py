@@ -182,21 +182,3 @@ def _end_with_parent() -> None:
     """End this process when the command that started it is killed."""
     wait([multiprocessing.parent_process().sentinel])
     os._exit(1)
-
-
-# --- the two older interfaces, until every command uses `run_units`
-
-
-def share_work(units, done, do, locks, name=str) -> None:
-    """Do units given as values."""
-    locks.mkdir(parents=True, exist_ok=True)
-    _share([Unit(name(u), lambda u=u: done(u), lambda tick, u=u: do(u)) for u in units if not done(u)], locks, lambda n: None)
-
-
-def in_processes(number, work, job, total, desc, unit) -> None:
-    """Run `work(job, tick)` in several processes."""
-    with progress(total=total, desc=desc, unit=unit) as bar:
-        if number == 1:
-            work(job, bar.update)
-        else:
-            raise UserError("--num_workers: not converted yet")
