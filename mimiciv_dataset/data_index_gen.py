@@ -25,7 +25,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
 
 import argparse
-import csv
 import shutil
 import tempfile
 from collections.abc import Collection, Sequence
@@ -63,10 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_argument("--output_path", type=Path, required=True, help="CSV to write")
     cli.add_argument("--kind", choices=("decision", "risk"), help="only the config's tasks of this kind")
     cli.add_argument(
-        "--force_task_num",
-        type=float,
-        metavar="N",
-        help="N ≥ 1 or -1 (all) replaces every count, a fraction multiplies it",
+        "--force_task_num", type=float, metavar="N", help="N ≥ 1 or -1 (all) replaces every count, N < 1 scales it"
     )
     cli.add_argument("--balance_sample", action="store_true", help="weight the rows of all tasks by target_weight")
     cli.add_argument("--balance_force", action="store_true", help="equally many rows of each label for risk tasks")
@@ -80,6 +76,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_argument("--seed", type=int, default=42, help="seed of the draw (42)")
     cli.add_num_workers()
     args = cli.parse_args(argv)
+    import polars as pl
+
     summary = Summary(STEP)
     numbers = read_config(args.data_config, args.force_task_num, args.kind)
     filters = Filters(
@@ -90,11 +88,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     files = index_files(args.data_index_dir)
     args.output_path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{args.output_path.name}-", dir=args.output_path.parent) as scratch:
-        sampler = Sampler(
-            Path(scratch), split_by_task(files, numbers, subjects, Path(scratch)), numbers, subjects, filters, draw
-        )
+        folder = Path(scratch)
+        sampler = Sampler(folder, split_by_task(files, numbers, subjects, folder), numbers, subjects, filters, draw)
         units = [Unit(task, sampler.report_path(task).exists, partial(sampler.sample, task)) for task in numbers]
-        run_units(units, sampler.folder, num_workers=args.num_workers, desc=STEP, unit="task")
+        run_units(units, folder, num_workers=args.num_workers, desc=STEP, unit="task")
         reports = {task: read_json(sampler.report_path(task)) for task in numbers}
         print_reports(reports, filters.active)
         total = sum(report["counts"]["drawn"] for report in reports.values())
@@ -120,7 +117,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             for task in numbers:
                 with sampler.rows_path(task).open("rb") as rows:
                     shutil.copyfileobj(rows, output)
-    write_audit(args.output_path.with_suffix(".audit.csv"), [report["audit"] for report in reports.values()])
+    with atomic_path(args.output_path.with_suffix(".audit.csv")) as temporary:
+        pl.DataFrame([report["audit"] for report in reports.values()]).write_csv(temporary)
     counts = {task: report["counts"] for task, report in reports.items()}
     provenance.complete(sha256_file(args.output_path), tasks=counts, data_use=DATA_USE)
     tasks = sum(count["drawn"] > 0 for count in counts.values())
@@ -216,17 +214,16 @@ def audit_flags(text: str) -> tuple[str, ...]:
 
 
 def split_by_task(
-    files: Sequence[Path], tasks: Collection[str], subjects: Collection[str], scratch: Path
+    files: Sequence[Path], tasks: Collection[str], subjects: Collection[str], folder: Path
 ) -> dict[str, list[Path]]:
-    """The files that hold each task's rows.
+    """The files with the rows of each task.
 
     A file named after its task is used as it is. Other files (one per patient) are read once, in batches, and their rows
-    sorted into files of one task each in `scratch`; files named after a patient who is not in `subjects` are skipped.
+    sorted into files of one task each in `folder`; files named after a patient who is not in `subjects` are skipped.
     """
     import polars as pl
 
-    of_task: dict[str, list[Path]] = {}
-    mixed = []
+    of_task, mixed = {}, []
     for path in files:
         if (task := task_of_file(path)) is not None:
             of_task.setdefault(task, []).append(path)
@@ -238,7 +235,7 @@ def split_by_task(
             with reading(path):
                 frames.append(scan(path).filter(pl.col("task").is_in(list(tasks))).collect())
         for (task,), rows in pl.concat(frames).partition_by("task", as_dict=True).items():
-            part = scratch / f"{task}-{start:08d}.csv"
+            part = folder / f"{task}-{start:08d}.csv"
             rows.write_csv(part)
             of_task.setdefault(task, []).append(part)
     return of_task
@@ -318,14 +315,6 @@ def print_reports(reports: dict[str, dict[str, Any]], filters: Sequence[str]) ->
         print("\nRows with an audit flag: before the draw / drawn")
         pairs = [[row["task"], *(f"{row[flag]:,} / {row[f'drawn_{flag}']:,}" for flag in FLAGS)] for row in audit]
         print_table(("task", *FLAG_HEADERS), pairs)
-
-
-def write_audit(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write the rows of `audit_row` as a CSV."""
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mimiciv_dataset.draws import KEY, row_hashes
 from mimiciv_dataset.index_files import INDEX_COLUMNS, index_files, reading, sample_id, scan, target_labels, task_of_file
@@ -40,21 +40,16 @@ class Filters:
     @property
     def active(self) -> list[str]:
         """The names of the filters that can exclude rows with these settings."""
-        optional = {
-            "unseen": self.out_data_index_dir,
-            "labels": self.in_label_data_index_dir,
-            "audit": self.exclude_audit,
-        }
-        return [name for name in FILTERS if optional.get(name, True)]
+        given = (self.out_data_index_dir, self.in_label_data_index_dir, self.exclude_audit)
+        return [*FILTERS[:-3], *(name for name, value in zip(FILTERS[-3:], given, strict=True) if value)]
 
 
-@dataclass(frozen=True)
-class Exclusions:
-    """What the filters take from other indexes; see `read_exclusions`.
+class Exclusions(NamedTuple):
+    """What the filters take from other indexes, each None if there is no such index.
 
     Attributes:
-        seen: task, subject_id and context_end of the rows to exclude.
-        allowed: task and label of the labels to keep.
+        seen: rows to exclude: task, subject_id and context_end.
+        allowed: labels to keep: task and label.
     """
 
     seen: pl.DataFrame | None
@@ -62,7 +57,7 @@ class Exclusions:
 
 
 def read_exclusions(filters: Filters, tasks: Collection[str]) -> Exclusions:
-    """Read the other indexes that `filters` names.
+    """Read the other indexes that the filters name.
 
     Raises:
         UserError: an index has none of the tasks.

@@ -15,7 +15,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages 
 import csv
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -72,19 +71,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     provenance.path.unlink(missing_ok=True)  # vocabularies of an earlier run are replaced
     provenance.claim("--output_path", used=False)
     with tempfile.TemporaryDirectory(prefix=".similar_item_gen-", dir=args.output_path) as scratch:
-        search = Search(Path(scratch), args.top_k, args.sentence_transformer)
-        names = [task for task in tasks if counts[task]]
-        units = [Unit(task, search.path(task).exists, partial(search.write, task, answers[task])) for task in names]
-        run_units(
-            units, search.folder, num_workers=args.num_workers, total=sum(counts.values()), desc="nearest", unit="answer"
-        )
-        for task in names:
+        paths = {task: Path(scratch) / f"{task}.csv" for task in tasks if counts[task]}
+        units = [
+            Unit(task, path.exists, partial(write_nearest, path, answers[task], args.top_k, args.sentence_transformer))
+            for task, path in paths.items()
+        ]
+        total = sum(counts.values())
+        run_units(units, Path(scratch), num_workers=args.num_workers, total=total, desc="nearest", unit="answer")
+        (args.output_path / "similar_item").mkdir(exist_ok=True)
+        for task, path in paths.items():
             write_csv(args.output_path / "item_set" / f"{task}.csv", [[HEADER], *([item] for item in answers[task])])
-            (args.output_path / "similar_item").mkdir(exist_ok=True)
-            search.path(task).replace(args.output_path / "similar_item" / f"{task}.csv")
+            path.replace(args.output_path / "similar_item" / f"{task}.csv")
     provenance.complete(tasks=counts, data_use=DATA_USE)
     print_table(("task", "answers"), counts.items())
-    summary.print(f"{sum(counts.values()):,} answers of {len(names)} tasks → {args.output_path}")
+    summary.print(f"{total:,} answers of {len(paths)} tasks → {args.output_path}")
 
 
 def read_answers(files: Sequence[Path], tasks: Sequence[str], subjects: Collection[str]) -> dict[str, list[str]]:
@@ -106,39 +106,21 @@ def read_answers(files: Sequence[Path], tasks: Sequence[str], subjects: Collecti
     return {task: sorted(labels) for task, labels in answers.items()}
 
 
-@dataclass(frozen=True)
-class Search:
-    """The search for the nearest answers of each task.
-
-    Attributes:
-        folder: where `write` puts the file of a task.
-        top_k: nearest answers of each answer.
-        model: a sentence-transformers model that embeds the answers; None: TF-IDF vectors.
-    """
-
-    folder: Path
-    top_k: int
-    model: str | None
-
-    def path(self, task: str) -> Path:
-        return self.folder / f"{task}.csv"
-
-    def write(self, task: str, items: Sequence[str], tick: Tick) -> None:
-        """Write the nearest answers of each answer of a task."""
-
-        def rows() -> Iterator[list[str]]:
-            for item, neighbours in zip(items, nearest(self._embed(items), self.top_k), strict=True):
-                yield [item, *(items[neighbour] for neighbour in neighbours)]
-                tick(1)
-
-        write_csv(self.path(task), rows())
-
-    def _embed(self, items: Sequence[str]) -> Any:
-        if self.model is None:
-            return tfidf(items)
+def write_nearest(path: Path, items: Sequence[str], top_k: int, model: str | None, tick: Tick) -> None:
+    """Write the nearest answers of each answer, compared by a sentence-transformers model or, without one, by TF-IDF."""
+    if model is None:
+        vectors = tfidf(items)
+    else:
         from sentence_transformers import SentenceTransformer
 
-        return SentenceTransformer(self.model).encode(list(items), normalize_embeddings=True, convert_to_numpy=True)
+        vectors = SentenceTransformer(model).encode(list(items), normalize_embeddings=True, convert_to_numpy=True)
+
+    def rows() -> Iterator[list[str]]:
+        for item, neighbours in zip(items, nearest(vectors, top_k), strict=True):
+            yield [item, *(items[neighbour] for neighbour in neighbours)]
+            tick(1)
+
+    write_csv(path, rows())
 
 
 def tfidf(items: Sequence[str]) -> Any:

@@ -18,7 +18,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -130,33 +130,6 @@ def warn_of_empty_tasks(tasks: Sequence[Task], lookups: Lookups) -> None:
             print(f"warning: {lookups.folder}: no {name}.csv, so no rows for {', '.join(empty)}. {HOW_TO_GET_DICTIONARIES}.")
 
 
-@dataclass
-class Counts:
-    """What the rows of one task hold.
-
-    Attributes:
-        rows: number of rows.
-        labels: rows of each label; empty for generation tasks, whose targets are notes.
-        flags: rows with each flag of the leak audit.
-    """
-
-    rows: int = 0
-    labels: Counter[str] = field(default_factory=Counter)
-    flags: Counter[str] = field(default_factory=Counter)
-
-    def add(self, other: dict[str, Any]) -> None:
-        """Add counts as they are in `counts.json` of a part."""
-        self.rows += other["rows"]
-        self.labels.update(other["labels"])
-        self.flags.update(other["flags"])
-
-    def report(self, task: Task) -> dict[str, Any]:
-        """The counts of a task as the record of the index has them."""
-        yes = {"yes": self.labels["yes"]} if task.kind == "risk" else {}
-        flags = {flag: self.flags[flag] for flag in FLAGS}
-        return {"rows": self.rows, "labels": len(self.labels), **yes, "flags": flags}
-
-
 @dataclass(frozen=True)
 class Index:
     """An index that is being made, first in parts of some patients each, then as CSVs with weights.
@@ -203,28 +176,32 @@ class Index:
     def index(self, part: int, tick: Tick) -> None:
         """Write a part: the samples of its patients."""
         tasks = [TASKS[name] for name in self.tasks]
-        counts = {name: Counts() for name in self.tasks}
-        rows: dict[str, list[list[Any]]] = {name: [] for name in self.tasks}
+        counts, rows = self._no_counts(), {name: [] for name in self.tasks}
         with atomic_dir(self.folder(part)) as folder:
             for subject_id in self.parts[part]:
                 timeline = self.trajectories.timeline(subject_id)
                 for sample in find_samples(timeline, self.lookups, tasks, self.provenance.settings["audit"]):
-                    labels = label_list(sample.target) if TASKS[sample.task].kind != "generation" else []
-                    counts[sample.task].add({"rows": 1, "labels": labels, "flags": sample.audit})
+                    counts[sample.task]["rows"].update(["all", *sample.audit])
+                    if TASKS[sample.task].kind != "generation":  # whose target is a text, not a label
+                        counts[sample.task]["labels"].update(label_list(sample.target))
                     rows[sample.task].append(to_row(subject_id, sample))
                 tick(1)
             for name in filter(rows.get, self.tasks):
                 with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
                     csv.writer(file).writerows(rows[name])
-            write_json(folder / "counts.json", {name: vars(counts[name]) for name in self.tasks if rows[name]})
+            write_json(folder / "counts.json", counts)
+
+    def _no_counts(self) -> dict[str, dict[str, Counter[str]]]:
+        return {name: {"rows": Counter(), "labels": Counter()} for name in self.tasks}
 
     @cached_property
-    def counts(self) -> dict[str, Counts]:
-        """The counts of each task over all parts, which must be indexed."""
-        counts = {name: Counts() for name in self.tasks}
+    def counts(self) -> dict[str, dict[str, Counter[str]]]:
+        """For each task, the number of rows (`all`, and with each audit flag) and the number of rows with each label."""
+        counts = self._no_counts()
         for part in range(len(self.parts)):
             for name, of_part in read_json(self.folder(part) / "counts.json").items():
-                counts[name].add(of_part)
+                for key, values in of_part.items():
+                    counts[name][key].update(values)
         return counts
 
     def rows(self, part: int, task: str) -> list[list[str]]:
@@ -238,7 +215,7 @@ class Index:
         weight, target = INDEX_COLUMNS.index("target_weight"), INDEX_COLUMNS.index("target")
         unweighted = task == "radiology" or TASKS[task].kind == "generation"
         for row in rows:
-            row[weight] = "1" if unweighted else repr(target_weight(json.loads(row[target]), self.counts[task].labels))
+            row[weight] = "1" if unweighted else repr(target_weight(json.loads(row[target]), self.counts[task]["labels"]))
         return rows
 
     def _marker(self, name: str | int) -> Path:
@@ -263,7 +240,11 @@ class Index:
 
     def complete(self, tick: Tick) -> None:
         """Write the record of the complete index, with the counts of each task."""
-        report = {name: self.counts[name].report(TASKS[name]) for name in self.tasks}
+        report = {}
+        for name, counts in self.counts.items():
+            rows, labels = counts["rows"], counts["labels"]
+            yes = {"yes": labels["yes"]} if TASKS[name].kind == "risk" else {}
+            report[name] = {"rows": rows["all"], "labels": len(labels), **yes, "flags": {flag: rows[flag] for flag in FLAGS}}
         self.provenance.complete(patients=sum(map(len, self.parts)), tasks=report, data_use=DATA_USE)
 
 

@@ -14,11 +14,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages 
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
-from mimiciv_dataset.index_files import Rows, read_rows, sample_id
+from mimiciv_dataset.index_files import read_rows, sample_id
 from mimiciv_dataset.lookups import Lookups
 from mimiciv_dataset.samples import target_of_row
 from mimiciv_dataset.tasks import TASKS
@@ -31,6 +30,7 @@ from pipeline.progress import Summary, print_table
 from pipeline.work import Tick, Unit, run_units
 
 UNIT_PATIENTS = 200
+AGREE = "agree"
 
 open_rows = lru_cache(maxsize=1)(read_rows)
 
@@ -48,79 +48,59 @@ def main(argv: Sequence[str] | None = None) -> int:
     files = [path for path in files if not path.name.endswith(".audit.csv")]
     if not files:
         raise UserError(f"{args.index[0]}: expected index files, got none. Give CSV or JSONL files, or a directory of CSVs.")
-    agree: Counter[str] = Counter()
-    reasons: dict[str, Counter[str]] = defaultdict(Counter)
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
     with tempfile.TemporaryDirectory(prefix="validate_index-") as scratch:
-        check = Check(Path(scratch), Trajectories(args.ehr_dir), Lookups(args.index_mapping), args.show)
-        units = [unit for number, path in enumerate(files) for unit in check.units(number, path)]
-        run_units(units, check.folder, num_workers=args.num_workers, desc="validate_index", unit="block")
-        shown: Counter[str] = Counter()
-        for unit in units:
-            result = read_json(check.path(unit.name))
-            agree.update(result["agree"])
-            for task, counts in result["reasons"].items():
-                reasons[task].update(counts)
-            for line in result["lines"][: max(0, args.show - shown[result["file"]])]:
-                print(line)
-                shown[result["file"]] += 1
+        inputs = Trajectories(args.ehr_dir), Lookups(args.index_mapping), args.show
+        units, results = [], defaultdict(list)
+        for number, path in enumerate(files):
+            for i, block in enumerate(blocks(path)):
+                result = Path(scratch) / f"{number:05d}-{i:07d}.json"
+                units.append(Unit(result.stem, result.exists, partial(check, path, block, *inputs, result)))
+                results[path].append(result)
+        run_units(units, Path(scratch), num_workers=args.num_workers, desc="validate_index", unit="block")
+        for of_file in results.values():
+            lines = []
+            for result in map(read_json, of_file):
+                lines += result["lines"]
+                for task, of_task in result["counts"].items():
+                    counts[task].update(of_task)
+            print(*(line + "\n" for line in lines[: args.show]), sep="", end="")
+    agree = {task: of_task.pop(AGREE, 0) for task, of_task in counts.items()}
     rows = []
-    for task in sorted(agree.keys() | reasons, key=lambda name: (list(TASKS).index(name) if name in TASKS else 99, name)):
-        total = agree[task] + reasons[task].total()
-        why = ", ".join(f"{count} {reason}" for reason, count in reasons[task].most_common())
-        rows.append((task, total, f"{agree[task] / total:.1%}", why))
+    for task in sorted(counts, key=lambda name: (list(TASKS).index(name) if name in TASKS else 99, name)):
+        total = agree[task] + counts[task].total()
+        reasons = ", ".join(f"{count} {reason}" for reason, count in counts[task].most_common())
+        rows.append((task, total, f"{agree[task] / total:.1%}", reasons))
     print_table(("task", "rows", "agree", "disagreements"), rows)
-    good, bad = agree.total(), sum(counts.total() for counts in reasons.values())
+    good, bad = sum(agree.values()), sum(of_task.total() for of_task in counts.values())
     summary.print(f"{good + bad:,} rows of {len(files)} files, {good:,} agree, {bad:,} do not", good + bad, "rows")
     return int(bad > 0)
 
 
-@dataclass(frozen=True)
-class Check:
-    """Checks index rows against trajectories.
+def blocks(path: Path) -> list[dict[str, list[int]]]:
+    """The positions of the rows of each patient in a file, in blocks of `UNIT_PATIENTS` patients."""
+    of_patient: dict[str, list[int]] = defaultdict(list)
+    for position, row in enumerate(map(flat, open_rows(path))):
+        of_patient[str(row.get("subject_id"))].append(position)
+    patients = list(of_patient.items())
+    return [dict(patients[start : start + UNIT_PATIENTS]) for start in range(0, len(patients), UNIT_PATIENTS)]
 
-    Attributes:
-        folder: where the results of the units are written.
-        show: disagreements that a result describes at most.
-    """
 
-    folder: Path
-    trajectories: Trajectories
-    lookups: Lookups
-    show: int
-
-    def path(self, unit: str) -> Path:
-        return self.folder / f"{unit}.json"
-
-    def units(self, number: int, path: Path) -> list[Unit]:
-        """The work of file `number`: the rows of `UNIT_PATIENTS` patients each, so that a trajectory is read once."""
-        of_patient: dict[str, list[int]] = defaultdict(list)
-        for position, row in enumerate(map(flat, open_rows(path))):
-            of_patient[str(row.get("subject_id"))].append(position)
-        patients = list(of_patient.items())
-        starts = range(0, len(patients), UNIT_PATIENTS)
-        names = [f"{number:05d}-{start:07d}" for start in starts]
-        blocks = [dict(patients[start : start + UNIT_PATIENTS]) for start in starts]
-        return [Unit(n, self.path(n).exists, partial(self.check, n, path, b)) for n, b in zip(names, blocks, strict=True)]
-
-    def check(self, unit: str, path: Path, of_patient: dict[str, list[int]], tick: Tick) -> None:
-        """Check some rows of a file, given by patient and position."""
-        rows: Rows = open_rows(path)
-        agree: Counter[str] = Counter()
-        reasons: dict[str, Counter[str]] = defaultdict(Counter)
-        lines = []
-        for subject_id, positions in of_patient.items():
-            timeline = self.trajectories.timeline(subject_id) if self.trajectories.has(subject_id) else None
-            for position in positions:
-                row = flat(rows[position])
-                reason = disagreement(row, timeline, self.lookups)
-                task = row.get("task", "?")
-                if reason is None:
-                    agree[task] += 1
-                    continue
-                reasons[task][reason.partition(":")[0]] += 1
-                if len(lines) < self.show:
-                    lines.append(f"{path.name}, row {position + 1}: {reason}")
-        write_json(self.path(unit), {"file": str(path), "agree": agree, "reasons": reasons, "lines": lines})
+def check(
+    path: Path, block: dict[str, list[int]], trajectories: Trajectories, lookups: Lookups, show: int, result: Path, tick: Tick
+) -> None:
+    """Check the rows of a block of a file; write `counts` of reasons by task, and `lines` about at most `show` rows."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    lines: list[str] = []
+    for subject_id, positions in block.items():
+        timeline = trajectories.timeline(subject_id) if trajectories.has(subject_id) else None
+        for position in positions:
+            row = flat(open_rows(path)[position])
+            reason = disagreement(row, timeline, lookups)
+            counts[row.get("task", "?")][(reason or AGREE).partition(":")[0]] += 1
+            if reason and len(lines) < show:
+                lines.append(f"{path.name}, row {position + 1}: {reason}")
+    write_json(result, {"counts": counts, "lines": lines})
 
 
 def flat(row: dict[str, Any]) -> dict[str, Any]:
