@@ -58,7 +58,7 @@ def test_the_kept_chains_train_stage_two(small_root: Path, tiny_model: Path, tmp
 
 
 @pytest.mark.slow
-def test_the_whole_road(synthetic_root: Path, tmp_path: Path) -> None:
+def test_all_steps(synthetic_root: Path, tmp_path: Path) -> None:
     """From trajectories and an index to kept chains by one command, in two chunks, with a graph of free vocabularies."""
     root = tmp_path / "datas"
     (root / "patient_data").mkdir(parents=True)
@@ -86,7 +86,7 @@ def test_the_whole_road(synthetic_root: Path, tmp_path: Path) -> None:
     assert len(rows(evidence / "kept/reasoning.csv")) == 12
 
 
-def test_a_failed_step_stops_the_road(small_root: Path, tmp_path: Path) -> None:
+def test_a_failed_step_stops_the_run(small_root: Path, tmp_path: Path) -> None:
     root = data(small_root, tmp_path / "datas")
     with ScriptedServer(lambda body, number: {"status": 400}) as server:
         done = bash(SYNTHESIS, "--root_dir", root, "--from", "reasoning", "--model", "m", "--base_url", server.url)
@@ -112,21 +112,21 @@ def test_a_job_array_covers_every_row(small_root: Path, tmp_path: Path) -> None:
     done = bash(ARRAY, "filter_reasoning", "--root_dir", root, **one)
     assert done.returncode == 0 and len(rows(root / "evidence_datas/kept/reasoning.csv")) == 5
     done = bash(ARRAY, "no_such_step", **one)
-    assert done.returncode == 2 and "name a step" in done.stderr
+    assert done.returncode == 2 and "Name a step" in done.stderr
     alone = bash(ARRAY, "filter_reasoning", SLURM_SUBMIT_DIR=str(REPO))
-    assert alone.returncode != 0 and "wanted to run as a job array" in alone.stderr
+    assert alone.returncode != 0 and "expected to run in a job array" in alone.stderr
 
 
 def test_help_and_wrong_use() -> None:
     assert "usage: synthesis.sh" in bash(SYNTHESIS, "--help").stdout
     model = ("--model", "m", "--base_url", "http://127.0.0.1:1/v1")
     for words, message in (
-        ((), "wanted --model NAME"),
-        (("--model", "m"), "wanted --base_url URL"),
-        (model, "--index FILE: wanted an index CSV"),
-        ((*model, "--from", "nowhere"), "--from nowhere: wanted one of concepts"),
-        ((*model, "--chunks", "0"), "--chunks 0: wanted a number"),
-        (("--model",), "--model: wanted a value after it"),
+        ((), "--model NAME: expected"),
+        (("--model", "m"), "--base_url URL: expected"),
+        (model, "--index FILE: expected an index CSV"),
+        ((*model, "--from", "nowhere"), "--from nowhere: expected one of concepts"),
+        ((*model, "--chunks", "0"), "--chunks 0: expected a whole number"),
+        (("--model",), "--model: expected a value"),
         (("--modle", "m"), "unknown argument --modle"),
     ):
         done = bash(SYNTHESIS, *words)

@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -48,21 +48,6 @@ FREE_INVERSES = {
 """Relations of the free graph, and their inverses."""
 
 
-@dataclass(frozen=True)
-class GraphBuild:
-    """Builds a graph directory, from UMLS if `umls_dir` is given."""
-
-    output: Path
-    umls_dir: Path | None
-    index_mapping: Path
-    mimic_dir: Path
-
-    def __call__(self, tick: Tick) -> None:
-        graph = read_umls(self.umls_dir) if self.umls_dir else read_free(self.index_mapping, self.mimic_dir)
-        with atomic_dir(self.output) as folder:
-            write_graph(folder, *graph, "UMLS" if self.umls_dir else "free vocabularies")
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     cli = Parser(__doc__)
     source = cli.add_mutually_exclusive_group(required=True)
@@ -79,11 +64,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     summary = Summary("build_umls_graph")
     # a unit of work, so that of several processes that are started at once one builds the graph and the others wait for it
-    build = GraphBuild(output, args.umls_dir, args.index_mapping, args.mimic_dir)
+    build = partial(build_graph, output, args.umls_dir, args.index_mapping, args.mimic_dir)
     run_units([Unit(output.name, output.exists, build)], output.parent / ".locks", desc="build_umls_graph", unit="graph")
     about = read_json(output / "about.json")
     dropped = "".join(f"; {count:,} {reason}" for reason, count in about["dropped"].items() if count)
     summary.print(f"{about['nodes']:,} concepts, {about['edges']:,} directed relations{dropped} → {output}")
+
+
+def build_graph(output: Path, umls_dir: Path | None, index_mapping: Path, mimic_dir: Path, tick: Tick) -> None:
+    """Write the graph directory, from UMLS if `umls_dir` is given, else from free vocabularies."""
+    graph = read_umls(umls_dir) if umls_dir else read_free(index_mapping, mimic_dir)
+    with atomic_dir(output) as folder:
+        write_graph(folder, *graph, "UMLS" if umls_dir else "free vocabularies")
 
 
 # --- UMLS
@@ -148,7 +140,7 @@ def read_inverses(folder: Path) -> dict[str, str]:
     import polars as pl
 
     if not (folder / "MRDOC.RRF").exists():
-        print(f"warning: {folder}: no MRDOC.RRF. Inverse relations are named {INVERSE}NAME.", flush=True)
+        print(f"warning: {folder}: no MRDOC.RRF. Inverse relations are named {INVERSE}NAME.", file=sys.stderr)
         return {}
     rows = scan_rrf(folder, "MRDOC").filter(pl.col("TYPE").is_in(["rela_inverse", "rel_inverse"])).select("VALUE", "EXPL")
     return {relation: inverse for relation, inverse in rows.collect().iter_rows() if relation and inverse}

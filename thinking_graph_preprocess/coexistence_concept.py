@@ -55,19 +55,12 @@ WRITE_PAIRS = 1 << 20
 
 @dataclass(frozen=True)
 class CoexistenceCount:
-    """Counts co-occurrence, one task at a time. A process opens what it needs when it first uses it.
+    """Counts co-occurrence, one task at a time. Each process opens files when it first needs them."""
 
-    Attributes:
-        packed: directory of the packed concepts.
-        output: directory of the results.
-        index: the index files.
-        subjects: the patients to count.
-    """
-
-    packed: Path
+    packed: Path  # packed concepts
     output: Path
     index: list[Path]
-    subjects: frozenset[str]
+    subjects: frozenset[str]  # patients to count
 
     @functools.cached_property
     def concepts(self) -> PackedConcepts:
@@ -131,15 +124,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     files = concept_files(concept_dir)
     subjects = frozenset(read_subject_ids(args.subject_id_path))
     tasks = [task for task in GRAPH_TASKS if not args.task or task in args.task]
-    provenance = Provenance(
-        folder_record(output),
-        "coexistence_concept",
-        inputs={
-            "concepts": digest_of(folder_record(concept_dir)),
-            "index": index_digest(args.data_index_dir),
-            "patients": digest_lines(list(subjects)),
-        },
-    )
+    digests = digest_of(folder_record(concept_dir)), index_digest(args.data_index_dir), digest_lines(list(subjects))
+    inputs = dict(zip(("concepts", "index", "patients"), digests, strict=True))
+    provenance = Provenance(folder_record(output), "coexistence_concept", inputs)
     provenance.claim("--output_path")
 
     job = CoexistenceCount(output / ".packed", output, index_files(args.data_index_dir), subjects)
@@ -147,14 +134,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if missing:
         total = job.number_of_rows(missing)
         find_or_pack(files, Trajectories(args.ehr_dir), output)
-        run_units(
-            [Unit(task, job.path(task).exists, functools.partial(job.count, task)) for task in missing],
-            output / ".locks",
-            num_workers=args.num_workers,
-            total=total,
-            desc="coexistence_concept",
-            unit="sample",
-        )
+        units = [Unit(task, job.path(task).exists, functools.partial(job.count, task)) for task in missing]
+        locks = output / ".locks"
+        run_units(units, locks, num_workers=args.num_workers, total=total, desc="coexistence_concept", unit="sample")
     counts = {task: count_pairs(job.path(task)) for task in GRAPH_TASKS if job.path(task).exists()}
     provenance.complete(tasks=counts)
 
@@ -277,14 +259,8 @@ class PairCounter:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        types = {
-            "target": pa.string(),
-            "history": pa.string(),
-            "n_both": pa.int64(),
-            "n_target": pa.int64(),
-            "n_history": pa.int64(),
-            "lift": pa.float64(),
-        }
+        types = dict.fromkeys(("target", "history"), pa.string())
+        types |= dict.fromkeys(("n_both", "n_target", "n_history"), pa.int64()) | {"lift": pa.float64()}
         schema = pa.schema(types, metadata={"n_samples": str(self.samples)})
         names = pa.array(self.concepts.names, pa.string())
         with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:

@@ -27,7 +27,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from mimiciv_dataset.events import MISSING
 from mimiciv_dataset.index_files import index_digest, index_files, reading, scan, task_of_file
@@ -41,17 +41,9 @@ from pipeline.files import atomic_path, require
 from pipeline.progress import Summary
 from pipeline.provenance import Provenance, folder_record
 from pipeline.work import Tick, Unit, run_units
-from thinking_graph_preprocess.concept_files import (
-    FREE_TEXT,
-    GRAPH_TASKS,
-    TEXT,
-    concept_schema,
-    normalise,
-)
+from thinking_graph_preprocess.concept_files import FREE_TEXT, GRAPH_TASKS, TEXT, concept_schema, normalise
 from thinking_graph_preprocess.concept_lexicon import find_or_build
-
-if TYPE_CHECKING:
-    from thinking_graph_preprocess.matchers import Matcher
+from thinking_graph_preprocess.matchers import Matcher, check_quickumls, make_matcher
 
 QUICKUMLS_VARIABLES = ("QUICKUMLS", "QUICK_UMLS")
 
@@ -77,34 +69,19 @@ class Concept(NamedTuple):
 
 @dataclass(frozen=True)
 class ConceptExtraction:
-    """Extracts the concepts of groups of patients. A process opens what it needs when it first uses it.
-
-    Attributes:
-        ehr_dir, index_mapping: directories of trajectories, and of dictionaries and code maps.
-        output: directory of the concept files.
-        matcher_name: `dictionary` or `quickumls`.
-        quickumls: the QuickUMLS installation, for that matcher.
-        lexicon: the lexicon directory; None for QuickUMLS without preferred names.
-        groups: group (a file of trajectories) → its patients.
-        index: the index files.
-    """
+    """Extracts the concepts of groups of patients. Each process opens files when it first needs them."""
 
     ehr_dir: Path
     index_mapping: Path
     output: Path
-    matcher_name: str
-    quickumls: Path | None
-    lexicon: Path | None
-    groups: dict[str, list[str]]
+    quickumls: Path | None  # installation, for that matcher
+    lexicon: Path | None  # None: QuickUMLS without preferred names
+    groups: dict[str, list[str]]  # the patients of each file of trajectories
     index: list[Path]
 
     @functools.cached_property
     def matcher(self) -> Matcher:
-        from thinking_graph_preprocess.matchers import DictionaryMatcher, QuickUMLSMatcher
-
-        if self.matcher_name == "dictionary":
-            return DictionaryMatcher(self.lexicon)
-        return QuickUMLSMatcher(self.quickumls, self.lexicon)
+        return make_matcher(self.quickumls, self.lexicon)
 
     @functools.cached_property
     def trajectories(self) -> Trajectories:
@@ -148,46 +125,34 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     quickumls = args.quickumls or next((Path(os.environ[v]) for v in QUICKUMLS_VARIABLES if os.environ.get(v)), None)
     matcher = args.matcher or ("quickumls" if quickumls else "dictionary")
-    require(
-        args.data_index_dir,
-        "a task index by patient",
-        f"make it with mimiciv_dataset/task_sample_info_gen.py --group patient --output_path {args.data_index_dir}, or "
-        "choose another index with --data_index_dir",
-    )
+    task_index = f"mimiciv_dataset/task_sample_info_gen.py --group patient --output_path {args.data_index_dir}"
+    require(args.data_index_dir, "a task index by patient", f"make it with {task_index}, or choose another --data_index_dir")
     index = index_files(args.data_index_dir)
     trajectories = Trajectories(args.ehr_dir)
-    if matcher == "quickumls":
-        check_installation(quickumls, args.num_workers)
+    if matcher == "dictionary":
+        quickumls = None
+    elif quickumls is None:
+        raise UserError("--matcher quickumls: expected an installation in $QUICKUMLS or --quickumls, got neither. Set one.")
+    else:
+        check_quickumls(quickumls, args.num_workers)
     lexicon = None
     if matcher == "dictionary" or args.umls_dir:
         lexicon = find_or_build(args.lexicon_dir, args.umls_dir, args.index_mapping, args.cache_dir)
     groups = patients_in_index(trajectories.groups(), index)
-    installation = str(quickumls.resolve()) if matcher == "quickumls" else None
-    provenance = Provenance(
-        folder_record(args.output_path),
-        "concept_extraction",
-        inputs={
-            "trajectories": trajectories.digest,
-            "index": index_digest(args.data_index_dir),
-            "lexicon": lexicon and lexicon.name,
-        },
-        settings={"matcher": matcher, "quickumls": installation, "files": len(groups)},
-    )
+    lexicon_name = lexicon and lexicon.name
+    inputs = {"trajectories": trajectories.digest, "index": index_digest(args.data_index_dir), "lexicon": lexicon_name}
+    settings = {"matcher": matcher, "quickumls": quickumls and str(quickumls.resolve()), "files": len(groups)}
+    provenance = Provenance(folder_record(args.output_path), "concept_extraction", inputs, settings)
     provenance.claim("--output_path")
 
-    job = ConceptExtraction(args.ehr_dir, args.index_mapping, args.output_path, matcher, quickumls, lexicon, groups, index)
+    job = ConceptExtraction(args.ehr_dir, args.index_mapping, args.output_path, quickumls, lexicon, groups, index)
     chosen = chunk.of(list(groups))
     patients = sum(len(groups[group]) for group in chosen if not job.path(group).exists())
-    run_units(
-        [Unit(group, job.path(group).exists, functools.partial(job.extract, group)) for group in chosen],
-        args.output_path / ".locks",
-        num_workers=args.num_workers,
-        total=patients,
-        desc="concept_extraction",
-        unit="patient",
-    )
+    units = [Unit(group, job.path(group).exists, functools.partial(job.extract, group)) for group in chosen]
+    locks = args.output_path / ".locks"
+    run_units(units, locks, num_workers=args.num_workers, total=patients, desc="concept_extraction", unit="patient")
     if all(job.path(group).exists() for group in groups):
-        provenance.complete(counts=count_concepts(map(job.path, groups)))
+        provenance.complete()
     counts = count_concepts(map(job.path, chosen))
     summary.print(
         f"{counts['rows']:,} concepts of {counts['patients']:,} patients ({counts['text']:,} in free text, "
@@ -195,24 +160,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         patients,
         "patients",
     )
-
-
-def check_installation(quickumls: Path | None, num_workers: int) -> None:
-    """Check that QuickUMLS can be used by this number of processes.
-
-    Raises:
-        UserError: it cannot.
-    """
-    from thinking_graph_preprocess.matchers import allows_one_process_only, check_quickumls
-
-    if quickumls is None:
-        raise UserError("--matcher quickumls: expected an installation in $QUICKUMLS or --quickumls, got neither. Set one.")
-    check_quickumls(quickumls)
-    if num_workers > 1 and allows_one_process_only(quickumls):
-        raise UserError(
-            f"{quickumls}: expected a QuickUMLS installation that several processes can read, got a leveldb one, which is "
-            "locked to one process. Install it again with -d unqlite, or use --num_workers 1."
-        )
 
 
 def patients_in_index(groups: dict[str, list[str]], index: Sequence[Path]) -> dict[str, list[str]]:
@@ -304,12 +251,8 @@ def write_concepts(path: Path, patients: Iterable[tuple[str, Iterable[Concept]]]
 
         for subject_id, concepts in patients:
             patient = [(subject_id, *concept) for concept in concepts]
-            counts.update(
-                patients=1,
-                rows=len(patient),
-                text=sum(row[2] == TEXT for row in patient),
-                negated=sum(row[5] for row in patient),
-            )
+            text, negated = sum(row[2] == TEXT for row in patient), sum(row[5] for row in patient)
+            counts.update(patients=1, rows=len(patient), text=text, negated=negated)
             rows += patient
             if len(rows) >= WRITE_ROWS:
                 flush()

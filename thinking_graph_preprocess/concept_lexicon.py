@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mimiciv_dataset.lookups import DICTIONARIES, Lookups
 from pipeline.errors import UserError
-from pipeline.files import atomic_dir, sha256_file, write_json
+from pipeline.files import atomic_dir, require, sha256_file, write_json
 from pipeline.progress import progress
 from pipeline.work import Tick, Unit, run_units
 from thinking_graph_preprocess.concept_files import normalise
@@ -69,7 +69,7 @@ class Lexicon:
     def __init__(self, folder: Path) -> None:
         import numpy as np
 
-        self.folder = folder
+        require(folder / "keys.npy", "a lexicon", "concept_extraction.py makes one in evidence_datas/lexicon/")
 
         def load(name: str) -> np.ndarray:
             return np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r"))
@@ -118,24 +118,15 @@ def find_or_build(folder: Path, umls_dir: Path | None, index_mapping: Path, cach
     for path in files:
         digest.update(bytes.fromhex(sha256_file(path)))
     lexicon = folder / f"{'umls' if umls_dir else 'free'}-{digest.hexdigest()[:12]}"
-    build = _Build(lexicon, files, umls_dir, index_mapping)
+    build = partial(_build, lexicon, files, umls_dir, index_mapping)
     run_units([Unit(lexicon.name, lexicon.is_dir, build)], folder / ".locks", desc="lexicon", unit="lexicon")
     return lexicon
 
 
-@dataclass(frozen=True)
-class _Build:
-    """Builds a lexicon."""
-
-    folder: Path
-    files: list[Path]
-    umls_dir: Path | None
-    index_mapping: Path
-
-    def __call__(self, tick: Tick) -> None:
-        concepts = umls_concepts(self.umls_dir) if self.umls_dir else free_concepts(Lookups(self.index_mapping), self.files)
-        counts = write_lexicon(self.folder, *concepts, {"sources": [str(path) for path in self.files]})
-        print(f"lexicon: {counts['terms']:,} terms of {counts['concepts']:,} concepts → {self.folder}", flush=True)
+def _build(folder: Path, files: Sequence[Path], umls_dir: Path | None, index_mapping: Path, tick: Tick) -> None:
+    concepts = umls_concepts(umls_dir) if umls_dir else free_concepts(Lookups(index_mapping), files)
+    counts = write_lexicon(folder, *concepts, {"sources": [str(path) for path in files]})
+    print(f"lexicon: {counts['terms']:,} terms of {counts['concepts']:,} concepts → {folder}", flush=True)
 
 
 def write_lexicon(

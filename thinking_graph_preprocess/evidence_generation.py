@@ -18,15 +18,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
 
 import csv
-import functools
 import json
 import re
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property, partial
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from mimiciv_dataset.index_files import index_files, normalise_row, read_header, window_columns
 from mimiciv_dataset.trajectory import Trajectories
@@ -38,11 +37,9 @@ from pipeline.provenance import Provenance, digest_of, file_record, folder_recor
 from pipeline.work import Tick, Unit, run_units
 from thinking_graph_preprocess.concept_files import concept_files
 from thinking_graph_preprocess.evidence import COUNTED, Evidence, EvidenceSettings, TaskCounts
+from thinking_graph_preprocess.matchers import make_matcher
 from thinking_graph_preprocess.packed_concepts import PackedConcepts, find_or_pack
 from thinking_graph_preprocess.umls_graph import HOW_TO_MAKE, Graph, add_search_flags
-
-if TYPE_CHECKING:
-    from thinking_graph_preprocess.matchers import Matcher
 
 COLUMN = "graph"
 IS_CHUNK = re.compile(r"(.+)-(\d+)-of-(\d+)\.csv")
@@ -68,40 +65,28 @@ class IndexPart:
 
 @dataclass(frozen=True)
 class EvidenceGeneration:
-    """Adds the graphs to the rows of an index, part by part. A process opens what it needs when it first uses it.
-
-    Attributes:
-        index: the index CSV.
-        columns: its columns.
-        chunk: which rows of the index.
-        output: the CSV to write.
-        provenance: the record of the output.
-        settings: which pairs are looked up, and the limits of a search.
-        coexistence_dir, packed, graph_dir: co-occurrence, packed concepts, and the concept graph.
-        lexicon, quickumls: what the matcher needs, if there is one.
-    """
+    """Adds graphs to the rows of an index, part by part. Each process opens files when it first needs them."""
 
     index: Path
-    columns: list[str]
     chunk: Chunk
     output: Path
     provenance: Provenance
     settings: EvidenceSettings
     coexistence_dir: Path
-    packed: Path
+    packed: Path  # packed concepts
     graph_dir: Path
     lexicon: Path | None
     quickumls: Path | None
 
-    @functools.cached_property
+    @cached_property
     def evidence(self) -> Evidence:
-        matcher: Matcher | None = None
-        if self.lexicon or self.quickumls:
-            from thinking_graph_preprocess.matchers import DictionaryMatcher, QuickUMLSMatcher
-
-            matcher = QuickUMLSMatcher(self.quickumls, self.lexicon) if self.quickumls else DictionaryMatcher(self.lexicon)
+        matcher = make_matcher(self.quickumls, self.lexicon) if self.lexicon or self.quickumls else None
         graph = Graph(self.graph_dir, self.settings.search)
         return Evidence(self.settings, self.coexistence_dir, PackedConcepts(self.packed), graph, matcher)
+
+    @cached_property
+    def columns(self) -> list[str]:
+        return read_header(self.index)
 
     @property
     def output_columns(self) -> list[str]:
@@ -155,21 +140,20 @@ class EvidenceGeneration:
 
 def main(argv: Sequence[str] | None = None) -> None:
     cli = Parser(__doc__)
-    defaults = EvidenceSettings()
     cli.add_argument("--data_index_path", type=Path, required=True, help="index CSV")
     cli.add_argument("--output_path", type=Path, help="CSV to write (ROOT_DIR/evidence_datas/evidence/<name of the index>)")
     cli.add_path("--concept_dir", default="evidence_datas/concepts", help="output of concept_extraction.py")
     cli.add_path("--coexistence_dir", default="evidence_datas/coexistence", help="output of coexistence_concept.py")
     cli.add_path("--graph", default="evidence_datas/graph", help="output of build_umls_graph.py")
     cli.add_path("--ehr_dir", "--patient_ehr_path", default="patients_ehr", help="trajectories")
-    cli.add_argument("--threshold", type=float, default=defaults.threshold, help="the lift must be above it (5)")
-    cli.add_argument(
-        "--min_support", type=int, default=defaults.min_support, help="least samples with the history's concept (5)"
-    )
-    cli.add_argument("--topk", type=at_least(1), default=defaults.topk, metavar="N", help="most pairs of an answer (20)")
-    cli.add_argument(
-        "--total_pair", type=at_least(1), default=defaults.total_pair, metavar="N", help="most pairs of a sample (100)"
-    )
+    for flag, kind, text in (
+        ("threshold", float, "the lift of a pair must be above it"),
+        ("min_support", int, "least number of samples with the history's concept"),
+        ("topk", at_least(1), "most pairs of an answer"),
+        ("total_pair", at_least(1), "most pairs of a sample"),
+    ):
+        default = getattr(EvidenceSettings, flag)
+        cli.add_argument(f"--{flag}", type=kind, default=default, metavar="N", help=f"{text} ({default:g})")
     cli.add_argument("--lexicon", type=Path, help="lexicon of concept_extraction.py, to find names that the graph lacks")
     cli.add_argument("--quickumls", type=Path, help="QuickUMLS installation, to find names that the graph lacks")
     add_search_flags(cli)
@@ -180,21 +164,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     chunk = Chunk(args.chunk_num, args.chunk_idx)
     settings = EvidenceSettings(args.threshold, args.min_support, args.topk, args.total_pair, args.max_hops, args.max_nodes)
     index = require(args.data_index_path, "an index CSV", "make it with mimiciv_dataset/data_index_gen.py")
-    columns = read_header(index)
-    window_columns(index, columns)
+    window_columns(index, read_header(index))
     output = chunk.path(args.output_path or args.root_dir / "evidence_datas/evidence" / index.name)
-    check_matcher(args.lexicon, args.quickumls)
+    about_graph = require(args.graph / "about.json", "a graph directory", HOW_TO_MAKE)
+    coexistence = digest_of(folder_record(args.coexistence_dir))
+    inputs = {"index": sha256_file(index), "graph": sha256_file(about_graph), "coexistence": coexistence}
     matcher = {name: path and str(path.resolve()) for name, path in (("lexicon", args.lexicon), ("quickumls", args.quickumls))}
-    provenance = Provenance(
-        file_record(output),
-        "evidence_generation",
-        inputs={
-            "index": sha256_file(index),
-            "graph": sha256_file(require(args.graph / "about.json", "a graph directory", HOW_TO_MAKE)),
-            "coexistence": digest_of(folder_record(args.coexistence_dir)),
-        },
-        settings=asdict(settings) | matcher | {"chunk": asdict(chunk)},
-    )
+    recorded = asdict(settings) | matcher | {"chunk": asdict(chunk)}
+    provenance = Provenance(file_record(output), "evidence_generation", inputs, recorded)
     if not output.exists():
         provenance.path.unlink(missing_ok=True)  # of a run that failed
     provenance.claim("--output_path", used=output.exists())
@@ -202,51 +179,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{output}: already complete. Remove it to make it again.")
         return
 
-    Graph(args.graph, settings.search)  # an incomplete directory is an error now, not in a worker
     packed = find_or_pack(concept_files(args.concept_dir), Trajectories(args.ehr_dir), args.coexistence_dir)
-    job = EvidenceGeneration(
-        index,
-        columns,
-        chunk,
-        output,
-        provenance,
-        settings,
-        args.coexistence_dir,
-        packed,
-        args.graph,
-        args.lexicon,
-        args.quickumls,
-    )
+    directories = args.coexistence_dir, packed, args.graph
+    job = EvidenceGeneration(index, chunk, output, provenance, settings, *directories, args.lexicon, args.quickumls)
     parts, rows = split_index(index, chunk)
     name, locks = output.name, output.parent / ".locks"
-    units = [
-        Unit(f"{name}-{part.number}", functools.partial(job.is_written, part), functools.partial(job.write_part, part))
-        for part in parts
-    ]
+    units = [Unit(f"{name}-{part.number}", partial(job.is_written, part), partial(job.write_part, part)) for part in parts]
     run_units(units, locks, num_workers=args.num_workers, total=rows, desc="evidence_generation", unit="sample")
-    run_units([Unit(name, job.is_merged, functools.partial(job.merge, parts))], locks, desc="merging parts", unit="file")
+    run_units([Unit(name, job.is_merged, partial(job.merge, parts))], locks, desc="merging parts", unit="file")
     counts = read_record(provenance.path)["tasks"]
     print_counts(counts)
     with_graph = sum(count["with_graph"] for count in counts.values())
     summary.print(f"{rows:,} rows, {with_graph:,} with a graph → {output}", rows, "rows")
 
 
-def check_matcher(lexicon: Path | None, quickumls: Path | None) -> None:
-    """Check that the matcher for names that the graph lacks can be used.
-
-    Raises:
-        UserError: it cannot.
-    """
-    from thinking_graph_preprocess.matchers import check_quickumls
-
-    if lexicon is not None:
-        require(lexicon / "keys.npy", "a lexicon", "concept_extraction.py makes one in evidence_datas/lexicon/")
-    if quickumls is not None:
-        check_quickumls(quickumls)
-
-
 def read_index(
-    path: Path, part: IndexPart | None = None, columns: Sequence[str] | None = None
+    path: Path, part: IndexPart | None = None, columns: list[str] | None = None
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield (offset in bytes, row) of an index CSV.
 

@@ -109,11 +109,16 @@ class QuickUMLSMatcher:
         return None
 
 
-def check_quickumls(folder: Path) -> None:
+def make_matcher(quickumls: Path | None, lexicon: Path | None) -> Matcher:
+    """A `QuickUMLSMatcher` if there is an installation, else a `DictionaryMatcher`."""
+    return QuickUMLSMatcher(quickumls, lexicon) if quickumls else DictionaryMatcher(lexicon)
+
+
+def check_quickumls(folder: Path, num_workers: int = 1) -> None:
     """Check what QuickUMLS needs, since it would try to download what is missing.
 
     Raises:
-        UserError: the installation, spaCy's model or NLTK's stop words are missing.
+        UserError: the installation, spaCy's model or NLTK's stop words are missing, or only one process can use them.
     """
     install = "make it with python -m quickumls.install UMLS_DIR FOLDER -d unqlite and set $QUICKUMLS or --quickumls to it"
     require(folder, "a QuickUMLS installation", install)
@@ -133,9 +138,9 @@ def check_quickumls(folder: Path) -> None:
     model = SPACY_LANGUAGE_MAP["ENG"]
     if not (spacy.util.is_package(model) or Path(model).exists()):
         raise UserError(f"spaCy: expected its model {model}, got none. Run python -m spacy download {model}.")
-
-
-def allows_one_process_only(folder: Path) -> bool:
-    """Whether a QuickUMLS installation is stored in leveldb, which only one process can open at a time."""
-    flag = folder / "database_backend.flag"
-    return not flag.exists() or flag.read_text().strip() == "leveldb"
+    backend = folder / "database_backend.flag"
+    if num_workers > 1 and (not backend.exists() or backend.read_text().strip() == "leveldb"):
+        raise UserError(
+            f"{folder}: expected a QuickUMLS installation that several processes can read, got a leveldb one, which is locked "
+            "to one process. Install it again with -d unqlite, or use --num_workers 1."
+        )

@@ -288,12 +288,9 @@ def _compile_search() -> Callable[..., int]:
 
 def add_search_flags(cli: argparse.ArgumentParser) -> None:
     """Add `--max_hops` and `--max_nodes`, the `SearchLimits`."""
-    limits = SearchLimits()
-    for flag, default, text in (
-        ("--max_hops", limits.max_hops, "most relations of a path"),
-        ("--max_nodes", limits.max_nodes, "most concepts that a search expands"),
-    ):
-        cli.add_argument(flag, type=at_least(1), default=default, metavar="N", help=f"{text} ({default:,})")
+    hops, nodes = SearchLimits.max_hops, SearchLimits.max_nodes
+    cli.add_argument("--max_hops", type=at_least(1), default=hops, metavar="N", help=f"most relations of a path ({hops})")
+    cli.add_argument("--max_nodes", type=at_least(1), default=nodes, metavar="N", help=f"most concepts to expand ({nodes})")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
