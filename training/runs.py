@@ -50,8 +50,8 @@ def claim(folder: Path, settings: Mapping[str, Any], patients: Iterable[str], ch
     data = dict(settings["data"])
     others = {name: value for name, value in settings.items() if name not in ("data", "model")}
     others |= {name: data.pop(name) for name in ("stage", "max_tokens")}
-    step = "grpo.py" if settings["method"] == "GRPO" else "sft.py"
-    provenance = Provenance(folder_record(folder), step, inputs={"model": settings["model"]} | data, settings=others)
+    inputs = {"model": settings["model"]} | data
+    provenance = Provenance(folder_record(folder), settings["method"].lower(), inputs, others)
     if checkpoint is None:
         provenance.path.unlink(missing_ok=True)
     provenance.claim(change="--output_dir", used=checkpoint is not None)
