@@ -83,7 +83,7 @@ class TrainingData:
     def __init__(
         self,
         root_dir: Path | str,
-        files: Sequence[str],
+        files: Sequence[Path | str],
         tokenizer: PreTrainedTokenizerBase,
         max_tokens: int,
         stage: str | None = None,
