@@ -8,19 +8,25 @@ one machine or on several that share a file system, do each unit once. A killed 
 from __future__ import annotations
 
 import contextlib
+import json
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline.errors import UserError
+from pipeline.files import Line, atomic_path
 from pipeline.progress import progress
+
+T = TypeVar("T")
 
 Tick = Callable[[int], Any]
 """Advances the progress bar by a number of its units."""
@@ -75,6 +81,39 @@ def run_units(
             _share(units, locks, bar.update)
         else:
             _run_processes(units, locks, min(num_workers, len(units)), bar)
+
+
+def map_lines(
+    parts: Sequence[T], compute: Callable[[T], Iterable[Line]], scratch: Path, *, num_workers: int = 1, desc: str, unit: str
+) -> Iterator[Line]:
+    """Yield the JSON objects that `compute` yields for each part, in the order of the parts.
+
+    For commands whose processes compute pieces of a single output. Results pass through a temporary directory, so that memory
+    holds none of them and their order does not depend on the number of processes.
+
+    Args:
+        parts: what is computed by one process at a time.
+        compute: function of a part; a bound method or `functools.partial`, not a closure.
+        scratch: directory in which the temporary directory is made, usually that of the output.
+        num_workers: processes to use; 1 works in this process.
+        desc, unit: name of the progress bar, and what a part is.
+    """
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".parts-", dir=scratch) as temporary:
+        paths = [Path(temporary) / f"{number}.jsonl" for number in range(len(parts))]
+        units = [
+            Unit(path.stem, path.exists, partial(_write_lines, compute, part, path))
+            for part, path in zip(parts, paths, strict=True)
+        ]
+        run_units(units, Path(temporary), num_workers=num_workers, desc=desc, unit=unit)
+        for path in paths:
+            with path.open(encoding="utf-8") as file:
+                yield from map(json.loads, file)
+
+
+def _write_lines(compute: Callable[[T], Iterable[Line]], part: T, path: Path, _: Tick) -> None:
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(line) + "\n" for line in compute(part))
 
 
 @dataclass(frozen=True)
