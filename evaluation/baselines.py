@@ -21,13 +21,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages 
 
 import json
 import math
-import shutil
 import statistics
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from evaluation.predictions import read_outputs, sample_id_of_output
@@ -38,7 +37,7 @@ from pipeline.cli import ROOT_DIR, Parser, at_least, run
 from pipeline.errors import UserError
 from pipeline.files import Line, atomic_path, read_json, require, write_json
 from pipeline.progress import Summary, progress
-from pipeline.work import Tick, Unit, run_units
+from pipeline.work import map_lines
 
 if TYPE_CHECKING:
     from mimiciv_dataset.lookups import Lookups
@@ -346,46 +345,35 @@ def training_rows(tasks: Sequence[str], subjects: Collection[str], settings: Bas
     return {task: draw(task, pl.concat(frames)).to_dicts() for task, frames in drawn.items()}
 
 
-def write_part(job: BaselineJob, name: str, part: Sequence[str], path: Path, _: Tick) -> None:
-    """Write the output lines of one part of a baseline."""
+def output_lines(job: BaselineJob, part: tuple[str, Sequence[str]]) -> Iterator[Line]:
+    """Yield {"baseline": name, "line": output line} for a part: the name of a baseline, and some of its tasks or patients."""
     from evaluation.metrics import sample_score
 
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        for line, response, p_yes in BASELINES[name].answer(job, part):
-            info = line["task_info"]
-            score = sample_score(info["task"], info["label"], response, p_yes)
-            output = {"response": response, "reasoning": None, "p_yes": p_yes, "finish_reason": "stop"}
-            file.write(json.dumps(line | {"outputs": [output], "score": score}, ensure_ascii=False) + "\n")
+    name, members = part
+    for line, response, p_yes in BASELINES[name].answer(job, members):
+        info = line["task_info"]
+        score = sample_score(info["task"], info["label"], response, p_yes)
+        output = {"response": response, "reasoning": None, "p_yes": p_yes, "finish_reason": "stop"}
+        yield {"baseline": name, "line": line | {"outputs": [output], "score": score}}
 
 
 def write_baselines(job: BaselineJob, names: Sequence[str], result: Mapping[str, Any], num_workers: int) -> None:
     """Write outputs.jsonl, run.json and result.json of each baseline, scored with the settings of the run's `result`."""
     from evaluation.score import score_dir
 
-    folder = job.run_dir / FOLDER
-    folder.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".parts-", dir=folder) as temporary:
-        paths: dict[str, list[Path]] = {}
-        units = []
-        for name in names:
-            parts = BASELINES[name].parts(job)
-            paths[name] = [Path(temporary) / f"{name}-{number}.jsonl" for number in range(len(parts))]
-            units += [
-                Unit(path.stem, path.exists, partial(write_part, job, name, part, path))
-                for part, path in zip(parts, paths[name], strict=True)
-            ]
-        run_units(units, Path(temporary), num_workers=num_workers, desc="baselines", unit="part")
-        for name in names:
-            if not paths[name]:
-                print(f"{name}: the run has no sample that it can answer, so nothing is written")
-                continue
-            with atomic_path(folder / name / "outputs.jsonl") as outputs, outputs.open("wb") as file:
-                for path in paths[name]:
-                    with path.open("rb") as part_file:
-                        shutil.copyfileobj(part_file, file)
-            arguments = {"model_name_or_path": name} | asdict(job.settings)
-            write_json(folder / name / "run.json", arguments)
-            score_dir(folder / name, result["resamples"], result["seed"], extra={"arguments": arguments})
+    folder, parts = job.run_dir / FOLDER, []
+    for name in names:
+        members = BASELINES[name].parts(job)
+        parts += [(name, each) for each in members]
+        if not members:
+            print(f"{name}: the run has no sample that it can answer, so nothing is written")
+    lines = map_lines(parts, partial(output_lines, job), folder, num_workers=num_workers, desc="baselines", unit="part")
+    for name, of_baseline in groupby(lines, key=lambda line: line["baseline"]):
+        with atomic_path(folder / name / "outputs.jsonl") as temporary, temporary.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(line["line"], ensure_ascii=False) + "\n" for line in of_baseline)
+        arguments = {"model_name_or_path": name} | asdict(job.settings)
+        write_json(folder / name / "run.json", arguments)
+        score_dir(folder / name, result["resamples"], result["seed"], extra={"arguments": arguments})
 
 
 # --- the command

@@ -1,9 +1,8 @@
-"""Figures that the paper publishes, and runs beside them: `python -m evaluation.published DIR [DIR …]` prints the difference.
+"""Compare runs with the published results: `python -m evaluation.published DIR [DIR …]` prints the differences.
 
-EHR-Bench, all of its samples: macro F1 over the decision-making tasks and macro AUROC over the risk prediction tasks
-(Liao et al., "EHR-R1: A Reasoning-Enhanced Foundational Language Model for Electronic Health Record Analysis", 2025,
-arXiv:2510.25628).
-None: no figure is published.
+The published results are macro F1 over the decision-making tasks and macro AUROC over the risk prediction tasks of all
+samples of EHR-Bench (Liao et al., "EHR-R1: A Reasoning-Enhanced Foundational Language Model for Electronic Health Record
+Analysis", 2025, arXiv:2510.25628).
 """
 
 from __future__ import annotations
@@ -17,12 +16,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from evaluation.score import MACRO
 from pipeline.cli import Parser, run
 from pipeline.files import read_json, require
+from pipeline.progress import format_table
 
 
 class Published(NamedTuple):
-    """Macro figures of one model, as fractions."""
+    """Macro averages of a model as fractions; None if not published."""
 
     decision_f1: float
     risk_auroc: float | None
@@ -45,43 +46,45 @@ PUBLISHED: dict[str, Published] = {
 
 
 def published_name(model: str) -> str | None:
-    """The name under which the paper has a model; None if it has none like it.
+    """The name of a model in the paper; None if the paper does not have it.
 
     >>> published_name("meta-llama/Llama-3.3-70B-Instruct"), published_name("./models/ehr-r1-1.7b"), published_name("gpt2")
     ('Llama3.3-70B', 'EHR-R1-1.7B', None)
     """
-    ours = _plain(model)
-    return max((name for name in PUBLISHED if _plain(name) in ours), key=len, default=None)
+    return max((name for name in PUBLISHED if _normalised(name) in _normalised(model)), key=len, default=None)
 
 
-def _plain(name: str) -> str:
+def _normalised(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def compare_with_published(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """A table of runs (folder → result.json): our figure and interval, the published one, the difference."""
-    rows = [("run", "figure", "ours", "95 % interval", "published", "difference", "tasks")]
+    """A table of the macro averages of runs, their intervals, the published values and the differences.
+
+    Args:
+        results: directory name → content of its result.json.
+    """
+    rows = []
     for folder, result in results.items():
         name = published_name(result.get("arguments", {}).get("model_name_or_path", folder)) or published_name(folder)
         macro = result["macro"]["paper"]
-        for kind, figure in (("decision", "decision_f1"), ("risk", "risk_auroc")):
-            ours, ci = macro[figure], macro[f"{figure}_ci"]
-            theirs = getattr(PUBLISHED[name], figure) if name else None
-            rows.append((
-                f"{folder} ({name or 'not in the paper'})", figure, "–" if ours is None else f"{ours:.4f}",
-                f"[{ci[0]:.4f}, {ci[1]:.4f}]" if ci else "–", "–" if theirs is None else f"{theirs:.4f}",
-                "–" if None in (ours, theirs) else f"{ours - theirs:+.4f}", f"{macro[f'{kind}_tasks']}",
-            ))  # fmt: skip
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+        for kind, metric in MACRO.items():
+            value, ci = macro[metric], macro[f"{metric}_ci"]
+            published = getattr(PUBLISHED[name], metric) if name else None
+            difference = None if None in (value, published) else f"{value - published:+.4f}"
+            interval = f"[{ci[0]:.4f}, {ci[1]:.4f}]" if ci else None
+            values = [None if number is None else f"{number:.4f}" for number in (value, published)]
+            run_name = f"{folder} ({name or 'not in the paper'})"
+            rows.append([run_name, metric, values[0], interval, values[1], difference, macro[f"{kind}_tasks"]])
+    return format_table(("run", "metric", "value", "95 % interval", "published", "difference", "tasks"), rows)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     cli = Parser(__doc__)
-    cli.add_argument("dirs", nargs="+", type=Path, metavar="DIR", help="a run's folder, with result.json")
+    cli.add_argument("dirs", nargs="+", type=Path, metavar="DIR", help="directory of a run, with result.json")
     args = cli.parse_args(argv)
-    how = "run test.py, or python -m evaluation.score, on it first"
-    print(compare_with_published({path.name: read_json(require(path / "result.json", "a result", how)) for path in args.dirs}))
+    fix = "run test.py, or python -m evaluation.score, on it first"
+    print(compare_with_published({path.name: read_json(require(path / "result.json", "a result", fix)) for path in args.dirs}))
 
 
 if __name__ == "__main__":

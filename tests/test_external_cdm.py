@@ -1,4 +1,4 @@
-"""MIMIC-IV-Ext-CDM's pickles and CSVs → samples → test.py → scores, on made-up admissions; and pickles that want more."""
+"""MIMIC-IV-Ext-CDM's pickles and CSVs → samples → test.py → scores, on made-up admissions; and pickles with code."""
 
 from __future__ import annotations
 
@@ -164,9 +164,9 @@ class Evil:
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_a_pickle_runs_nothing(pickles: Path, tmp_path: Path, protocol: int) -> None:
     path = pickles / "cholecystitis_hadm_info_first_diag.pkl"
-    for wanted, value in (("mkdir", Evil(tmp_path / "made")), ("collections.OrderedDict", OrderedDict(a=1))):
+    for refused, value in (("mkdir", Evil(tmp_path / "made")), ("collections.OrderedDict", OrderedDict(a=1))):
         path.write_bytes(pickle.dumps({1: {"Patient History": value}}, protocol))
-        with pytest.raises(UserError, match=f"{path.name}: wanted a pickle of dicts.*{wanted}; nothing of it was run"):
+        with pytest.raises(UserError, match=f"{path.name}: expected a pickle of dicts.*{refused}; no code of it was run"):
             convert(pickles)
     assert not (tmp_path / "made").exists() and not (pickles / "rows.jsonl").exists()
     path.write_bytes(pickle.dumps({1: {"Patient History": "pain", "seen": {1, 2}}}, protocol))
@@ -176,31 +176,31 @@ def test_a_pickle_runs_nothing(pickles: Path, tmp_path: Path, protocol: int) -> 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "found a broken file"),
+        (b"", "got a damaged file"),
         (pickle.dumps({1: {"a": "text"}})[:-9], "pickle"),
-        (b"not a pickle", "wanted a pickle"),
-        (b"cos\nsystem\n(S'true'\ntR.", "found the class or function (os|posix).system; nothing of it was run"),
-        (pickle.dumps([1]), "wanted a dict"),
-        (pickle.dumps({1: "text"}), "wanted a dict"),
+        (b"not a pickle", "expected a pickle"),
+        (b"cos\nsystem\n(S'true'\ntR.", "got the class or function (os|posix).system; no code of it was run"),
+        (pickle.dumps([1]), "expected a dict"),
+        (pickle.dumps({1: "text"}), "expected a dict"),
     ],
 )
-def test_a_broken_pickle_is_said(pickles: Path, content: bytes, words: str) -> None:
+def test_a_broken_pickle_is_an_error(pickles: Path, content: bytes, words: str) -> None:
     (pickles / "pancreatitis_hadm_info_first_diag.pkl").write_bytes(content)
     with pytest.raises(UserError, match=f"pancreatitis_hadm_info_first_diag.pkl: .*{words}"):
         convert(pickles)
 
 
-def test_wrong_use_is_said(pickles: Path, tables: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="history_of_present_illness.csv: wanted a CSV of MIMIC-IV-Ext-CDM, or the four"):
+def test_errors_of_wrong_use(pickles: Path, tables: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="history_of_present_illness.csv: expected a CSV of MIMIC-IV-Ext-CDM, or the four"):
         convert(tmp_path, "--lab_names", pickles / "lab_test_mapping.csv")
     (tables / "microbiology.csv").write_text("hadm_id,test_itemid\n")
-    with pytest.raises(UserError, match="microbiology.csv: wanted columns hadm_id, test_itemid, valuestr, found hadm_id"):
+    with pytest.raises(UserError, match="microbiology.csv: expected columns hadm_id, test_itemid, valuestr, got hadm_id"):
         convert(tables)
     (pickles / "pancreatitis_hadm_info_first_diag.pkl").unlink()
-    with pytest.raises(UserError, match="as of the other three"):
+    with pytest.raises(UserError, match="pancreatitis.*beside the other pickles"):
         convert(pickles)
     (pickles / "lab_test_mapping.csv").unlink()
-    with pytest.raises(UserError, match="wanted the names of the laboratory tests"):
+    with pytest.raises(UserError, match="expected the names of the laboratory tests.*--lab_names"):
         convert(pickles)
     done = command("evaluation/external/cdm.py", "--cdm_dir", tables, "--task", "x", "--output_path", "a.jsonl", check=False)
     assert done.returncode == 2 and "cdm_pathology" in done.stderr

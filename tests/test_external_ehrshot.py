@@ -112,7 +112,7 @@ def test_the_newest_events_are_shown(ehrshot: Path) -> None:
 
 
 def test_a_meds_export_gives_the_same_text(ehrshot: Path) -> None:
-    wanted = convert(ehrshot)
+    expected = convert(ehrshot)
     (ehrshot / "data/ehrshot.csv").unlink()
     rows = []
     for patient in PATIENTS:
@@ -128,7 +128,7 @@ def test_a_meds_export_gives_the_same_text(ehrshot: Path) -> None:
         rows, schema_overrides={"numeric_value": pl.Float32, "time": pl.Datetime("us")}, infer_schema_length=None
     )
     frame.write_parquet(ehrshot / "data/train/0.parquet")
-    assert convert(ehrshot) == wanted
+    assert convert(ehrshot) == expected
     frame.drop("table", "text_value").write_parquet(ehrshot / "data/train/0.parquet")
     (ehrshot / "athena_download/CONCEPT.csv").unlink()
     (ehrshot / "metadata").mkdir()
@@ -140,12 +140,12 @@ def test_a_meds_export_gives_the_same_text(ehrshot: Path) -> None:
 
 
 def test_athena_writes_tabs_and_bare_quotes(ehrshot: Path) -> None:
-    wanted = convert(ehrshot)
+    expected = convert(ehrshot)
     lines = ["concept_id\tconcept_name\tvocabulary_id\tconcept_code"]
     lines += [f"{i}\t{name}\t{vocabulary}\t{code}" for i, (vocabulary, code, name) in enumerate(CONCEPTS)]
     (ehrshot / "athena_download/CONCEPT.csv").unlink()
     (ehrshot / "CONCEPT.csv").write_text("\n".join(lines) + "\n")
-    assert convert(ehrshot, "--concept", ehrshot / "CONCEPT.csv") == wanted
+    assert convert(ehrshot, "--concept", ehrshot / "CONCEPT.csv") == expected
 
 
 def test_solved_examples_come_first_and_are_never_the_asked_patient(ehrshot: Path) -> None:
@@ -189,6 +189,12 @@ def test_long_records_lose_their_oldest_events_and_keep_the_examples(ehrshot: Pa
     assert all(0 < line["truncated"]["events"] <= 4 and line["truncated"]["fits"] for line in lines)
 
 
+def test_several_workers_write_the_same_bytes(ehrshot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evaluation.external.ehrshot.PATIENTS_PER_PART", 3)
+    rows = convert(ehrshot, "--shots", 1, task="all")
+    assert convert(ehrshot, "--shots", 1, "--num_workers", 2, task="all") == rows
+
+
 def test_labels_that_cannot_be_asked_are_counted(ehrshot: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = ehrshot / "benchmark/guo_los/labeled_patients.csv"
     with path.open("a") as file:
@@ -197,10 +203,10 @@ def test_labels_that_cannot_be_asked_are_counted(ehrshot: Path, capsys: pytest.C
     with (ehrshot / "splits/person_id_map.csv").open("a") as file:
         file.write("12,test,777\n")
     rows = convert(ehrshot)
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for words in ("1 labels without a value", "1 labels of patients in no split", "1 labels of patients without events",
                   "1 labels kept although nothing happened before them"):  # fmt: skip
-        assert words in said
+        assert words in printed
     early = [row for row in rows if row["task_info"]["prediction_time"].startswith("2010")]
     assert len(rows) == 5 and SampleText.parse(early[0]["input"]).window == () and "- Anchor_Age: 49" in early[0]["input"]
 
@@ -208,26 +214,26 @@ def test_labels_that_cannot_be_asked_are_counted(ehrshot: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("file", "text", "words"),
     [
-        ("splits/person_id_map.csv", None, "wanted EHRSHOT's split of the patients, found nothing there"),
-        ("splits/person_id_map.csv", "a,b\n1,2\n", "wanted columns omop_person_id, split, found a, b"),
-        ("splits/person_id_map.csv", "", "found an empty or broken file"),
-        ("splits/person_id_map.csv", "split,omop_person_id\ntrain,1\n", "wanted labels of test patients, found none"),
-        ("benchmark/guo_los/labeled_patients.csv", None, "wanted EHRSHOT's labels"),
+        ("splits/person_id_map.csv", None, "expected EHRSHOT's split of the patients"),
+        ("splits/person_id_map.csv", "a,b\n1,2\n", "expected columns omop_person_id, split, got a, b"),
+        ("splits/person_id_map.csv", "", "got an empty or damaged file"),
+        ("splits/person_id_map.csv", "split,omop_person_id\ntrain,1\n", "expected labels of test patients, got none"),
+        ("benchmark/guo_los/labeled_patients.csv", None, "expected EHRSHOT's labels"),
         ("benchmark/guo_los/labeled_patients.csv", "patient_id,prediction_time,label_type,value\n108,then,boolean,True\n",
-         "line 2: wanted a prediction_time"),
+         "line 2: expected a prediction_time"),
         ("benchmark/guo_los/labeled_patients.csv", "patient_id,prediction_time,label_type,value\n108,2020-03-01,boolean,x\n",
-         "line 2: wanted True, False or a number"),
+         "line 2: expected True, False or a number"),
         ("data/ehrshot.csv", None, "or a MEDS export"),
-        ("data/ehrshot.csv", "patient_id,start\n108,2020\n", "wanted columns patient_id, start, code"),
+        ("data/ehrshot.csv", "patient_id,start\n108,2020\n", "expected columns patient_id, start, code"),
         ("data/ehrshot.csv", "patient_id,start,code,value,unit,omop_table\n108,soon,LOINC/1,,,measurement\n",
-         "wanted start times like"),
+         "expected start times like"),
         ("data/ehrshot.csv", "patient_id,start,code,value,unit,omop_table\n1,2020-01-01,LOINC/1,,,measurement\n",
-         "wanted events of the labels' patients, found none"),
-        ("athena_download/CONCEPT.csv", None, "wanted the OMOP concept table"),
-        ("athena_download/CONCEPT.csv", "concept_id\n1\n", "wanted columns concept_code, vocabulary_id, concept_name"),
+         "expected events of the labels' patients, got none"),
+        ("athena_download/CONCEPT.csv", None, "expected the OMOP concept table"),
+        ("athena_download/CONCEPT.csv", "concept_id\n1\n", "expected columns concept_code, vocabulary_id, concept_name"),
     ],
 )  # fmt: skip
-def test_wrong_files_are_said(ehrshot: Path, file: str, text: str | None, words: str) -> None:
+def test_errors_of_wrong_files(ehrshot: Path, file: str, text: str | None, words: str) -> None:
     (ehrshot / file).unlink()
     if text is not None:
         (ehrshot / file).write_text(text)
@@ -236,13 +242,13 @@ def test_wrong_files_are_said(ehrshot: Path, file: str, text: str | None, words:
     assert not (ehrshot / "rows.jsonl").exists()
 
 
-def test_wrong_use_is_said(ehrshot: Path, tmp_path: Path) -> None:
+def test_errors_of_wrong_use(ehrshot: Path, tmp_path: Path) -> None:
     given = ["--ehrshot_dir", ehrshot, "--output_path", tmp_path / "rows.jsonl"]
     unknown = command("evaluation/external/ehrshot.py", *given, "--task", "chexpert", check=False)
     assert unknown.returncode == 2 and "chexpert" in unknown.stderr
-    with pytest.raises(UserError, match="ends in .jsonl"):
+    with pytest.raises(UserError, match="ending in .jsonl"):
         convert(ehrshot, "--output_path", tmp_path / "rows.csv")
-    with pytest.raises(UserError, match="--max_events 0: wanted 1 or more"):
-        convert(ehrshot, "--max_events", 0)
+    few = command("evaluation/external/ehrshot.py", *given, "--max_events", 0, check=False)
+    assert few.returncode == 2 and "--max_events" in few.stderr and "at least 1" in few.stderr
     with pytest.raises(UserError, match="training patient with the answer yes to guo_los"):
         convert(ehrshot, "--shots", 5)

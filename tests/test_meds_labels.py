@@ -1,4 +1,4 @@
-"""The MEDS export says of our samples what they are, at a time before their answer is known."""
+"""The MEDS export: labels of our samples, at a time before their answer is known."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def index_of(root: Path) -> Labels:
     return {name: [row for row in of if "outcome_in_window" not in (row["audit"] or "")] for name, of in rows.items()}
 
 
-def export(root: Path, output: Path, *files: Path) -> Labels:
-    main(["--root_dir", str(root), "--data_index", *map(str, files), "--output_path", str(output)])
+def export(root: Path, output: Path, *files: Path, flags: tuple[str, ...] = ()) -> Labels:
+    main(["--root_dir", str(root), "--data_index", *map(str, files), "--output_path", str(output), *flags])
     return {path.stem: pq.read_table(path).to_pylist() for path in output.glob("*.parquet")}
 
 
@@ -91,7 +91,18 @@ def test_the_command(small_root: Path, tmp_path: Path) -> None:
     assert row["prediction_time"] < datetime(2200, 1, 1) and isinstance(json.loads(row["categorical_value"]), list)
 
 
-def test_wrong_use_is_said(small_root: Path, tmp_path: Path) -> None:
+def test_several_workers_write_the_same_bytes(small_root: Path, tmp_path: Path) -> None:
+    index = small_root / "task_index/all"
+    files = [index / f"{name}.csv" for name in ("emar", "Inpatient_Mortality", "next_event")]
+    labels = export(small_root, tmp_path / "one", *files)
+    flags = ("--data_index", *map(str, files), "--output_path", tmp_path / "two", "--num_workers", 2)
+    command("evaluation/external/meds_labels.py", "--root_dir", small_root, *flags)
+    assert sorted(path.name for path in (tmp_path / "two").iterdir()) == sorted(f"{name}.parquet" for name in labels)
+    for path in (tmp_path / "two").iterdir():
+        assert path.read_bytes() == (tmp_path / "one" / path.name).read_bytes()
+
+
+def test_errors_of_wrong_use(small_root: Path, tmp_path: Path) -> None:
     index = small_root / "task_index/all/Inpatient_Mortality.csv"
     with index.open(newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
@@ -106,8 +117,8 @@ def test_wrong_use_is_said(small_root: Path, tmp_path: Path) -> None:
             export(small_root, tmp_path / "out", other)
     rendered = tmp_path / "rows.jsonl"
     rendered.write_text(json.dumps({"input": "x", "output": "no", "task_info": {"task": "guo_icu"}}) + "\n")
-    with pytest.raises(UserError, match="rows.jsonl: wanted an index CSV of our tasks"):
+    with pytest.raises(UserError, match="rows.jsonl: expected an index CSV of our tasks"):
         export(small_root, tmp_path / "out", rendered)
-    with pytest.raises(UserError, match=r"no.csv: wanted an index CSV"):
+    with pytest.raises(UserError, match=r"no.csv: expected an index CSV"):
         export(small_root, tmp_path / "out", tmp_path / "no.csv")
     assert not (tmp_path / "out").exists()

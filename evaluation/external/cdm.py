@@ -1,8 +1,8 @@
-"""MIMIC-IV-Ext-CDM (four abdominal pathologies) → a JSONL that test.py runs and scores (docs/external.md).
+"""Convert MIMIC-IV-Ext-CDM (four abdominal pathologies) to a JSONL for test.py (docs/external.md).
 
-Reads the four `*_hadm_info_first_diag.pkl` below --cdm_dir, or, where there are none, the dataset's CSVs. A record is the
-history, the physical examination, laboratory tests with reference ranges, microbiology and radiology. Two tasks: which of
-the four it is (cdm_pathology), and which diagnoses are coded (cdm_diagnoses).
+Reads the four `*_hadm_info_first_diag.pkl` in --cdm_dir, or the dataset's CSVs if there are no pickles. The input of a
+sample is the history, the physical examination, laboratory tests with reference ranges, microbiology and radiology. There
+are two tasks: which of the four pathologies the patient has (cdm_pathology), and which diagnoses are coded (cdm_diagnoses).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from evaluation.external.rows import Row, check_output, make_row, write_rows
+from evaluation.external.rows import BenchmarkRow, check_output, make_row, write_rows
 from mimiciv_dataset.events import EVENTS, MISSING
 from mimiciv_dataset.index_files import clean_id
 from mimiciv_dataset.text import event_text
@@ -31,13 +31,13 @@ PATHOLOGIES = ("appendicitis", "cholecystitis", "diverticulitis", "pancreatitis"
 
 QUESTIONS = {
     "cdm_pathology": "From the record above, which of these explains the abdominal pain: appendicitis, cholecystitis, "
-                     "diverticulitis or pancreatitis? Answer with that one word.",
+    "diverticulitis or pancreatitis? Answer with that one word.",
     "cdm_diagnoses": "From the record above, which diagnoses are coded for this hospital stay? Write the title of one "
-                     "diagnosis per line.",
-}  # fmt: skip
+    "diagnosis per line.",
+}
 
-Info = dict[str, Any]
-"""What is known of an admission, by the keys of the pickles."""
+Admission = dict[str, Any]
+"""The data of an admission, by the keys of the pickles."""
 
 TABLES: dict[str, tuple[str, ...]] = {
     "history_of_present_illness.csv": ("hpi",),
@@ -48,55 +48,57 @@ TABLES: dict[str, tuple[str, ...]] = {
     "discharge_diagnosis.csv": ("discharge_diagnosis",),
     "icd_diagnosis.csv": ("icd_diagnosis",),
 }
-"""The CSVs and the columns of them that we read, besides hadm_id."""
+"""File name of a CSV → the columns that are read besides hadm_id."""
 
-# The dataset's authors blanked an admission's own pathology (and its operation) in its texts, which tells the answer to
-# whoever looks for the blank: we blank all four in every record, and every blank alike.
+# The dataset replaces an admission's own pathology and its operation in texts by blanks, so that a blank gives away the
+# answer. We replace the names of all four pathologies in every input, and all blanks by the same one.
 _WORDS = "append(?:icitis|ectomy)|cholecyst(?:itis|ostomy)|diverticulitis|pancreat(?:itis|ectomy)"
 _ANSWERS = re.compile(f"_*(?:{_WORDS}|__)(?:{_WORDS}|_)*", re.IGNORECASE)
 BLANK = "___"
 
-_FIX = "name the folder of the dataset as PhysioNet ships it in --cdm_dir"
+_FIX = "Pass the directory of the dataset, as PhysioNet distributes it, with --cdm_dir"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     cli = Parser(__doc__)
-    cli.add_argument("--cdm_dir", type=Path, required=True, help="the dataset: pickles or CSVs, and lab_test_mapping.csv")
-    cli.add_argument("--task", nargs="+", default=list(QUESTIONS), choices=tuple(QUESTIONS), metavar="TASK",
-                     help=f"which of {', '.join(QUESTIONS)} (both)")  # fmt: skip
-    cli.add_argument("--output_path", type=Path, required=True, help="the JSONL to write")
-    cli.add_argument("--lab_names", type=Path, help="CSV of itemid and label (CDM_DIR/lab_test_mapping.csv; MIMIC-IV's "
-                                                    "d_labitems.csv fits)")  # fmt: skip
+    cli.add_argument(
+        "--cdm_dir", type=Path, required=True, help="directory of the dataset: pickles or CSVs, and lab_test_mapping.csv"
+    )
+    tasks = tuple(QUESTIONS)
+    cli.add_argument("--task", nargs="+", default=tasks, choices=tasks, metavar="TASK", help=f"{', '.join(tasks)} (both)")
+    cli.add_argument("--output_path", type=Path, required=True, help="JSONL to write")
+    names_help = "CSV with itemid and label, such as MIMIC-IV's d_labitems.csv (CDM_DIR/lab_test_mapping.csv)"
+    cli.add_argument("--lab_names", type=Path, help=names_help)
     args = cli.parse_args(argv)
     check_output(args.output_path)
     summary = Summary("cdm")
     names = read_names(args.lab_names or args.cdm_dir / "lab_test_mapping.csv")
-    cases = list(read_cases(args.cdm_dir))
-    untold = 0
+    admissions = list(read_admissions(args.cdm_dir))
+    num_unlabelled = 0
 
-    def rows() -> Iterator[Row]:
-        nonlocal untold
-        for hadm_id, pathology, info in progress(cases, desc="cdm", unit="admission"):
-            text = record(info, names)
-            answers = {"cdm_pathology": pathology, "cdm_diagnoses": diagnoses(info)}
-            choices = {"cdm_pathology": list(PATHOLOGIES), "cdm_diagnoses": None}
+    def rows() -> Iterator[BenchmarkRow]:
+        nonlocal num_unlabelled
+        for hadm_id, pathology, admission in progress(admissions, desc="cdm", unit="admission"):
+            text = sample_input(admission, names)
+            answers = {"cdm_pathology": pathology, "cdm_diagnoses": diagnoses(admission)}
+            candidates = {"cdm_pathology": list(PATHOLOGIES), "cdm_diagnoses": None}
             for task in QUESTIONS:
                 if task in args.task and answers[task]:
-                    yield make_row(task, QUESTIONS[task], text, answers[task], choices[task], hadm_id=hadm_id)
-                untold += task in args.task and not answers[task]
+                    yield make_row(task, QUESTIONS[task], text, answers[task], candidates[task], hadm_id=hadm_id)
+                num_unlabelled += task in args.task and not answers[task]
 
     count = write_rows(args.output_path, rows())
-    summary.print(f"{count:,} samples of {len(cases):,} admissions, {untold:,} without an answer left out → "
-                  f"{args.output_path}", count, "samples")  # fmt: skip
+    text = f"{count:,} samples of {len(admissions):,} admissions, {num_unlabelled:,} without an answer left out"
+    summary.print(f"{text} → {args.output_path}", count, "samples")
 
 
 # --- reading
 
 
 class PlainUnpickler(pickle.Unpickler):
-    """Reads pickles of plain values; whatever would need a class or a function is refused, and nothing of it is run.
+    """An unpickler for dicts, lists, tuples, sets, strings, numbers and None.
 
-    Dicts, lists, tuples, texts, numbers and None need none; `set` is the one name that is let through.
+    A pickle that refers to any other class or function is refused, and none of its code is run.
     """
 
     def find_class(self, module: str, name: str) -> type:
@@ -105,49 +107,49 @@ class PlainUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"the class or function {module}.{name}")
 
 
-def read_pickle(path: Path) -> dict[Any, Info]:
-    """The admissions of one pickle, by hadm_id.
+def read_pickle(path: Path) -> dict[Any, Admission]:
+    """The admissions in a pickle by hadm_id.
 
     Raises:
-        UserError: it is no pickle of plain values, or holds something else than admissions.
+        UserError: the file is not a pickle of plain values, or holds something other than admissions.
     """
     try:
         with path.open("rb") as file:
-            found = PlainUnpickler(file).load()
+            admissions = PlainUnpickler(file).load()
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path}: wanted a pickle of dicts, lists, texts and numbers, found {error}; nothing of it was run. Take the file "
-            "from PhysioNet, or the dataset's CSVs in a folder without pickles"
+            f"{path}: expected a pickle of dicts, lists, strings and numbers, got {error}; no code of it was run. Use the "
+            "file from PhysioNet, or the dataset's CSVs in a directory without pickles."
         ) from None
     except (EOFError, ValueError, IndexError, KeyError, AttributeError, TypeError, OverflowError, MemoryError):
-        raise UserError(f"{path}: wanted a pickle, found a broken file; download it again") from None
-    if not isinstance(found, dict) or not all(isinstance(info, dict) for info in found.values()):
-        raise UserError(f"{path}: wanted a dict, hadm_id → what is known of the admission, found something else; {_FIX}")
-    return found
+        raise UserError(f"{path}: expected a pickle, got a damaged file. Download it again.") from None
+    if not isinstance(admissions, dict) or not all(isinstance(admission, dict) for admission in admissions.values()):
+        raise UserError(f"{path}: expected a dict of admissions by hadm_id, got something else. {_FIX}.")
+    return admissions
 
 
-def read_cases(folder: Path) -> Iterator[tuple[str, str | None, Info]]:
-    """(hadm_id, pathology or None, what is known) of every admission, of the pickles or else of the CSVs."""
+def read_admissions(folder: Path) -> Iterator[tuple[str, str | None, Admission]]:
+    """Yield (hadm_id, pathology or None, data) of every admission, from the pickles or else from the CSVs."""
     pickles = {name: folder / f"{name}_hadm_info_first_diag.pkl" for name in PATHOLOGIES}
     if any(path.exists() for path in pickles.values()):
         for pathology, path in pickles.items():
-            cases = read_pickle(require(path, "the admissions of a pathology, as of the other three", _FIX))
-            yield from ((str(hadm_id), pathology, info) for hadm_id, info in cases.items())
+            admissions = read_pickle(require(path, f"the admissions with {pathology}, beside the other pickles", _FIX))
+            yield from ((str(hadm_id), pathology, admission) for hadm_id, admission in admissions.items())
         return
-    cases = read_tables(folder)
-    told = folder / "pathology_ids.json"  # since version 1.1
-    if told.exists():
-        of = {str(hadm_id): pathology for pathology, ids in read_json(told).items() for hadm_id in ids}
-        yield from ((hadm_id, of.get(hadm_id), info) for hadm_id, info in cases.items())
+    admissions = read_tables(folder)
+    ids_file = folder / "pathology_ids.json"  # since version 1.1
+    if ids_file.exists():
+        pathologies = {str(hadm_id): pathology for pathology, ids in read_json(ids_file).items() for hadm_id in ids}
     else:
-        yield from ((hadm_id, first_named(info.get("Discharge Diagnosis")), info) for hadm_id, info in cases.items())
+        pathologies = {hadm_id: first_named(of.get("Discharge Diagnosis")) for hadm_id, of in admissions.items()}
+    yield from ((hadm_id, pathologies.get(hadm_id), admission) for hadm_id, admission in admissions.items())
 
 
 def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """The rows of a CSV as text.
 
     Raises:
-        UserError: there is no such file or column.
+        UserError: the file or a column is missing.
     """
     csv.field_size_limit(1 << 30)  # radiology reports
     require(path, "a CSV of MIMIC-IV-Ext-CDM, or the four *_hadm_info_first_diag.pkl", _FIX)
@@ -155,47 +157,47 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         reader = csv.DictReader(file)
         missing = [name for name in columns if name not in (reader.fieldnames or [])]
         if missing:
-            found = ", ".join(reader.fieldnames or []) or "an empty file"
-            raise UserError(f"{path}: wanted columns {', '.join(columns)}, found {found}; {_FIX}")
+            header = ", ".join(reader.fieldnames or []) or "an empty file"
+            raise UserError(f"{path}: expected columns {', '.join(columns)}, got {header}. {_FIX}.")
         return list(reader)
 
 
-def read_tables(folder: Path) -> dict[str, Info]:
-    """The CSVs as the pickles have them: hadm_id → what is known. Of a test that was done twice the first result counts."""
+def read_tables(folder: Path) -> dict[str, Admission]:
+    """The admissions in the CSVs by hadm_id, in the format of the pickles; the first result of a repeated test counts."""
     tables = {name: read_table(folder / name, ("hadm_id", *columns)) for name, columns in TABLES.items()}
-    cases: dict[str, Info] = {str(clean_id(row["hadm_id"])): {} for row in tables["history_of_present_illness.csv"]}
+    admissions: dict[str, Admission] = {str(clean_id(row["hadm_id"])): {} for row in tables["history_of_present_illness.csv"]}
     for name, rows in tables.items():
         for row in rows:
-            info = cases.setdefault(str(clean_id(row["hadm_id"])), {})
+            admission = admissions.setdefault(str(clean_id(row["hadm_id"])), {})
             match name:
                 case "history_of_present_illness.csv":
-                    info["Patient History"] = row["hpi"]
+                    admission["Patient History"] = row["hpi"]
                 case "physical_examination.csv":
-                    info["Physical Examination"] = row["pe"]
+                    admission["Physical Examination"] = row["pe"]
                 case "laboratory_tests.csv":
                     keys = ("Laboratory Tests", "Reference Range Lower", "Reference Range Upper")
                     for key, column in zip(keys, ("valuestr", "ref_range_lower", "ref_range_upper"), strict=True):
-                        info.setdefault(key, {}).setdefault(row["itemid"], row[column])
+                        admission.setdefault(key, {}).setdefault(row["itemid"], row[column])
                 case "microbiology.csv":
-                    info.setdefault("Microbiology", {}).setdefault(row["test_itemid"], row["valuestr"])
+                    admission.setdefault("Microbiology", {}).setdefault(row["test_itemid"], row["valuestr"])
                 case "radiology_reports.csv":
-                    info.setdefault("Radiology", []).append({"Exam Name": row["exam_name"], "Report": row["text"]})
+                    admission.setdefault("Radiology", []).append({"Exam Name": row["exam_name"], "Report": row["text"]})
                 case "discharge_diagnosis.csv":
-                    info["Discharge Diagnosis"] = row["discharge_diagnosis"]
+                    admission["Discharge Diagnosis"] = row["discharge_diagnosis"]
                 case "icd_diagnosis.csv":
-                    info.setdefault("ICD Diagnosis", []).append(row["icd_diagnosis"])
-    return cases
+                    admission.setdefault("ICD Diagnosis", []).append(row["icd_diagnosis"])
+    return admissions
 
 
 def read_names(path: Path) -> dict[str, str]:
     """Names of laboratory and microbiology tests by itemid."""
-    fix = "name a CSV with columns itemid and label with --lab_names; MIMIC-IV's hosp/d_labitems.csv fits"
+    fix = "pass a CSV with columns itemid and label with --lab_names, such as MIMIC-IV's hosp/d_labitems.csv"
     rows = read_table(require(path, "the names of the laboratory tests", fix), ("itemid", "label"))
     return {str(clean_id(row["itemid"])): row["label"] for row in rows}
 
 
 def first_named(diagnosis: str | None) -> str | None:
-    """The pathology that a discharge diagnosis names first.
+    """The pathology that is named first in a discharge diagnosis; None if none is.
 
     >>> first_named("Acute Cholecystitis, mild pancreatitis"), first_named("Gastritis")
     ('cholecystitis', None)
@@ -205,18 +207,19 @@ def first_named(diagnosis: str | None) -> str | None:
     return min(named, key=text.find) if named else None
 
 
-def diagnoses(info: Info) -> list[str]:
-    """The titles of the coded diagnoses, each once."""
-    return list(dict.fromkeys(title for value in info.get("ICD Diagnosis") or [] if (title := shown(value)) != MISSING))
+def diagnoses(admission: Admission) -> list[str]:
+    """The titles of the coded diagnoses, without repeats."""
+    titles = map(value_text, admission.get("ICD Diagnosis") or [])
+    return list(dict.fromkeys(title for title in titles if title != MISSING))
 
 
-# --- the record
+# --- the input of a sample
 
 
-def shown(value: Any) -> str:
-    """A value as text; a missing one as our trajectories write it.
+def value_text(value: Any) -> str:
+    """A value as text; missing values are spelled as in our trajectories.
 
-    >>> shown(" 7.0 K/uL "), shown(float("nan")), shown(None), shown("")
+    >>> value_text(" 7.0 K/uL "), value_text(float("nan")), value_text(None), value_text("")
     ('7.0 K/uL', 'nan', 'nan', 'nan')
     """
     text = "" if value is None else str(value).strip()
@@ -224,7 +227,7 @@ def shown(value: Any) -> str:
 
 
 def blanked(text: str) -> str:
-    """A text that names none of the four answers.
+    """A text in which the names of the four pathologies and their operations are replaced by blanks.
 
     >>> blanked("No evidence of acute Appendicitis or pancreatitis; s/p appendectomy. Appendix normal, pancreas ____.")
     'No evidence of acute ___ or ___; s/p ___. Appendix normal, pancreas ___.'
@@ -232,28 +235,33 @@ def blanked(text: str) -> str:
     return _ANSWERS.sub(BLANK, text)
 
 
-def record(info: Info, names: Mapping[str, str]) -> str:
-    """What a physician knows before the diagnosis: nothing that was written at discharge (diagnoses, procedures).
+def sample_input(admission: Admission, names: Mapping[str, str]) -> str:
+    """The data known before the diagnosis, without anything written at discharge (diagnoses, procedures).
 
-    The headings and keys are those of our text where there is such a table.
+    Titles and keys are those of our tables of the same kind, where there is one.
     """
-    labs, low, high = (info.get(key) or {} for key in ("Laboratory Tests", "Reference Range Lower", "Reference Range Upper"))
-    lab_rows = [[named(item, names), shown(labs[item]), shown(low.get(item)), shown(high.get(item))] for item in labs]
-    micro_rows = [[named(item, names), shown(value)] for item, value in (info.get("Microbiology") or {}).items()]
+    lab_columns = ("Laboratory Tests", "Reference Range Lower", "Reference Range Upper")
+    labs, low, high = (admission.get(key) or {} for key in lab_columns)
+    lab_rows = [[name_of_test(item, names), *(value_text(column.get(item)) for column in (labs, low, high))] for item in labs]
+    cultures = admission.get("Microbiology") or {}
     sections = [
-        ("History of Present Illness", ("Text",), [[shown(info.get("Patient History"))]]),
-        ("Physical Examination", ("Text",), [[shown(info.get("Physical Examination"))]]),
+        ("History of Present Illness", ("Text",), [[value_text(admission.get("Patient History"))]]),
+        ("Physical Examination", ("Text",), [[value_text(admission.get("Physical Examination"))]]),
         (EVENTS["labevents"].title, ("Item_Name", "Value", "Ref_Range_Lower", "Ref_Range_Upper"), lab_rows),
-        (EVENTS["microbiologyevents"].title, ("Test_Name", "Comments"), micro_rows),
+        (
+            EVENTS["microbiologyevents"].title,
+            ("Test_Name", "Comments"),
+            [[name_of_test(item, names), value_text(value)] for item, value in cultures.items()],
+        ),
     ]
-    for report in info.get("Radiology") or []:
-        cells = [[shown(report.get("Exam Name", report.get("Modality"))), shown(report.get("Report"))]]
+    for report in admission.get("Radiology") or []:
+        cells = [[value_text(report.get("Exam Name", report.get("Modality"))), value_text(report.get("Report"))]]
         sections.append((EVENTS["radiology"].title, ("Exam_Name", "Text"), cells))
     return "\n\n".join([blanked(event_text(title, None, keys, rows)) for title, keys, rows in sections if rows])
 
 
-def named(item: Any, names: Mapping[str, str]) -> str:
-    """The name of a test, or its number if it has none."""
+def name_of_test(item: Any, names: Mapping[str, str]) -> str:
+    """The name of a laboratory or microbiology test, or its number if it has none."""
     number = str(clean_id(item))
     return names.get(number, number)
 

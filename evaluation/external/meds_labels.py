@@ -1,9 +1,9 @@
-"""A task index → MEDS label files, one parquet a task, so that models of other groups can be run on our samples.
+"""Export a task index as MEDS label files, one parquet per task, so that other models can be run on our samples.
 
-Columns of the MEDS label schema: subject_id, prediction_time, and boolean_value (risk tasks) or categorical_value (decision
-tasks: the answer, or the answers as a JSON list). A model may use all data up to and including prediction_time: the last
-event of the sample's window, and always before what is asked (docs/external.md). Rows stand in the order of the index;
-samples whose answer stands in their window are left out and counted.
+The columns are those of the MEDS label schema: subject_id, prediction_time, and boolean_value (risk tasks) or
+categorical_value (decision tasks: the answer, or the answers as a JSON list). A model may use all data up to and including
+prediction_time: the time of the last event in the sample's window, and always before the event that is asked for
+(docs/external.md). Rows are in the order of the index; samples whose answer is in their window are left out and counted.
 """
 
 from __future__ import annotations
@@ -15,81 +15,116 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))  # the pa
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from mimiciv_dataset.tasks import NO, TASKS, YES, Task
 from mimiciv_dataset.timeline import Timeline, example  # noqa: F401  (example: for the doctests)
 from pipeline.cli import Parser, run
 from pipeline.errors import UserError
-from pipeline.files import atomic_path
-from pipeline.progress import Summary, progress
+from pipeline.files import Line, atomic_path
+from pipeline.progress import Summary
+from pipeline.work import map_lines
 
-Label = tuple[int, int, str | bool]
-"""subject_id, prediction_time in microseconds since 1970, value."""
+if TYPE_CHECKING:
+    from mimiciv_dataset.trajectory import Trajectories
 
 MICROSECONDS = 1_000_000
-_BUILDS = "the index and the trajectories belong to different builds; check them with mimiciv_dataset/validate_index.py"
+PATIENTS_PER_PART = 50
+IN_WINDOW = "have their answer in the window"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     cli = Parser(__doc__)
     cli.add_argument("--data_index", type=Path, nargs="+", required=True, help="index CSVs: a task index or a sampled set")
     cli.add_path("--ehr_dir", "--patient_ehr_path", default="patients_ehr", help="trajectories")
-    cli.add_argument("--output_path", type=Path, required=True, help="folder for TASK.parquet")
+    cli.add_argument("--output_path", type=Path, required=True, help="directory for TASK.parquet")
+    cli.add_num_workers()
     args = cli.parse_args(argv)
     summary = Summary("meds_labels")
 
     from mimiciv_dataset.index_files import read_rows
-    from mimiciv_dataset.trajectory import Trajectories
 
-    trajectories = Trajectories(args.ehr_dir)
-    of_patient: dict[str, list[tuple[int, dict[str, Any]]]] = defaultdict(list)
+    rows: dict[str, list[tuple[int, dict[str, Any]]]] = defaultdict(list)
     left_out: Counter[str] = Counter()
-    number = 0  # samples are found patient by patient, and written in the order of the index
+    number = 0
     for path in args.data_index:
         for row in read_rows(path):
-            task = task_of(row, path)
-            if task.kind == "generation":
+            if task_of_row(row, path).kind == "generation":
                 left_out["ask for a note"] += 1
             else:
-                of_patient[row["subject_id"]].append((number := number + 1, row))
-    labels: dict[str, list[tuple[int, Label]]] = defaultdict(list)
-    for subject_id, rows in progress(of_patient.items(), total=len(of_patient), desc="meds_labels", unit="patient"):
-        timeline = trajectories.timeline(subject_id)
-        for number, row in rows:
-            task, window = TASKS[row["task"]], (row["period_begin"], row["period_end"])
-            check(task, timeline, row)
-            time = prediction_time(task, timeline, *window)
-            if time is None:
-                left_out["have their answer in the window"] += 1
-            else:
-                labels[task.name].append((number, (int(subject_id), time, value_of(task, row["target"]))))
+                rows[row["subject_id"]].append((number := number + 1, row))
+    labels: dict[str, list[tuple[int, int, int, str | bool]]] = defaultdict(list)
+    patients, job = list(rows), MedsJob(args.ehr_dir, dict(rows))
+    parts = [patients[start : start + PATIENTS_PER_PART] for start in range(0, len(patients), PATIENTS_PER_PART)]
+    scratch = args.output_path.parent
+    for line in map_lines(parts, job.labels, scratch, num_workers=args.num_workers, desc="meds_labels", unit="part"):
+        if line["label"] is None:
+            left_out[IN_WINDOW] += 1
+        else:
+            labels[line["task"]].append(tuple(line["label"]))
     for name in TASKS:
         if name in labels:
-            write_labels(args.output_path / f"{name}.parquet", TASKS[name], [label for _, label in sorted(labels[name])])
+            ordered = sorted(labels[name], key=lambda label: label[0])
+            write_labels(args.output_path / f"{name}.parquet", TASKS[name], [label[1:] for label in ordered])
     count = sum(map(len, labels.values()))
     notes = "".join(f", {number:,} left out that {why}" for why, number in left_out.items())
     summary.print(f"{count:,} labels of {len(labels)} tasks{notes} → {args.output_path}", count, "labels")
 
 
-def task_of(row: dict[str, Any], path: Path) -> Task:
+def task_of_row(row: dict[str, Any], path: Path) -> Task:
     """The task of an index row.
 
     Raises:
-        UserError: it is no row of our index.
+        UserError: it is not a row of our index.
     """
     if "input" in row or row["task"] not in TASKS:
-        raise UserError(f"{path}: wanted an index CSV of our tasks, found rows of something else; "
-                        "make one with mimiciv_dataset/data_index_gen.py")  # fmt: skip
+        raise UserError(
+            f"{path}: expected an index CSV of our tasks, got other rows. Make one with mimiciv_dataset/data_index_gen.py."
+        )
     return TASKS[row["task"]]
 
 
-def check(task: Task, t: Timeline, row: dict[str, Any]) -> None:
-    """That a row is a sample of this trajectory: its own event is where the row says, and of the table it says.
+@dataclass(frozen=True)
+class MedsJob:
+    """Index rows, from which labels are made patient by patient.
+
+    Attributes:
+        ehr_dir: directory of the trajectories.
+        rows: patient → (position in the index, index row).
+    """
+
+    ehr_dir: Path
+    rows: dict[str, list[tuple[int, dict[str, Any]]]]
+
+    @cached_property
+    def trajectories(self) -> Trajectories:
+        from mimiciv_dataset.trajectory import Trajectories
+
+        return Trajectories(self.ehr_dir)
+
+    def labels(self, patients: Sequence[str]) -> Iterator[Line]:
+        """Yield {"task": name, "label": (position, subject_id, microseconds since 1970, value)} for each row.
+
+        The label is None if the answer is in the window.
+        """
+        for subject_id in patients:
+            timeline = self.trajectories.timeline(subject_id)
+            for number, row in self.rows[subject_id]:
+                task = TASKS[row["task"]]
+                check_sample(task, timeline, row)
+                time = prediction_time(task, timeline, row["period_begin"], row["period_end"])
+                label = None if time is None else (number, int(subject_id), time, label_value(task, row["target"]))
+                yield {"task": task.name, "label": label}
+
+
+def check_sample(task: Task, t: Timeline, row: dict[str, Any]) -> None:
+    """Check that a row is a sample of this trajectory: event and, for risk tasks, outcome are those of the row.
 
     Raises:
-        UserError: it is not.
+        UserError: they are not.
     """
     begin, end = row["period_begin"], row["period_end"]
     position = own_event(task, begin, end)
@@ -99,23 +134,26 @@ def check(task: Task, t: Timeline, row: dict[str, Any]) -> None:
         outcome = task.rule(t, position, end)
         fits = outcome is not None and (YES if outcome.yes else NO) == row["target"]
     if not fits:
-        raise UserError(f"{task.name}, patient {row['subject_id']}, events {begin} to {end}: wanted a sample of these "
-                        f"trajectories, found another event or answer there; {_BUILDS}")  # fmt: skip
+        raise UserError(
+            f"{task.name}, patient {row['subject_id']}, events {begin} to {end}: expected a sample of these trajectories, got "
+            "another event or answer. The index and the trajectories belong to different builds: check them with "
+            "mimiciv_dataset/validate_index.py."
+        )
 
 
 def own_event(task: Task, begin: int, end: int) -> int:
-    """Position of a sample's own event: what is asked for, or a risk task's anchor."""
+    """Position of the event that a sample is about: the one asked for, or the anchor of a risk task."""
     if task.kind != "risk":
         return end
     return end - 1 if task.window == "note" else begin
 
 
 def prediction_time(task: Task, t: Timeline, begin: int, end: int) -> int | None:
-    """When a sample is made, in microseconds since 1970; None where the answer is known by then.
+    """The prediction time of a sample in microseconds since 1970; None if the answer is known by then.
 
-    The time of the window's last event, for that is all a model of ours sees. A decision sample whose last event has the
-    time of the event asked for is made a microsecond before it. diagnoses_icd has no time of its own; MIMIC-IV writes it
-    down at discharge, so its samples are made before dischtime. A "yes" of a risk task must be decided later.
+    It is the time of the window's last event, which is all that a model sees in our evaluation. If the event asked for has
+    the same time, it is a microsecond earlier. diagnoses_icd has no times; MIMIC-IV records it at discharge, so that its
+    samples are before dischtime. A "yes" of a risk task must be decided later.
 
     >>> t = example(("patients",), ("admissions", 0, "a", {"dischtime": 3}), ("emar", 1, "a"), ("emar", 2, "a"),
     ...             ("labevents", 2, "a"), ("emar", 5, "a"), ("diagnoses_icd", None, "a"))
@@ -135,35 +173,35 @@ def prediction_time(task: Task, t: Timeline, begin: int, end: int) -> int | None
         outcome = task.rule(t, position, end)
         if not outcome.yes:
             return last
-        known = outcome.time if outcome.position is None else t.starts[outcome.position]
-        return last if known is None or known * MICROSECONDS > last else None
-    asked = t.starts[position]
-    if asked is None:
+        outcome_time = outcome.time if outcome.position is None else t.starts[outcome.position]
+        return last if outcome_time is None or outcome_time * MICROSECONDS > last else None
+    event_time = t.starts[position]
+    if event_time is None:
         admission = t.next_of_stay("admissions", 0, t.hadm_ids[position])
-        asked = None if admission is None else t.time(admission, "dischtime")
-    return last if asked is None else min(last, asked * MICROSECONDS - 1)
+        event_time = None if admission is None else t.time(admission, "dischtime")
+    return last if event_time is None else min(last, event_time * MICROSECONDS - 1)
 
 
-def value_of(task: Task, target: list[str] | str) -> str | bool:
-    """The label of a sample: true or false, a name, or names as a JSON list.
+def label_value(task: Task, target: list[str] | str) -> str | bool:
+    """The label of a sample in MEDS: true or false, a name, or names as a JSON list.
 
-    >>> value_of(TASKS["ICU_Readmission"], "no"), value_of(TASKS["next_event"], "emar"), value_of(TASKS["emar"], ["Aspirin"])
-    (False, 'emar', '["Aspirin"]')
+    >>> label_value(TASKS["ICU_Readmission"], "no"), label_value(TASKS["emar"], ["Aspirin"])
+    (False, '["Aspirin"]')
     """
     if task.kind == "risk":
         return target == YES
     return target if isinstance(target, str) else json.dumps(target, ensure_ascii=False)
 
 
-def write_labels(path: Path, task: Task, labels: Sequence[Label]) -> None:
-    """Write a MEDS label file, which the meds package checks first."""
+def write_labels(path: Path, task: Task, labels: Sequence[tuple[int, int, str | bool]]) -> None:
+    """Write a MEDS label file of (subject_id, prediction_time, value) after validation by the meds package."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     from meds import LabelSchema
 
-    subjects, moments, values = zip(*labels, strict=True)
+    subjects, times, values = zip(*labels, strict=True)
     value = "boolean_value" if task.kind == "risk" else "categorical_value"
-    columns = {"subject_id": subjects, "prediction_time": moments, value: values}
+    columns = {"subject_id": subjects, "prediction_time": times, value: values}
     table = pa.table({name: pa.array(column, LabelSchema.schema().field(name).type) for name, column in columns.items()})
     LabelSchema.validate(table)
     with atomic_path(path) as temporary:

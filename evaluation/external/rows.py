@@ -1,4 +1,4 @@
-"""What the converters of other benchmarks share: rows that test.py runs and scores as it does the released JSONL."""
+"""Rows written by the converters of other benchmarks, in the format of the released JSONL that test.py reads."""
 
 from __future__ import annotations
 
@@ -11,42 +11,45 @@ from mimiciv_dataset.tasks import ALL_TASKS
 from pipeline.errors import UserError
 from pipeline.files import atomic_path
 
-Row = dict[str, Any]
+BenchmarkRow = dict[str, Any]
+"""A rendered sample: instruction, input, output, candidates and task_info."""
 
 
-def make_row(task: str, question: str, text: str, answer: str | list[str], candidates: list[str] | None, **info: Any) -> Row:
-    """A row of a finished sample: its text, question and answer, and in `task_info` what scoring looks at.
+def make_row(
+    task: str, question: str, text: str, answer: str | list[str], candidates: list[str] | None, **info: Any
+) -> BenchmarkRow:
+    """A rendered sample with the fields that scoring needs in `task_info`.
 
     Args:
-        task: a task of `EXTERNAL_TASKS`.
-        question: the instruction sentence.
-        text: the record.
+        task: name of a task of `EXTERNAL_TASKS`.
+        question: the instruction.
+        text: the input.
         answer: the label, or the list of labels.
         candidates: the answers to choose from, or None.
-        info: more for `task_info`: subject_id, …
+        info: further fields of `task_info`, such as subject_id.
 
     >>> make_row("guo_icu", "Intensive care?", "## …", "no", ["yes", "no"], subject_id="7")["task_info"]
     {'task': 'guo_icu', 'metric': 'auroc', 'task_type': 'risk', 'label': 'no', 'target': 'no', 'subject_id': '7'}
     """
-    about = {"task": task, "metric": ALL_TASKS[task].metric, "task_type": ALL_TASKS[task].kind}
+    task_info = {"task": task, "metric": ALL_TASKS[task].metric, "task_type": ALL_TASKS[task].kind}
+    task_info |= {"label": answer, "target": answer} | info
     output = answer if isinstance(answer, str) else "\n".join(answer)
-    return {"instruction": question, "input": text, "output": output, "candidates": candidates,
-            "task_info": about | {"label": answer, "target": answer} | info}  # fmt: skip
+    return {"instruction": question, "input": text, "output": output, "candidates": candidates, "task_info": task_info}
 
 
 def check_output(path: Path) -> Path:
-    """`path` if test.py would read it as JSONL.
+    """Return `path` if its name ends in .jsonl.
 
     Raises:
-        UserError: it would not.
+        UserError: it does not, so that test.py would not recognise the format.
     """
     if path.suffix != ".jsonl":
-        raise UserError(f"{path}: wanted a name that ends in .jsonl, by which test.py knows the format")
+        raise UserError(f"{path}: expected a file name ending in .jsonl, got another one. Choose another --output_path.")
     return path
 
 
-def write_rows(path: Path, rows: Iterable[Row]) -> int:
-    """Write rows as JSONL, numbered by `idx`; the file appears whole. Returns how many."""
+def write_rows(path: Path, rows: Iterable[BenchmarkRow]) -> int:
+    """Write rows as JSONL, numbered by `idx`, atomically; returns their number."""
     count = 0
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for count, row in enumerate(rows, 1):
