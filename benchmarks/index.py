@@ -1,7 +1,7 @@
-"""Indexing a patient: milliseconds by trajectory length, and how they grow.
+"""Time to index a patient, by the length of the trajectory.
 
-Trajectories of 1,250 to 40,000 events are made of one synthetic pattern of events; linear growth shows as a constant time
-an event.
+Trajectories of 1,250 to 40,000 events repeat one synthetic pattern of events; linear growth shows as a constant time per
+event.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from pipeline.cli import Parser, run
+from pipeline.cli import Parser, at_least, run
 
 PATTERN = (
     ("labevents", {"itemid": "50912", "valuenum": "1.0"}, 8), ("emar", {"medication": "Aspirin"}, 2),
@@ -27,13 +27,14 @@ PATTERN = (
     ("icustays", {"outtime": "2150-03-01 00:00:00"}, 1), ("edstays", {"outtime": "2150-03-01 00:00:00"}, 1),
     ("admissions", {"dischtime": "2150-03-01 00:00:00", "admission_type": "URGENT", "hospital_expire_flag": "0"}, 1),
 )  # fmt: skip
-"""Tables, a record of each, and records an event."""
+"""Table, a record of it, and records per event."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     cli = Parser(__doc__)
-    cli.add_argument("--lengths", type=int, nargs="+", default=[1250, 2500, 5000, 10000, 20000, 40000])
-    cli.add_argument("--rounds", type=int, default=3)
+    lengths = [1250, 2500, 5000, 10000, 20000, 40000]
+    cli.add_argument("--lengths", type=at_least(1), nargs="+", default=lengths, help="events per patient (1250 ... 40000)")
+    cli.add_argument("--rounds", type=at_least(1), default=3, help="rounds (3); the table has medians")
     args = cli.parse_args(argv)
 
     from mimiciv_dataset.lookups import Lookups
@@ -42,23 +43,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mimiciv_dataset.timeline import Timeline
 
     lookups = Lookups("nowhere")
-    print("| events | samples | ms | µs an event |\n| ---: | ---: | ---: | ---: |")
+    print("| events | samples | ms | µs per event |\n| ---: | ---: | ---: | ---: |")
     for length in args.lengths:
         start = datetime(2150, 1, 1)
         events = [Event("patients", None, None, None, '[{"dod": "nan"}]')]
         for i in range(length - 1):
             table, record, count = PATTERN[i % len(PATTERN)]
-            when = str(start + timedelta(minutes=20 * i))
-            columns = tuple(record)
+            time_of_event = str(start + timedelta(minutes=20 * i))
             items = json.dumps([list(record.values())] * count)
-            events.append(Event(table, when, when, str(1000 + i // 2000), items, columns))
+            events.append(Event(table, time_of_event, time_of_event, str(1000 + i // 2000), items, tuple(record)))
         seconds, samples = [], 0
         for _ in range(args.rounds):
-            began = time.perf_counter()
+            start_of_round = time.perf_counter()
             samples = sum(1 for _ in find_samples(Timeline(events), lookups))
-            seconds.append(time.perf_counter() - began)
-        middle = statistics.median(seconds)
-        print(f"| {length:,} | {samples:,} | {middle * 1e3:,.0f} | {middle / length * 1e6:.1f} |")
+            seconds.append(time.perf_counter() - start_of_round)
+        median = statistics.median(seconds)
+        print(f"| {length:,} | {samples:,} | {median * 1e3:,.0f} | {median / length * 1e6:.1f} |")
 
 
 if __name__ == "__main__":

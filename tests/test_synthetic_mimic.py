@@ -59,11 +59,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def index(root: Path) -> dict[str, list[dict[str, str]]]:
-    found = {}
+    tables = {}
     for task in TASKS:
         with (root / f"task_index/all/{task}.csv").open(newline="", encoding="utf-8") as file:
-            found[task] = list(csv.DictReader(file))
-    return found
+            tables[task] = list(csv.DictReader(file))
+    return tables
 
 
 def test_same_seed_same_bytes(tmp_path: Path) -> None:
@@ -148,8 +148,8 @@ def test_shape_is_the_demos(tmp_path: Path) -> None:
             size[name] += len(text.encode())
     total = sum(count.values())
     assert 1900 < total / (3 * BATCH) < 3000
-    wanted = sum(t.share * t.row_bytes for t in TABLES.values()) / 100
-    assert sum(size.values()) / total == pytest.approx(wanted, rel=0.2)
+    expected = sum(t.share * t.row_bytes for t in TABLES.values()) / 100
+    assert sum(size.values()) / total == pytest.approx(expected, rel=0.2)
     for name, table in TABLES.items():
         if table.share > 0.5:
             assert 100 * count[name] / total == pytest.approx(table.share, rel=0.2), name
@@ -174,18 +174,18 @@ def test_keys_agree(root: Path) -> None:
     assert len({stay for _, stay in stays}) == len(ed_rows) + len(icu_rows)
     orders = {r["poe_id"] for r in rows(mimic / "hosp", "poe")}
     for name, table in TABLES.items():
-        found = rows(mimic / table.module, name)
-        assert {r["subject_id"] for r in found} <= subjects, name
+        records = rows(mimic / table.module, name)
+        assert {r["subject_id"] for r in records} <= subjects, name
         if "hadm_id" in table.columns:
-            assert {(r["subject_id"], r["hadm_id"]) for r in found if r["hadm_id"]} <= admissions, name
+            assert {(r["subject_id"], r["hadm_id"]) for r in records if r["hadm_id"]} <= admissions, name
         if "stay_id" in table.columns:
-            assert {(r["subject_id"], r["stay_id"]) for r in found} <= stays, name
+            assert {(r["subject_id"], r["stay_id"]) for r in records} <= stays, name
         if "poe_id" in table.columns:
-            assert {r["poe_id"] for r in found if r["poe_id"]} <= orders, name
+            assert {r["poe_id"] for r in records if r["poe_id"]} <= orders, name
         if "itemid" in table.columns:
             items = ("hosp", "d_labitems") if name == "labevents" else ("icu", "d_items")
             known = {r["itemid"] for r in rows(mimic / items[0], items[1])}
-            assert {r["itemid"] for r in found} <= known, name
+            assert {r["itemid"] for r in records} <= known, name
     for name, dictionary in (("diagnoses_icd", "d_icd_diagnoses"), ("procedures_icd", "d_icd_procedures")):
         known = {(r["icd_code"], r["icd_version"]) for r in rows(mimic / "hosp", dictionary)}
         assert {(r["icd_code"], r["icd_version"]) for r in rows(mimic / "hosp", name)} <= known
@@ -234,10 +234,10 @@ def test_death_ends_a_record(root: Path) -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_has_rows(index: dict[str, list[dict[str, str]]], task: str) -> None:
     """Enough rows, windows of the length the benchmark samples, and both labels of each risk task."""
-    found = index[task]
-    assert len(found) > 40
-    usual = [r for r in found if 10 < int(r["context_end"]) - int(r["context_begin"]) < 100]
-    assert len(usual) > 0.3 * len(found)
+    samples = index[task]
+    assert len(samples) > 40
+    usual = [r for r in samples if 10 < int(r["context_end"]) - int(r["context_begin"]) < 100]
+    assert len(usual) > 0.3 * len(samples)
     if TASKS[task].kind == "risk":
         yes = sum("yes" in r["target"].lower() for r in usual) / len(usual)
         assert RARE.get(task, 0.1) <= min(yes, 1 - yes), yes
@@ -319,7 +319,7 @@ def test_a_perfect_model_does_well_but_not_too_well() -> None:
     for k in range(10):
         for drawn in drawn_outcomes(simulate(0, k, BATCH).visits):
             pairs[drawn.task] += zip(drawn.probability[::2].tolist(), drawn.outcome[::2].tolist(), strict=True)
-    optimum = {task: auroc(found) for task, found in pairs.items()}
+    optimum = {task: auroc(drawn_pairs) for task, drawn_pairs in pairs.items()}
     assert all(0.83 < value < 0.97 for value in optimum.values()), optimum
     assert sum(0.85 <= value <= 0.93 for value in optimum.values()) >= 12, optimum
 
@@ -349,10 +349,10 @@ def test_windows_show_the_indicators(root: Path, index: dict[str, list[dict[str,
         visits[subject, "" if window == "ed" else str(batch.hadm[visit])].append(visit)
     agreed = compared = 0
     for r in index[task]:
-        left = visits[r["subject_id"], "" if window == "ed" else r["hadm_id"]]
-        if not left:  # an admission's second ICU stay
+        remaining = visits[r["subject_id"], "" if window == "ed" else r["hadm_id"]]
+        if not remaining:  # an admission's second ICU stay
             continue
-        visit = left.pop(0)
+        visit = remaining.pop(0)
         end = int(r["context_end"]) + (window == "end" and reader.length(r["subject_id"]) > int(r["context_end"]))
         records = defaultdict(list)
         for event in reader.events(r["subject_id"], range(int(r["context_begin"]), end)):

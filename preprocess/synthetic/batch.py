@@ -238,7 +238,7 @@ class Batch:
         return table.sort("patient", "time", maintain_order=True) if "time" in table.columns else table
 
     def columns(self, name: str, table: pl.DataFrame) -> pl.DataFrame:
-        """Exactly the columns of table `name` for the patients kept; times below zero and hadm_id below zero are missing."""
+        """The columns of table `name`, of the patients that are kept; times and hadm_id below zero are missing."""
         if self.keep < self.size:
             table = table.filter(pl.col("patient") < self.keep)
         columns = []

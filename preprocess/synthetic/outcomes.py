@@ -131,7 +131,7 @@ def drawn_outcomes(visits: Visits) -> list[DrawnOutcome]:
     add("Inpatient_Mortality", "adm", visits.hospital, visits.died, terms)
     for k, (task, if_dying) in enumerate(LONG_STAY_IF_DYING.items()):
         stay = event("stay", k)
-        # dying in a class of days is dying within more days but not within fewer
+        # death in days 3-7 is death within 7 days minus death within 3 days, and so on
         shares = np.diff(if_dying, prepend=0.0).round(6)
         cut_short = [Term(share * icu, (death,)) for share, death in zip(shares, deaths[::-1], strict=True) if share]
         terms = [Term(ward, (stay,)), Term(icu, (stay, ~deaths[4])), *cut_short]
@@ -153,7 +153,7 @@ def drawn_outcomes(visits: Visits) -> list[DrawnOutcome]:
 
 
 def truth_tables(batch: Batch) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The rows of synthetic_truth.csv, by task, and of synthetic_causes.csv, by visit, of the patients kept."""
+    """The rows of synthetic_truth.csv, by task, and of synthetic_causes.csv, by visit, of patients that are kept."""
     visits = batch.visits
     kept = visits.patient < batch.keep
     first_icu_stay = np.full(len(kept), -1)

@@ -37,7 +37,7 @@ ICU_LOG_ODDS = np.array([condition.icu_log_odds for condition in CONDITIONS])
 
 @dataclass
 class Visits:
-    """Visits of a batch: arrays of equal length, sorted by patient and start. Times without a meaning are arbitrary.
+    """Visits of a batch: arrays of equal length, sorted by patient and start. Times of stays that do not exist are arbitrary.
 
     Attributes:
         patient: position of the patient in the batch.
