@@ -74,4 +74,4 @@ def test_learning(tmp_path: Path) -> None:
     assert risk[:3] == ["ED_Hospitalization", "8", "AUROC"] and risk[3].startswith("0.500") and all(risk)
     assert (tmp_path / "learning_cpu.svg").read_text(encoding="utf-8").count("<path") > 10
     again = command("benchmarks/learning.py", "stage1", *words)
-    assert "is trained already" in again.stdout, "what is done is not done again"
+    assert "is already trained" in again.stdout, "finished parts are not repeated"
