@@ -98,6 +98,15 @@ def test_without_the_environment(script: str, flags: list[str], tmp_path: Path) 
     assert f"source {REPO}/.venv/bin/activate" in line or "setup_env.sh" in line
 
 
+@pytest.mark.parametrize("script", [script for script in SCRIPTS if not script.startswith("benchmarks/")])
+def test_without_data_and_environment(script: str, tmp_path: Path) -> None:
+    """One line about whatever is missing first."""
+    line = [sys.executable, "-S", REPO / script, "--root_dir", tmp_path]
+    done = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert [text for text in done.stderr.splitlines() if text.startswith("error: ")] == done.stderr.splitlines()[-1:]
+
+
 IMPORT_FROM_SCRIPT = """
 import os, runpy, sys
 sys.path[0] = os.path.dirname(sys.argv[1])

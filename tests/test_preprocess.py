@@ -28,19 +28,19 @@ def build(mimic: Path, root: Path, buckets: int = 2, layouts: tuple[str, ...] = 
 
 def test_two_patients(tmp_path: Path) -> None:
     build(write_mimic(tmp_path / "mimic", TWO_PATIENTS), tmp_path)
-    found = read_trajectories(tmp_path / "patient")
-    assert found == naive_trajectories(TWO_PATIENTS)
-    names = [event["file_name"] for event in found["2"]]
+    trajectories = read_trajectories(tmp_path / "patient")
+    assert trajectories == naive_trajectories(TWO_PATIENTS)
+    names = [event["file_name"] for event in trajectories["2"]]
     assert names == ["patients", "edstays", "triage", "admissions", "diagnosis", "labevents", "emar", "labevents",
                      "discharge", "emar", "diagnoses_icd", "drgcodes", "diagnosis"]  # fmt: skip
-    labs = found["2"][5]["items"]
+    labs = trajectories["2"][5]["items"]
     assert [lab["valuenum"] for lab in labs] == ["7.0", "3.5"]
-    assert found["2"][7]["items"][0]["valuenum"] == "1e-07"
-    assert found["2"][10]["items"][0]["icd_code"] == "0010", "leading zeros survive"
-    assert found["2"][2]["starttime"] == "2150-01-01 08:00:01" == found["2"][2]["items"][0]["charttime"]
-    assert found["2"][8]["items"][0]["text"] == 'Line one\n\nLine "two", three\n'
-    assert found["2"][9]["items"][0]["event_txt"] == "nan"
-    assert [event["file_name"] for event in found["11"]] == ["patients", "admissions", "labevents", "diagnoses_icd"]
+    assert trajectories["2"][7]["items"][0]["valuenum"] == "1e-07"
+    assert trajectories["2"][10]["items"][0]["icd_code"] == "0010", "leading zeros survive"
+    assert trajectories["2"][2]["starttime"] == "2150-01-01 08:00:01" == trajectories["2"][2]["items"][0]["charttime"]
+    assert trajectories["2"][8]["items"][0]["text"] == 'Line one\n\nLine "two", three\n'
+    assert trajectories["2"][9]["items"][0]["event_txt"] == "nan"
+    assert [event["file_name"] for event in trajectories["11"]] == ["patients", "admissions", "labevents", "diagnoses_icd"]
 
 
 def test_both_layouts_hold_the_same(tmp_path: Path) -> None:
@@ -49,9 +49,9 @@ def test_both_layouts_hold_the_same(tmp_path: Path) -> None:
     assert shards.subject_ids() == files.subject_ids() == ["2", "11"]
     assert shards.digest == files.digest
     for subject in shards.subject_ids():
-        one, other = shards.trajectory(subject), files.trajectory(subject)
-        assert [event[:4] for event in one] == [event[:4] for event in other]
-        for a, b in zip(one, other, strict=True):
+        from_shards, from_files = shards.trajectory(subject), files.trajectory(subject)
+        assert [event[:4] for event in from_shards] == [event[:4] for event in from_files]
+        for a, b in zip(from_shards, from_files, strict=True):
             assert a.records().dicts() == [{k: v for k, v in r.items() if k != "file_name"} for r in b.records().dicts()]
 
 
@@ -116,8 +116,10 @@ def test_subjects_without_a_patients_row_or_admissions_are_kept(tmp_path: Path, 
     tables = {"omr": [{"subject_id": "5", "chartdate": "2150-01-01", "result_name": "Weight"}],
               "patients": [{"subject_id": "6", "anchor_age": "40"}]}  # fmt: skip
     build(write_mimic(tmp_path / "mimic", tables), tmp_path)
-    found = read_trajectories(tmp_path / "patient")
-    assert [e["file_name"] for e in found["5"]] == ["omr"] and [e["file_name"] for e in found["6"]] == ["patients"]
+    trajectories = read_trajectories(tmp_path / "patient")
+    assert [e["file_name"] for e in trajectories["5"]] == ["omr"] and [e["file_name"] for e in trajectories["6"]] == [
+        "patients"
+    ]
     rank.main(["--root_dir", str(tmp_path)])
     assert "1 subjects have records but no row in patients" in capsys.readouterr().out
 

@@ -1,4 +1,4 @@
-"""The split: stable, seeded, and no test patient of a release in training."""
+"""The train/test split: stable, seeded, and no test patient of a release in the training set."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def test_split(tmp_path: Path) -> None:
     assert split(tmp_path, ids)["test"] == parts["test"]
     assert split(tmp_path, ids, "--seed", "1")["test"] != parts["test"]
     assert split(tmp_path, ids, "--test_ratio", "0")["test"] == []
-    more = split(tmp_path, [*ids, *range(5000, 5100)])
-    assert [i for i in more["test"] if int(i) < 5000] == parts["test"]
+    larger = split(tmp_path, [*ids, *range(5000, 5100)])
+    assert [i for i in larger["test"] if int(i) < 5000] == parts["test"]
 
 
 @given(st.integers(1, 10**8), st.integers(0, 99), st.floats(0, 1), st.floats(0, 1))
-def test_a_larger_share_only_adds_test_patients(subject: int, seed: int, one: float, two: float) -> None:
-    if is_test(str(subject), seed, min(one, two)):
-        assert is_test(str(subject), seed, max(one, two))
+def test_a_larger_share_only_adds_test_patients(subject: int, seed: int, first: float, second: float) -> None:
+    if is_test(str(subject), seed, min(first, second)):
+        assert is_test(str(subject), seed, max(first, second))
 
 
 def test_share() -> None:
@@ -49,7 +49,7 @@ def test_released_test_patients_test(tmp_path: Path) -> None:
     (tmp_path / "bench.csv").write_text('subject_id,task,period_begin,period_end,target\n3.0,omr,1,2,"[]"\n4,omr,1,2,"[]"\n')
     rows = [{"subject_id": "5", "input": "x"}, {"input": "x", "task_info": {"subject_id": 99}}]
     (tmp_path / "bench.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    (tmp_path / "bench.audit.csv").write_text("task,rows\n")  # beside it: `bench*` names it too
+    (tmp_path / "bench.audit.csv").write_text("task,rows\n")  # also matches `bench*`
     flags = ["--test_from", *map(str, sorted(tmp_path.glob("bench*")))]
     parts = split(tmp_path, list(range(1, 21)), *flags, "--test_ratio", "0")
     assert parts["test"] == ["3", "4", "5"] and "99" not in parts["patients"]

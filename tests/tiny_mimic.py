@@ -1,4 +1,4 @@
-"""Writes small MIMIC-IV folders by hand, and orders their records by a naive reading of the rules."""
+"""Small hand-made MIMIC-IV directories, and a naive implementation of the order of records."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ TWO_PATIENTS: Tables = {
 
 
 def write_mimic(folder: Path, tables: Tables, modules: tuple[str, ...] = MODULES, compress: bool = False) -> Path:
-    """Write a MIMIC-IV folder: every table of `modules`, those not given empty, with the columns that are required."""
+    """Write a MIMIC-IV directory: all tables of `modules` with their required columns, empty if not in `tables`."""
     for event in EVENTS.values():
         if event.module in modules:
             rows = tables.get(event.name, [])
@@ -75,7 +75,7 @@ def moment(time: str) -> datetime:
 
 
 def naive_trajectories(tables: Tables) -> dict[str, list[dict[str, Any]]]:
-    """Trajectories by a slow, literal reading of docs/data.md, as events with file_name, times, hadm_id and items."""
+    """Trajectories by a slow, literal implementation of docs/data.md: events with file_name, times, hadm_id and items."""
     stays = {(row["subject_id"], row["stay_id"]): row for row in reversed(tables.get("edstays", []))}
     by_subject: dict[str, list[dict[str, Any]]] = {}
     for name, event in EVENTS.items():
@@ -125,7 +125,7 @@ def naive_trajectories(tables: Tables) -> dict[str, list[dict[str, Any]]]:
 
 
 def read_trajectories(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """All trajectories of a `--layout patient` folder in the same shape."""
+    """All trajectories of a `--layout patient` directory in the same form."""
     import pyarrow.parquet as pq
 
     return {
