@@ -1,7 +1,7 @@
-"""Reading a model's reply: where its reasoning ends, which items it names, whether it says yes or no.
+"""Reading the reply of a model: its reasoning, its answer, the items it names, yes or no.
 
-Evaluation and RL rewards read replies through these functions only, so what is trained is what is scored. All of them
-take any text, run in time linear in its length, and never raise.
+Evaluation and RL rewards read replies with the same functions, so that the reward is the score. All of them accept any text,
+take time linear in its length, and never raise.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import re
 # (opening, closing) marks of a reasoning block: most models; MedGemma with thinking on.
 _THINK_MARKS = (("<think>", "</think>"), ("<unused94>", "<unused95>"))
 
-# gpt-oss writes messages in channels; decoding that skips special tokens leaves only the words between them.
+# gpt-oss writes messages in channels; decoding that skips special tokens leaves only the text between them.
 _FINAL_CHANNEL = re.compile(r"<\|channel\|>[ \n]*final[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>")
 _CHANNEL = re.compile(r"<\|(?:start|channel|message|end|return|call|constrain)\|>")
 _STRIPPED_FINAL = "assistantfinal"
-_STRIPPED_ANALYSIS = re.compile(r"\s*analysis(?=[A-Z\"'*<])")  # no space between: never a lab called "analysis of …"
+_STRIPPED_ANALYSIS = re.compile(r"\s*analysis(?=[A-Z\"'*<])")  # without a space: "analysis of …" can be a lab item
 
 _MARKER = re.compile(r"(?:\d+[.)]|[-*])(?:\s+|$)")
 _LINE_END = re.compile(r"\r\n|\r|\n|\\n")
@@ -24,23 +24,23 @@ _FENCE = "```"
 _QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’"}
 
 _QUOTED = re.compile(r"\s*(?:\"((?:[^\"\\]|\\.)*)\"|'((?:[^'\\]|\\.)*)')\s*(,|$)", re.DOTALL)
-_ESCAPED = re.compile(r"\\([^n])", re.DOTALL)  # an escaped line end stays, and ends a line later
+_ESCAPED = re.compile(r"\\([^n])", re.DOTALL)  # an escaped line end is kept, and ends a line later
 
 # A "no" before another word on its line is a determiner ("no evidence of …") unless that word starts a clause.
 _CLAUSE = r"(?:and|as|based|because|but|given|he|it|or|she|since|the|there|this)\b"
-_SAID = re.compile(rf"(?<![^\W_])(?:yes(?![^\W_]|-\w)|no(?![^\W_]|-\w|[ \t]+(?!{_CLAUSE})\w))")
+_YES_NO = re.compile(rf"(?<![^\W_])(?:yes(?![^\W_]|-\w)|no(?![^\W_]|-\w|[ \t]+(?!{_CLAUSE})\w))")
 
 
 def split_reasoning(text: str, thinking_open: bool = False) -> tuple[str | None, str | None]:
-    """Part a reply into its reasoning and its answer.
+    """Split a reply into its reasoning and its answer.
 
     Args:
         text: the reply as generated.
-        thinking_open: the prompt itself ended inside an open reasoning block, so the reply starts in it.
+        thinking_open: the prompt ended inside an open reasoning block, so the reply starts in it.
 
     Returns:
-        (reasoning, answer). The answer follows the last closing mark, or stands in the last final channel. Reasoning is
-        None where there is none; the answer is None where the reply was cut off inside its reasoning.
+        (reasoning, answer). The answer follows the last closing mark, or is in the last final channel. The reasoning is None
+        if there is none; the answer is None if the reply was cut off inside its reasoning.
 
     >>> split_reasoning("<think>Fever, so culture.</think>Blood Culture")
     ('Fever, so culture.', 'Blood Culture')
@@ -59,32 +59,32 @@ def split_reasoning(text: str, thinking_open: bool = False) -> tuple[str | None,
         return _split_channels(text)
     stripped = _STRIPPED_ANALYSIS.match(text)
     if stripped or text.lstrip().startswith((_STRIPPED_FINAL, "analysis")):
-        before, found, answer = text.rpartition(_STRIPPED_FINAL)
-        if found:
+        before, final, answer = text.rpartition(_STRIPPED_FINAL)
+        if final:
             return _or_none(before.lstrip().removeprefix("analysis")), answer.strip()
         if stripped:
             return _or_none(text[stripped.end() :]), None
     for opening, closing in _THINK_MARKS:
-        opened, closed = text.rfind(opening), text.rfind(closing)
-        if opened > closed:  # opened (again) and never closed
-            return _or_none(text[opened + len(opening) :]), None
-        if closed >= 0:
-            before = text[:closed].strip().removeprefix(opening)
-            return _or_none(before), text[closed + len(closing) :].strip()
+        start, end = text.rfind(opening), text.rfind(closing)
+        if start > end:  # opened (again) and never closed
+            return _or_none(text[start + len(opening) :]), None
+        if end >= 0:
+            before = text[:end].strip().removeprefix(opening)
+            return _or_none(before), text[end + len(closing) :].strip()
     if thinking_open:
         return _or_none(text), None
     return None, text.strip()
 
 
 def _split_channels(text: str) -> tuple[str | None, str | None]:
-    """`split_reasoning` of a reply with gpt-oss channel marks; without a final channel it was cut off."""
+    """`split_reasoning` of a reply with the channel marks of gpt-oss; without a final channel it was cut off."""
     final = None
     for final in _FINAL_CHANNEL.finditer(text):  # noqa: B007  the last one counts
         pass
     before = text if final is None else text[: final.start()]
-    words = _CHANNEL.sub("\n", before).strip().removeprefix("assistant").lstrip().removeprefix("analysis")
-    words = words.strip().removesuffix("assistant")
-    return _or_none(words), None if final is None else _CHANNEL.split(text[final.end() :], maxsplit=1)[0].strip()
+    reasoning = _CHANNEL.sub("\n", before).strip().removeprefix("assistant").lstrip().removeprefix("analysis")
+    reasoning = reasoning.strip().removesuffix("assistant")
+    return _or_none(reasoning), None if final is None else _CHANNEL.split(text[final.end() :], maxsplit=1)[0].strip()
 
 
 def _or_none(text: str) -> str | None:
@@ -92,11 +92,11 @@ def _or_none(text: str) -> str | None:
 
 
 def read_items(answer: str | None) -> list[str]:
-    r"""The items an answer names, in order, each once (compared case-folded, returned as written).
+    r"""The items that an answer names, in order, each once (compared case-folded, returned as written).
 
-    One item a line; a literal backslash-n ends a line too. List markers, bold marks and enclosing quotes are stripped;
-    a JSON or Python list of strings is read as such. Commas never part items: names contain them. None (no answer) has
-    no items.
+    One item per line; a literal backslash-n ends a line too. List markers, bold marks and enclosing quotes are stripped; a
+    JSON or Python list of strings is read as a list. Commas do not separate items, since names contain them. None (no
+    answer) has no items.
 
     >>> read_items("1. **Aspirin**\n2) 0.9% Sodium Chloride\n- *NF* Bosentan\n\n* aspirin")
     ['Aspirin', '0.9% Sodium Chloride', '*NF* Bosentan']
@@ -111,7 +111,7 @@ def read_items(answer: str | None) -> list[str]:
     if lines is None:
         lines = []
         for line in _LINE_END.split(answer):
-            listed = _read_list(line)  # "Answer:" and then a list on a line of its own
+            listed = _read_list(line)  # "Answer:" and then a list on its own line
             lines += [line] if listed is None else listed
     items: dict[str, str] = {}
     for line in lines:
@@ -123,7 +123,7 @@ def read_items(answer: str | None) -> list[str]:
 
 
 def _without_fence(answer: str) -> str:
-    """The inside of an answer that is one fenced code block; any other answer as it is."""
+    """The content of an answer that is one fenced code block; any other answer as it is."""
     text = answer.strip()
     if not (text.startswith(_FENCE) and text.endswith(_FENCE) and len(text) > 2 * len(_FENCE)):
         return text
@@ -132,7 +132,7 @@ def _without_fence(answer: str) -> str:
 
 
 def _read_list(text: str) -> list[str] | None:
-    """The strings of a flat JSON or Python list, or None where the text is something else."""
+    """The strings of a flat JSON or Python list, or None if the text is something else."""
     text = text.strip()
     if not (text.startswith("[") and text.endswith("]")):
         return None
@@ -144,7 +144,7 @@ def _read_list(text: str) -> list[str] | None:
 
 
 def _read_python_list(inside: str) -> list[str] | None:
-    """What stands between the brackets of a list of quoted strings, as Python prints it."""
+    """The strings between the brackets of a list as Python prints it; None if they are something else."""
     items, position, end = [], 0, len(inside.rstrip())
     while position < end:
         match = _QUOTED.match(inside, position)
@@ -168,8 +168,8 @@ def _clean(line: str) -> str:
 
 
 def _unwrap(item: str) -> str:
-    """Without enclosing bold marks and quotes, in any order; a mark that stands inside too encloses nothing."""
-    for _ in range(4):  # deeper nesting is no answer, and a bound keeps this linear
+    """An item without enclosing bold marks and quotes, in any order; a mark that occurs inside too encloses nothing."""
+    for _ in range(4):  # deeper nesting is not an answer, and the bound keeps this linear
         item = item.strip()
         inner = item[2:-2] if len(item) > 4 and item.startswith("**") and item.endswith("**") else "**"
         if "**" not in inner:
@@ -182,12 +182,12 @@ def _unwrap(item: str) -> str:
 
 
 def read_yes_no(answer: str | None) -> str | None:
-    """`yes` or `no` as the answer says it; None where it says neither, or both.
+    """`yes` or `no`; None if the answer says neither, or both.
 
     >>> read_yes_no("**Yes**"), read_yes_no("Answer: no."), read_yes_no("Yes, there is no doubt.")
     ('yes', 'no', 'yes')
     >>> read_yes_no("not sure"), read_yes_no("nothing"), read_yes_no("yes or no"), read_yes_no(None)
     (None, None, None, None)
     """
-    words = set(_SAID.findall((answer or "").casefold()))
-    return words.pop() if len(words) == 1 else None
+    answers = set(_YES_NO.findall((answer or "").casefold()))
+    return answers.pop() if len(answers) == 1 else None

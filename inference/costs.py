@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from inference.settings import FromArguments
+from inference.settings import Settings, flag
 from pipeline.cli import between
 from pipeline.errors import UserError
 
+PRICE = between(0, float("inf"))
+
 
 @dataclass(frozen=True)
-class CostSettings(FromArguments):
+class CostSettings(Settings):
     """Prices, and what may be spent.
-
-    Attributes:
-        price_in: price of a million prompt tokens; None: unknown.
-        price_out: price of a million tokens of replies; None: unknown.
-        max_cost: the most that all replies in a directory may cost; None: no limit.
 
     Raises:
         UserError: there is a limit, and a price is missing.
     """
 
-    price_in: float | None = None
-    price_out: float | None = None
-    max_cost: float | None = None
+    price_in: float | None = flag(None, help="price of a million prompt tokens, to show the cost", type=PRICE)
+    price_out: float | None = flag(None, help="price of a million tokens of replies", type=PRICE)
+    max_cost: float | None = flag(None, help="the most that all replies in the directory may cost (no limit)", type=PRICE)
 
     def __post_init__(self) -> None:
         if self.max_cost is not None and None in (self.price_in, self.price_out):
@@ -41,14 +37,6 @@ class CostSettings(FromArguments):
         6.0
         """
         return (prompt_tokens * (self.price_in or 0) + completion_tokens * (self.price_out or 0)) / 1e6
-
-
-def add_cost_flags(cli: argparse._ActionsContainer) -> None:
-    """Add the flags of `CostSettings`."""
-    price = between(0, float("inf"))
-    cli.add_argument("--price_in", type=price, metavar="P", help="price of a million prompt tokens, to show the cost")
-    cli.add_argument("--price_out", type=price, metavar="P", help="price of a million tokens of replies")
-    cli.add_argument("--max_cost", type=price, metavar="C", help="the most that all replies in the directory may cost")
 
 
 @dataclass

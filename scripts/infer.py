@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages 
 import json
 from collections.abc import Sequence
 
-from inference.settings import InferenceSettings, add_model_flags, add_prompt_flags, parse_model
+from inference.settings import InferenceSettings, add_inference_flags, parse_model
 from mimiciv_dataset.tasks import TASKS, load_instructions
 from pipeline.cli import Parser, run
 from pipeline.errors import UserError
@@ -34,8 +34,7 @@ def make_parser() -> Parser:
     )
     cli.add_argument("--instruction", help="the question itself, instead of a task's wording")
     cli.add_argument("--json", action="store_true", help="print reasoning, items, p(yes) and more as one JSON object")
-    add_model_flags(cli)
-    add_prompt_flags(cli)
+    add_inference_flags(cli, omit=("prompt", "oracle_reasoning"))
     return cli
 
 

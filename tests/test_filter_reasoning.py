@@ -187,6 +187,22 @@ def test_chunks_together_are_one_filter(small_root: Path, tmp_path: Path) -> Non
     assert sorted(row["subject_id"] for row in rows) == sorted(str(2 + 100 * i) for i in range(5))
 
 
+def test_any_number_of_processes_writes_the_same(small_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filter_reasoning, "ROWS_PER_UNIT", 2)
+    evidence = write_evidence(small_root, tmp_path / "evidence.csv", rows=5)
+    generate(small_root, evidence, tmp_path, [[chain(reasoning=f"Pain, {i}."), chain(final=["Insulin"])] for i in range(5)])
+    written = []
+    for number in (1, 2):
+        assert filter_reasoning.main(flags_for(small_root, evidence, tmp_path, "--num_workers", number)) == 0
+        tables = read_json(tmp_path / "kept.reasons.json")
+        files = [(tmp_path / name).read_bytes() for name in ("kept.csv", "kept.rejects.jsonl")]
+        written.append((files, tables["tasks"], tables["all"]))
+    assert written[0] == written[1] and len(read_rejects(tmp_path)) == 5
+    record = read_json(tmp_path / "kept.provenance.json")
+    assert record["complete"] and record["rows"] == record["kept"] == 5 and record["settings"]["min_right"] == 0.7
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
 def test_a_verifier_must_reach_the_answer(small_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It sees record and reasoning, not the conclusion; it reads good chains only, each once; errors are asked again."""
     evidence = write_evidence(small_root, tmp_path / "evidence.csv", rows=5)

@@ -7,15 +7,14 @@ from pathlib import Path
 import pytest
 from conftest import REPO
 
-from inference.settings import add_model_flags, add_prompt_flags, parse_model, short_names
+from inference.settings import InferenceSettings, add_inference_flags, as_json, parse_model, short_names
 from pipeline.cli import Parser
 from pipeline.errors import UserError
 
 
 def parsed(*words: str):
     cli = Parser("x")
-    add_model_flags(cli)
-    add_prompt_flags(cli)
+    add_inference_flags(cli)
     return parse_model(cli, list(words))
 
 
@@ -37,6 +36,15 @@ def test_a_wrong_file_is_said(tmp_path: Path, text: str, message: str) -> None:
     models.write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=message):
         parsed("--models", str(models), "--model_name_or_path", "m")
+
+
+def test_flags_are_the_fields_of_settings() -> None:
+    args = parsed("--model_name_or_path", "m", "--think_prompt", "--url", "http://127.0.0.1:1/v1", "--num_worker", "3")
+    settings = InferenceSettings.from_args(args)
+    assert settings.decoding.max_new_tokens == 4096 and settings.server.num_worker == 3 and settings.backend == "openai"
+    assert {name: value for name, value in as_json(settings).items() if name != "n"}.items() <= vars(args).items() | {
+        ("max_new_tokens", 4096)
+    }
 
 
 def test_every_entry_of_the_repository_is_valid() -> None:

@@ -20,7 +20,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages 
 import contextlib
 import csv
 import json
-import shutil
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -29,17 +28,18 @@ from functools import cached_property, partial
 from typing import Any
 
 from inference.answers import split_reasoning
-from inference.costs import CostSettings, Meter, add_cost_flags
+from inference.costs import CostSettings, Meter
 from inference.generation import ID_COLUMNS, Prompt, chat_line, finished_keys, generate_and_record
 from inference.settings import (
     DecodingSettings,
-    FromArguments,
     InferenceSettings,
     ModelSettings,
     PromptSettings,
     ServerSettings,
-    add_server_flags,
+    Settings,
+    add_flags,
     as_json,
+    flag,
 )
 from mimiciv_dataset.index_files import SAMPLE_COLUMNS, sample_id
 from mimiciv_dataset.patients import DATA_USE
@@ -47,7 +47,7 @@ from mimiciv_dataset.samples import label_list
 from mimiciv_dataset.text import SampleText
 from pipeline.cli import Chunk, Parser, at_least, between, chunk_paths, run
 from pipeline.errors import UserError
-from pipeline.files import append_jsonl, atomic_path, read_json, read_jsonl, read_jsonl_line, require, sha256, write_json
+from pipeline.files import append_jsonl, atomic_path, read_jsonl, read_jsonl_line, require, sha256, write_json
 from pipeline.progress import Summary, print_table, progress
 from pipeline.provenance import Provenance, file_record
 from pipeline.work import Tick, Unit, run_units
@@ -72,6 +72,7 @@ from thinking_graph_preprocess.reasoning_generation import (
     Evidence,
     EvidenceRow,
     EvidenceSettings,
+    add_server_flags,
     chat_prompt,
     read_prompt,
     token_counter,
@@ -85,22 +86,16 @@ ROWS_PER_UNIT = 500
 
 
 @dataclass(frozen=True)
-class FilterSettings(FromArguments):
-    """What a chain must be.
-
-    Attributes:
-        reasoning_path: directory of reasoning_generation.py.
-        min_right: least share of the right answers.
-        max_wrong: most wrong answers.
-        prompts: directory of verifier.txt.
-        verifier_model: name of a verifier model on the server; None: no verifier.
-    """
+class FilterSettings(Settings):
+    """What a chain must be, and the verifier model."""
 
     reasoning_path: Path
-    min_right: float = 0.7
-    max_wrong: int = 0
+    min_right: float = flag(0.7, help="least share of the right answers", type=between(0, 1))
+    max_wrong: int = flag(0, help="most wrong answers", type=at_least(0))
+    verifier_model: str | None = flag(
+        None, help="name of a verifier model on the server; its replies are kept with the chains"
+    )
     prompts: Path = PROMPTS
-    verifier_model: str | None = None
 
 
 def make_parser() -> Parser:
@@ -109,19 +104,15 @@ def make_parser() -> Parser:
     cli.add_path("--reasoning_path", default="evidence_datas/reasoning", help="directory of reasoning_generation.py")
     cli.add_path("--output_path", default="evidence_datas/kept/reasoning.csv", help="CSV to write")
     cli.add_path("--ehr_dir", "--patient_ehr_path", default="patients_ehr", help="trajectories")
-    cli.add_argument("--min_right", type=between(0, 1), default=0.7, help="least share of the right answers (0.7)")
-    cli.add_argument("--max_wrong", type=at_least(0), default=0, help="most wrong answers (0)")
+    add_flags(cli, FilterSettings)
     cli.add_chunks()
     cli.add_num_workers()
     verifier = cli.add_argument_group("verifier model")
-    verifier.add_argument("--verifier_model", help="its name on the server; its replies are stored beside the chains")
     verifier.add_argument("--prompts", type=Path, default=PROMPTS, help="directory with verifier.txt (this repository's)")
-    verifier.add_argument("--instructions", type=Path, help="JSON, task → question, instead of this repository's instructions")
+    add_flags(verifier, EvidenceSettings)
     verifier.add_argument("--max_new_tokens", type=at_least(1), default=1024, help="tokens of its answer at most (1024)")
     verifier.add_argument("--max_seq_len", type=at_least(1), default=16384, help="tokens of prompt and answer at most (16384)")
-    verifier.add_argument("--tokenizer", help="Hub id or folder, to count tokens (an estimate of 3 bytes per token)")
-    add_server_flags(verifier, "--base_url")
-    add_cost_flags(verifier)
+    add_server_flags(verifier)
     return cli
 
 
@@ -147,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not verify(judge, rows, chunk, Meter(costs, inference.decoding.max_new_tokens)):
             return 1
     output = chunk.path(args.output_path)
-    table = judge_rows(judge, rows, output, args.num_workers)
+    table = write_outputs(judge, rows, output, args.num_workers)
     total = {name: sum(counts[name] for counts in table.values()) for name in (*COLUMNS, *REASONS)}
     names = [*COLUMNS, *(reason for reason in REASONS if total[reason])]
     print_table(
@@ -262,28 +253,20 @@ class Judge:
                 chain.faults += [] if chain.faults else self.verifier.faults(judged, chain, self.limits)
         return judged
 
-    def unit(self, rows: Sequence[tuple[EvidenceRow, Offsets]], folder: Path, number: int, tick: Tick) -> None:
-        """Judge some rows and write their lines of each output, and their counts, to files NUMBER.* in a directory."""
-        counts: dict[str, Counter[str]] = defaultdict(Counter)
-        with (
-            (folder / f"{number}.csv").open("w", newline="", encoding="utf-8") as kept,
-            (folder / f"{number}.jsonl").open("w", encoding="utf-8") as rejects,
-        ):
-            writer = csv.writer(kept, lineterminator="\n")
+    def judge_rows(self, rows: Sequence[tuple[EvidenceRow, Offsets]], path: Path, tick: Tick) -> None:
+        """Judge rows and write a line for each: its task and counts, the lines of rejected chains, the cells of a kept row."""
+        with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
             for row, offsets in rows:
                 judged = self.row(row, offsets)
-                count(judged, counts[judged.columns["task"]])
-                for chain in judged.chains:
-                    if chain.faults:
-                        rejects.write(json.dumps(reject(judged, chain), ensure_ascii=False) + "\n")
+                rejects = [reject(judged, chain) for chain in judged.chains if chain.faults]
                 best = judged.best()
-                if best:
-                    writer.writerow([*sample_cells(judged.columns), best.text])
+                kept = [*sample_cells(judged.columns), best.text] if best else None
+                line = {"task": judged.columns["task"], "counts": count(judged), "rejects": rejects, "kept": kept}
+                file.write(json.dumps(line) + "\n")
                 tick(1)
-        write_json(folder / f"{number}.json", counts)
 
 
-def judge_rows(
+def write_outputs(
     judge: Judge, rows: Sequence[tuple[EvidenceRow, Offsets]], output: Path, num_workers: int
 ) -> dict[str, dict[str, int]]:
     """Judge rows and write OUTPUT.csv and OUTPUT.rejects.jsonl.
@@ -294,30 +277,27 @@ def judge_rows(
     output.parent.mkdir(parents=True, exist_ok=True)
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as name:
-        folder = Path(name)
-        numbers = range(-(-len(rows) // ROWS_PER_UNIT))
+        starts = range(0, len(rows), ROWS_PER_UNIT)
+        paths = [Path(name) / f"{start}.jsonl" for start in starts]
         units = []
-        for number in numbers:
-            part = rows[number * ROWS_PER_UNIT : (number + 1) * ROWS_PER_UNIT]
-            done, do = (folder / f"{number}.json").exists, partial(judge.unit, part, folder, number)
-            units.append(Unit(str(number), done, do))
-        options = {"total": len(rows), "desc": "filter_reasoning", "unit": "row"}
-        run_units(units, folder / "locks", num_workers=num_workers, **options)
+        for start, path in zip(starts, paths, strict=True):
+            do = partial(judge.judge_rows, rows[start : start + ROWS_PER_UNIT], path)
+            units.append(Unit(path.stem, path.exists, do))
+        progress_bar = {"total": len(rows), "desc": "filter_reasoning", "unit": "row"}
+        run_units(units, Path(name) / "locks", num_workers=num_workers, **progress_bar)
         with (
             atomic_path(output) as kept_path,
             atomic_path(output.with_suffix(".rejects.jsonl")) as rejects_path,
             kept_path.open("w", newline="", encoding="utf-8") as kept,
-            rejects_path.open("wb") as rejects,
+            rejects_path.open("w", encoding="utf-8") as rejects,
         ):
-            csv.writer(kept, lineterminator="\n").writerow([*SAMPLE_COLUMNS, "reasoning"])
-            kept.flush()
-            for number in numbers:
-                with (folder / f"{number}.csv").open("rb") as file:
-                    shutil.copyfileobj(file, kept.buffer)
-                with (folder / f"{number}.jsonl").open("rb") as file:
-                    shutil.copyfileobj(file, rejects)
-                for task, of_task in read_json(folder / f"{number}.json").items():
-                    counts[task].update(of_task)
+            writer = csv.writer(kept, lineterminator="\n")
+            writer.writerow([*SAMPLE_COLUMNS, "reasoning"])
+            for line in (line for path in paths for _, line in read_jsonl(path)):
+                counts[line["task"]].update(line["counts"])
+                rejects.writelines(json.dumps(rejected, ensure_ascii=False) + "\n" for rejected in line["rejects"])
+                if line["kept"]:
+                    writer.writerow(line["kept"])
     return {task: {name: counts[task][name] for name in (*COLUMNS, *REASONS)} for task in counts}
 
 
@@ -428,12 +408,13 @@ def reject(judged: JudgedRow, chain: Chain) -> dict[str, Any]:
     return {"key": chain.key, **sample, "choice": chain.number, "reasons": [fault._asdict() for fault in chain.faults]}
 
 
-def count(judged: JudgedRow, counts: Counter[str]) -> None:
-    """Add a row to the counts of its task; a chain counts once under each of its reasons."""
+def count(judged: JudgedRow) -> Counter[str]:
+    """The counts of a row; a chain counts once under each of its reasons."""
     good = sum(not chain.faults for chain in judged.chains)
-    counts.update(rows=1, answered=bool(judged.chains), kept=bool(good), chains=len(judged.chains), passed=good)
+    counts = Counter(rows=1, answered=int(bool(judged.chains)), kept=int(good > 0), chains=len(judged.chains), passed=good)
     for chain in judged.chains:
         counts.update({fault.reason for fault in chain.faults})
+    return counts
 
 
 if __name__ == "__main__":

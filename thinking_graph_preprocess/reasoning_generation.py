@@ -22,17 +22,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from inference.costs import CostSettings, Meter, add_cost_flags
+from inference.costs import CostSettings, Meter
 from inference.generation import ID_COLUMNS, Prompt, chat_line, finished_keys, generate_and_record
 from inference.prompts import TokenCounter, shorten
 from inference.settings import (
     DecodingSettings,
-    FromArguments,
     InferenceSettings,
     ModelSettings,
     PromptSettings,
     ServerSettings,
-    add_server_flags,
+    Settings,
+    add_flags,
+    flag,
 )
 from mimiciv_dataset.index_files import sample_id
 from mimiciv_dataset.samples import label_list
@@ -65,35 +66,22 @@ NO_URL = (
 
 
 @dataclass(frozen=True)
-class EvidenceSettings(FromArguments):
-    """Where evidence rows are.
-
-    Attributes:
-        root_dir: directory of the data.
-        data_index_dir: evidence: a CSV, or a directory of CSVs.
-        ehr_dir: trajectories.
-        instructions: JSON file, task → question; None: the instructions of this repository.
-    """
+class EvidenceSettings(Settings):
+    """Where evidence rows (`data_index_dir`, a CSV or a directory of CSVs) and trajectories (`ehr_dir`) are."""
 
     root_dir: Path
     data_index_dir: Path
     ehr_dir: Path
-    instructions: Path | None = None
+    instructions: Path | None = flag(None, help="JSON, task → question, instead of this repository's instructions", type=Path)
 
 
 @dataclass(frozen=True)
-class ChainSettings(FromArguments):
-    """Which prompt a row gets.
+class ChainSettings(Settings):
+    """Which prompt a row gets."""
 
-    Attributes:
-        prompts: directory of the prompt files.
-        without_knowledge: do not show the graph.
-        without_format: ask for no sections.
-    """
-
+    without_knowledge: bool = flag(False, help="do not show the graph (without_knowledge.txt)")
+    without_format: bool = flag(False, help="ask for no sections (without_format.txt)")
     prompts: Path = PROMPTS
-    without_knowledge: bool = False
-    without_format: bool = False
 
 
 def make_parser() -> Parser:
@@ -102,11 +90,9 @@ def make_parser() -> Parser:
     cli.add_path("--output_path", default="evidence_datas/reasoning", help="directory for reasoning.jsonl")
     cli.add_path("--ehr_dir", "--patient_ehr_path", default="patients_ehr", help="trajectories")
     cli.add_argument("--filter_nograph", action="store_true", help="only rows that have a graph")
-    variant = cli.add_mutually_exclusive_group()
-    variant.add_argument("--without_knowledge", action="store_true", help="do not show the graph (without_knowledge.txt)")
-    variant.add_argument("--without_format", action="store_true", help="ask for no sections (without_format.txt)")
+    add_flags(cli.add_mutually_exclusive_group(), ChainSettings)
     cli.add_argument("--prompts", type=Path, default=PROMPTS, help="directory with the prompt files (this repository's)")
-    cli.add_argument("--instructions", type=Path, help="JSON, task → question, instead of this repository's instructions")
+    add_flags(cli, EvidenceSettings)
     cli.add_argument("--limit", type=at_least(1), help="the first N rows of the chunk only")
     cli.add_argument("--dry_run", action="store_true", help="print the first prompt, with the patient's record, and stop")
     cli.add_chunks()
@@ -121,11 +107,17 @@ def make_parser() -> Parser:
         default=12288,
         help="tokens of prompt and chain at most (12288, as in training on chains); longer inputs lose their oldest events",
     )
-    model.add_argument("--tokenizer", help="Hub id or folder, to count tokens (an estimate of 3 bytes per token)")
     server = cli.add_argument_group("server")
-    add_server_flags(server, "--base_url")
-    add_cost_flags(server)
+    add_server_flags(server)
     return cli
+
+
+def add_server_flags(cli: Any) -> None:
+    """Add the flags of the chat endpoint of a server."""
+    cli.add_argument("--base_url", help="base URL of the API, such as http://127.0.0.1:8000/v1")
+    cli.add_argument("--tokenizer", help="Hub id or folder, to count tokens (an estimate of 3 bytes per token)")
+    add_flags(cli, ServerSettings, omit=("url", "chat", "tokenizer"))
+    add_flags(cli, CostSettings)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
