@@ -188,7 +188,7 @@ def test_chunks_together_are_one_filter(small_root: Path, tmp_path: Path) -> Non
 
 
 def test_any_number_of_processes_writes_the_same(small_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(filter_reasoning, "ROWS_PER_UNIT", 2)
+    monkeypatch.setattr(filter_reasoning, "ROWS_PER_PART", 2)
     evidence = write_evidence(small_root, tmp_path / "evidence.csv", rows=5)
     generate(small_root, evidence, tmp_path, [[chain(reasoning=f"Pain, {i}."), chain(final=["Insulin"])] for i in range(5)])
     written = []

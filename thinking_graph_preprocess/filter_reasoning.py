@@ -20,11 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages 
 import contextlib
 import csv
 import json
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 from inference.answers import split_reasoning
@@ -47,10 +46,10 @@ from mimiciv_dataset.samples import label_list
 from mimiciv_dataset.text import SampleText
 from pipeline.cli import Chunk, Parser, at_least, between, chunk_paths, run
 from pipeline.errors import UserError
-from pipeline.files import append_jsonl, atomic_path, read_jsonl, read_jsonl_line, require, sha256, write_json
+from pipeline.files import Line, append_jsonl, atomic_path, read_jsonl, read_jsonl_line, require, sha256, write_json
 from pipeline.progress import Summary, print_table, progress
 from pipeline.provenance import Provenance, file_record
-from pipeline.work import Tick, Unit, run_units
+from pipeline.work import map_lines
 from thinking_graph_preprocess.chains import (
     REASONS,
     AnswerLimits,
@@ -82,7 +81,7 @@ VERDICTS = "verified.jsonl"
 COLUMNS = ("rows", "answered", "kept", "chains", "passed")
 """Columns of the table before the reasons: rows of the index, those with chains, those with one to keep; chains, good ones."""
 
-ROWS_PER_UNIT = 500
+ROWS_PER_PART = 200
 
 
 @dataclass(frozen=True)
@@ -253,17 +252,17 @@ class Judge:
                 chain.faults += [] if chain.faults else self.verifier.faults(judged, chain, self.limits)
         return judged
 
-    def judge_rows(self, rows: Sequence[tuple[EvidenceRow, Offsets]], path: Path, tick: Tick) -> None:
-        """Judge rows and write a line for each: its task and counts, the lines of rejected chains, the cells of a kept row."""
-        with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-            for row, offsets in rows:
-                judged = self.row(row, offsets)
-                rejects = [reject(judged, chain) for chain in judged.chains if chain.faults]
-                best = judged.best()
-                kept = [*sample_cells(judged.columns), best.text] if best else None
-                line = {"task": judged.columns["task"], "counts": count(judged), "rejects": rejects, "kept": kept}
-                file.write(json.dumps(line) + "\n")
-                tick(1)
+    def lines(self, rows: Sequence[tuple[EvidenceRow, Offsets]]) -> Iterator[Line]:
+        """Yield for each row its task and counts, the lines of rejected chains, and the cells of a kept row."""
+        for row, offsets in rows:
+            judged = self.row(row, offsets)
+            best = judged.best()
+            yield {
+                "task": judged.columns["task"],
+                "counts": count(judged),
+                "rejects": [reject(judged, chain) for chain in judged.chains if chain.faults],
+                "kept": [*sample_cells(judged.columns), best.text] if best else None,
+            }
 
 
 def write_outputs(
@@ -274,30 +273,23 @@ def write_outputs(
     Returns:
         Counts of each task: those of `COLUMNS` and `REASONS`.
     """
-    output.parent.mkdir(parents=True, exist_ok=True)
     counts: dict[str, Counter[str]] = defaultdict(Counter)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as name:
-        starts = range(0, len(rows), ROWS_PER_UNIT)
-        paths = [Path(name) / f"{start}.jsonl" for start in starts]
-        units = []
-        for start, path in zip(starts, paths, strict=True):
-            do = partial(judge.judge_rows, rows[start : start + ROWS_PER_UNIT], path)
-            units.append(Unit(path.stem, path.exists, do))
-        progress_bar = {"total": len(rows), "desc": "filter_reasoning", "unit": "row"}
-        run_units(units, Path(name) / "locks", num_workers=num_workers, **progress_bar)
-        with (
-            atomic_path(output) as kept_path,
-            atomic_path(output.with_suffix(".rejects.jsonl")) as rejects_path,
-            kept_path.open("w", newline="", encoding="utf-8") as kept,
-            rejects_path.open("w", encoding="utf-8") as rejects,
+    parts = [rows[start : start + ROWS_PER_PART] for start in range(0, len(rows), ROWS_PER_PART)]
+    with (
+        atomic_path(output) as kept_path,
+        atomic_path(output.with_suffix(".rejects.jsonl")) as rejects_path,
+        kept_path.open("w", newline="", encoding="utf-8") as kept,
+        rejects_path.open("w", encoding="utf-8") as rejects,
+    ):
+        writer = csv.writer(kept, lineterminator="\n")
+        writer.writerow([*SAMPLE_COLUMNS, "reasoning"])
+        for line in map_lines(
+            parts, judge.lines, output.parent, num_workers=num_workers, desc="filter_reasoning", unit="part"
         ):
-            writer = csv.writer(kept, lineterminator="\n")
-            writer.writerow([*SAMPLE_COLUMNS, "reasoning"])
-            for line in (line for path in paths for _, line in read_jsonl(path)):
-                counts[line["task"]].update(line["counts"])
-                rejects.writelines(json.dumps(rejected, ensure_ascii=False) + "\n" for rejected in line["rejects"])
-                if line["kept"]:
-                    writer.writerow(line["kept"])
+            counts[line["task"]].update(line["counts"])
+            rejects.writelines(json.dumps(rejected, ensure_ascii=False) + "\n" for rejected in line["rejects"])
+            if line["kept"]:
+                writer.writerow(line["kept"])
     return {task: {name: counts[task][name] for name in (*COLUMNS, *REASONS)} for task in counts}
 
 
