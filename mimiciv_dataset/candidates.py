@@ -56,16 +56,15 @@ class Candidates:
         if task.kind == "generation":
             return None
         if task.kind == "risk":
-            return shuffled([YES, NO], key)
+            return shuffle_names([YES, NO], key)
         vocabulary = self.vocabulary(task.name)
         return None if vocabulary is None else choose(vocabulary, answers, key)
 
     def vocabulary(self, task: str) -> Vocabulary | None:
         """The vocabulary of a task; None if there are no files."""
         if task not in self._vocabularies:
-            self._vocabularies[task] = read_vocabulary(
-                self.cache_dir / "item_set" / f"{task}.csv", self.cache_dir / "similar_item" / f"{task}.csv"
-            )
+            paths = (self.cache_dir / folder / f"{task}.csv" for folder in ("item_set", "similar_item"))
+            self._vocabularies[task] = Vocabulary.read(*paths)
         return self._vocabularies[task]
 
 
@@ -94,25 +93,24 @@ class Vocabulary:
             self._neighbours[own] = array("i", (number for number in numbers if number != own))
         self.items = list(self._number)
 
+    @classmethod
+    def read(cls, item_set: Path, similar_item: Path) -> Vocabulary | None:
+        """Read a vocabulary from its two files, either of which can be missing; None if both are.
+
+        The first line of an item set is its header if it is `item`; a similar_item file has no header.
+        """
+        if not item_set.exists() and not similar_item.exists():
+            return None
+        items = [row[0] for row in _read_csv(item_set)] if item_set.exists() else []
+        items = items[1:] if items[:1] == [HEADER] else items
+        return cls(items, _read_csv(similar_item) if similar_item.exists() else ())
+
     def neighbours(self, answer: str) -> list[str]:
         """The neighbours of an answer, nearest first; empty for an unknown answer."""
         return [self.items[number] for number in self._neighbours.get(self._number.get(answer, -1), ())]
 
 
-def read_vocabulary(item_set: Path, similar_item: Path) -> Vocabulary | None:
-    """Read the vocabulary of a task from its two files, either of which can be missing; None if both are.
-
-    The first line of an item set is its header if it is `item`; a similar_item file has no header.
-    """
-    if not item_set.exists() and not similar_item.exists():
-        return None
-    items = [row[0] for row in read_lines(item_set)] if item_set.exists() else []
-    if items[:1] == [HEADER]:
-        items = items[1:]
-    return Vocabulary(items, read_lines(similar_item) if similar_item.exists() else ())
-
-
-def read_lines(path: Path) -> Iterator[list[str]]:
+def _read_csv(path: Path) -> Iterator[list[str]]:
     """The non-empty lines of a CSV.
 
     Raises:
@@ -153,7 +151,7 @@ def choose(vocabulary: Vocabulary, answers: Sequence[str], key: str, max_candida
     names = dict.fromkeys(answers)
     if len(vocabulary.items) <= max_candidates:
         names.update(dict.fromkeys(vocabulary.items))
-        return shuffled(list(names), key)
+        return shuffle_names(list(names), key)
     turns = zip_longest(*(vocabulary.neighbours(answer) for answer in names))
     for name in chain.from_iterable(turns):
         if len(names) >= max_candidates:
@@ -163,7 +161,7 @@ def choose(vocabulary: Vocabulary, answers: Sequence[str], key: str, max_candida
     draw = generator(key)
     while len(names) < max_candidates:
         names[vocabulary.items[draw.randrange(len(vocabulary.items))]] = None
-    return shuffled(list(names), key)
+    return shuffle_names(list(names), key)
 
 
 def generator(key: str) -> random.Random:
@@ -171,10 +169,10 @@ def generator(key: str) -> random.Random:
     return random.Random(int.from_bytes(hashlib.sha256(key.encode()).digest(), "big"))
 
 
-def shuffled(names: list[str], key: str) -> list[str]:
+def shuffle_names(names: list[str], key: str) -> list[str]:
     """Shuffle names: the order depends on the key and the names, not on their order.
 
-    >>> shuffled(["a", "b", "c"], "key") == shuffled(["c", "a", "b"], "key")
+    >>> shuffle_names(["a", "b", "c"], "key") == shuffle_names(["c", "a", "b"], "key")
     True
     """
     names = sorted(names)

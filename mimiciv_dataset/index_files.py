@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mimiciv_dataset.lookups import describe
+from mimiciv_dataset.lookups import csv_fault
 from mimiciv_dataset.tasks import TASKS
 from pipeline.errors import UserError
 from pipeline.files import require, sha256
@@ -81,8 +81,8 @@ def sample_id(row: Mapping[str, Any]) -> str:
     """The identity of a sample: which row of which patient, the same in index, outputs, scores and reports.
 
     Args:
-        row: an index row or a sample's `task_info`: `task`, `subject_id` and the window under either spelling; where one of
-            these is missing, `input_sha256` or `input`, the text that stands in for patient and window.
+        row: an index row or a sample's `task_info`, with `task`, `subject_id` and the window under either spelling. If patient
+            or window is missing, `input_sha256` or `input` identifies the row by its text.
 
     >>> sample_id({"task": "emar", "subject_id": 7.0, "period_begin": 3, "period_end": "9"})
     'emar/7/3-9'
@@ -274,7 +274,7 @@ def read_rows(path: Path | str) -> Rows:
         )
     except pa.ArrowInvalid as error:
         raise UserError(
-            f"{path}: expected a CSV with columns {', '.join(columns)}, got {describe(error)}. {HOW_TO_GET_INDEX}."
+            f"{path}: expected a CSV with columns {', '.join(columns)}, got {csv_fault(error)}. {HOW_TO_GET_INDEX}."
         ) from None
     return Rows(path, table, lines=False)
 

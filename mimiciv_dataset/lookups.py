@@ -76,19 +76,19 @@ def read_text_csv(path: Path, columns: tuple[str, ...]) -> Any:
         )
     except (pa.ArrowInvalid, pa.ArrowKeyError, OSError, EOFError) as error:
         raise UserError(
-            f"{path}: expected a CSV with columns {', '.join(columns)}, got {describe(error)}. Download or make it again."
+            f"{path}: expected a CSV with columns {', '.join(columns)}, got {csv_fault(error)}. Download or make it again."
         ) from None
     return table
 
 
-def describe(error: Exception) -> str:
+def csv_fault(error: Exception) -> str:
     """Describe an error of pyarrow about a CSV without the text of the row that it quotes.
 
-    >>> describe(ValueError("CSV parse error: Expected 3 columns, got 2: 10001,Mr Smith"))
+    >>> csv_fault(ValueError("CSV parse error: Expected 3 columns, got 2: 10001,Mr Smith"))
     'a row of 2 fields instead of 3'
-    >>> describe(ValueError("Column 'label' in include_columns does not exist in CSV file"))
+    >>> csv_fault(ValueError("Column 'label' in include_columns does not exist in CSV file"))
     "Column 'label' in include_columns does not exist in CSV file"
-    >>> describe(OSError("Truncated compressed stream"))
+    >>> csv_fault(OSError("Truncated compressed stream"))
     'Truncated compressed stream'
     """
     text = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     counts = record["tasks"].items()
     table = [(name, c["rows"], c["labels"], c.get("yes"), *(c["flags"][flag] for flag in FLAGS)) for name, c in counts]
     print_table(("task", "rows", "labels", "yes", *FLAG_HEADERS), table)
-    rows = sum(entry["rows"] for entry in record["tasks"].values())
+    rows = sum(c["rows"] for _, c in counts)
     summary.print(
         f"{rows:,} rows of {len(subjects):,} patients → {args.output_path}; omitted {short:,} patients with fewer than "
         f"{args.traj_len_min} events and {long:,} with more than {args.traj_len_max}",
@@ -228,14 +228,14 @@ class Index:
         """Write the CSV of task `name`, or those of the patients of part `name`."""
         if self.by_task:
             parts = range(len(self.parts))
-            write_csv(self.output / f"{name}.csv", (row for part in parts for row in self.rows(part, name)))
+            write_index(self.output / f"{name}.csv", (row for part in parts for row in self.rows(part, name)))
         else:
             of_patient: dict[str, list[list[str]]] = {}
             for task in self.tasks:
                 for row in self.rows(name, task):
                     of_patient.setdefault(row[0], []).append(row)
             for subject_id, rows in of_patient.items():
-                write_csv(self.output / f"{subject_id}.csv", rows)
+                write_index(self.output / f"{subject_id}.csv", rows)
         self._marker(name).touch()
 
     def complete(self, tick: Tick) -> None:
@@ -255,7 +255,7 @@ def to_row(subject_id: str, sample: Sample) -> list[Any]:
     return [subject_id, *context, *target, sample.admissions_id, sample.last_discharge_id, ";".join(sample.audit)]
 
 
-def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
+def write_index(path: Path, rows: Iterable[Sequence[Any]]) -> None:
     """Write index rows with their header."""
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for number, path in enumerate(files):
             for i, block in enumerate(blocks(path)):
                 result = Path(scratch) / f"{number:05d}-{i:07d}.json"
-                units.append(Unit(result.stem, result.exists, partial(check, path, block, *inputs, result)))
+                units.append(Unit(result.stem, result.exists, partial(check_block, path, block, *inputs, result)))
                 results[path].append(result)
         run_units(units, Path(scratch), num_workers=args.num_workers, desc="validate_index", unit="block")
         for of_file in results.values():
@@ -86,7 +86,7 @@ def blocks(path: Path) -> list[dict[str, list[int]]]:
     return [dict(patients[start : start + UNIT_PATIENTS]) for start in range(0, len(patients), UNIT_PATIENTS)]
 
 
-def check(
+def check_block(
     path: Path, block: dict[str, list[int]], trajectories: Trajectories, lookups: Lookups, show: int, result: Path, tick: Tick
 ) -> None:
     """Check the rows of a block of a file; write `counts` of reasons by task, and `lines` about at most `show` rows."""

@@ -28,8 +28,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mimiciv_dataset.events import DICTIONARY_TABLES, EVENTS, MISSING_TEXTS
-from mimiciv_dataset.lookups import describe as describe_error
-from mimiciv_dataset.lookups import ndc_key
+from mimiciv_dataset.lookups import csv_fault, ndc_key
 from mimiciv_dataset.tasks import TASKS
 from pipeline.cli import Parser, run
 from pipeline.errors import UserError
@@ -236,7 +235,7 @@ def count_codes(path: Path, columns: tuple[str, ...]) -> Counter[tuple[str, ...]
                 counts[tuple((value or "").strip() for value in code)] += rows
     except (pa.ArrowInvalid, pa.ArrowKeyError, OSError, EOFError) as error:
         raise UserError(
-            f"{path}: expected a CSV with columns {', '.join(columns)}, got: {describe_error(error)}. Download the file again."
+            f"{path}: expected a CSV with columns {', '.join(columns)}, got: {csv_fault(error)}. Download the file again."
         ) from None
     return counts
 

@@ -30,12 +30,12 @@ from pipeline.files import sha256_file
 REPO = Path(__file__).parents[1]
 
 
-def row(task: str, subject: int, end: int, target: Any, **more: Any) -> dict[str, Any]:
+def row(task: str, subject: int, end: int, target: Any, **columns: Any) -> dict[str, Any]:
     """An index row with a window of 20 events."""
     event = TASKS[task].event or "poe"
     plain = {"subject_id": subject, "hadm_id": 20_000_000 + subject, "task": task, "event": event}
     plain |= {"context_begin": end - 20, "context_end": end, "target": json.dumps(target), "target_weight": 1.0}
-    return plain | {"admissions_id": "", "last_discharge_id": "", "audit": ""} | more
+    return plain | {"admissions_id": "", "last_discharge_id": "", "audit": ""} | columns
 
 
 def write_index(folder: Path, rows: Sequence[dict[str, Any]], by: str = "task") -> Path:
@@ -249,9 +249,9 @@ def test_a_draw_follows_the_rows(order: list[int], number: int, how: str) -> Non
 
 
 @given(st.integers(1, 30), st.integers(0, 10))
-def test_more_rows_keep_the_draw_nested(number: int, more: int) -> None:
+def test_larger_draws_contain_smaller_ones(number: int, extra: int) -> None:
     hashes = row_hashes("omr", frame(50), 42)
-    assert set(draw_uniform(hashes, number)) <= set(draw_uniform(hashes, number + more))
+    assert set(draw_uniform(hashes, number)) <= set(draw_uniform(hashes, number + extra))
 
 
 def test_chances() -> None:
@@ -262,9 +262,9 @@ def test_chances() -> None:
         hashes = row_hashes("omr", rows, seed)
         uniform[draw_uniform(hashes, 1)] += 1
         weighted[draw_weighted(hashes, weights, 1)] += 1
-    for found, chance in ((uniform, np.full(10, 0.1)), (weighted, weights / weights.sum())):
+    for drawn, chance in ((uniform, np.full(10, 0.1)), (weighted, weights / weights.sum())):
         deviation = np.sqrt(draws * chance * (1 - chance))
-        assert (np.abs(found - draws * chance) < 4 * deviation).all()
+        assert (np.abs(drawn - draws * chance) < 4 * deviation).all()
 
 
 def test_hashes_differ_and_are_even() -> None:

@@ -1,4 +1,4 @@
-"""Instruction sets: ours, replaced by a file, and taken out of a released JSONL."""
+"""Instructions: the defaults, replaced by a file, and extracted from a released JSONL."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pipeline.files import read_json
 
 
 def test_every_task_has_a_sentence_of_its_own() -> None:
-    ours = load_instructions()
-    assert set(ours) == set(TASKS) and len(set(ours.values())) == len(ours)
+    default = load_instructions()
+    assert set(default) == set(TASKS) and len(set(default.values())) == len(default)
 
 
 def test_a_released_file_gives_its_wording_back(small_root: Path, tmp_path: Path) -> None:

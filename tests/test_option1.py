@@ -24,10 +24,10 @@ TASKS = ("emar", "ED_Hospitalization", "Inpatient_Mortality", "LengthOfStay_3day
 def release(small_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A release: pandas-written trajectories in a tar, caches, dictionaries, sampled CSVs and a JSONL with `input`."""
     work = tmp_path_factory.mktemp("release")
-    command("preprocess/combination.py", "--root_dir", small_root, "--layout", "patient", "--output_path", work / "ours")
+    command("preprocess/combination.py", "--root_dir", small_root, "--layout", "patient", "--output_path", work / "built")
     files = work / "build" / "patients_ehr"
     files.mkdir(parents=True)
-    for path in (work / "ours").glob("*.parquet"):
+    for path in (work / "built").glob("*.parquet"):
         pq.read_table(path).to_pandas().to_parquet(files / path.name)
     for kind in ("item_set", "similar_item"):
         folder = work / "build" / "cache" / kind
@@ -71,18 +71,18 @@ def test_index_and_build_fit(unpacked: Path) -> None:
     assert ", 0 do not" in done.stdout
 
 
-def test_samples_equal_our_own_build(unpacked: Path, small_root: Path) -> None:
-    theirs = MIMICIV(unpacked, unpacked / "ehr_bench/bench.csv", lazzy_mode=True, shuffle=False)
-    ours = MIMICIV(unpacked, unpacked / "ehr_bench/bench.csv", lazzy_mode=True, shuffle=False,
+def test_samples_equal_those_of_a_build(unpacked: Path, small_root: Path) -> None:
+    released = MIMICIV(unpacked, unpacked / "ehr_bench/bench.csv", lazzy_mode=True, shuffle=False)
+    built = MIMICIV(unpacked, unpacked / "ehr_bench/bench.csv", lazzy_mode=True, shuffle=False,
                    ehr_dir=small_root / "patients_ehr")  # fmt: skip
-    assert len(theirs) > 40
-    for i in range(len(theirs)):
-        assert theirs[i] == ours[i]
-    assert theirs[0]["candidates"] == ["0.9% Sodium Chloride"]
+    assert len(released) > 40
+    for i in range(len(released)):
+        assert released[i] == built[i]
+    assert released[0]["candidates"] == ["0.9% Sodium Chloride"]
     assert Trajectories(unpacked / "patients_ehr").digest is None
 
 
-def test_an_index_of_ones_own_from_released_trajectories(unpacked: Path, small_root: Path) -> None:
+def test_an_index_from_released_trajectories(unpacked: Path, small_root: Path) -> None:
     command("mimiciv_dataset/task_sample_info_gen.py", "--root_dir", unpacked, "--task", "emar", "next_event")
     for task in ("emar", "next_event"):
         assert (unpacked / f"task_index/all/{task}.csv").read_bytes() == (

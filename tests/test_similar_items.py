@@ -107,16 +107,16 @@ def test_nearest_is_the_sorted_list(rows: list[tuple[int, ...]], top_k: int, cel
     vectors = np.array(rows, dtype=np.float32) + np.float32(0.25)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     similar = np.round(vectors @ vectors.T, 5)
-    wanted = [
+    expected = [
         sorted((j for j in range(len(rows)) if j != i), key=lambda j: (-similar[i, j], j))[:top_k] for i in range(len(rows))
     ]
     usual, similar_item_gen._BLOCK_CELLS = similar_item_gen._BLOCK_CELLS, cells
     try:
-        found = list(nearest(vectors, top_k))
+        neighbours = list(nearest(vectors, top_k))
     finally:
         similar_item_gen._BLOCK_CELLS = usual
     # A product of another shape may sum in another order: equal up to similarities that rounding tells apart.
-    for i, (a, b) in enumerate(zip(found, wanted, strict=True)):
+    for i, (a, b) in enumerate(zip(neighbours, expected, strict=True)):
         assert np.allclose(similar[i, a], similar[i, b], atol=2e-5)
         assert len(set(a)) == len(a) == len(b) and i not in a
 
@@ -154,16 +154,16 @@ names = st.lists(st.text("abcdef", min_size=1, max_size=3), unique=True, max_siz
 
 
 @given(names, names.filter(bool), st.integers(1, 8), st.text(max_size=5))
-def test_laws(items: list[str], answers: list[str], most: int, key: str) -> None:
+def test_laws(items: list[str], answers: list[str], size: int, key: str) -> None:
     similar = [[item, *items[i + 1 :], *items[:i]] for i, item in enumerate(items)]
     vocabulary = Vocabulary(items, similar)
-    chosen = choose(vocabulary, answers, key, most)
+    chosen = choose(vocabulary, answers, key, size)
     assert set(answers) <= set(chosen) and len(set(chosen)) == len(chosen)
-    assert chosen == choose(vocabulary, answers, key, most)
-    if len(items) <= most:
+    assert chosen == choose(vocabulary, answers, key, size)
+    if len(items) <= size:
         assert set(chosen) == {*items, *answers}
     else:
-        assert len(chosen) == max(most, len(answers))
+        assert len(chosen) == max(size, len(answers))
 
 
 def test_every_answer_is_represented() -> None:
@@ -178,4 +178,4 @@ def test_keys_give_different_orders() -> None:
     orders = {tuple(choose(vocabulary, ["1"], str(key))) for key in range(20)}
     assert len(orders) == 20
     first = [choose(vocabulary, ["1"], str(key)).index("1") for key in range(2000)]
-    assert abs(np.mean(first) - 24.5) < 1.5  # the answer stands anywhere
+    assert abs(np.mean(first) - 24.5) < 1.5  # every position is equally likely
