@@ -1,4 +1,4 @@
-"""Co-occurrence against a naive count of what the samples' own text shows; what it refuses."""
+"""Co-occurrence against a naive count over the text of samples; errors."""
 
 from __future__ import annotations
 
@@ -70,9 +70,9 @@ def naive(
 
 
 def check(root: Path, output: Path, subjects: set[str], index: Path) -> dict[str, int]:
-    """Hold every task's file to the naive count; return the number of samples of each task."""
-    wanted = naive(root, index, subjects, concepts(output / "concepts"))
-    for task, (n, pairs) in wanted.items():
+    """Compare the file of each task with the naive count; return the number of samples of each task."""
+    expected = naive(root, index, subjects, concepts(output / "concepts"))
+    for task, (n, pairs) in expected.items():
         path = output / "coexistence" / f"{task}.parquet"
         found = rows(path)
         assert int(pq.read_schema(path).metadata[b"n_samples"]) == n, task
@@ -81,11 +81,11 @@ def check(root: Path, output: Path, subjects: set[str], index: Path) -> dict[str
             both, n_target, n_history = pairs[r["target"], r["history"]]
             assert (r["n_both"], r["n_target"], r["n_history"]) == (both, n_target, n_history), task
             assert r["lift"] == pytest.approx(both * n / (n_target * n_history)), task
-    return {task: n for task, (n, _) in wanted.items()}
+    return {task: n for task, (n, _) in expected.items()}
 
 
 def few_samples(index: Path, number: int) -> set[str]:
-    """So many patients with fewest samples, among those with an earlier discharge note: a naive count is slow."""
+    """The patients with fewest samples, among those with an earlier discharge note: a naive count is slow."""
     samples, noted = Counter(), set()
     for task in GRAPH_TASKS:
         with (index / f"{task}.csv").open(newline="", encoding="utf-8") as file:
@@ -110,7 +110,7 @@ def test_equals_a_naive_count_on_the_demo(demo: Path, tmp_path: Path) -> None:
     assert "pairs of 26 tasks" in done.stdout
     samples = check(demo, tmp_path, subjects, index)
     assert sum(n > 0 for n in samples.values()) >= 24, samples
-    # what only ever is denied is nobody's history
+    # a concept that is always negated is in no history
     known = [row for rows in concepts(tmp_path / "concepts").values() for row in rows]
     denied = {row["concept"] for row in known if row["negated"]} - {row["concept"] for row in known if not row["negated"]}
     assert "fever" in denied
@@ -148,23 +148,23 @@ def test_equals_a_naive_count_on_hand_made_patients(counted: tuple[Path, Path], 
 
 def test_any_way_of_running_gives_the_same_bytes(counted: tuple[Path, Path], small_root: Path, tmp_path: Path) -> None:
     output, ids = counted
-    wanted = digests(output / "coexistence")
+    expected = digests(output / "coexistence")
     shutil.copytree(output / "concepts", tmp_path / "two/concepts")
     count(small_root, tmp_path / "two", "--subject_id_path", ids, "--num_workers", 2)
-    assert digests(tmp_path / "two/coexistence") == wanted
+    assert digests(tmp_path / "two/coexistence") == expected
     # by patient, and in pieces of few samples and pairs
     by_patient = tmp_path / "patient"
     command("mimiciv_dataset/task_sample_info_gen.py", "--root_dir", small_root, "--group", "patient",
             "--output_path", by_patient)  # fmt: skip
     shutil.copytree(output / "concepts", tmp_path / "three/concepts")
     count(small_root, tmp_path / "three", "--subject_id_path", ids, "--data_index_dir", by_patient)
-    record = {"provenance.json": wanted["provenance.json"]}  # names another index
-    assert digests(tmp_path / "three/coexistence") | record == wanted
+    record = {"provenance.json": expected["provenance.json"]}  # names another index
+    assert digests(tmp_path / "three/coexistence") | record == expected
     (tmp_path / "two/coexistence/emar.parquet").unlink()
     again = tmp_path / "two/coexistence/admissions.parquet"
     before = again.stat().st_mtime_ns
     count(small_root, tmp_path / "two", "--subject_id_path", ids)
-    assert digests(tmp_path / "two/coexistence") == wanted and again.stat().st_mtime_ns == before
+    assert digests(tmp_path / "two/coexistence") == expected and again.stat().st_mtime_ns == before
 
 
 def test_pieces_make_no_difference(
@@ -221,23 +221,25 @@ def test_an_admission_is_not_its_own_history(counted: tuple[Path, Path], small_r
     output, ids = counted
     subjects = set(ids.read_text().split()[1:])
     with (small_root / "task_index/all/admissions.csv").open(newline="") as file:
-        asked = {r["subject_id"]: int(r["context_end"]) for r in csv.DictReader(file) if r["subject_id"] in subjects}
-    assert asked
+        admissions = {r["subject_id"]: int(r["context_end"]) for r in csv.DictReader(file) if r["subject_id"] in subjects}
+    assert admissions
     for path in (output / "concepts").glob("*.parquet"):
         table = pq.read_table(path)
-        told = [
-            {"subject_id": subject, "event_id": event, "key": "text", "concept": "told on admission", "negated": False}
-            for subject, event in asked.items()
+        mentions = [
+            {"subject_id": subject, "event_id": event, "key": "text", "concept": "known on admission", "negated": False}
+            for subject, event in admissions.items()
         ]
         (tmp_path / "concepts").mkdir(exist_ok=True)
-        pq.write_table(pa.concat_tables([table, pa.Table.from_pylist(told, table.schema)]), tmp_path / "concepts" / path.name)
+        pq.write_table(
+            pa.concat_tables([table, pa.Table.from_pylist(mentions, table.schema)]), tmp_path / "concepts" / path.name
+        )
     shutil.copy(output / "concepts/provenance.json", tmp_path / "concepts")
     count(small_root, tmp_path, "--subject_id_path", ids, "--task", "admissions", "emar")
 
     def histories(task: str) -> set[str]:
         return {row["history"] for row in rows(tmp_path / f"coexistence/{task}.parquet")}
 
-    assert "told on admission" in histories("emar") and "told on admission" not in histories("admissions")
+    assert "known on admission" in histories("emar") and "known on admission" not in histories("admissions")
 
 
 def test_bad_input(counted: tuple[Path, Path], small_root: Path, tmp_path: Path) -> None:
@@ -268,5 +270,5 @@ def test_bad_input(counted: tuple[Path, Path], small_root: Path, tmp_path: Path)
     emar = strangers / "emar.csv"
     emar.write_text(emar.read_text().replace("Sodium Chloride", "Plain Water"))
     shutil.copytree(output / "concepts", tmp_path / "three/concepts")
-    said = refused(tmp_path / "three", "--data_index_dir", strangers)
-    assert "emar: expected every answer of the index among the concepts" in said and "Water" not in said
+    error = refused(tmp_path / "three", "--data_index_dir", strangers)
+    assert "emar: expected every answer of the index among the concepts" in error and "Water" not in error

@@ -1,4 +1,4 @@
-"""Concepts of events: search, negation, lexicons, both matchers, the command, what it refuses."""
+"""Concepts of events: search, negation, lexicons, both matchers, the command, and its errors."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ Discharge Diagnosis:
 Urinary tract infection
 """
 
-SAID = {
+MENTIONS = {
     ("chest pain", "C0008031", False), ("chest pain", "C0008031", True), ("diabetes mellitus, type 2", "C0011860", False),
     ("hypertensive disease", "C0020538", False), ("fever", "C0015967", True), ("pneumonia", "C0032285", False),
     ("aspirin", "C0004057", False), ("congestive heart failure", "C0018802", True), ("heart failure", "C0018801", False),
     ("asthma", "C0004096", True), ("urinary tract infection", "C0042029", False),
 }  # fmt: skip
-"""What `NOTE` says, by the terms of `tiny_rrf`: (concept, CUI, negated)."""
+"""The mentions in `NOTE` of terms of `tiny_rrf`: (concept, CUI, negated)."""
 
 
 # --- search
@@ -62,18 +62,18 @@ words = st.lists(st.sampled_from("abcd"), min_size=1, max_size=4)
 @given(st.lists(words, max_size=8), st.lists(st.sampled_from("abcd."), max_size=40))
 def test_search_is_leftmost_longest(phrases: list[list[str]], text: list[str]) -> None:
     table = PhraseTable.build((phrase, i) for i, phrase in enumerate(phrases))
-    wanted, at = [], 0
+    expected, at = [], 0
     while at < len(text):
         length = max((len(p) for p in phrases if text[at : at + len(p)] == p), default=0)
         if length:
-            wanted.append((at, at + length, phrases.index(text[at : at + length])))
+            expected.append((at, at + length, phrases.index(text[at : at + length])))
         at += length or 1
-    assert table.find(hashes(text)) == wanted
+    assert table.find(hashes(text)) == expected
     assert [table.value(phrase) for phrase in phrases] == [phrases.index(phrase) for phrase in phrases]
 
 
 @given(st.text(st.sampled_from("aZ9é ,.:;-\n")))
-def test_tokens_lie_where_they_say(text: str) -> None:
+def test_tokens_begin_at_their_positions(text: str) -> None:
     found, starts = tokens(text)
     assert starts == sorted(set(starts))
     for word, start in zip(found, starts, strict=True):
@@ -85,7 +85,7 @@ def test_tokens_lie_where_they_say(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said", "not_said"),
+    ("text", "asserted", "negated"),
     [
         ("No fever, chest pain or pneumonia.", [], ["fever", "chest pain", "pneumonia"]),
         ("No fever. Chest pain.", ["chest pain"], ["fever"]),
@@ -105,10 +105,10 @@ def test_tokens_lie_where_they_say(text: str) -> None:
         ("fever; chest pain: none", ["fever", "chest pain"], []),
     ],
 )  # fmt: skip
-def test_negation(umls: DictionaryMatcher, text: str, said: list[str], not_said: list[str]) -> None:
+def test_negation(umls: DictionaryMatcher, text: str, asserted: list[str], negated: list[str]) -> None:
     mentions = list(umls.mentions(text))
-    assert [m.concept for m in mentions if not m.negated] == said
-    assert [m.concept for m in mentions if m.negated] == not_said
+    assert [m.concept for m in mentions if not m.negated] == asserted
+    assert [m.concept for m in mentions if m.negated] == negated
 
 
 # --- lexicons
@@ -138,7 +138,7 @@ def test_umls_lexicon(umls: DictionaryMatcher) -> None:
 
 def test_every_span_is_found(umls: DictionaryMatcher) -> None:
     mentions = list(umls.mentions(NOTE))
-    assert set(mentions) == SAID
+    assert set(mentions) == MENTIONS
     assert [m.concept for m in umls.mentions("asthma, asthma; ASTHMA")] == ["asthma"] * 3
     assert list(umls.mentions("")) == []
 
@@ -231,7 +231,7 @@ def test_concepts_of_events(extracted: Path, noted: Path) -> None:
     mine = [row for row in found if row["subject_id"] == "2"]
     assert [row["event_id"] for row in mine] == sorted(row["event_id"] for row in mine)
     note = {(r["concept"], r["cui"], r["negated"]) for r in mine if r["key"] == "text"}
-    assert note == SAID | {("pneumonia", "C0032285", True), ("asthma", "C0004096", False)}
+    assert note == MENTIONS | {("pneumonia", "C0032285", True), ("asthma", "C0004096", False)}
     fields = [(r["key"], r["concept"], r["cui"], r["negated"]) for r in mine if r["key"] != "text"]
     assert fields == [
         ("admissions", "urgent", None, False), ("emar", "aspirin", "C0004057", False), ("poe", "lab", None, False),
@@ -241,21 +241,21 @@ def test_concepts_of_events(extracted: Path, noted: Path) -> None:
 
 
 def test_any_way_of_running_gives_the_same_bytes(extracted: Path, noted: Path, rrf: Path, tmp_path: Path) -> None:
-    wanted = digests(extracted)
-    whole = {name: digest for name, digest in wanted.items() if name.endswith(".parquet")}
+    expected = digests(extracted)
+    whole = {name: digest for name, digest in expected.items() if name.endswith(".parquet")}
     extract(noted, tmp_path / "two", "--umls_dir", rrf, "--num_workers", 2)
-    assert digests(tmp_path / "two") == wanted
+    assert digests(tmp_path / "two") == expected
     for i in range(2):
         extract(noted, tmp_path / "chunks", "--umls_dir", rrf, "--chunk_num", 2, "--chunk_idx", i)
-    assert digests(tmp_path / "chunks") == wanted
+    assert digests(tmp_path / "chunks") == expected
     extract(noted, tmp_path / "all", "--umls_dir", rrf, "--data_index_dir", noted / "task_index/all")
     assert {k: v for k, v in digests(tmp_path / "all").items() if k in whole} == whole
-    # one file lost: only that one is made again
+    # only a lost file is made again
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "two").glob("*.parquet")}
     lost = min(times)
     lost.unlink()
     extract(noted, tmp_path / "two", "--umls_dir", rrf)
-    assert digests(tmp_path / "two") == wanted
+    assert digests(tmp_path / "two") == expected
     assert [path for path, time in times.items() if path.stat().st_mtime_ns != time] == [lost]
 
 
@@ -381,9 +381,11 @@ def test_quickumls(quickumls: tuple[Path, Path, dict[str, str]], noted: Path, rr
     printed = with_quickumls(quickumls, "--root_dir", noted, "--output_path", out, "--umls_dir", rrf, "--num_worker", 2)
     assert "concepts of 4 patients" in printed
     found = {(r["concept"], r["cui"], r["negated"]) for r in rows(out) if r["key"] == "text"}
-    said = SAID - {("diabetes mellitus, type 2", "C0011860", False)}  # "type-2 diabetes" is not near enough for QuickUMLS
-    said |= {("diabetes mellitus", "C0011849", False), ("pneumonia", "C0032285", True), ("asthma", "C0004096", False)}
-    assert found == said
+    mentions = MENTIONS - {
+        ("diabetes mellitus, type 2", "C0011860", False)
+    }  # "type-2 diabetes" is not near enough for QuickUMLS
+    mentions |= {("diabetes mellitus", "C0011849", False), ("pneumonia", "C0032285", True), ("asthma", "C0004096", False)}
+    assert found == mentions
     fields = {(r["concept"], r["cui"]) for r in rows(out) if r["key"] == "emar"}
     assert fields == {("aspirin", "C0004057"), ("insulin lispro", None)}
 
@@ -412,7 +414,7 @@ def test_quickumls_finds_near_misses(inside: Path) -> None:
     assert matcher.cui_of("FEVER") == "C0015967" and matcher.cui_of("high fever") is None
 
 
-def test_what_quickumls_lacks_is_said(
+def test_what_quickumls_lacks_is_an_error(
     inside: Path, noted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
     import nltk

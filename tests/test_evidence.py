@@ -24,7 +24,7 @@ CHOSEN = ("prescriptions", "diagnoses_icd", "labevents", "pyxis")
 
 @pytest.fixture(scope="module")
 def built(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Concepts, co-occurrence and a UMLS-shaped graph in which all concepts hang together, and evidence of one index."""
+    """Concepts, co-occurrence and a UMLS-shaped graph in which all concepts are connected, and an index."""
     import pyarrow.parquet as pq
 
     from mimiciv_dataset.trajectory import Trajectories
@@ -70,7 +70,7 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def naive_pairs(root: Path, built: Path, row: dict[str, str]) -> list[tuple[str, str]]:
-    """(history, target) by the rules, one thing after the other, from the files alone."""
+    """(history, target) pairs chosen by the rules, from the files alone."""
     import pyarrow.parquet as pq
 
     from mimiciv_dataset.trajectory import Trajectories
@@ -84,17 +84,15 @@ def naive_pairs(root: Path, built: Path, row: dict[str, str]) -> list[tuple[str,
     seen |= {number["admissions_id"]} if task.name != "admissions" else set()
     history = set()
     for path in (built / "concepts").glob("*.parquet"):
-        for one in pq.read_table(path, filters=[("subject_id", "=", row["subject_id"])]).to_pylist():
-            if one["event_id"] in seen and not one["negated"]:
-                history.add(one["concept"])
+        for concept in pq.read_table(path, filters=[("subject_id", "=", row["subject_id"])]).to_pylist():
+            if concept["event_id"] in seen and not concept["negated"]:
+                history.add(concept["concept"])
     counts = pq.read_table(built / f"coexistence/{task.name}.parquet").to_pylist()
     chosen = []
     for target in {normalise(name) for name in json.loads(row["target"])}:
-        mine = [
-            (-one["lift"], -one["n_history"], one["history"], target) for one in counts
-            if one["target"] == target and one["history"] in history and one["lift"] > 1.2 and one["n_history"] >= 2
-        ]  # fmt: skip
-        chosen += sorted(mine)[:3]
+        strong = [pair for pair in counts if pair["target"] == target and pair["lift"] > 1.2 and pair["n_history"] >= 2]
+        pairs = [(-p["lift"], -p["n_history"], p["history"], target) for p in strong if p["history"] in history]
+        chosen += sorted(pairs)[:3]
     return [(history, target) for _, _, history, target in sorted(chosen)[:7]]
 
 
@@ -109,9 +107,9 @@ def test_pairs_and_paths(synthetic_root: Path, built: Path, tmp_path: Path) -> N
             continue
         paths = json.loads(row["graph"])["umls_graph"] if row["graph"] else []
         pairs = naive_pairs(synthetic_root, built, row)
-        wanted = [graph.path(history, target) for history, target in pairs]
-        assert paths == [path for path in wanted if path is not None]
-        for path, (history, target) in zip(paths, [p for p, w in zip(pairs, wanted, strict=True) if w], strict=True):
+        expected = [graph.path(history, target) for history, target in pairs]
+        assert paths == [path for path in expected if path is not None]
+        for path, (history, target) in zip(paths, [p for p, w in zip(pairs, expected, strict=True) if w], strict=True):
             assert history != target and normalise(path[0]) == history and normalise(path[-1]) == target
             assert len(path) % 2 == 1 and len(path) <= 21
         found[row["task"]] += bool(paths)
@@ -186,7 +184,7 @@ def test_chunks_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
         evidence_files(tmp_path)
 
 
-def test_bad_input_is_said(synthetic_root: Path, built: Path, tmp_path: Path) -> None:
+def test_bad_input_is_an_error(synthetic_root: Path, built: Path, tmp_path: Path) -> None:
     def refused(*more: object) -> str:
         done = command(
             f"{PLACE}/evidence_generation.py", *flags(synthetic_root, built, tmp_path / "out.csv", *more), check=False
@@ -211,8 +209,8 @@ def test_bad_input_is_said(synthetic_root: Path, built: Path, tmp_path: Path) ->
     assert "got a malformed one" in refused("--coexistence_dir", tmp_path)
 
 
-def test_asked_again(synthetic_root: Path, built: Path, tmp_path: Path) -> None:
-    """What is done is left as it is; another question does not overwrite it."""
+def test_a_finished_output_is_kept(synthetic_root: Path, built: Path, tmp_path: Path) -> None:
+    """The same command keeps it; other settings do not overwrite it."""
     ask = [f"{PLACE}/evidence_generation.py", *flags(synthetic_root, built, tmp_path / "out.csv")]
     command(*ask)
     before = (tmp_path / "out.csv").stat()
@@ -224,7 +222,7 @@ def test_asked_again(synthetic_root: Path, built: Path, tmp_path: Path) -> None:
     assert done.returncode == 2 and "files without a record" in done.stderr
 
 
-# --- one sample, everything by hand
+# --- a sample made by hand
 
 ITEMS = {"hypertension": "C0000001", "chest pain": "C0000002", "aspirin": "C0000003", "heparin": "C0000004",
          "sepsis": "C0000005", "fever": "C0000006"}  # fmt: skip
@@ -289,7 +287,7 @@ def paths_of(place: Path, counts: list[Count], *flags: object) -> tuple[list[lis
 
 
 def test_what_a_graph_may_hold(by_hand: Path) -> None:
-    """No negated concept, none with itself, none of the answers, nothing weak; limits told from missing links."""
+    """No negated concept, none with itself, none of the answers, nothing weak; limits distinguished from missing links."""
     counts = [
         ("aspirin", "hypertension", 9.0, 5), ("aspirin", "chest pain", 6.0, 5), ("aspirin", "heparin", 5.0, 9),
         ("aspirin", "fever", 99.0, 99), ("aspirin", "sepsis", 99.0, 99), ("sepsis", "aspirin", 7.0, 4),

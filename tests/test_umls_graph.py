@@ -55,7 +55,7 @@ def test_a_path_names_each_relation_in_the_direction_it_is_walked(folder: Path) 
     assert graph.path("Sepsis", "Metabolic Disease") == ["Sepsis", "CHD", "Metabolic Disease"]
 
 
-def test_no_path_through_what_says_nothing(folder: Path) -> None:
+def test_no_path_through_forbidden_relations(folder: Path) -> None:
     """Insulin and glucose share a subset, sepsis forbids insulin: neither is walked, in either direction."""
     graph = Graph(folder)
     assert graph.path("Insulin", "Glucose measurement")[1] == "may_treat"
@@ -85,7 +85,7 @@ def test_the_command(folder: Path, tmp_path: Path) -> None:
     assert lines == [["Diabetes Mellitus", "may_be_treated_by", "Insulin"], None, None]
 
 
-def test_bad_input_is_said(folder: Path, tmp_path: Path) -> None:
+def test_bad_input_is_an_error(folder: Path, tmp_path: Path) -> None:
     def refused(script: str, *words: object) -> str:
         done = command(f"thinking_graph_preprocess/{script}.py", *words, check=False)
         assert done.returncode == 2 and "Traceback" not in done.stderr
@@ -113,7 +113,7 @@ def test_bad_input_is_said(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "change", "said"),
+    ("file", "change", "message"),
     [
         ("MRREL", lambda text: text[:-40], "got 1 truncated"),
         ("MRCONSO", lambda text: text[:-30], "got 1 truncated"),
@@ -123,10 +123,10 @@ def test_bad_input_is_said(folder: Path, tmp_path: Path) -> None:
         ("MRDOC", lambda text: b"RELA|isa|inverse_isa|\n", "expected 4 columns"),
     ],
 )
-def test_broken_rrf_files_make_no_graph(tmp_path: Path, file: str, change: Callable[[bytes], bytes], said: str) -> None:
+def test_broken_rrf_files_make_no_graph(tmp_path: Path, file: str, change: Callable[[bytes], bytes], message: str) -> None:
     path = write_umls(tmp_path, NAMES, RELATIONS) / f"{file}.RRF"
     path.write_bytes(change(path.read_bytes()))
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         main(["--umls_dir", str(tmp_path), "--output_path", str(tmp_path / "graph")])
     assert not (tmp_path / "graph").exists() and not list(tmp_path.glob(".graph*"))
 
@@ -157,7 +157,7 @@ def test_processes_that_build_the_same_graph(tmp_path: Path) -> None:
     running = [subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
     ends = [(*process.communicate(), process.returncode) for process in running]
     assert any(code == 0 for _, _, code in ends)
-    for out, err, code in ends:  # one that starts when the graph is there is told so
+    for out, err, code in ends:  # one that starts when the graph exists is refused
         assert "7 concepts" in out if code == 0 else "expected a new directory" in err
     assert Graph(tmp_path / "graph").path("DM", "Insulin")
 
@@ -199,34 +199,34 @@ def test_paths_are_as_short_as_networkx_finds_them(tmp_path: Path) -> None:
         graph = make_graph(folder, nodes, edges, relations)
         stated = {(source, relations[label], target) for source, target, label in edges.tolist() if label != 4}
         stated |= {(target, INVERSES.get(label, f"inverse_{label}"), source) for source, label, target in stated}
-        theirs = networkx.Graph((source, target) for source, _, target in stated)
-        theirs.add_nodes_from(range(nodes))
-        lengths = dict(networkx.all_pairs_shortest_path_length(theirs))
+        reference = networkx.Graph((source, target) for source, _, target in stated)
+        reference.add_nodes_from(range(nodes))
+        lengths = dict(networkx.all_pairs_shortest_path_length(reference))
         near, small = Graph(folder, SearchLimits(max_hops=2)), Graph(folder, SearchLimits(max_nodes=4))
         for source, target in draw.integers(0, nodes, (40, 2)).tolist():
             if source == target:
                 continue
             pairs += 1
-            found, wanted = graph.shortest(source, target), lengths[source].get(target)
-            if wanted is None:
+            found, expected = graph.shortest(source, target), lengths[source].get(target)
+            if expected is None:
                 apart += found == []
                 assert not found and not near.shortest(source, target)
                 continue
-            if wanted > 10:
+            if expected > 10:
                 assert found is None
                 continue
-            assert len(found) - 1 == wanted and found[0] == source and found[-1] == target
+            assert len(found) - 1 == expected and found[0] == source and found[-1] == target
             for here, there in zip(found, found[1:], strict=False):
                 assert (here, graph.relation(here, there), there) in stated
-            assert (near.shortest(source, target) is not None) == (wanted <= 2)
+            assert (near.shortest(source, target) is not None) == (expected <= 2)
             few = small.shortest(source, target)
             limited += few is None
-            assert few is None or len(few) - 1 == wanted, "a search that ends early gives no longer path"
+            assert few is None or len(few) - 1 == expected, "a search that ends early gives no longer path"
     assert pairs > 5000 and limited > 100 and apart > 1000
 
 
 def test_a_search_ends_at_its_limits(tmp_path: Path) -> None:
-    """A chain of 30 concepts, and one apart. No path and no path within the limits are told apart."""
+    """A chain of 30 concepts, and one apart. No path and no path within the limits are distinguished."""
     steps = np.arange(29)
     chain = np.stack([steps, steps + 1, 0 * steps], axis=1)
     graph = make_graph(tmp_path / "chain", 31, chain, ["next"])
@@ -277,8 +277,8 @@ def test_a_graph_without_a_licence(synthetic_root: Path, tmp_path: Path) -> None
     assert graph.path("Glucose", "Sodium")[1] == "has_category"
 
 
-def test_what_the_free_graph_says(tmp_path: Path) -> None:
-    """Every kind of statement, by hand; a missing name is no concept, a broken dictionary is said."""
+def test_statements_of_the_free_graph(tmp_path: Path) -> None:
+    """Every kind of statement, by hand; a missing name is no concept, a malformed dictionary is an error."""
     files = {
         "index_mapping/hosp/d_icd_diagnoses.csv": "icd_code,icd_version,long_title\nI10,10,Hypertension\n401,9,High pressure\n"
                                                   "4019,9,\"Hypertension, NOS\"\n4011,9,\nA00,10,Cholera\n",

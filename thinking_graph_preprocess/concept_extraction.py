@@ -171,15 +171,15 @@ def patients_in_index(groups: dict[str, list[str]], index: Sequence[Path]) -> di
     indexed = {path.stem for path in index}
     if not all(name.isdecimal() for name in indexed):
         return groups
-    found = {name: [subject for subject in subjects if subject in indexed] for name, subjects in groups.items()}
-    found = {name: subjects for name, subjects in found.items() if subjects}
-    missing = len(indexed) - sum(map(len, found.values()))
+    chosen = {name: [subject for subject in subjects if subject in indexed] for name, subjects in groups.items()}
+    chosen = {name: subjects for name, subjects in chosen.items() if subjects}
+    missing = len(indexed) - sum(map(len, chosen.values()))
     if missing > 0:
         raise UserError(
             f"{index[0].parent}: expected an index of patients who have trajectories, got {missing:,} without. Use index and "
             "trajectories from the same build."
         )
-    return found
+    return chosen
 
 
 def positions_in_index(index: Sequence[Path], subjects: Sequence[str]) -> dict[str, set[int]]:
