@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from preprocess.synthetic import vocab as vocab
+from preprocess.synthetic import vocab
 from preprocess.synthetic.visits import HOUR, Course, Visits, midnight, simulate
 from preprocess.synthetic.vocab import INDICATORS, SIGN_ITEMS, SIGNS, Sign
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from preprocess.synthetic import vocab as vocab
+from preprocess.synthetic import vocab
 
 
 class Dictionary(NamedTuple):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from preprocess.synthetic import vocab as vocab
+from preprocess.synthetic import vocab
 from preprocess.synthetic.batch import Batch, decimals, pick, same_width, spread
 from preprocess.synthetic.hospital import codes, race, visit_diagnoses
 from preprocess.synthetic.orders import CHRONIC_DRUGS, DRUG_AT, GSN, common_drugs, condition_drugs

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from preprocess.synthetic import vocab as vocab
+from preprocess.synthetic import vocab
 from preprocess.synthetic.batch import Batch, field, pick, same_width, spread, without_signs
 from preprocess.synthetic.visits import DAY, HOUR, midnight
 from preprocess.synthetic.vocab import CONDITIONS, Code

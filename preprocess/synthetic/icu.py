@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from preprocess.synthetic import vocab as vocab
+from preprocess.synthetic import vocab
 from preprocess.synthetic.batch import Batch, decimals, field, pick, spread, without_signs
 from preprocess.synthetic.visits import DAY, HOUR
 from preprocess.synthetic.vocab import (

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from preprocess.synthetic import vocab as vocab
+from preprocess.synthetic import vocab
 from preprocess.synthetic.batch import Batch, field, same_width, spread
 from preprocess.synthetic.visits import HOUR, midnight
 from preprocess.synthetic.vocab import CONDITIONS, EXAMS, Condition
