@@ -22,9 +22,8 @@ from preprocess.synthetic.vocab import INDICATORS, SIGN_ITEMS, SIGNS, Sign
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Ints = NDArray[np.int64]
-    Bools = NDArray[np.bool_]
     Part = dict[str, Any]
+    from preprocess.synthetic.visits import Bools, Ints
 
 DATE_COLUMNS = {("patients", "dod"), ("omr", "chartdate"), ("procedures_icd", "chartdate"), ("hcpcsevents", "chartdate")}
 """Columns written as a date alone; the other `TIME_COLUMNS` have a time."""

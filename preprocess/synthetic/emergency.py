@@ -14,12 +14,8 @@ from preprocess.synthetic.orders import CHRONIC_DRUGS, DRUG_AT, GSN, common_drug
 from preprocess.synthetic.vocab import DRUGS, SIGN_ITEMS
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from preprocess.synthetic.batch import Part
-
-    Ints = NDArray[np.int64]
-    Bools = NDArray[np.bool_]
+    from preprocess.synthetic.visits import Bools, Ints
 
 VITALS = (("temperature", 98.2, 0.6), ("heartrate", 86, 11), ("resprate", 18, 2), ("o2sat", 97, 1.2), ("sbp", 132, 14),
           ("dbp", 76, 9))  # fmt: skip
@@ -47,6 +43,7 @@ def _base(batch: Batch, visit: Ints, time: Ints) -> Part:
 
 
 def edstays(batch: Batch) -> pl.DataFrame:
+    """One row for each ED stay."""
     v, visit = batch.visits, batch.ed
     n = len(visit)
     part = batch.base(visit, v.start[visit]) | {
@@ -78,6 +75,7 @@ def _with_signs(batch: Batch, table: str, visit: Ints, part: Part, shown: Bools 
 
 
 def triage(batch: Batch) -> pl.DataFrame:
+    """Vital signs, acuity and chief complaint at arrival."""
     visit = batch.ed
     n = len(visit)
     part = _vitals(batch, n, 0.06) | {
@@ -161,6 +159,7 @@ def medrecon(batch: Batch) -> pl.DataFrame:
 
 
 def diagnosis(batch: Batch) -> pl.DataFrame:
+    """1 to 3 diagnoses of each ED stay."""
     owner, code, seq_num = visit_diagnoses(batch, batch.ed, 1, 4)
     visit = batch.ed[owner]
     part = _base(batch, visit, batch.visits.ed_out[visit]) | {

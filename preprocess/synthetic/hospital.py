@@ -13,11 +13,8 @@ from preprocess.synthetic.visits import DAY, HOUR, midnight
 from preprocess.synthetic.vocab import CONDITIONS, Code
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from preprocess.synthetic.batch import Part
-
-    Ints = NDArray[np.int64]
+    from preprocess.synthetic.visits import Ints
 
 RACES = ("WHITE", "WHITE", "WHITE", "BLACK/AFRICAN AMERICAN", "HISPANIC/LATINO - PUERTO RICAN", "ASIAN - CHINESE",
          "WHITE - OTHER EUROPEAN", "UNKNOWN", "OTHER", "BLACK/CAPE VERDEAN")  # fmt: skip
@@ -67,6 +64,7 @@ def race(batch: Batch, patient: Ints) -> pl.Series:
 
 
 def patients(batch: Batch) -> pl.DataFrame:
+    """One row for each patient."""
     course = batch.course
     part = {
         "patient": np.arange(batch.size),
@@ -80,6 +78,7 @@ def patients(batch: Batch) -> pl.DataFrame:
 
 
 def admissions(batch: Batch) -> pl.DataFrame:
+    """One row for each admission."""
     v, visit = batch.visits, batch.adm
     n = len(visit)
     ed, died = v.ed[visit], v.died[visit]
@@ -208,6 +207,7 @@ def visit_diagnoses(batch: Batch, visit: Ints, low: int, high: int) -> tuple[Int
 
 
 def diagnoses_icd(batch: Batch) -> pl.DataFrame:
+    """7 to 17 diagnoses of each admission."""
     owner, code, seq_num = visit_diagnoses(batch, batch.adm, 7, 18)
     visit = batch.adm[owner]
     patient = batch.visits.patient[visit]
@@ -237,6 +237,7 @@ def procedures_icd(batch: Batch) -> pl.DataFrame:
 
 
 def drgcodes(batch: Batch) -> pl.DataFrame:
+    """A code of both DRG systems for most admissions, by the condition."""
     v = batch.visits
     names = [condition.name.upper() for condition in CONDITIONS]
     parts = []
@@ -259,6 +260,7 @@ def drgcodes(batch: Batch) -> pl.DataFrame:
 
 
 def hcpcsevents(batch: Batch) -> pl.DataFrame:
+    """An event for every twelfth admission."""
     visit = batch.adm[batch.chance(0.08, len(batch.adm))]
     entry = batch.integers(0, len(vocab.HCPCS), len(visit))
     date = midnight(batch.visits.admit[visit]) + DAY

@@ -21,13 +21,8 @@ from preprocess.synthetic.vocab import (
 )
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from preprocess.synthetic.batch import Part
-
-    Ints = NDArray[np.int64]
-    Floats = NDArray[np.float64]
-    Bools = NDArray[np.bool_]
+    from preprocess.synthetic.visits import Bools, Floats, Ints
 
 PACE = ((0, 4500), (1, 5400), (7, 9000))
 """Seconds between charting times, from a day in intensive care on."""
@@ -113,6 +108,7 @@ def _caregiver(batch: Batch, n: int, missing: float = 0.0) -> pl.Series:
 
 
 def icustays(batch: Batch) -> pl.DataFrame:
+    """One row for each ICU stay."""
     unit = batch.of_condition("icu_unit", batch.icu)
     part = _base(batch, np.arange(len(batch.icu)), batch.icu_in) | {
         "first_careunit": unit,
@@ -167,6 +163,7 @@ def chartevents(batch: Batch, clock: Clock) -> pl.DataFrame:
 
 
 def datetimeevents(batch: Batch, clock: Clock) -> pl.DataFrame:
+    """Dates of lines and tubes."""
     usual = _usual(DATETIME_ITEMS)
     at, j = clock.some(batch, 0.17, 2, 11)
     item = usual[(batch.integers(0, len(usual), len(clock))[at] + j) % len(usual)]
@@ -219,6 +216,7 @@ def _drip(batch: Batch, clock: Clock, at: Ints, usual_amount: Floats, has_rate: 
 
 
 def inputevents(batch: Batch, clock: Clock) -> pl.DataFrame:
+    """Fluids and drugs; those that are not pushed have a rate."""
     usual = _usual(INPUT_ITEMS)
     at, j = clock.some(batch, 0.4, 1, 6)
     item = usual[(batch.integers(0, len(usual), len(clock))[at] + j * 5) % len(usual)]
@@ -245,6 +243,7 @@ def inputevents(batch: Batch, clock: Clock) -> pl.DataFrame:
 
 
 def ingredientevents(batch: Batch, clock: Clock) -> pl.DataFrame:
+    """Ingredients of fluids and nutrition."""
     usual = _usual(INGREDIENT_ITEMS)
     at, j = clock.some(batch, 0.4, 2, 7)
     item = usual[(batch.integers(0, len(usual), len(clock))[at] + j) % len(usual)]
@@ -260,6 +259,7 @@ def ingredientevents(batch: Batch, clock: Clock) -> pl.DataFrame:
 
 
 def outputevents(batch: Batch, clock: Clock) -> pl.DataFrame:
+    """Urine, drains and stool."""
     usual = _usual(OUTPUT_ITEMS)
     at, j = clock.some(batch, 0.38, 1, 3)
     first = np.minimum(batch.integers(0, 12, len(clock)) % 9, len(usual) - 1)[at]

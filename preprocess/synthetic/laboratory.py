@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from preprocess.synthetic.batch import Part
-
-    Ints = NDArray[np.int64]
-    Bools = NDArray[np.bool_]
+    from preprocess.synthetic.visits import Bools, Ints
 
 DRAW_STEP = 23 * HOUR
 """Mean seconds between blood draws of an admission."""

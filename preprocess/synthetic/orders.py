@@ -13,9 +13,7 @@ from preprocess.synthetic.visits import HOUR
 from preprocess.synthetic.vocab import CONDITIONS, DRUGS, ORDERS, SIGNS
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Ints = NDArray[np.int64]
+    from preprocess.synthetic.visits import Ints
 
 ORDER_STEP, DOSE_STEP = 6 * HOUR, 21_500
 """Mean seconds between rounds of orders, and between rounds in which drugs are given."""

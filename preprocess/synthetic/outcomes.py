@@ -21,11 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from preprocess.synthetic.batch import Batch
-    from preprocess.synthetic.visits import Visits
-
-    Ints = NDArray[np.int64]
-    Floats = NDArray[np.float64]
-    Bools = NDArray[np.bool_]
+    from preprocess.synthetic.visits import Bools, Floats, Ints, Visits
 
 TRUTH_COLUMNS = ("subject_id", "hadm_id", "stay_id", "task", "probability", "outcome")
 CAUSE_COLUMNS = ("subject_id", "hadm_id", "stay_id", "task", "condition", "term", "coefficient", "event", "cause", "log_odds",

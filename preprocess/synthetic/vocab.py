@@ -118,6 +118,8 @@ class ChartItem(NamedTuple):
 
 
 class DatetimeItem(NamedTuple):
+    """An item of datetimeevents."""
+
     itemid: int
     label: str
     category: str
@@ -136,6 +138,8 @@ class InputItem(NamedTuple):
 
 
 class IngredientItem(NamedTuple):
+    """An item of ingredientevents."""
+
     itemid: int
     label: str
     unit: str
@@ -143,11 +147,15 @@ class IngredientItem(NamedTuple):
 
 
 class OutputItem(NamedTuple):
+    """An item of outputevents."""
+
     itemid: int
     label: str
 
 
 class ProcedureItem(NamedTuple):
+    """An item of procedureevents."""
+
     itemid: int
     label: str
     category: str
@@ -195,6 +203,8 @@ class Code(NamedTuple):
 
 
 class CommonDiagnosis(NamedTuple):
+    """A diagnosis that anyone may have, whatever the condition."""
+
     icd10: str
 
 
@@ -215,6 +225,8 @@ class Order(NamedTuple):
 
 
 class Hcpcs(NamedTuple):
+    """An HCPCS code with its short and long description."""
+
     code: str
     short: str
     long: str
