@@ -129,26 +129,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 # --- configs
 
 
-def data_configs() -> dict[str, dict[str, int]]:
-    """The configs in scripts/data_configs/, by name, as they follow from the task registry.
-
-    `ehr_ins` has the caps of the training set; `ehr_bench_*` have 500 rows of each task of the released benchmark, and so do
-    `decision_making` and `risk_prediction`, under shorter names.
-
-    >>> configs = data_configs()
-    >>> configs["ehr_ins"]["omr"], len(configs["decision_making"]), len(configs["risk_prediction"])
-    (20000, 27, 18)
-    """
-    released = {kind: {t.name: 500 for t in TASKS.values() if t.kind == kind and t.released} for kind in ("decision", "risk")}
-    return {
-        "ehr_ins": {task.name: task.cap for task in TASKS.values() if task.cap},
-        "ehr_bench_decision_making": released["decision"],
-        "ehr_bench_risk_prediction": released["risk"],
-        "decision_making": released["decision"],
-        "risk_prediction": released["risk"],
-    }
-
-
 def read_config(path: Path, force: float | None, kind: str | None = None) -> dict[str, float]:
     """The number of rows to draw of each task, as `Draw.rows` takes it.
 

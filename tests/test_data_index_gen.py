@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimiciv_dataset.data_index_gen import data_configs, main, read_config
+from mimiciv_dataset.data_index_gen import main, read_config
 from mimiciv_dataset.draws import draw_balanced, draw_uniform, draw_weighted, row_hashes
 from mimiciv_dataset.index_files import INDEX_COLUMNS, SAMPLE_COLUMNS, normalise_row, read_rows
 from mimiciv_dataset.tasks import TASKS
@@ -81,9 +81,21 @@ def draw(tmp_path: Path) -> Draw:
 # --- configs
 
 
+def configs() -> dict[str, dict[str, int]]:
+    return {path.stem: json.loads(path.read_text()) for path in (REPO / "scripts/data_configs").glob("*.json")}
+
+
 def test_config_files_agree_with_the_registry() -> None:
-    files = {path.stem: json.loads(path.read_text()) for path in (REPO / "scripts/data_configs").glob("*.json")}
-    assert files == data_configs()
+    """The training set has the tasks' caps, a benchmark 500 rows of each released task, under a long and a short name."""
+    released = {kind: {t.name: 500 for t in TASKS.values() if t.kind == kind and t.released} for kind in ("decision", "risk")}
+    assert len(released["decision"]) == 27 and len(released["risk"]) == 18
+    assert configs() == {
+        "ehr_ins": {task.name: task.cap for task in TASKS.values() if task.cap},
+        "ehr_bench_decision_making": released["decision"],
+        "ehr_bench_risk_prediction": released["risk"],
+        "decision_making": released["decision"],
+        "risk_prediction": released["risk"],
+    }
 
 
 @pytest.mark.parametrize("config", [[], {"omr": "all"}, {"omr": -2}, {"omr": 1.5}, {"omr": True}, {"no_task": 3}])
@@ -406,11 +418,11 @@ def test_on_the_demo(draw: Draw, tmp_path: Path, test_data: Path) -> None:
         rows = [r | {"target_weight": 1.0} for r in csv.DictReader(file)]
     index = write_index(tmp_path / "index", rows)
     subjects = sorted({int(r["subject_id"]) for r in rows})
-    drawn = draw(index, data_configs()["ehr_bench_risk_prediction"], "--balance_force", subjects=subjects)
+    drawn = draw(index, configs()["ehr_bench_risk_prediction"], "--balance_force", subjects=subjects)
     for task in {r["task"] for r in drawn}:
         counts = Counter(r["target"] for r in drawn if r["task"] == task)
         assert set(counts) == {'"yes"', '"no"'} and counts['"yes"'] == counts['"no"']
-    config = data_configs()["ehr_bench_decision_making"]
+    config = configs()["ehr_bench_decision_making"]
     drawn = draw(index, config, subjects=subjects)
     for r in drawn:
         assert 10 < int(r["period_end"]) - int(r["period_begin"]) < 100

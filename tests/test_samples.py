@@ -275,6 +275,7 @@ def test_reader_positions(demo: Path) -> None:
         subject = reader.subject_ids()[3]
         whole = reader.trajectory(subject)
         assert len(whole) == reader.length(subject)
+        assert reader.has(subject) and not reader.has("0") and not reader.has("None")
         positions = [len(whole) - 1, 0, 5, 5, 40]
         assert reader.events(subject, positions) == [whole[p] for p in positions]
         assert label_list("yes") == ["yes"]
