@@ -58,15 +58,7 @@ PATIENTS_PER_PART = 50
 
 @dataclass(frozen=True)
 class BaselineSettings:
-    """What decides the answers of the baselines, as run.json records it.
-
-    Attributes:
-        dataset_name: index file or files of the run, comma-separated.
-        root_dir: data directory, with trajectories and code maps.
-        train_index, train_subjects: task index that training rows are drawn from, and CSV of the training patients.
-        max_train: maximum number of training rows per task.
-        seed: of the draw.
-    """
+    """Settings of the command by the names of its flags, recorded in run.json; paths are text."""
 
     dataset_name: str
     root_dir: str

@@ -32,7 +32,7 @@ class Output:
     Attributes:
         prediction: the reply and its sample.
         input_sha256: hash of the sample's input, before truncation.
-        prompt_sha256: hash of the prompt.
+        prompt_sha256, template_sha256: hash of the prompt, and of the chat template it was rendered with.
         prompt_chars, answer_chars: lengths in characters.
         truncated: whether events were left out of the prompt.
         finish_reason: why generation ended, such as stop or length.
@@ -41,6 +41,7 @@ class Output:
     prediction: Prediction
     input_sha256: str | None
     prompt_sha256: str | None
+    template_sha256: str | None
     prompt_chars: int | None
     answer_chars: int
     truncated: bool
@@ -53,6 +54,7 @@ class Output:
             prediction=prediction,
             input_sha256=line.get("input_sha256"),
             prompt_sha256=line.get("prompt_sha256"),
+            template_sha256=line.get("template_sha256"),
             prompt_chars=line.get("prompt_chars"),
             answer_chars=len(prediction.answer or ""),
             truncated=bool(line.get("truncated")),

@@ -52,7 +52,7 @@ def join(*contents: Content) -> Html:
 # --- the page
 
 
-def page(title: str, lead: Content, sections: Sequence[tuple[str, Content]]) -> str:
+def document(title: str, lead: Content, sections: Sequence[tuple[str, Content]]) -> str:
     """A complete page: title, lead paragraph, links to the sections, and the sections (heading, content)."""
     links = [tag("a", heading, href=f"#{_anchor(heading)}") for heading, _ in sections]
     head = (

@@ -17,32 +17,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from evaluation import page
 from evaluation.finished_runs import FinishedRun, Output, compare_runs, read_runs
-from evaluation.page import (
-    COLOURS,
-    FRACTION_TICKS,
-    GREYS,
-    OUTLINE,
-    Axis,
-    Bar,
-    Cell,
-    Content,
-    Curve,
-    Html,
-    Style,
-    bar_chart,
-    details,
-    grid,
-    html_table,
-    interval_text,
-    join,
-    legend,
-    line_chart,
-    log_axis,
-    notices,
-    page,
-    tag,
-)
 from evaluation.predictions import Prediction
 from evaluation.published import PUBLISHED
 from evaluation.score import main_metric, mean_over_tasks
@@ -71,7 +47,7 @@ SETTINGS = (
 )  # fmt: skip
 """Arguments of a run that the page shows."""
 
-Styles = Mapping[str, Style]
+Styles = Mapping[str, page.Style]
 """Name of a run → style of its lines and bars."""
 
 
@@ -89,22 +65,22 @@ def build(runs: Sequence[FinishedRun], resamples: int) -> str:
         f"{_count(len(patients), 'patient')}. All figures are fractions; intervals are 95 % bootstrap intervals over "
         f"patients. A click on a table's head sorts it."
     )
-    sections: list[tuple[str, Content]] = [
-        ("Overview", join(notices(warnings(runs)), legend(list(styles.items())), overview(runs, styles))),
-        ("Tasks", join(*task_tables(runs, tasks))),
+    sections: list[tuple[str, page.Content]] = [
+        ("Overview", page.join(page.notices(warnings(runs)), page.legend(list(styles.items())), overview(runs, styles))),
+        ("Tasks", page.join(*task_tables(runs, tasks))),
         ("Groups of tasks", groups(runs, styles)),
         ("Comparison", comparison(runs, resamples)),
         ("ROC and calibration", roc_and_calibration(runs, tasks, styles)),
         ("Lengths and truncation", lengths(runs, styles)),
-        ("All metrics", join(*map(all_metrics, runs))),
+        ("All metrics", page.join(*map(all_metrics, runs))),
         ("Settings", settings(runs)),
     ]
-    return page(title, lead, sections)
+    return page.document(title, lead, sections)
 
 
-def run_styles(runs: Sequence[FinishedRun]) -> dict[str, Style]:
+def run_styles(runs: Sequence[FinishedRun]) -> dict[str, page.Style]:
     """A colour for every model, and a grey line for every baseline, by the name of the run."""
-    colours, greys = itertools.cycle(map(Style, COLOURS)), itertools.cycle(GREYS)
+    colours, greys = itertools.cycle(map(page.Style, page.COLOURS)), itertools.cycle(page.GREYS)
     return {run.name: next(greys if run.baseline else colours) for run in runs}
 
 
@@ -112,10 +88,10 @@ def _count(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
-def warnings(runs: Sequence[FinishedRun]) -> list[Content]:
+def warnings(runs: Sequence[FinishedRun]) -> list[page.Content]:
     """Reasons why scores on the page are not comparable or not final."""
     models = [run for run in runs if not run.baseline]
-    texts: list[Content] = []
+    texts: list[page.Content] = []
     for run in models:
         missing = run.result.get("missing")
         if missing:
@@ -147,26 +123,26 @@ def warnings(runs: Sequence[FinishedRun]) -> list[Content]:
         texts.append("The runs have different instruction wording (see Settings): their figures differ for that too.")
     if len(runs) == len(models):
         command = f"python -m evaluation.baselines {models[0].folder}"
-        texts.append(join("No baselines are here to judge the figures by. To make them: ", tag("code", command)))
+        texts.append(page.join("No baselines are here to judge the figures by. To make them: ", page.tag("code", command)))
     return texts
 
 
-def overview(runs: Sequence[FinishedRun], styles: Styles) -> Html:
+def overview(runs: Sequence[FinishedRun], styles: Styles) -> page.Html:
     """Macro averages by model as charts and as a table, with the published ones for reference."""
     charts = []
     for kind, (key, metric, chance) in HEADLINES.items():
         note = "Outlined: as published." + (" Dashed: by chance." if chance else "")
-        charts.append(bar_chart(f"{KINDS[kind]}: macro {metric}", macro_bars(runs, key, styles), chance, note))
+        charts.append(page.bar_chart(f"{KINDS[kind]}: macro {metric}", macro_bars(runs, key, styles), chance, note))
     note = (
         "Averages over the paper's 24 decision-making and 18 risk prediction tasks, each task counting once; fewer where a "
         "run has no value for some. Published figures are those of the whole EHR-Bench, so only a run on all of it can "
         "be held against them."
     )
     columns = ["model", "decision F1", "tasks", "risk AUROC", "tasks", "decision F1 of 27", "risk AUROC of 18", "samples"]
-    rows: list[list[Content | Cell]] = []
+    rows: list[list[page.Content | page.Cell]] = []
     for run in runs:
         paper, released = (run.result["macro"][suite] for suite in ("paper", "released"))
-        row: list[Content | Cell] = [run.name]
+        row: list[page.Content | page.Cell] = [run.name]
         for kind, (key, _, _) in HEADLINES.items():
             row += [_value_cell(paper, key), paper[f"{kind}_tasks"]]
         rows.append([*row, *(_value_cell(released, key) for key, _, _ in HEADLINES.values()), len(run.outputs)])
@@ -174,28 +150,28 @@ def overview(runs: Sequence[FinishedRun], styles: Styles) -> Html:
         f1, auroc = published
         rows.append([f"{name}, published", f1, 24, auroc, None if auroc is None else 18, None, None, None])
     caption = "Macro averages: the paper's 42 tasks, and the released benchmark's 45."
-    return join(grid(charts, 340), tag("p", note, class_="note"), html_table(caption, columns, rows))
+    return page.join(page.grid(charts, 340), page.tag("p", note, class_="note"), page.html_table(caption, columns, rows))
 
 
-def macro_bars(runs: Sequence[FinishedRun], key: str, styles: Styles) -> list[Bar]:
+def macro_bars(runs: Sequence[FinishedRun], key: str, styles: Styles) -> list[page.Bar]:
     """A macro average of the runs, then the published ones from high to low; models without a value are left out."""
     bars = []
     for run in runs:
         macro = run.result["macro"]["paper"]
         if macro[key] is not None:
-            bars.append(Bar(run.name, macro[key], macro[f"{key}_ci"], styles[run.name]))
+            bars.append(page.Bar(run.name, macro[key], macro[f"{key}_ci"], styles[run.name]))
     values = {name: value for name, published in PUBLISHED.items() if (value := getattr(published, key)) is not None}
-    return bars + [Bar(name, values[name], None, OUTLINE) for name in sorted(values, key=values.get, reverse=True)]
+    return bars + [page.Bar(name, values[name], None, page.OUTLINE) for name in sorted(values, key=values.get, reverse=True)]
 
 
-def _value_cell(result: Mapping[str, Any], metric: str, bold: bool = False, extra: str = "") -> Cell:
+def _value_cell(result: Mapping[str, Any], metric: str, bold: bool = False, extra: str = "") -> page.Cell:
     """A value with its interval and an extra text below."""
     value = result.get(metric)
-    small = [tag("small", text) for text in (interval_text(result.get(f"{metric}_ci")), extra) if text]
-    return Cell(join(tag("b", value) if bold else value, *small), value)
+    small = [page.tag("small", text) for text in (page.interval_text(result.get(f"{metric}_ci")), extra) if text]
+    return page.Cell(page.join(page.tag("b", value) if bold else value, *small), value)
 
 
-def task_tables(runs: Sequence[FinishedRun], tasks: Sequence[str]) -> Iterator[Html]:
+def task_tables(runs: Sequence[FinishedRun], tasks: Sequence[str]) -> Iterator[page.Html]:
     """A table for each kind of task: one row per task, one column per run, the best value in bold."""
     for kind, title in KINDS.items():
         names = [task for task in tasks if ALL_TASKS[task].kind == kind]
@@ -203,29 +179,29 @@ def task_tables(runs: Sequence[FinishedRun], tasks: Sequence[str]) -> Iterator[H
             shown = [run for run in runs if any(task in run.tasks for task in names)]
             rows = [[task, _sizes(shown, task), main_metric(task), *_cells(shown, task)] for task in names]
             columns = ["task", "n", "metric", *(run.name for run in shown)]
-            yield html_table(f"{title}: best in bold, 95 % interval below.", columns, rows)
+            yield page.html_table(f"{title}: best in bold, 95 % interval below.", columns, rows)
 
 
-def _sizes(runs: Sequence[FinishedRun], task: str) -> Cell:
+def _sizes(runs: Sequence[FinishedRun], task: str) -> page.Cell:
     sizes = sorted({run.tasks[task]["n"] for run in runs if task in run.tasks})
-    return Cell("–".join(f"{size:,}" for size in dict.fromkeys((sizes[0], sizes[-1]))), sizes[-1])
+    return page.Cell("–".join(f"{size:,}" for size in dict.fromkeys((sizes[0], sizes[-1]))), sizes[-1])
 
 
-def _cells(runs: Sequence[FinishedRun], task: str) -> Iterator[Cell]:
+def _cells(runs: Sequence[FinishedRun], task: str) -> Iterator[page.Cell]:
     metric = main_metric(task)
     values = [run.tasks[task].get(metric) for run in runs if task in run.tasks]
     best = max((value for value in values if value is not None), default=None)
     for run in runs:
         result = run.tasks.get(task)
         if result is None:
-            yield Cell("–", None)
+            yield page.Cell("–", None)
             continue
         shares = [f"{name} {result[name]:.3f}" for name in ("invalid", "unanswerable") if result.get(name)]
         value = result.get(metric)
         yield _value_cell(result, metric, value is not None and value == best, ", ".join(shares))
 
 
-def groups(runs: Sequence[FinishedRun], styles: Styles) -> Html:
+def groups(runs: Sequence[FinishedRun], styles: Styles) -> page.Html:
     """Means of the main metric by group of tasks."""
     charts = []
     for kind, (_, metric, chance) in HEADLINES.items():
@@ -238,18 +214,18 @@ def groups(runs: Sequence[FinishedRun], styles: Styles) -> Html:
                 values = {name: value for name, value in values.items() if value is not None}
                 value, interval = mean_over_tasks(list(values.values()), [run.replicates[name] for name in values])
                 if value is not None:
-                    bars.append(Bar(run.name, value, interval, styles[run.name]))
+                    bars.append(page.Bar(run.name, value, interval, styles[run.name]))
                 num_tasks = max(num_tasks, len(values))
             if bars:
-                charts.append(bar_chart(f"{KINDS[kind]}, {title}: {metric} of {_count(num_tasks, 'task')}", bars, chance))
-    return grid(charts, 340)
+                charts.append(page.bar_chart(f"{KINDS[kind]}, {title}: {metric} of {_count(num_tasks, 'task')}", bars, chance))
+    return page.grid(charts, 340)
 
 
-def comparison(runs: Sequence[FinishedRun], resamples: int) -> Html:
+def comparison(runs: Sequence[FinishedRun], resamples: int) -> page.Html:
     """Each run against the other runs and the baselines, on the samples both have."""
     pairs = [(a, b) for a, b in itertools.combinations(runs, 2) if not a.baseline]
     if not pairs:
-        return tag("p", "There is one run and no baseline, so nothing to compare.")
+        return page.tag("p", "There is one run and no baseline, so nothing to compare.")
     parts, rows = [], []
     for a, b in progress(pairs, desc="comparing", unit="pair"):
         name, (tasks, macros, sizes) = f"{a.name} − {b.name}", compare_runs(a, b, resamples)
@@ -263,8 +239,8 @@ def comparison(runs: Sequence[FinishedRun], resamples: int) -> Html:
         ]
         if task_rows:
             columns = ["task", "common samples", "metric", "difference", "p", "p, Holm"]
-            by_task = html_table(f"{name}: above 0, {a.name} is better.", columns, task_rows)
-            parts.append(details(f"{name}: by task", by_task))
+            by_task = page.html_table(f"{name}: above 0, {a.name} is better.", columns, task_rows)
+            parts.append(page.details(f"{name}: by task", by_task))
     columns = ["pair", "macro F1", "p", "macro AUROC", "p", "common samples", "better in", "worse in"]
     columns.append("no significant difference in")
     num_tasks = max(len(run.tasks) for run in runs)
@@ -274,24 +250,24 @@ def comparison(runs: Sequence[FinishedRun], resamples: int) -> Html:
         f"over the tasks; with {num_tasks} tasks that takes at least {40 * num_tasks:,} resamples."
     )
     caption = "The first of a pair minus the second, 95 % interval below."
-    return join(tag("p", note, class_="note"), html_table(caption, columns, rows), *parts)
+    return page.join(page.tag("p", note, class_="note"), page.html_table(caption, columns, rows), *parts)
 
 
-def _difference_cells(result: Comparison | None) -> tuple[Cell | None, Cell | None]:
+def _difference_cells(result: Comparison | None) -> tuple[page.Cell | None, page.Cell | None]:
     """A difference with its interval, and its p-value."""
     if result is None:
         return None, None
     return _value_cell({"d": result.difference, "d_ci": result.ci}, "d"), _p_cell(result.p)
 
 
-def _p_cell(p: float | None) -> Cell:
+def _p_cell(p: float | None) -> page.Cell:
     """A p-value; small ones are displayed as a bound, since they are never 0."""
-    return Cell("< 0.001" if p is not None and p < 0.001 else p, p)
+    return page.Cell("< 0.001" if p is not None and p < 0.001 else p, p)
 
 
-def roc_and_calibration(runs: Sequence[FinishedRun], tasks: Sequence[str], styles: Styles) -> Html:
+def roc_and_calibration(runs: Sequence[FinishedRun], tasks: Sequence[str], styles: Styles) -> page.Html:
     """ROC curve and reliability diagram of every risk task, from the stored p(yes)."""
-    fraction = {"low": 0, "high": 1, "ticks": FRACTION_TICKS}
+    fraction = {"low": 0, "high": 1, "ticks": page.FRACTION_TICKS}
     cards = []
     for task in tasks:
         shown = [run for run in runs if run.tasks.get(task, {}).get("calibration")]
@@ -300,22 +276,26 @@ def roc_and_calibration(runs: Sequence[FinishedRun], tasks: Sequence[str], style
         roc, reliability = [], []
         for run in shown:
             bins = [(each["p"], each["share"]) for each in run.tasks[task]["calibration"]]
-            reliability.append(Curve(bins, styles[run.name], dots=True))
+            reliability.append(page.Curve(bins, styles[run.name], dots=True))
             if points := roc_points(run.predictions[task]):
-                roc.append(Curve(points, styles[run.name]))
+                roc.append(page.Curve(points, styles[run.name]))
         charts = [
-            line_chart(f"{task}: {title}", Axis(x, **fraction), Axis(y, **fraction), lines, (174, 180), diagonal=True)
+            page.line_chart(
+                f"{task}: {title}", page.Axis(x, **fraction), page.Axis(y, **fraction), lines, (174, 180), diagonal=True
+            )
             for title, x, y, lines in (
                 ("ROC", "1 − specificity", "sensitivity", roc),
                 ("calibration", "p(yes)", "share of yes", reliability),
             )
         ]
-        cards.append(tag("figure", tag("h3", task), tag("div", *charts, class_="pair")))
+        cards.append(page.tag("figure", page.tag("h3", task), page.tag("div", *charts, class_="pair")))
     if not cards:
-        return tag("p", "No run has p(yes) of a risk task.")
+        return page.tag("p", "No run has p(yes) of a risk task.")
     note = "Left: ROC. Right: calibration in ten bins of p(yes). Dashed: by chance, and perfectly calibrated."
     calibrated = [run.name for run in runs if any(values.get("calibration") for values in run.tasks.values())]
-    return join(tag("p", note, class_="note"), legend([(name, styles[name]) for name in calibrated]), grid(cards, 356))
+    return page.join(
+        page.tag("p", note, class_="note"), page.legend([(name, styles[name]) for name in calibrated]), page.grid(cards, 356)
+    )
 
 
 def roc_points(predictions: Sequence[Prediction], max_points: int = 200) -> list[tuple[float, float]]:
@@ -338,19 +318,19 @@ def roc_points(predictions: Sequence[Prediction], max_points: int = 200) -> list
     return points[:: len(points) // max_points + 1][:-1] + points[-1:] if len(points) > max_points else points
 
 
-def lengths(runs: Sequence[FinishedRun], styles: Styles) -> Html:
+def lengths(runs: Sequence[FinishedRun], styles: Styles) -> page.Html:
     """Distributions of the lengths of prompts and answers, and shares of truncated prompts and replies."""
     models = [run for run in runs if not run.baseline]
-    charts: list[Content] = []
+    charts: list[page.Content] = []
     for title, chars in (("prompt", lambda output: output.prompt_chars), ("answer", lambda output: output.answer_chars)):
         numbers = {run.name: list(filter(None, map(chars, run.outputs.values()))) for run in models}
         numbers = {name: of_run for name, of_run in numbers.items() if of_run}
         if numbers:
-            x = log_axis(f"characters of the {title}", min(map(min, numbers.values())), max(map(max, numbers.values())))
-            y = Axis("cumulative share", 0, 1, FRACTION_TICKS)
-            lines = [Curve(distribution(of_run), styles[name]) for name, of_run in numbers.items()]
-            chart = line_chart(f"Length of the {title}", x, y, lines, (340, 220))
-            charts.append(tag("figure", tag("h3", f"Length of the {title}"), chart))
+            x = page.log_axis(f"characters of the {title}", min(map(min, numbers.values())), max(map(max, numbers.values())))
+            y = page.Axis("cumulative share", 0, 1, page.FRACTION_TICKS)
+            lines = [page.Curve(distribution(of_run), styles[name]) for name, of_run in numbers.items()]
+            chart = page.line_chart(f"Length of the {title}", x, y, lines, (340, 220))
+            charts.append(page.tag("figure", page.tag("h3", f"Length of the {title}"), chart))
     shares: tuple[tuple[str, Callable[[Output], bool]], ...] = (
         ("Record truncated: oldest events left out", lambda output: output.truncated),
         ("Prompt too long: not answered", lambda output: output.prediction.error is not None),
@@ -358,12 +338,12 @@ def lengths(runs: Sequence[FinishedRun], styles: Styles) -> Html:
     )
     for title, holds in shares:
         bars = [
-            Bar(run.name, sum(map(holds, run.outputs.values())) / len(run.outputs), None, styles[run.name])
+            page.Bar(run.name, sum(map(holds, run.outputs.values())) / len(run.outputs), None, styles[run.name])
             for run in models
             if run.outputs
         ]
-        charts.append(bar_chart(title, bars))
-    return join(legend([(run.name, styles[run.name]) for run in models]), grid(charts, 340))
+        charts.append(page.bar_chart(title, bars))
+    return page.join(page.legend([(run.name, styles[run.name]) for run in models]), page.grid(charts, 340))
 
 
 def distribution(lengths: Sequence[int], steps: int = 100) -> list[tuple[float, float]]:
@@ -379,7 +359,7 @@ def distribution(lengths: Sequence[int], steps: int = 100) -> list[tuple[float, 
     return [(log10(ranked[rank]), (rank + 1) / len(ranked)) for rank in ranks]
 
 
-def all_metrics(run: FinishedRun) -> Html:
+def all_metrics(run: FinishedRun) -> page.Html:
     """Every metric of a run by task."""
     metrics = ("f1", "precision", "recall", "accuracy", "rouge1", "auroc", "auprc", "brier", "ece", "invalid", "unanswerable")
     shown = [metric for metric in metrics if any(metric in values for values in run.tasks.values())]
@@ -388,15 +368,15 @@ def all_metrics(run: FinishedRun) -> Html:
         for task, values in run.tasks.items()
     ]
     columns = ["task", "n", "patients", "yes", *shown]
-    return details(run.name, html_table(f"{run.name}: all metrics, 95 % intervals below.", columns, rows))
+    return page.details(run.name, page.html_table(f"{run.name}: all metrics, 95 % intervals below.", columns, rows))
 
 
-def settings(runs: Sequence[FinishedRun]) -> Html:
+def settings(runs: Sequence[FinishedRun]) -> page.Html:
     """The settings of each run; the names of settings in which runs differ are bold."""
     values_of: dict[str, list[Any]] = {name: [run.arguments.get(name) for run in runs] for name in SETTINGS}
     values_of |= {
         "instructions_sha256": [run.result.get("instructions_sha256") for run in runs],
-        "template_sha256": [run.arguments.get("template_sha256") for run in runs],
+        "template_sha256": [next((output.template_sha256 for output in run.outputs.values()), None) for run in runs],
         "prompts_sha256": [None if run.baseline else run.hash(lambda _, output: output.prompt_sha256) for run in runs],
         "samples_sha256": [run.hash(lambda sample_id, _: sample_id) for run in runs],
         "trajectories": [run.result.get("trajectories") for run in runs],
@@ -413,9 +393,9 @@ def settings(runs: Sequence[FinishedRun]) -> Html:
         cells = [None if value in (None, "") else str(value)[:width] for value in values]
         of_models = {str(value) for value, run in zip(values, runs, strict=True) if not run.baseline}
         differ = len(of_models) > 1 and name != "folder"
-        rows.append([tag("b", name) if differ else name, *cells])
+        rows.append([page.tag("b", name) if differ else name, *cells])
     caption = "Settings and hashes; bold where runs differ."
-    return html_table(caption, ["setting", *(run.name for run in runs)], rows, sort=False)
+    return page.html_table(caption, ["setting", *(run.name for run in runs)], rows, sort=False)
 
 
 # --- tables and a figure for papers
@@ -426,7 +406,7 @@ def markdown(runs: Sequence[FinishedRun]) -> str:
 
     def value_text(result: Mapping[str, Any], metric: str) -> str:
         value = result.get(metric)
-        return "–" if value is None else f"{value:.3f} {interval_text(result.get(f'{metric}_ci'))}".strip()
+        return "–" if value is None else f"{value:.3f} {page.interval_text(result.get(f'{metric}_ci'))}".strip()
 
     def markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
         lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from written_runs import SECRET, write_run
 
 from evaluation.finished_runs import compare_runs, read_run
-from evaluation.page import Cell, html_table, page, tag
+from evaluation.page import Cell, document, html_table, tag
 from evaluation.published import PUBLISHED
 from evaluation.report import main
 from mimiciv_dataset.tasks import TASKS
@@ -104,7 +104,7 @@ def test_one_run_through_the_command_line(tmp_path: Path) -> None:
         assert found.cells(f"{name}, published")[1] == f"{published.decision_f1:.3f}"
     assert f"python -m evaluation.baselines {folder}" in found.text
     assert "nothing to compare" in found.text
-    assert "a" * 12 in found.cells("instructions_sha256")
+    assert "a" * 12 in found.cells("instructions_sha256") and "d" * 12 in found.cells("template_sha256")
 
 
 def test_nothing_is_fetched_and_no_patient_text_is_shown(tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_text_comes_through_a_page_as_it_is(one: str, other: str) -> None:
     made = html_table(clean[0], ["name", "value"], [[clean[1], Cell("shown", clean[0])]], sort=False)
     found = Reader(made)
     assert "".join(found.words) == clean[0] + "name" + "value" + clean[1] + "shown"
-    assert Reader(tag("p", title=clean[0])) and page(clean[0], clean[1], [(clean[0], clean[1])]).count("<script>") == 1
+    assert Reader(tag("p", title=clean[0])) and document(clean[0], clean[1], [(clean[0], clean[1])]).count("<script>") == 1
 
 
 def test_tables_for_a_paper(tmp_path: Path) -> None:

@@ -12,16 +12,18 @@ from evaluation.score import score_dir
 from mimiciv_dataset.tasks import TASKS
 
 SECRET = "Zebrafish extract"
-"""Part of every answer and reply: patient text, which no page may show."""
+"""Part of every answer and reply: text about patients, which must not be on a page."""
 
 
 def write_run(
     folder: Path, model: str = "tiny", skill: float = 0.5, tasks: Iterable[str] = tuple(TASKS), n: int = 24,
     words_only: bool = False, **result: Any,
 ) -> Path:  # fmt: skip
-    """A run whose model knows the answer with probability `skill`; the same samples for every model.
+    """Write a run whose model knows the answer with probability `skill`, on the same samples for every model.
 
-    `words_only`: no p_yes. `result`: more for result.json, such as instructions_sha256; `arguments` are added to.
+    Args:
+        words_only: leave out p_yes.
+        result: further keys of result.json, such as instructions_sha256; `arguments` are added to those of the run.
     """
     folder.mkdir(parents=True, exist_ok=True)
     arguments = {"model_name_or_path": model, "max_seq_len": 2048} | result.pop("arguments", {})
@@ -41,7 +43,8 @@ def write_run(
                     "task_type": task.kind, "label": label}  # fmt: skip
             lines.append({
                 "key": f"{model} {name} {number}", "task_info": info, "candidates": None, "mode": "plain",
-                "input_sha256": f"record {number}", "prompt_chars": 900 + 40 * number, "prompt_sha256": f"{model} {number}",
+                "input_sha256": f"record {number}", "prompt_chars": 900 + 40 * number,
+                "prompt_sha256": f"{model} {number}", "template_sha256": "d" * 64,
                 "truncated": {"events": 3} if number % 4 == 0 else None,
                 "outputs": [{"response": response, "p_yes": p_yes, "finish_reason": "length" if number % 6 == 0 else "stop"}],
             })  # fmt: skip

@@ -65,17 +65,7 @@ PATIENTS_PER_PART = 50
 
 @dataclass(frozen=True)
 class EhrshotSettings:
-    """What decides the samples.
-
-    Attributes:
-        split: patients to ask about: train, val or test.
-        samples: labels drawn per task; None: all.
-        days: days before the prediction time whose events are in the input; None: all.
-        max_events: maximum number of events in the input, the latest.
-        shots: solved examples of training patients before each question.
-        shot_chars: maximum number of characters of the input of an example.
-        seed: of the draws.
-    """
+    """Settings of the command by the names of its flags; None means all."""
 
     split: str
     samples: int | None
