@@ -104,8 +104,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, Line]]:
             if line is not None:
                 yield offset, line
             elif data.strip() and data.endswith(b"\n"):
-                raise UserError(f"{path}, line {number}: expected a JSON object, got something else. Remove that line and run "
-                                "the same command again.")  # fmt: skip
+                raise UserError(f"{path}, line {number}: expected a JSON object, got something else. Remove the line.")
             offset += len(data)
 
 

@@ -25,10 +25,8 @@ def progress(iterable: Iterable[T] | None = None, *, total: int | None = None, d
     """
     from tqdm import tqdm
 
-    return tqdm(
-        iterable, total=total, desc=desc, unit=unit, unit_scale=True, dynamic_ncols=True,
-        mininterval=0.2 if sys.stderr.isatty() else 30, **options,
-    )  # fmt: skip
+    options |= {"unit_scale": True, "dynamic_ncols": True, "mininterval": 0.2 if sys.stderr.isatty() else 30}
+    return tqdm(iterable, total=total, desc=desc, unit=unit, **options)
 
 
 def format_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

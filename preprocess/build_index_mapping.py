@@ -74,7 +74,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             sources[name] = build_ccs(name, *files, args.output_path)
     if args.rxnorm_dir:
         sources["d_atc_prescriptions"] = build_atc(args.rxnorm_dir, args.output_path)
-    record_sources(args.output_path, sources)
+    if sources:
+        path = args.output_path / "sources.json"
+        known = read_json(path) if path.exists() else {}
+        write_json(path, dict(sorted((known | sources).items())))
     print_missing(args.output_path)
     print_coverage(args.mimic_dir, args.output_path)
     maps = sum(find_table(args.output_path / "hosp", name) is not None for name in MAPS)
@@ -144,14 +147,6 @@ def copy_maps(folder: Path, output: Path) -> dict[str, Any]:
 def describe(path: Path) -> dict[str, Any]:
     """The entry of an input file in `sources.json`."""
     return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_file(path)}
-
-
-def record_sources(output: Path, sources: dict[str, Any]) -> None:
-    """Add the sources of the maps that were written to `sources.json`."""
-    path = output / "sources.json"
-    known = read_json(path) if path.exists() else {}
-    if sources:
-        write_json(path, dict(sorted((known | sources).items())))
 
 
 def write_map(path: Path, columns: tuple[str, ...], rows: Iterable[Sequence[str]]) -> None:
@@ -290,9 +285,9 @@ def share(part: int, whole: int) -> str:
     """A share as text.
 
     >>> share(1, 3), share(0, 0)
-    ('1 / 3 (33.3 %)', '0 / 0')
+    ('1 / 3 (33.3%)', '0 / 0')
     """
-    return f"{part:,} / {whole:,}" + (f" ({part / whole:.1%})".replace("%", " %") if whole else "")
+    return f"{part:,} / {whole:,}" + (f" ({part / whole:.1%})" if whole else "")
 
 
 if __name__ == "__main__":

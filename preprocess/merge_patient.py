@@ -87,15 +87,6 @@ def count_buckets(tables: Sequence[RawTable]) -> int:
     return max(1, round(text / BUCKET_BYTES))
 
 
-def bucket_of(subject_id: int, buckets: int) -> int:
-    """The bucket of a patient, by Knuth's multiplicative hash, which spreads consecutive ids evenly.
-
-    >>> [bucket_of(10000000 + i, 4) for i in range(8)]
-    [3, 1, 0, 2, 1, 3, 2, 0]
-    """
-    return (subject_id * 2654435761 % 2**32) * buckets >> 32
-
-
 def merge_table(table: RawTable, output: Path, buckets: int, tick: Tick) -> None:
     """Stream a raw table into the directory `output`.
 
@@ -132,16 +123,12 @@ def merge_table(table: RawTable, output: Path, buckets: int, tick: Tick) -> None
 
 
 def write_part(frame: pl.DataFrame, path: Path, buckets: int) -> int:
-    """Write rows as an Arrow file with one record batch per bucket.
-
-    Returns:
-        number of rows written.
-    """
+    """Write rows as an Arrow file with one record batch per bucket; return the number of rows written."""
     import polars as pl
     import pyarrow as pa
 
-    two32 = pl.lit(2**32, pl.UInt64)
-    bucket = pl.col("subject_id").cast(pl.UInt64) * 2654435761 % two32 * buckets // two32  # as bucket_of
+    two32 = pl.lit(2**32, pl.UInt64)  # Knuth's multiplicative hash spreads consecutive ids evenly
+    bucket = pl.col("subject_id").cast(pl.UInt64) * 2654435761 % two32 * buckets // two32
     frame = frame.with_columns(bucket.cast(pl.UInt32).alias("_bucket")).sort("_bucket", maintain_order=True)
     counts = frame["_bucket"].value_counts().sort("_bucket")
     sizes = dict(zip(counts["_bucket"].to_list(), counts["count"].to_list(), strict=True))

@@ -193,11 +193,11 @@ def sort_records(keys: pl.DataFrame) -> pl.DataFrame:
     import polars as pl
 
     patients = pl.col("_table") == TABLE_NUMBERS["patients"]
-    timed = keys.filter(pl.col(TIME).is_not_null()).sort(
-        "_subject", TIME, "_module", "_tie0", "_tie1", "_rank", "_table", ROW, nulls_last=False
-    )
+    ties = ("_module", "_tie0", "_tie1", "_rank", "_table", ROW)
     timed = (
-        timed.drop("_untimed")
+        keys.filter(pl.col(TIME).is_not_null())
+        .drop("_untimed")
+        .sort("_subject", TIME, *ties, nulls_last=False)
         .with_row_index("_at")
         .with_columns(pl.col("_at").cast(pl.Int64), pl.lit(0, pl.UInt8).alias("_untimed"))
     )

@@ -155,9 +155,9 @@ def test_maps(mimic: Path, sources: Path, tmp_path: Path, capsys: pytest.Capture
     ]
     printed = capsys.readouterr().out
     lines = {tuple(line.split()[:2]): line for line in printed.splitlines() if "/" in line}
-    assert "2 / 3 (66.7 %)" in lines["hosp/diagnoses_icd", "d_ccs_diagnoses"]
-    assert "3 / 4 (75.0 %)" in lines["hosp/diagnoses_icd", "d_ccs_diagnoses"]
-    assert lines["hosp/prescriptions", "d_atc_prescriptions"].count("2 / 3 (66.7 %)") == 2
+    assert "2 / 3 (66.7%)" in lines["hosp/diagnoses_icd", "d_ccs_diagnoses"]
+    assert "3 / 4 (75.0%)" in lines["hosp/diagnoses_icd", "d_ccs_diagnoses"]
+    assert lines["hosp/prescriptions", "d_atc_prescriptions"].count("2 / 3 (66.7%)") == 2
     assert "no table" in lines["ed/diagnosis", "d_ccs_diagnoses"]
     # What the rest of the project reads:
     lookups = Lookups(output)
