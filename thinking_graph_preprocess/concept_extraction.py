@@ -71,8 +71,8 @@ class Concept(NamedTuple):
 class ConceptExtraction:
     """Extracts the concepts of groups of patients. Each process opens files when it first needs them."""
 
-    ehr_dir: Path
-    index_mapping: Path
+    trajectories: Trajectories
+    lookups: Lookups
     output: Path
     quickumls: Path | None  # installation, for that matcher
     lexicon: Path | None  # None: QuickUMLS without preferred names
@@ -82,14 +82,6 @@ class ConceptExtraction:
     @functools.cached_property
     def matcher(self) -> Matcher:
         return make_matcher(self.quickumls, self.lexicon)
-
-    @functools.cached_property
-    def trajectories(self) -> Trajectories:
-        return Trajectories(self.ehr_dir)
-
-    @functools.cached_property
-    def lookups(self) -> Lookups:
-        return Lookups(self.index_mapping)
 
     def path(self, group: str) -> Path:
         """The concept file of a group."""
@@ -145,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     provenance = Provenance(folder_record(args.output_path), "concept_extraction", inputs, settings)
     provenance.claim("--output_path")
 
-    job = ConceptExtraction(args.ehr_dir, args.index_mapping, args.output_path, quickumls, lexicon, groups, index)
+    job = ConceptExtraction(trajectories, Lookups(args.index_mapping), args.output_path, quickumls, lexicon, groups, index)
     chosen = chunk.of(list(groups))
     patients = sum(len(groups[group]) for group in chosen if not job.path(group).exists())
     units = [Unit(group, job.path(group).exists, functools.partial(job.extract, group)) for group in chosen]
@@ -154,12 +146,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if all(job.path(group).exists() for group in groups):
         provenance.complete()
     counts = count_concepts(map(job.path, chosen))
-    summary.print(
-        f"{counts['rows']:,} concepts of {counts['patients']:,} patients ({counts['text']:,} in free text, "
-        f"{counts['negated']:,} of them negated, family history or hypothetical) → {args.output_path}",
-        patients,
-        "patients",
-    )
+    text = f"{counts['text']:,} in free text, {counts['negated']:,} of them negated, family history or hypothetical"
+    concepts = f"{counts['rows']:,} concepts of {counts['patients']:,} patients ({text})"
+    summary.print(f"{concepts} → {args.output_path}", patients, "patients")
 
 
 def patients_in_index(groups: dict[str, list[str]], index: Sequence[Path]) -> dict[str, list[str]]:

@@ -26,6 +26,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from itertools import islice
+from typing import NamedTuple
 
 from mimiciv_dataset.index_files import index_files, normalise_row, read_header, window_columns
 from mimiciv_dataset.trajectory import Trajectories
@@ -48,19 +49,11 @@ PART_ROWS = 200
 """Rows of a chunk that one process handles at a time."""
 
 
-@dataclass(frozen=True)
-class IndexPart:
-    """Consecutive rows of an index CSV.
+class IndexPart(NamedTuple):
+    """Consecutive rows of an index CSV: the number of the first row, from 0, and its offset in the file, in bytes."""
 
-    Attributes:
-        number: number of the part, from 0.
-        offset: where its first row begins in the file, in bytes.
-        first_row: number of its first row, from 0.
-    """
-
-    number: int
-    offset: int
     first_row: int
+    offset: int
 
 
 @dataclass(frozen=True)
@@ -99,7 +92,7 @@ class EvidenceGeneration:
         return self.output.with_name(f".{self.output.name}.{digest[:12]}")
 
     def part_path(self, part: IndexPart, suffix: str = ".csv") -> Path:
-        return self.parts_dir / f"{part.number:06}{suffix}"
+        return self.parts_dir / f"{part.first_row:09}{suffix}"
 
     def is_merged(self) -> bool:
         """Whether the output is finished."""
@@ -184,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     job = EvidenceGeneration(index, chunk, output, provenance, settings, *directories, args.lexicon, args.quickumls)
     parts, rows = split_index(index, chunk)
     name, locks = output.name, output.parent / ".locks"
-    units = [Unit(f"{name}-{part.number}", partial(job.is_written, part), partial(job.write_part, part)) for part in parts]
+    units = [Unit(f"{name}-{part.first_row}", partial(job.is_written, part), partial(job.write_part, part)) for part in parts]
     run_units(units, locks, num_workers=args.num_workers, total=rows, desc="evidence_generation", unit="sample")
     run_units([Unit(name, job.is_merged, partial(job.merge, parts))], locks, desc="merging parts", unit="file")
     counts = read_record(provenance.path)["tasks"]
@@ -196,12 +189,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 def read_index(
     path: Path, part: IndexPart | None = None, columns: list[str] | None = None
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield (offset in bytes, row) of an index CSV.
+    """Yield (offset in bytes, row) of an index CSV, from the first row of a part on.
 
     Args:
         path: the CSV.
-        part: where to begin; None for the first row.
-        columns: the columns of the file, needed to begin elsewhere than at its header.
+        part: None for the whole file.
+        columns: the columns of the file, if there is a part.
 
     Raises:
         UserError: a row has more or fewer fields than the header, or is not text in UTF-8.
@@ -219,21 +212,16 @@ def read_index(
 
         reader = csv.DictReader(lines(), columns)
         try:
-            width, number = len(reader.fieldnames or ()), part.first_row if part else 0
-            while True:
-                begin = offset
-                row = next(reader, None)
-                if row is None:
-                    return
-                number += 1
+            width, begin = len(reader.fieldnames or ()), offset  # after the header
+            for number, row in enumerate(reader, part.first_row if part else 0):
                 if None in row or None in row.values():
-                    raise UserError(
-                        f"{path}, row {number}: expected {width} fields, got another number. Make or copy the file again."
-                    )
+                    where = f"{path}, row {number + 1}"
+                    raise UserError(f"{where}: expected {width} fields, got another number. Make or copy the file again.")
                 yield begin, row
+                begin = offset
         except (UnicodeDecodeError, csv.Error) as error:
-            reason = f"{path}, line {reader.line_num + 1}: expected a CSV in UTF-8, got another file ({error})"
-            raise UserError(f"{reason}. Convert it.") from None
+            where = f"{path}, line {reader.line_num + 1}"
+            raise UserError(f"{where}: expected a CSV in UTF-8, got another file ({error}). Convert it.") from None
 
 
 def split_index(path: Path, chunk: Chunk) -> tuple[list[IndexPart], int]:
@@ -241,7 +229,7 @@ def split_index(path: Path, chunk: Chunk) -> tuple[list[IndexPart], int]:
     parts, rows = [], 0
     for number, (offset, _) in enumerate(read_index(path)):
         if number % (PART_ROWS * chunk.number) == 0:
-            parts.append(IndexPart(len(parts), offset, number))
+            parts.append(IndexPart(number, offset))
         rows += number % chunk.number == chunk.index
     return parts, rows
 

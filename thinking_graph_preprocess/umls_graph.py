@@ -64,9 +64,8 @@ class SearchLimits:
 
     def __post_init__(self) -> None:
         if min(self.max_hops, self.max_nodes) < 1:
-            raise UserError(
-                f"--max_hops {self.max_hops}, --max_nodes {self.max_nodes}: expected numbers of at least 1. Use larger ones."
-            )
+            flags = f"--max_hops {self.max_hops}, --max_nodes {self.max_nodes}"
+            raise UserError(f"{flags}: expected numbers of at least 1, got a smaller one. Use larger ones.")
 
 
 def simplify_term(term: str) -> str:
