@@ -76,8 +76,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_argument("--seed", type=int, default=42, help="seed of the draw (42)")
     cli.add_num_workers()
     args = cli.parse_args(argv)
-    import polars as pl
-
     summary = Summary(STEP)
     numbers = read_config(args.data_config, args.force_task_num, args.kind)
     filters = Filters(
@@ -117,8 +115,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             for task in numbers:
                 with sampler.rows_path(task).open("rb") as rows:
                     shutil.copyfileobj(rows, output)
-    with atomic_path(args.output_path.with_suffix(".audit.csv")) as temporary:
-        pl.DataFrame([report["audit"] for report in reports.values()]).write_csv(temporary)
+    write_audit(args.output_path.with_suffix(".audit.csv"), [report["audit"] for report in reports.values()])
     counts = {task: report["counts"] for task, report in reports.items()}
     provenance.complete(sha256_file(args.output_path), tasks=counts, data_use=DATA_USE)
     tasks = sum(count["drawn"] > 0 for count in counts.values())
@@ -295,6 +292,14 @@ def print_reports(reports: dict[str, dict[str, Any]], filters: Sequence[str]) ->
         print("\nRows with an audit flag: before the draw / drawn")
         pairs = [[row["task"], *(f"{row[flag]:,} / {row[f'drawn_{flag}']:,}" for flag in FLAGS)] for row in audit]
         print_table(("task", *FLAG_HEADERS), pairs)
+
+
+def write_audit(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write the rows of `audit_row` as a CSV."""
+    import polars as pl
+
+    with atomic_path(path) as temporary:
+        pl.DataFrame(rows).write_csv(temporary)
 
 
 if __name__ == "__main__":

@@ -40,8 +40,8 @@ class Filters:
     @property
     def active(self) -> list[str]:
         """The names of the filters that can exclude rows with these settings."""
-        given = (self.out_data_index_dir, self.in_label_data_index_dir, self.exclude_audit)
-        return [*FILTERS[:-3], *(name for name, value in zip(FILTERS[-3:], given, strict=True) if value)]
+        optional = {"unseen": self.out_data_index_dir, "labels": self.in_label_data_index_dir, "audit": self.exclude_audit}
+        return [name for name in FILTERS if optional.get(name, True)]
 
 
 class Exclusions(NamedTuple):

@@ -17,16 +17,14 @@ Target = list[str] | str
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A sample of a patient: what a row of the index says of it.
-
-    Positions count the events of the trajectory, from 0.
+    """A sample of a patient, as a row of the index describes it; positions count the events of the trajectory from 0.
 
     Attributes:
-        event: the table of the sample's event.
-        position: the sample's event: the one to predict for decision tasks, the anchor for risk tasks.
-        context_begin, context_end: the window: its first event, and one past its last.
-        admissions_id: the admission the sample belongs to, or None.
-        last_discharge_id: the last discharge note of an earlier admission, or None.
+        event: table of the sample's event.
+        position: position of that event: the event to predict for decision tasks, the anchor for risk tasks.
+        context_begin, context_end: position of the window's first event, and one past that of its last.
+        admissions_id: position of the admissions event of the sample's admission, or None.
+        last_discharge_id: position of the last discharge note of another admission, or None.
         audit: flags of the leak audit.
     """
 

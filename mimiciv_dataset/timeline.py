@@ -78,7 +78,6 @@ class Timeline:
         self._records: dict[int, Records] = {}
         self._of_table: dict[str, list[int]] = {}
         self._of_table_stay: dict[tuple[str, str | None], list[int]] = {}
-        self._of_stay: dict[str | None, Positions] = {}
         for position, table in enumerate(self.file_names):
             self._of_table.setdefault(table, []).append(position)
             self._of_table_stay.setdefault((table, self.hadm_ids[position]), []).append(position)
@@ -86,8 +85,7 @@ class Timeline:
         for position in range(1, len(self)):
             if self.starts[position] is not None:
                 timed.setdefault(self.hadm_ids[position], []).append(position)
-        for hadm_id, positions in timed.items():
-            self._of_stay[hadm_id] = self._positions(positions)
+        self._of_stay = {hadm_id: self._positions(positions) for hadm_id, positions in timed.items()}
         self._timed = self._positions(sorted(position for positions in timed.values() for position in positions))
 
     def __len__(self) -> int:
