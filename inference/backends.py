@@ -63,15 +63,12 @@ class Generation:
 
 
 class Backend(Protocol):
-    """Answers queries.
-
-    Attributes:
-        builder: renders the prompts that this backend reads.
-        continues: whether a prompt may end in the middle of a reply; the chat endpoint's may not.
-    """
+    """Answers queries."""
 
     builder: PromptBuilder
+    """Renders the prompts that this backend reads."""
     continues: bool
+    """Whether a prompt may end in the middle of a reply; the chat endpoint's may not."""
 
     def answer(self, queries: Iterable[Query]) -> Iterator[tuple[int, Generation]]:
         """Yield (position of the query, reply) as replies finish, in any order.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,13 +76,9 @@ class ModelSettings(Settings):
     batch: int = flag(1, help="prompts in a Transformers batch", type=at_least(1))
     use_vllm: bool = flag(False, help="run with vLLM")
     gpu_memory_utilization: float = flag(0.85, help="vLLM: share of GPU memory", type=between(0, 1))
-    tensor_parallel_size: int | None = flag(
-        None, help="vLLM: GPUs that share each layer (all visible / pipeline)", type=at_least(1)
-    )
+    tensor_parallel_size: int | None = flag(None, help="vLLM: GPUs for each layer (all visible / pipeline)", type=at_least(1))
     pipeline_parallel_size: int = flag(1, help="vLLM: groups of GPUs that share the layers", type=at_least(1))
-    data_parallel_size: int = flag(
-        1, help="processes that share the samples, each with its own model and GPUs", type=at_least(1)
-    )
+    data_parallel_size: int = flag(1, help="processes that share the samples, each with its own model", type=at_least(1))
 
 
 @dataclass(frozen=True)
@@ -90,17 +86,11 @@ class ServerSettings(Settings):
     """How to reach an OpenAI-compatible server. Its key is read from $OPENAI_API_KEY, never from the command line."""
 
     url: str | None = flag(None, help="base URL of the API, such as http://127.0.0.1:8000/v1")
-    num_worker: int = flag(
-        64,
-        help="requests in flight, all of one process; processes are --num_workers, where a command has it",
-        type=at_least(1),
-    )
+    num_worker: int = flag(64, help="requests in flight, of one process; --num_workers are processes", type=at_least(1))
     max_rpm: float | None = flag(None, help="requests a minute at most (no limit)", type=positive)
     max_tpm: float | None = flag(None, help="tokens of prompts and replies a minute at most (no limit)", type=positive)
     timeout: float = flag(1800.0, help="seconds to wait for one reply", type=positive)
-    allow_remote: bool = flag(
-        False, help="send patient text outside this machine and its private network; only if the data use agreement allows it"
-    )
+    allow_remote: bool = flag(False, help="send patient text to public hosts; only if the data use agreement allows it")
     chat: bool = flag(False, help="use the chat endpoint, for hosted models whose prompts cannot be rendered here")
     tokenizer: str | None = flag(None, help="Hub id or folder of its tokenizer, if the model's name is only the server's")
 
@@ -182,6 +172,13 @@ class InferenceSettings:
         if self.server.url is not None:
             return "openai"
         return "vllm" if self.model.use_vllm else "transformers"
+
+
+def chat_settings(model: str, server: ServerSettings, max_seq_len: int, decoding: DecodingSettings) -> InferenceSettings:
+    """Settings for other prompts than those of samples, which go to the chat endpoint of a server."""
+    return InferenceSettings(
+        ModelSettings(model), replace(server, chat=True), PromptSettings(max_seq_len=max_seq_len), decoding
+    )
 
 
 def add_inference_flags(cli: Parser, omit: Sequence[str] = ()) -> None:

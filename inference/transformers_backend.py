@@ -7,15 +7,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from transformers import AutoModelForCausalLM
 
-from inference.backends import (
-    Generation,
-    LocalBackend,
-    decoded,
-    end_token_ids,
-    load_tokenizer,
-    reading_model,
-    yes_no_tokens,
-)
+from inference import backends
+from inference.backends import Generation, LocalBackend, load_tokenizer, reading_model, yes_no_tokens
 from inference.prompts import PromptBuilder
 from inference.settings import DecodingSettings, InferenceSettings
 
@@ -49,7 +42,7 @@ class TransformersBackend(LocalBackend):
                 self.model = PeftModel.from_pretrained(self.model, model.lora_path)
         self.model.eval()
         torch.manual_seed(settings.decoding.seed or 0)
-        self._end_ids = end_token_ids(self.tokenizer, self.model.generation_config.eos_token_id)
+        self._end_ids = backends.end_token_ids(self.tokenizer, self.model.generation_config.eos_token_id)
         self._yes, self._no = yes_no_tokens(self.tokenizer)
 
     def _batches(self, prompts: Sequence[str]) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
@@ -80,7 +73,7 @@ class TransformersBackend(LocalBackend):
                 repetition_penalty=1.0,  # the penalty in a model's own generation settings (Qwen2.5: 1.05) changes answers
             )
             for row, ids in zip(rows, output[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
-                yield row, decoded(self.tokenizer, ids, self._end_ids)
+                yield row, backends.decoded(self.tokenizer, ids, self._end_ids)
 
     @torch.inference_mode()
     def score_yes_no(self, prompts: Sequence[str]) -> Iterator[tuple[int, Generation]]:

@@ -88,13 +88,8 @@ class VLLMBackend(LocalBackend):
 
     def generate(self, prompts: Sequence[str], decoding: DecodingSettings) -> Iterator[tuple[int, Generation]]:
         # Decoded here, as in the Transformers backend: the same tokens give the same text.
-        completions = self._run(
-            prompts,
-            decoding.temperature,
-            max_tokens=decoding.max_new_tokens,
-            stop_token_ids=self._end_ids,
-            detokenize=False,
-        )
+        limits = {"max_tokens": decoding.max_new_tokens, "stop_token_ids": self._end_ids}
+        completions = self._run(prompts, decoding.temperature, detokenize=False, **limits)
         for row, completion in enumerate(completions):
             yield row, decoded(self.tokenizer, list(completion.token_ids), self._end_ids)
 

@@ -87,7 +87,7 @@ def test_items_are_read(answer: str | None, items: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "expected"),
     [
         ("yes", "yes"),
         ("No", "no"),
@@ -114,8 +114,8 @@ def test_items_are_read(answer: str | None, items: list[str]) -> None:
         (None, None),
     ],
 )
-def test_yes_and_no_are_read(answer: str | None, said: str | None) -> None:
-    assert read_yes_no(answer) == said
+def test_yes_and_no_are_read(answer: str | None, expected: str | None) -> None:
+    assert read_yes_no(answer) == expected
 
 
 PIECES = [

@@ -76,8 +76,8 @@ def test_chunks_together_are_one_run(whole: Path, small_root: Path, tiny_model: 
 def test_modes(mode: list[str], small_root: Path, tiny_model: Path, tmp_path: Path) -> None:
     command("test.py", *flags(small_root, tiny_model, tmp_path / "out", *mode, "--limit", 21))
     found = {(line["task_info"]["task_type"], line["mode"]) for line in lines(tmp_path / "out").values()}
-    wanted = {"--prompt": "plain", "--direct_answer": "no_think"}.get(mode[-1], "think")
-    assert ("decision", wanted) in found
+    expected = {"--prompt": "plain", "--direct_answer": "no_think"}.get(mode[-1], "think")
+    assert ("decision", expected) in found
 
 
 def test_long_records_are_recorded_as_truncated(small_root: Path, tiny_model: Path, tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_long_records_are_recorded_as_truncated(small_root: Path, tiny_model: Pa
         assert line["error"] == "does not fit" and line["score"] == 0
 
 
-def test_wrong_use_is_said_at_once(whole: Path, small_root: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_wrong_use_is_reported_at_once(whole: Path, small_root: Path, tiny_model: Path, tmp_path: Path) -> None:
     used = command("test.py", *flags(small_root, tiny_model, whole), check=False)
     assert used.returncode == 2 and "Add --resume" in used.stderr
     missing = command("test.py", *flags(small_root, tmp_path / "no_model", tmp_path / "a"), check=False)
@@ -101,7 +101,7 @@ def test_wrong_use_is_said_at_once(whole: Path, small_root: Path, tiny_model: Pa
     bad.write_text("subject_id,task\n1,emar\n")
     done = command("test.py", "--root_dir", small_root, "--dataset_name", bad, "--output_path", tmp_path / "c",
                    "--model_name_or_path", tiny_model, check=False)  # fmt: skip
-    assert done.returncode == 2 and "bad.csv: wanted columns" in done.stderr
+    assert done.returncode == 2 and "bad.csv: expected columns" in done.stderr
 
 
 def test_other_settings_do_not_mix_in_one_folder(whole: Path, small_root: Path, tiny_model: Path) -> None:
@@ -128,7 +128,7 @@ def test_no_patient_text_is_printed(small_root: Path, tiny_model: Path, tmp_path
         assert text not in done.stdout + done.stderr
 
 
-def test_numbers_that_make_no_sense_are_said(small_root: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_numbers_out_of_range_are_refused(small_root: Path, tiny_model: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty.csv"
     empty.write_text("subject_id,task,event,context_begin,context_end,target\n", encoding="utf-8")
     for more, message in (

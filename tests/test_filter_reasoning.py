@@ -293,13 +293,13 @@ NAMES = st.lists(st.text("ABKab +%0.9,", min_size=1, max_size=6).map(str.strip).
 
 
 @given(NAMES, NAMES)
-def test_items_count_whole(said: list[str], target: list[str]) -> None:
+def test_items_count_whole(named: list[str], target: list[str]) -> None:
     from inference.answers import read_items
 
-    items = {item.casefold() for item in read_items("\n".join(f"- {name}" for name in said))}
+    items = {item.casefold() for item in read_items("\n".join(f"- {name}" for name in named))}
     true = {" ".join(name.split()).casefold() for name in target}
     folded = {" ".join(item.split()) for item in items}
-    found = {fault.reason for fault in answer_faults("\n".join(f"- {name}" for name in said), target, AnswerLimits(1.0, 0))}
+    found = {fault.reason for fault in answer_faults("\n".join(f"- {name}" for name in named), target, AnswerLimits(1.0, 0))}
     assert ("too_few" in found) == bool(true - folded) and ("wrong_answer" in found) == bool(folded - true)
 
 

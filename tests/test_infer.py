@@ -1,4 +1,4 @@
-"""scripts/infer.py and the README's snippets: the prompt of evaluation, the same answer, and wrong input said clearly."""
+"""scripts/infer.py and the README's snippets: the prompt of evaluation, the same answer, and clear errors for wrong input."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def test_the_same_prompt_and_answer_as_in_evaluation(
 ) -> None:
     line = evaluated[task]
     (tmp_path / "record.md").write_text(line["input"] + "\n", encoding="utf-8")
-    code, said = ask(capsys, tmp_path / "record.md", "--task", task, "--json", *model_flags(tiny_model))
-    answer, output = json.loads(said), line["outputs"][0]
+    code, printed = ask(capsys, tmp_path / "record.md", "--task", task, "--json", *model_flags(tiny_model))
+    answer, output = json.loads(printed), line["outputs"][0]
     assert code == 0 and answer["prompt_sha256"] == line["prompt_sha256"] and answer["mode"] == PLAIN
     assert answer["items"] == output["items"] and answer["finish_reason"] == output["finish_reason"]
     assert answer["p_yes"] == pytest.approx(output["p_yes"], abs=1e-5)
@@ -74,8 +74,8 @@ def test_reasoning_that_never_ends_is_no_answer(
     tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("## Patient Demographics [None]\n- Gender: F\n"))
-    code, said = ask(capsys, "-", "--instruction", "Why?", "--think_prompt", "--json", *model_flags(tiny_model))
-    found = json.loads(said)
+    code, printed = ask(capsys, "-", "--instruction", "Why?", "--think_prompt", "--json", *model_flags(tiny_model))
+    found = json.loads(printed)
     assert found["mode"] == "think" and found["p_yes"] is None
     assert code == int(found["answer"] is None)
 
@@ -85,11 +85,11 @@ def test_a_long_record_loses_its_oldest_events(tiny_model: Path, tmp_path: Path,
     record = "\n\n".join(["## Patient Demographics [None]\n- Gender: F", "", "", *events])
     (tmp_path / "record.md").write_text(record, encoding="utf-8")
     assert infer.main(list(map(str, [tmp_path / "record.md", "--task", "pyxis", "--json", *model_flags(tiny_model)]))) == 0
-    said = capsys.readouterr()
-    assert 0 < json.loads(said.out)["truncated"]["events"] < 300 and "oldest events" in said.err
+    printed = capsys.readouterr()
+    assert 0 < json.loads(printed.out)["truncated"]["events"] < 300 and "oldest events" in printed.err
 
 
-def test_wrong_input_is_said(tiny_model: Path, tmp_path: Path) -> None:
+def test_wrong_input_is_reported(tiny_model: Path, tmp_path: Path) -> None:
     (tmp_path / "empty.md").write_text("\n")
     (tmp_path / "bytes.md").write_bytes(b"\xff\xfe")
     for words, message in (
@@ -125,6 +125,6 @@ def test_the_readme_snippet_builds_the_same_prompt(
     exec(snippet.replace('"MODEL"', f'"{model}"').replace("max_new_tokens=2048", "max_new_tokens=4"), names)
     builder = PromptBuilder(AutoTokenizer.from_pretrained(model))
     assert builder._has_switch == switch
-    wanted = builder.prompt(names["record"], names["instruction"], PLAIN)
-    assert sha256(names["prompt"]) == sha256(wanted)
+    expected = builder.prompt(names["record"], names["instruction"], PLAIN)
+    assert sha256(names["prompt"]) == sha256(expected)
     assert capsys.readouterr().out == names["answer"] + "\n"

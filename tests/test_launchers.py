@@ -1,4 +1,4 @@
-"""The launchers: every chunk is done, failures are said, and what is together is one run."""
+"""The launchers: every chunk is done, failures are reported, and chunks together are one run."""
 
 from __future__ import annotations
 
@@ -93,11 +93,11 @@ def sizes(tensor: int | None, pipeline: int) -> ModelSettings:
 
 
 @pytest.mark.parametrize(
-    ("tensor", "pipeline", "wanted"), [(None, 1, (8, 1)), (None, 8, (1, 8)), (None, 2, (4, 2)), (2, 2, (2, 2))]
+    ("tensor", "pipeline", "expected"), [(None, 1, (8, 1)), (None, 8, (1, 8)), (None, 2, (4, 2)), (2, 2, (2, 2))]
 )
-def test_parallel_sizes(tensor: int | None, pipeline: int, wanted: tuple[int, int]) -> None:
+def test_parallel_sizes(tensor: int | None, pipeline: int, expected: tuple[int, int]) -> None:
     options = device_options(8, sizes(tensor, pipeline))
-    assert (options["tensor_parallel_size"], options["pipeline_parallel_size"]) == wanted
+    assert (options["tensor_parallel_size"], options["pipeline_parallel_size"]) == expected
 
 
 @pytest.mark.parametrize(("gpus", "tensor", "pipeline"), [(8, 8, 2), (0, None, 2), (0, 2, 1)])

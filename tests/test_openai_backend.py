@@ -124,6 +124,40 @@ def test_log_probabilities_of_the_chat_endpoint(small_root: Path, tmp_path: Path
     assert [round(p, 6) for p in found] == [0.25]
 
 
+def test_p_yes_is_computed_after_the_reasoning_and_prompts_are_drawn_as_they_are_sent(tiny_model: Path, tokenizer) -> None:
+    from inference.generation import Prompt, replies
+    from inference.openai_backend import OpenAIBackend
+    from inference.settings import DecodingSettings, InferenceSettings, ModelSettings, ServerSettings
+
+    drawn: list[int] = []
+
+    def prompts():
+        for number in range(12):
+            drawn.append(number)
+            yield Prompt(str(number), f"prompt {number}:", scored_after_reasoning=True)
+
+    def script(body: dict, number: int) -> dict:
+        prompt = text_of(body, tokenizer)
+        if body["max_tokens"] > 1:
+            return {"text": f"Old <{prompt}>.</think>yes"}
+        return {"status": 400} if "prompt 7:" in prompt else {"top": {"yes": log(0.7), "no": log(0.3)}}
+
+    with ScriptedServer(script) as server:
+        settings = InferenceSettings(
+            ModelSettings(str(tiny_model)), ServerSettings(server.url, num_worker=2), decoding=DecodingSettings(8)
+        )
+        stream = replies(prompts(), OpenAIBackend(settings))
+        first = next(stream)
+        assert len(drawn) <= 4, "not all at once"
+        found = {int(prompt.key): (prompt, reply) for prompt, reply in [first, *stream]}
+    assert sorted(found) == list(range(12)) == sorted(drawn)
+    scored = [text_of(body, tokenizer) for _, _, body in server.asked if body["max_tokens"] == 1]
+    assert len(scored) == 12 and all(text.endswith("</think>\n\n") for text in scored)
+    for number, (prompt, reply) in found.items():
+        assert f"<{prompt.text}>" in reply.text
+        assert (reply.error is None) == (number != 7) and reply.p_yes == (None if number == 7 else pytest.approx(0.7))
+
+
 def test_records_are_cut_to_length_without_a_tokenizer(small_root: Path, tmp_path: Path) -> None:
     with ScriptedServer(lambda body, number: {"text": "yes"}) as server:
         words = words_of(small_root, "m", tmp_path / "out", "--chat", "--url", server.url, "--max_seq_len", 160)

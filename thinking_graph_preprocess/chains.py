@@ -72,11 +72,7 @@ class AnswerLimits(NamedTuple):
 
 
 class CitedEvents:
-    """The events that a chain can cite, by name and time as their headings print them.
-
-    Args:
-        text: the input of the sample.
-    """
+    """The events of an input, which a chain can cite by name and time as their headings print them."""
 
     def __init__(self, text: SampleText) -> None:
         self._texts: dict[tuple[str, str], str] = {}
@@ -110,25 +106,20 @@ class CitedEvents:
 
 
 def faults(
-    chain: str,
-    finish_reason: str | None,
-    events: CitedEvents,
-    target: Sequence[str],
-    limits: AnswerLimits,
-    sections: bool = True,
+    chain: str, reason: str | None, events: CitedEvents, target: Sequence[str], limits: AnswerLimits, sections: bool = True
 ) -> list[Fault]:
     """All faults of a chain; none if it can be trained on.
 
     Args:
         chain: its text.
-        finish_reason: why the model ended: `stop` if it was done.
+        reason: why the model ended: `stop` if it was done.
         events: that it can cite.
         target: the right answers.
         limits: of right and wrong answers.
         sections: whether all sections were asked for, or the last one only.
     """
-    if finish_reason != "stop" or not chain.strip():
-        return [Fault("unfinished", str(finish_reason))]
+    if reason != "stop" or not chain.strip():
+        return [Fault("unfinished", str(reason))]
     found = [*mentions_given(chain), *citation_faults(chain, events)]
     parts = split_sections(chain, SECTIONS if sections else (FINAL,))
     if parts is None:

@@ -32,12 +32,11 @@ from inference.generation import ID_COLUMNS, Prompt, chat_line, finished_keys, g
 from inference.settings import (
     DecodingSettings,
     InferenceSettings,
-    ModelSettings,
-    PromptSettings,
     ServerSettings,
     Settings,
     add_flags,
     as_json,
+    chat_settings,
     flag,
 )
 from mimiciv_dataset.index_files import SAMPLE_COLUMNS, sample_id
@@ -91,9 +90,7 @@ class FilterSettings(Settings):
     reasoning_path: Path
     min_right: float = flag(0.7, help="least share of the right answers", type=between(0, 1))
     max_wrong: int = flag(0, help="most wrong answers", type=at_least(0))
-    verifier_model: str | None = flag(
-        None, help="name of a verifier model on the server; its replies are kept with the chains"
-    )
+    verifier_model: str | None = flag(None, help="name of a verifier model on the server, whose replies are kept, too")
     prompts: Path = PROMPTS
 
 
@@ -119,12 +116,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
     if args.verifier_model and args.base_url is None:
         raise UserError(NO_URL)
-    inference = InferenceSettings(
-        ModelSettings(args.verifier_model or ""),
-        ServerSettings.from_args(args, url=args.base_url, chat=True),
-        PromptSettings(max_seq_len=args.max_seq_len),
-        DecodingSettings(args.max_new_tokens, temperature=0, seed=None),
-    )
+    server, decoding = ServerSettings.from_args(args, url=args.base_url), DecodingSettings(args.max_new_tokens, 0, None)
+    inference = chat_settings(args.verifier_model or "", server, args.max_seq_len, decoding)
     settings, evidence_settings = FilterSettings.from_args(args), EvidenceSettings.from_args(args)
     costs, chunk = CostSettings.from_args(args), Chunk(args.chunk_num, args.chunk_idx)
     summary = Summary("filter_reasoning")
@@ -140,9 +133,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     table = write_outputs(judge, rows, output, args.num_workers)
     total = {name: sum(counts[name] for counts in table.values()) for name in (*COLUMNS, *REASONS)}
     names = [*COLUMNS, *(reason for reason in REASONS if total[reason])]
-    print_table(
-        ["task", *names], [[task, *(counts[name] for name in names)] for task, counts in {**table, "all": total}.items()]
-    )
+    lines = [[task, *(counts[name] for name in names)] for task, counts in {**table, "all": total}.items()]
+    print_table(["task", *names], lines)
     for reason in names[len(COLUMNS) :]:
         print(f"  {reason}: {REASONS[reason]}")
     arguments = as_json(settings, evidence_settings, inference, costs, chunk) | {"output_path": str(args.output_path)}
@@ -153,8 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     provenance.complete(rows=total["rows"], kept=total["kept"])
     summary.print(f"{total['kept']:,} of {len(rows):,} rows have a chain to train on → {output}", len(rows), "rows")
     if not total["kept"]:
-        rejects = output.with_suffix(".rejects.jsonl")
-        print(f"no chain passed: see the table and {rejects}", file=sys.stderr)
+        print(f"no chain passed: see the table and {output.with_suffix('.rejects.jsonl')}", file=sys.stderr)
     return 0 if total["kept"] else 1
 
 
@@ -186,15 +177,7 @@ def reply_offsets(folder: Path) -> dict[str, list[tuple[Path, int]]]:
 
 @dataclass
 class Chain:
-    """A chain, without a think block.
-
-    Attributes:
-        key, number: its line, and its position there.
-        text: of the chain.
-        faults: what is wrong with it.
-        right: number of right answers.
-        cited: number of events cited.
-    """
+    """A chain, without a think block: its line and position there, its faults, its right answers and cited events."""
 
     key: str
     number: int
@@ -297,12 +280,7 @@ def write_outputs(
 
 
 class Verifier:
-    """A verifier model, which does not see the conclusion of a chain, and its verdicts.
-
-    Args:
-        settings: chains and prompts.
-        inference: model, server and decoding.
-    """
+    """A verifier model, which does not see the conclusion of a chain, and its verdicts."""
 
     def __init__(self, settings: FilterSettings, inference: InferenceSettings) -> None:
         self.inference = inference

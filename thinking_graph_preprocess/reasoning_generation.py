@@ -25,16 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from inference.costs import CostSettings, Meter
 from inference.generation import ID_COLUMNS, Prompt, chat_line, finished_keys, generate_and_record
 from inference.prompts import TokenCounter, shorten
-from inference.settings import (
-    DecodingSettings,
-    InferenceSettings,
-    ModelSettings,
-    PromptSettings,
-    ServerSettings,
-    Settings,
-    add_flags,
-    flag,
-)
+from inference.settings import DecodingSettings, InferenceSettings, ServerSettings, Settings, add_flags, chat_settings, flag
 from mimiciv_dataset.index_files import sample_id
 from mimiciv_dataset.samples import label_list
 from pipeline.cli import Chunk, Parser, at_least, between, run
@@ -101,12 +92,8 @@ def make_parser() -> Parser:
     model.add_argument("--temperature", type=between(0, 2), default=0.5, help="temperature of sampling (0.5)")
     model.add_argument("--n", type=at_least(1), default=3, help="chains for each row (3)")
     model.add_argument("--max_new_tokens", type=at_least(1), default=4096, help="tokens of a chain at most (4096)")
-    model.add_argument(
-        "--max_seq_len",
-        type=at_least(1),
-        default=12288,
-        help="tokens of prompt and chain at most (12288, as in training on chains); longer inputs lose their oldest events",
-    )
+    text = "tokens of prompt and chain at most (12288, as in training on chains); longer inputs lose their oldest events"
+    model.add_argument("--max_seq_len", type=at_least(1), default=12288, help=text)
     server = cli.add_argument_group("server")
     add_server_flags(server)
     return cli
@@ -124,12 +111,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
     if args.base_url is None and not args.dry_run:
         raise UserError(NO_URL)
-    settings = InferenceSettings(
-        ModelSettings(args.model),
-        ServerSettings.from_args(args, url=args.base_url, chat=True),
-        PromptSettings(max_seq_len=args.max_seq_len),
-        DecodingSettings.from_args(args, seed=None),
-    )
+    server, decoding = ServerSettings.from_args(args, url=args.base_url), DecodingSettings.from_args(args, seed=None)
+    settings = chat_settings(args.model, server, args.max_seq_len, decoding)
     summary = Summary("reasoning_generation")
     evidence = Evidence(EvidenceSettings.from_args(args))
     prompter = ChainPrompter(evidence, ChainSettings.from_args(args), settings)
