@@ -53,7 +53,7 @@ def test_the_kept_chains_train_stage_two(small_root: Path, tiny_model: Path, tmp
         "--output_dir", tmp_path / "out",
         "--max_length", 4096, "--max_steps", 2, "--per_device_train_batch_size", 2, "--bf16", "False", "--report_to", "none",
         "--save_strategy", "no")  # fmt: skip
-    assert "mode think," in trained.stdout and "0 rows left out" in trained.stdout
+    assert "mode think," in trained.stdout and "0 rows skipped" in trained.stdout
     assert (tmp_path / "out/model.safetensors").exists()
 
 
