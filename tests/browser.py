@@ -21,7 +21,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 
 
 class Browser:
-    """One tab. `errors` are the console's errors and uncaught exceptions, `requests` the addresses it asked for."""
+    """A tab; `errors` are console errors and uncaught exceptions, `requests` the requested addresses."""
 
     def __init__(self, write: int, read: int) -> None:
         self._write, self._read = os.fdopen(write, "wb"), os.fdopen(read, "rb")

@@ -1,4 +1,4 @@
-"""Baselines: each answers as a slow, literal reading of its rule does, from training patients only."""
+"""Baselines: each answers as a slow, literal implementation of its rule, from training patients only."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def write_csv(path: Path, rows: list[Row]) -> Path:
 
 
 def subjects(root: Path, test: bool) -> list[str]:
-    """Every third patient is one to test."""
+    """The test patients, every third one, or the others."""
     found = sorted((path.stem for path in (root / "patients_ehr").glob("*.parquet")), key=int)
     return [subject for number, subject in enumerate(found) if (number % 3 == 0) == test]
 
@@ -68,17 +68,17 @@ def split(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_split(tmp_path_factory.mktemp("split"), root, USED, 30)
 
 
-def write_split(folder: Path, root: Path, tasks: Sequence[str], most: int) -> Path:
-    """train.csv, the training patients; test.csv, index rows of the others, at most so many of a task."""
+def write_split(folder: Path, root: Path, tasks: Sequence[str], max_rows: int) -> Path:
+    """train.csv, the training patients; test.csv, index rows of the others, at most `max_rows` per task."""
     write_csv(folder / "train.csv", [{"subject_id": subject} for subject in subjects(root, test=False)])
     chosen = set(subjects(root, test=True))
-    rows = [[row for row in index_rows(root, task) if row["subject_id"] in chosen][:most] for task in tasks]
+    rows = [[row for row in index_rows(root, task) if row["subject_id"] in chosen][:max_rows] for task in tasks]
     write_csv(folder / "test.csv", [row for some in rows for row in some])
     return folder
 
 
 def write_run(folder: Path, root: Path, index: Path) -> Path:
-    """A finished run on an index whose model never says anything."""
+    """A finished run on an index with empty replies."""
     folder.mkdir(parents=True)
     dataset = MIMICIV(root, index, lazzy_mode=True, shuffle=False)
     with (folder / "outputs.jsonl").open("w", encoding="utf-8") as file:
@@ -112,7 +112,7 @@ def run(root: Path, split: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def test_files_are_those_of_a_run(run: Path) -> None:
-    asked = {line["key"]: line["task_info"] for line in outputs(run)}
+    task_infos = {line["key"]: line["task_info"] for line in outputs(run)}
     for name, kinds in (("majority", {"decision", "risk"}), ("copy_last", {"decision", "generation"}),
                         ("logistic_regression", {"risk"})):  # fmt: skip
         folder = run / "baselines" / name
@@ -120,11 +120,13 @@ def test_files_are_those_of_a_run(run: Path) -> None:
         assert result["arguments"]["model_name_or_path"] == name == read_json(folder / "run.json")["model_name_or_path"]
         assert result["resamples"] == 20
         for line in outputs(folder):
-            assert asked[line["key"]] == line["task_info"] and 0 <= line["score"] <= 1
+            assert task_infos[line["key"]] == line["task_info"] and 0 <= line["score"] <= 1
             assert TASKS[line["task_info"]["task"]].kind in kinds
         again = command("evaluation/score.py", folder, "--resamples", 20)
         assert read_json(folder / "result.json") | {"git": ""} == result | {"git": ""} and "macro" in again.stdout
-    assert len(outputs(run / "baselines/majority")) == sum(TASKS[info["task"]].kind != "generation" for info in asked.values())
+    assert len(outputs(run / "baselines/majority")) == sum(
+        TASKS[info["task"]].kind != "generation" for info in task_infos.values()
+    )
 
 
 def test_several_workers_write_the_same_bytes(run: Path, split: Path, tmp_path: Path) -> None:
@@ -147,10 +149,10 @@ def test_majority_is_what_training_patients_have_most(run: Path, root: Path) -> 
         else:
             targets = [[target] if isinstance(target, str) else target for target in targets]
             often = Counter(label for target in targets for label in target)
-            said = output["response"].split("\n")
-            assert len(said) == round(statistics.median(map(len, targets)))
-            assert min(often[label] for label in said) >= max(
-                [often[label] for label in often if label not in said], default=0
+            answers = output["response"].split("\n")
+            assert len(answers) == round(statistics.median(map(len, targets)))
+            assert min(often[label] for label in answers) >= max(
+                [often[label] for label in often if label not in answers], default=0
             )
     result = read_json(run / "baselines/majority/result.json")["tasks"]
     assert all(found["auroc"] in (0.5, None) for task, found in result.items() if TASKS[task].kind == "risk")
@@ -180,11 +182,11 @@ def test_copy_last_is_the_last_earlier_event_of_the_table(run: Path, root: Path)
 def test_logistic_regression_knows_the_text_and_nothing_else(run: Path, root: Path, split: Path, tmp_path: Path) -> None:
     dataset = MIMICIV(root, split / "test.csv", lazzy_mode=True, shuffle=False)
     texts = {f"k{number}": str(dataset.text(number)) for number in range(len(dataset))}
-    said: dict[tuple[str, str], set[float]] = defaultdict(set)
+    predicted: dict[tuple[str, str], set[float]] = defaultdict(set)
     lines = outputs(run / "baselines/logistic_regression")
     for line in lines:
-        said[line["task_info"]["task"], texts[line["key"]]].add(round(line["outputs"][0]["p_yes"], 12))
-    assert lines and all(len(shares) == 1 for shares in said.values())
+        predicted[line["task_info"]["task"], texts[line["key"]]].add(round(line["outputs"][0]["p_yes"], 12))
+    assert lines and all(len(shares) == 1 for shares in predicted.values())
     # The same samples as JSONL, whose rows hold their text: the same answers.
     with (tmp_path / "test.jsonl").open("w", encoding="utf-8") as file:
         for number in range(len(dataset)):
@@ -214,7 +216,7 @@ def test_what_is_counted_is_what_the_model_reads(root: Path, tmp_path: Path) -> 
 
 def test_the_draw_of_training_rows_is_seeded(root: Path, split: Path, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", root, split / "test.csv")
-    said = []
+    drawn = []
     for seed in (0, 0, 1, 2, 3):
         flags = [
             "--train_subjects",
@@ -227,8 +229,8 @@ def test_the_draw_of_training_rows_is_seeded(root: Path, split: Path, tmp_path: 
             "majority",
         ]
         assert main([str(run), *flags]) == 0
-        said.append([line["outputs"][0] for line in outputs(run / "baselines/majority")])
-    assert said[0] == said[1] and any(one != said[0] for one in said[2:])
+        drawn.append([line["outputs"][0] for line in outputs(run / "baselines/majority")])
+    assert drawn[0] == drawn[1] and any(each != drawn[0] for each in drawn[2:])
 
 
 def test_errors_of_wrong_use(run: Path, root: Path, split: Path, tmp_path: Path) -> None:

@@ -90,9 +90,9 @@ def tables(tmp_path: Path) -> Path:
     return root
 
 
-def convert(root: Path, *more: object) -> list[dict[str, Any]]:
+def convert(root: Path, *flags: object) -> list[dict[str, Any]]:
     output = root / "rows.jsonl"
-    main(["--cdm_dir", str(root), "--output_path", str(output), *map(str, more)])
+    main(["--cdm_dir", str(root), "--output_path", str(output), *map(str, flags)])
     return [json.loads(line) for line in output.open(encoding="utf-8")]
 
 
@@ -174,7 +174,7 @@ def test_a_pickle_runs_nothing(pickles: Path, tmp_path: Path, protocol: int) -> 
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
         (b"", "got a damaged file"),
         (pickle.dumps({1: {"a": "text"}})[:-9], "pickle"),
@@ -184,9 +184,9 @@ def test_a_pickle_runs_nothing(pickles: Path, tmp_path: Path, protocol: int) -> 
         (pickle.dumps({1: "text"}), "expected a dict"),
     ],
 )
-def test_a_broken_pickle_is_an_error(pickles: Path, content: bytes, words: str) -> None:
+def test_a_broken_pickle_is_an_error(pickles: Path, content: bytes, message: str) -> None:
     (pickles / "pancreatitis_hadm_info_first_diag.pkl").write_bytes(content)
-    with pytest.raises(UserError, match=f"pancreatitis_hadm_info_first_diag.pkl: .*{words}"):
+    with pytest.raises(UserError, match=f"pancreatitis_hadm_info_first_diag.pkl: .*{message}"):
         convert(pickles)
 
 

@@ -70,9 +70,9 @@ def ehrshot(tmp_path: Path) -> Path:
     return root
 
 
-def convert(root: Path, *more: object, task: str = "guo_los") -> list[dict[str, Any]]:
+def convert(root: Path, *flags: object, task: str = "guo_los") -> list[dict[str, Any]]:
     output = root / "rows.jsonl"
-    main(["--ehrshot_dir", str(root), "--task", task, "--output_path", str(output), *map(str, more)])
+    main(["--ehrshot_dir", str(root), "--task", task, "--output_path", str(output), *map(str, flags)])
     return [json.loads(line) for line in output.open(encoding="utf-8")]
 
 
@@ -204,15 +204,15 @@ def test_labels_that_cannot_be_asked_are_counted(ehrshot: Path, capsys: pytest.C
         file.write("12,test,777\n")
     rows = convert(ehrshot)
     printed = capsys.readouterr().out
-    for words in ("1 labels without a value", "1 labels of patients in no split", "1 labels of patients without events",
+    for text in ("1 labels without a value", "1 labels of patients in no split", "1 labels of patients without events",
                   "1 labels kept although nothing happened before them"):  # fmt: skip
-        assert words in printed
+        assert text in printed
     early = [row for row in rows if row["task_info"]["prediction_time"].startswith("2010")]
     assert len(rows) == 5 and SampleText.parse(early[0]["input"]).window == () and "- Anchor_Age: 49" in early[0]["input"]
 
 
 @pytest.mark.parametrize(
-    ("file", "text", "words"),
+    ("file", "text", "message"),
     [
         ("splits/person_id_map.csv", None, "expected EHRSHOT's split of the patients"),
         ("splits/person_id_map.csv", "a,b\n1,2\n", "expected columns omop_person_id, split, got a, b"),
@@ -233,11 +233,11 @@ def test_labels_that_cannot_be_asked_are_counted(ehrshot: Path, capsys: pytest.C
         ("athena_download/CONCEPT.csv", "concept_id\n1\n", "expected columns concept_code, vocabulary_id, concept_name"),
     ],
 )  # fmt: skip
-def test_errors_of_wrong_files(ehrshot: Path, file: str, text: str | None, words: str) -> None:
+def test_errors_of_wrong_files(ehrshot: Path, file: str, text: str | None, message: str) -> None:
     (ehrshot / file).unlink()
     if text is not None:
         (ehrshot / file).write_text(text)
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(UserError, match=message):
         convert(ehrshot)
     assert not (ehrshot / "rows.jsonl").exists()
 

@@ -63,12 +63,12 @@ def check_labels(root: Path, output: Path) -> int:
             t, begin, end = timeline(row["subject_id"]), row["period_begin"], row["period_end"]
             made = label["prediction_time"].replace(tzinfo=UTC).timestamp()
             last = max(start for start in t.starts[begin:end] if start is not None)
-            asked = t.starts[own_event(TASKS[task], begin, end)]
+            event_time = t.starts[own_event(TASKS[task], begin, end)]
             if risk:
                 assert made == last
-            elif asked is not None:
-                assert made < asked and made == (last if last < asked else asked - 1e-6)
-                tied += last == asked
+            elif event_time is not None:
+                assert made < event_time and made == (last if last < event_time else event_time - 1e-6)
+                tied += last == event_time
             else:
                 assert made <= last
     return tied

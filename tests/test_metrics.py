@@ -39,8 +39,8 @@ def sample(seed: int, n: int = 300) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 @given(*[st.lists(st.sampled_from("abcdef"), unique=True)] * 2)
 def test_set_scores_agree_with_scikit_learn(predicted: list[str], target: list[str]) -> None:
-    true, said = ([int(item in items) for item in "abcdef"] for items in (target, predicted))
-    expected = sklearn.precision_recall_fscore_support(true, said, average="binary", zero_division=0)[:3]
+    true, predicted_flags = ([int(item in items) for item in "abcdef"] for items in (target, predicted))
+    expected = sklearn.precision_recall_fscore_support(true, predicted_flags, average="binary", zero_division=0)[:3]
     assert metrics.set_scores([f" {item.upper()} " for item in predicted], target) == pytest.approx(expected)
 
 
@@ -97,25 +97,25 @@ def test_ranking_metrics_agree_with_scikit_learn(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_the_other_metrics_agree_with_scikit_learn(seed: int) -> None:
     labels, p, weights = sample(seed)
-    said = p >= 0.5
+    predicted = p >= 0.5
     for given_weights in (None, weights):
         expected = (
             sklearn.brier_score_loss(labels, p, sample_weight=given_weights),
-            sklearn.accuracy_score(labels, said, sample_weight=given_weights),
-            sklearn.f1_score(labels, said, sample_weight=given_weights),
+            sklearn.accuracy_score(labels, predicted, sample_weight=given_weights),
+            sklearn.f1_score(labels, predicted, sample_weight=given_weights),
         )
         found = [f(labels, x, given_weights)[0] for f, x in
-                 ((metrics.brier, p), (metrics.accuracy, said), (metrics.f1_binary, said))]  # fmt: skip
+                 ((metrics.brier, p), (metrics.accuracy, predicted), (metrics.f1_binary, predicted))]  # fmt: skip
         assert found == pytest.approx(expected)
 
 
 def test_rows_of_weights_give_a_value_each() -> None:
     labels, scores, _ = sample(0)
     rows = RNG(1).integers(0, 3, (7, len(labels)))
-    said = scores >= 0.5
+    predicted = scores >= 0.5
     for statistic, values in (
         (metrics.weighted_auroc, scores), (metrics.weighted_auprc, scores), (metrics.brier, scores),
-        (metrics.f1_binary, said), (metrics.accuracy, said),
+        (metrics.f1_binary, predicted), (metrics.accuracy, predicted),
     ):  # fmt: skip
         one_by_one = [statistic(labels, values, row)[0] for row in rows]
         assert statistic(labels, values, rows) == pytest.approx(one_by_one)
@@ -150,7 +150,7 @@ def test_laws_of_average_precision(data: tuple[np.ndarray, np.ndarray]) -> None:
 
 def test_calibration_of_perfect_and_of_wrong_probabilities() -> None:
     bins, error = metrics.calibration([1, 0, 0, 0, 1, 1, 1, 0], [0.25] * 4 + [0.75] * 4)
-    assert error == 0 and [one["n"] for one in bins] == [4, 4]
+    assert error == 0 and [each["n"] for each in bins] == [4, 4]
     assert bins[0] == {"low": 0.2, "high": 0.3, "n": 4, "p": 0.25, "share": 0.25}
     assert metrics.calibration([0, 0], [1.0, 1.0])[1] == 1
     assert metrics.calibration([], []) == ([], None)
@@ -159,7 +159,7 @@ def test_calibration_of_perfect_and_of_wrong_probabilities() -> None:
 @given(scored())
 def test_calibration_error_is_a_distance(data: tuple[np.ndarray, np.ndarray]) -> None:
     bins, error = metrics.calibration(*data)
-    assert 0 <= error <= 1 and sum(one["n"] for one in bins) == len(data[0])
+    assert 0 <= error <= 1 and sum(each["n"] for each in bins) == len(data[0])
 
 
 # --- uncertainty

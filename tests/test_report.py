@@ -118,14 +118,19 @@ def test_nothing_is_fetched_and_no_patient_text_is_shown(tmp_path: Path) -> None
 def test_several_runs_are_shown_side_by_side(tmp_path: Path) -> None:
     good, bad = write_run(tmp_path / "good", "good", 0.9, SOME), write_run(tmp_path / "bad", "bad", 0.2, SOME)
     found = report(good, bad)
-    ours, theirs = read_json(good / "result.json")["tasks"], read_json(bad / "result.json")["tasks"]
+    good_tasks, bad_tasks = read_json(good / "result.json")["tasks"], read_json(bad / "result.json")["tasks"]
     for task in SOME:
         metric = TASKS[task].metric
-        assert ours[task][metric] > theirs[task][metric]
-        assert [cell.split()[0] for cell in found.cells(task)[3:]] == [f"{one[task][metric]:.3f}" for one in (ours, theirs)]
+        assert good_tasks[task][metric] > bad_tasks[task][metric]
+        assert [cell.split()[0] for cell in found.cells(task)[3:]] == [
+            f"{tasks[task][metric]:.3f}" for tasks in (good_tasks, bad_tasks)
+        ]
         assert (task, 3) in found.bold and (task, 4) not in found.bold
     pair = found.cells("good − bad")
-    f1 = [sum(one[task][TASKS[task].metric] for task in ("emar", "labevents", "next_event")) / 3 for one in (ours, theirs)]
+    f1 = [
+        sum(tasks[task][TASKS[task].metric] for task in ("emar", "labevents", "next_event")) / 3
+        for tasks in (good_tasks, bad_tasks)
+    ]
     assert pair[1].startswith(f"{f1[0] - f1[1]:.3f} [")
     assert pair[5] == str(24 * len(SOME))
 
@@ -159,12 +164,12 @@ def test_differences_between_runs_are_reported(tmp_path: Path) -> None:
         result = read_json(folder / "result.json")
         (folder / "result.json").write_text(json.dumps(result | {"missing": 2 if folder == b else 0}))
     found = report(a, b)
-    said = "\n".join(found.notices)
+    notices = "\n".join(found.notices)
     assert len(found.notices) == 6
-    for words in ("different instruction wording", "b: 2 samples not answered yet", "EHR-R1-8B: published EHR-R1 checkpoints",
+    for text in ("different instruction wording", "b: 2 samples not answered yet", "EHR-R1-8B: published EHR-R1 checkpoints",
                   "b: p(yes) is missing, in part or whole, in ED_Hospitalization, ICU_Stay_7day",
                   "samples in common whose records read differently", "No baselines are here"):  # fmt: skip
-        assert words in said, words
+        assert text in notices, text
     assert found.cells("ICU_Stay_7day")[4] == "–"
     for name in "cd":
         write_run(tmp_path / name / "baselines/majority", "majority", tasks=SOME)
@@ -208,8 +213,8 @@ def test_names_of_models_are_escaped_and_unique(tmp_path: Path) -> None:
 
 
 @given(st.text(), st.text())
-def test_text_comes_through_a_page_as_it_is(one: str, other: str) -> None:
-    clean = [text.replace("\r", "\n").replace("\0", "") for text in (one, other)]  # what HTML itself changes
+def test_text_comes_through_a_page_as_it_is(first: str, second: str) -> None:
+    clean = [text.replace("\r", "\n").replace("\0", "") for text in (first, second)]  # what HTML itself changes
     made = html_table(clean[0], ["name", "value"], [[clean[1], Cell("shown", clean[0])]], sort=False)
     found = Reader(made)
     assert "".join(found.words) == clean[0] + "name" + "value" + clean[1] + "shown"

@@ -1,4 +1,4 @@
-"""The report in a real browser: it is readable on a laptop and a phone, tables sort, and nothing is asked of a network."""
+"""The report in a real browser: it is readable on a laptop and a phone, tables sort, nothing is loaded."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(("width", "height"), SIZES)
 def test_the_page_is_readable(browser: Browser, report: Path, width: int, height: int) -> None:
     browser.open(report, width, height)
-    browser.js("document.querySelectorAll('details').forEach(one => one.open = true)")
+    browser.js("document.querySelectorAll('details').forEach(element => element.open = true)")
     assert browser.js("[innerWidth, document.documentElement.scrollWidth]") == [width, width]
     visible = "[...document.querySelectorAll('body *')].filter(e => e.getClientRects().length)"
     too_wide = f"{visible}.filter(e => !e.closest('.scroll') && e.getBoundingClientRect().right > innerWidth + 1)"

@@ -18,16 +18,16 @@ def test_the_table_of_two_models(small_root: Path, tiny_model: Path, tmp_path: P
     shutil.copy(root / "task_index/all/emar.csv", root / "ehr_bench/ehr_bench_decision_making.csv")
     shutil.copy(root / "task_index/all/LengthOfStay_3day.csv", root / "ehr_bench/ehr_bench_risk_prediction.csv")
     shutil.copytree(tiny_model, tmp_path / "EHR-R1-8B")
-    words = ("--root_dir", root, "--output_path", tmp_path / "table", tmp_path / "EHR-R1-8B", tiny_model)
+    arguments = ("--root_dir", root, "--output_path", tmp_path / "table", tmp_path / "EHR-R1-8B", tiny_model)
     flags = ("--", "--limit", 24, "--max_seq_len", 2000, "--max_new_tokens", 4, "--batch", 8)
-    done = bash("scripts/reproduce_table.sh", *words, *flags)
+    done = bash("scripts/reproduce_table.sh", *arguments, *flags)
     assert done.returncode == 0, done.stdout + done.stderr
-    ours, other = (read_json(tmp_path / "table" / name / "result.json")["arguments"] for name in ("EHR-R1-8B", "tiny"))
-    assert (ours["think_prompt"], ours["prompt"], other["think_prompt"], other["prompt"]) == (True, False, False, True)
+    released, tiny = (read_json(tmp_path / "table" / name / "result.json")["arguments"] for name in ("EHR-R1-8B", "tiny"))
+    assert (released["think_prompt"], released["prompt"], tiny["think_prompt"], tiny["prompt"]) == (True, False, False, True)
     table = done.stdout[done.stdout.index("run  ") :].splitlines()
     assert "EHR-R1-8B (EHR-R1-8B)" in table[2] and ".6006" in table[2] and "-0." in table[2]
     assert "tiny (not in the paper)" in table[4]
-    again = bash("scripts/reproduce_table.sh", *words, *flags)
+    again = bash("scripts/reproduce_table.sh", *arguments, *flags)
     assert again.returncode == 0 and again.stdout.count("0 samples answered, 24 already finished") == 2
 
 

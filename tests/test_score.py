@@ -18,11 +18,11 @@ RUN = {"resamples": 50}
 Line = dict[str, Any]
 
 
-def line(task: str, number: int, label: Any, response: str = "", p_yes: float | None = None, **more: Any) -> Line:
+def line(task: str, number: int, label: Any, response: str = "", p_yes: float | None = None, **fields: Any) -> Line:
     """An output line as test.py writes it; four samples to a patient."""
     info = {"task": task, "label": label, "subject_id": f"p{number // 4}"}
     return {"key": f"{task}-{number}", "task_info": info, "candidates": None,
-            "outputs": [{"response": response, "p_yes": p_yes}], **more}  # fmt: skip
+            "outputs": [{"response": response, "p_yes": p_yes}], **fields}  # fmt: skip
 
 
 def write(folder: Path, lines: list[Line], name: str = "outputs.jsonl", tail: str = "") -> Path:
@@ -86,7 +86,7 @@ NONSENSE = [
 
 
 def test_nonsense_is_scored(tmp_path: Path) -> None:
-    """Every task, with and without a p_yes beside the words."""
+    """Every task, with and without a p_yes beside the text."""
     rows = []
     for name, task in TASKS.items():
         label: Any = "The man is old." if task.metric == "rouge1" else ["A1", "B, 2"]
@@ -120,12 +120,12 @@ def test_one_label_has_no_auroc(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "ICU_Stay_7day" in capsys.readouterr().out
 
 
-def test_words_never_become_probabilities(tmp_path: Path) -> None:
+def test_text_never_becomes_probabilities(tmp_path: Path) -> None:
     labels = ["yes", "no", "no", "no"]
-    words = [line("ICU_Stay_7day", k, label, label) for k, label in enumerate(labels)]
-    found = score_dir(write(tmp_path / "words", words), **RUN)["tasks"]["ICU_Stay_7day"]
+    text = [line("ICU_Stay_7day", k, label, label) for k, label in enumerate(labels)]
+    found = score_dir(write(tmp_path / "text", text), **RUN)["tasks"]["ICU_Stay_7day"]
     assert found["accuracy"] == found["f1"] == 1 and found["auroc"] is None and "note" in found
-    some = [line("ICU_Stay_7day", 9, "no", "no", 0.1), *words]
+    some = [line("ICU_Stay_7day", 9, "no", "no", 0.1), *text]
     found = score_dir(write(tmp_path / "some", some), **RUN)["tasks"]["ICU_Stay_7day"]
     assert found["auroc"] == pytest.approx((3 * 0.5 + 1) / 4) and found["note"].startswith("4 of 5 rows")
 
@@ -138,7 +138,7 @@ def test_a_row_without_an_answer_is_wrong(tmp_path: Path) -> None:
         line(task, 2, "yes", "not sure"),
         line(task, 3, "no", error="does not fit", outputs=[]),
         line(task, 4, "no", "<think>so</think>no", 0.1),
-        line(task, 5, "yes", "", 0.9),  # only p_yes was asked for
+        line(task, 5, "yes", "", 0.9),  # only p_yes was computed
         line("emar", 0, ["A"], "<think>A"),
         line("emar", 1, ["A"], "<think>hm</think>\n\n"),
         line("emar", 2, ["A"], "A", error="does not fit"),
@@ -189,7 +189,7 @@ def test_chunks_duplicates_and_a_truncated_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("broken", "words"),
+    ("broken", "message"),
     [
         ('{"key": "x", "task', "line 2.*JSON"),
         ("[]", "line 2: .*JSON object"),
@@ -204,9 +204,9 @@ def test_chunks_duplicates_and_a_truncated_line(tmp_path: Path) -> None:
         (json.dumps({name: x for name, x in line("emar", 0, "A", "x").items() if name != "key"}), "line 2: key"),
     ],
 )
-def test_a_broken_line_is_named(tmp_path: Path, broken: str, words: str) -> None:
+def test_a_broken_line_is_named(tmp_path: Path, broken: str, message: str) -> None:
     write(tmp_path, [line("emar", 0, "A", "A")], tail=f"{broken}\n{json.dumps(line('emar', 1, 'A', 'A'))}\n")
-    with pytest.raises(UserError, match=f"outputs.jsonl, {words}") as error:
+    with pytest.raises(UserError, match=f"outputs.jsonl, {message}") as error:
         score_dir(tmp_path, **RUN)
     assert "maybe" not in str(error.value), "labels are data of patients"
 
@@ -236,19 +236,19 @@ def test_a_sample_has_one_identity_in_old_and_new_outputs(tmp_path: Path) -> Non
 
 def test_samples_without_patients_stand_alone(tmp_path: Path) -> None:
     lines = [line("emar", k, "A", "A") for k in range(5)]
-    for one in lines:
-        del one["task_info"]["subject_id"]
+    for each in lines:
+        del each["task_info"]["subject_id"]
     assert score_dir(write(tmp_path, lines), **RUN)["tasks"]["emar"]["patients"] == 5
 
 
 def test_the_order_of_lines_does_not_matter(tmp_path: Path) -> None:
     lines = [line("emar", k, ["A"], "AB"[k % 2]) for k in range(50)]
     lines += [line("ICU_Stay_7day", k, ("yes", "no")[k % 3 > 0], "", k % 7 / 7) for k in range(50)]
-    one, other = (score_dir(write(tmp_path / str(step), lines[::step]), **RUN) for step in (1, -1))
-    for name, found in one["tasks"].items():
+    forwards, backwards = (score_dir(write(tmp_path / str(step), lines[::step]), **RUN) for step in (1, -1))
+    for name, found in forwards["tasks"].items():
         for metric in set(found) - {"calibration"}:
             value = found[metric]
-            assert value == pytest.approx(other["tasks"][name][metric]), (name, metric)
+            assert value == pytest.approx(backwards["tasks"][name][metric]), (name, metric)
 
 
 def test_the_statistic_to_compare_models_by_is_the_one_reported(tmp_path: Path) -> None:
@@ -277,11 +277,11 @@ def test_the_command_scores_again_and_keeps_the_arguments_of_the_run(tmp_path: P
 
 
 def test_tasks_of_other_benchmarks_are_scored_but_are_in_no_macro_of_ours(tmp_path: Path) -> None:
-    ours = rigged(True)
+    own = rigged(True)
     other = [line("guo_los", k, ("yes", "no")[k % 2], "", float(k % 2)) for k in range(8)]
     other += [line("cdm_pathology", k, "appendicitis", "Appendicitis") for k in range(3)]
     other += [line("cdm_diagnoses", k, ["A", "B"], "A") for k in range(3)]
-    alone, both = (score_dir(write(tmp_path / name, lines), **RUN) for name, lines in (("a", ours), ("b", ours + other)))
+    alone, both = (score_dir(write(tmp_path / name, lines), **RUN) for name, lines in (("a", own), ("b", own + other)))
     assert both["tasks"]["guo_los"]["auroc"] == 0 and both["tasks"]["cdm_pathology"]["accuracy"] == 1
     assert both["tasks"]["cdm_diagnoses"]["f1"] == pytest.approx(2 / 3)
     assert {name: both["macro"][name] for name in ("paper", "released")} == alone["macro"]
