@@ -83,11 +83,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     own_wording = settings.prompt.instructions
     datasets = [MIMICIV(args.root_dir, path, lazzy_mode=True, shuffle=False, instructions=own_wording) for path in files]
-    by_id: dict[str, tuple[MIMICIV, int]] = {}  # a row that appears twice is one sample
+    by_id: dict[tuple[str, int | None], tuple[MIMICIV, int]] = {}  # a row that appears twice is one sample
     for dataset in datasets:
         for index in range(len(dataset)):
             row = dataset.row(index)
-            by_id.setdefault(sample_id(row.get("task_info", {}) | row), (dataset, index))
+            info = row.get("task_info", {}) | row
+            number = row.get("idx") if info.get("subject_id") is None else None  # patients unknown: texts may repeat
+            by_id.setdefault((sample_id(info), number), (dataset, index))
     samples = list(by_id.values())[: evaluation.limit]
     if not samples:
         raise UserError(f"{evaluation.dataset_name}: expected samples, got none. Give an index file with rows.")
