@@ -17,28 +17,18 @@ class DataArguments:
     dataset_name: str | None = _argument(None, "index CSV or JSONL files to train on, comma-separated")
     root_dir: str = _argument("./datas", "directory that holds patients_ehr/ and index_mapping/")
     instructions: str | None = _argument(None, "JSON file, task → instruction, to use instead of the built-in wording")
-    stage: str | None = _argument(
-        None,
-        "domain: train answers; reasoning: train chains and answers. By default reasoning if the data has reasoning chains, "
-        "and always in grpo.py",
-    )
-    load_dataset_mode: str = _argument(
-        "lazzy", "lazzy: tokenize each sample when it is needed; direct: tokenize all samples first, into a cache on disk"
-    )
-    show_sample: bool = _argument(False, "print the text of the first sample, which is patient text, and not only its lengths")
+    stage: str | None = _argument(None, "domain or reasoning; by default reasoning if the data has chains, and in grpo.py")
+    load_dataset_mode: str = _argument("lazzy", "lazzy: tokenize samples when needed; direct: all first, into a cache on disk")
+    show_sample: bool = _argument(False, "also print the text of the first sample, which is patient text")
 
 
 @dataclass(frozen=True)
 class SFTArguments(DataArguments):
     """Arguments of supervised fine-tuning."""
 
-    curriculum: bool = _argument(
-        False, "mix two files of --dataset_name, the larger first: the share of the second rises towards the end of training"
-    )
+    curriculum: bool = _argument(False, "mix two files, the larger first: the share of the second rises during training")
     loss_on_prompt: bool = _argument(False, "compute the loss on prompts as well as answers, as the published scripts did")
-    length_grouping: bool = _argument(
-        True, "put samples of similar length in a batch, for less padding (ignored with --curriculum and --packing)"
-    )
+    length_grouping: bool = _argument(True, "batch samples of similar length (ignored with --curriculum and --packing)")
 
 
 @dataclass(frozen=True)
@@ -47,7 +37,7 @@ class GRPOArguments(DataArguments):
 
     rewards: list[str] = field(
         default_factory=lambda: ["accuracy", "format"],
-        metadata={"help": "names of rewards in training/rewards.py: accuracy, format, length; --reward_weights weighs them"},
+        metadata={"help": "rewards of training/rewards.py: accuracy, format, length; --reward_weights weighs them"},
     )
     max_prompt_length: int = _argument(10000, "maximum tokens of a prompt; longer inputs lose their oldest events")
     log_completions_to_tracker: bool = _argument(False, "send completions, which are text about patients, to the tracker")

@@ -63,6 +63,7 @@ class RenderedSample:
     fits: bool
 
 
+@dataclass(eq=False)
 class TrainingData:
     """The rows of one or more index files, which it renders as training samples.
 
@@ -80,21 +81,18 @@ class TrainingData:
         UserError: a file is missing or broken, or the model has no chat template.
     """
 
-    def __init__(
-        self,
-        root_dir: Path | str,
-        files: Sequence[Path | str],
-        tokenizer: PreTrainedTokenizerBase,
-        max_tokens: int,
-        stage: str | None = None,
-        instructions: Path | str | None = None,
-        for_rl: bool = False,
-    ) -> None:
-        self.root_dir, self.files, self.instructions = str(root_dir), [str(file) for file in files], instructions
-        self.tokenizer, self.max_tokens, self.for_rl = tokenizer, max_tokens, for_rl
+    root_dir: Path | str
+    files: Sequence[Path | str]
+    tokenizer: PreTrainedTokenizerBase
+    max_tokens: int
+    stage: str | None = None
+    instructions: Path | str | None = None
+    for_rl: bool = False
+
+    def __post_init__(self) -> None:
         has_chains = any(map(_has_chains, self.datasets))
-        self.stage = stage or (REASONING if has_chains or for_rl else DOMAIN)
-        self.mode_by_task = for_rl and self.stage == REASONING and not has_chains
+        self.stage = self.stage or (REASONING if has_chains or self.for_rl else DOMAIN)
+        self.mode_by_task = self.for_rl and self.stage == REASONING and not has_chains
 
     def __getstate__(self) -> dict[str, Any]:
         # Workers open files themselves; the rest is small to hash and to pickle.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from inference.backends import load_tokenizer
+from inference.prompts import PromptBuilder
 from mimiciv_dataset.index_files import HOW_TO_GET_INDEX
 from pipeline.errors import UserError
 from pipeline.files import require
@@ -43,11 +44,7 @@ def load_training_tokenizer(model_args: ModelConfig, eos_token: str | None) -> P
     if not model_args.model_name_or_path:
         raise UserError("--model_name_or_path: expected a Hub id or local directory, got none.")
     tokenizer = load_tokenizer(model_args.model_name_or_path, revision=model_args.model_revision)
-    if not tokenizer.chat_template:
-        raise UserError(
-            f"{model_args.model_name_or_path}: expected a model with a chat template, got one without. Use the "
-            "instruction-tuned version, or put a chat_template.jinja beside its tokenizer."
-        )
+    PromptBuilder(tokenizer)  # raises an error if the tokenizer has no chat template
     if eos_token:
         tokenizer.eos_token = eos_token
     if tokenizer.pad_token is None:

@@ -10,10 +10,9 @@ from trl import GRPOTrainer, SFTTrainer
 
 from training.order import EpochSampler
 
-# TRL's fused head computes logits of the labelled tokens only, but on devices without Triton of all tokens (trl 1.16,
-# add_fused_lm_head), because accelerators that compile each shape need constant shapes. A CPU does not compile: computing
-# logits of the masked prompt, 99 % of a sample, makes a tiny model three times slower there. So we tell TRL that the CPU
-# behaves as a device with Triton does; a test checks that only labelled tokens are projected.
+# TRL computes logits of labelled tokens only, but of all tokens on devices without Triton (trl 1.16, add_fused_lm_head), for
+# accelerators that compile each shape. A CPU does not compile: logits of the masked prompt, 99 % of a sample, would make a
+# tiny model three times slower. So we let TRL treat the CPU as a device with Triton; a test checks what is computed.
 trl.trainer.utils._use_triton = lambda device: device.type in ("cuda", "xpu", "cpu")
 
 
