@@ -25,9 +25,10 @@ from preprocess.raw_tables import find_table
 
 def main(argv: Sequence[str] | None = None) -> None:
     cli = Parser(__doc__)
-    source = cli.add_mutually_exclusive_group()
-    source.add_argument("--patients", type=Path, help="CSV with a column subject_id (ROOT_DIR/mimiciv/hosp/patients.csv[.gz])")
-    source.add_argument("--ehr_dir", "--patient_ehr_path", type=Path, help="trajectories whose patients to split")
+    default = "CSV with a column subject_id (ROOT_DIR/mimiciv/hosp/patients.csv[.gz])"
+    patients_from = cli.add_mutually_exclusive_group()
+    patients_from.add_argument("--patients", type=Path, help=default)
+    patients_from.add_argument("--ehr_dir", "--patient_ehr_path", type=Path, help="trajectories whose patients to split")
     cli.add_path("--output_dir", "--output_path", default="patient_data", help="directory for the three files")
     cli.add_argument("--test_ratio", type=between(0, 1), default=0.1, help="share of patients in the test set (0.1)")
     cli.add_argument("--seed", type=int, default=42, help="seed of the split (42)")

@@ -308,6 +308,43 @@ def test_workers_end_with_their_command(stop: signal.Signals, tmp_path: Path, wo
         time.sleep(0.02)
 
 
+MAP_LINES = """
+import json, os, sys
+from pathlib import Path
+from pipeline.cli import run
+from pipeline.errors import UserError
+from pipeline.work import map_lines
+
+def compute(part):
+    if part == int(sys.argv[3]): raise UserError("part: expected another one.")
+    for number in range(part):
+        yield {"part": part, "text": "é\\u2028\\n", "number": number}
+
+def main():
+    for line in map_lines(range(5), compute, Path(sys.argv[1]), num_workers=int(sys.argv[2]), desc="map", unit="part"):
+        print(json.dumps(line))
+
+if __name__ == "__main__":
+    run(main)
+"""
+
+
+def test_mapped_lines_come_in_the_order_of_the_parts(tmp_path: Path) -> None:
+    (tmp_path / "map.py").write_text(MAP_LINES)
+    environment = {**os.environ, "PYTHONPATH": str(REPO)}
+
+    def mapped(num_workers: int, bad_part: int) -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, tmp_path / "map.py", tmp_path / "scratch", str(num_workers), str(bad_part)]
+        return subprocess.run(line, capture_output=True, text=True, env=environment)
+
+    expected = [{"part": part, "text": "é\u2028\n", "number": number} for part in range(5) for number in range(part)]
+    for num_workers in (1, 2):
+        assert list(map(json.loads, mapped(num_workers, -1).stdout.splitlines())) == expected
+        failed = mapped(num_workers, 3)
+        assert failed.returncode == 2 and failed.stderr.splitlines()[-1] == "error: part: expected another one."
+        assert list((tmp_path / "scratch").iterdir()) == [], "the temporary directory is removed"
+
+
 # --- progress
 
 values = st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.just(0.25) | st.text("ab 1.%", max_size=12)
