@@ -21,7 +21,7 @@ REASONING = "She is in pain (**Triage [2150-01-01 08:00:01]**), so fluids and an
 
 
 def chain(extraction: str = EXTRACTION, reasoning: str = REASONING, final: list[str] | None = None) -> str:
-    """A chain; by default one that is good for every row of `write_evidence`."""
+    """A chain; by default one that is accepted for every row of `write_evidence`."""
     items = "\n".join(f"- {name}" for name in (TARGET if final is None else final))
     return f"## Extraction\n{extraction}\n\n## Reasoning\n{reasoning}\n\n## Final Results\n{items}"
 
@@ -53,11 +53,11 @@ def prompt_of(body: dict[str, Any]) -> str:
 
 
 def record_of(body: dict[str, Any]) -> str:
-    """The record in a prompt of ours."""
+    """The record in a prompt."""
     return re.search(r"# The record\n\n(.*?)\n\n# The question\n", prompt_of(body), re.DOTALL)[1]
 
 
 def answer_of(body: dict[str, Any]) -> list[str]:
-    """The right answers that a prompt of ours names."""
+    """The correct answers in a prompt."""
     lines = re.search(r"# The right answer, one item a line\n\n(.*?)\n\n# ", prompt_of(body), re.DOTALL)[1].splitlines()
     return [line.removeprefix("- ") for line in lines]

@@ -19,7 +19,7 @@ CONCEPTS = {
     "C0021641": ("T121", "Insulin"),
     "C0042029": ("T047", "Urinary tract infection"),
     "C0030193": ("T184", "Pain"),
-    "C0030705": ("T101", "Patient", "Sick person"),  # a kind of concept that is no finding
+    "C0030705": ("T101", "Patient", "Sick person"),  # a semantic type that is left out
 }
 
 
@@ -34,7 +34,7 @@ def write_rrf(folder: Path) -> Path:
     rows += [
         mrconso("C0018801", "Pump failure", suppress="O"),
         mrconso("C0018801", "Herzinsuffizienz", language="GER"),
-        mrconso("C0020538", "Heart failure"),  # an odd synonym: the concept that prefers the term must win
+        mrconso("C0020538", "Heart failure"),  # the concept with this preferred name has priority
     ]
     (folder / "MRCONSO.RRF").write_text("".join(rows), encoding="utf-8")
     kinds = [f"{cui}|{tui}|A1.2|Disease or Syndrome|AT1|256|\n" for cui, (tui, *_) in CONCEPTS.items()]

@@ -15,6 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
 
 import argparse
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -49,11 +50,7 @@ REMAKE = "Remove it and make it again with thinking_graph_preprocess/build_umls_
 
 @dataclass(frozen=True)
 class SearchLimits:
-    """Limits of a search.
-
-    Attributes:
-        max_hops: most relations of a path.
-        max_nodes: most concepts to expand.
+    """Limits of a search: most relations of a path, and most concepts to expand.
 
     Raises:
         UserError: a limit is below 1.
@@ -79,8 +76,6 @@ def simplify_term(term: str) -> str:
 
 def term_hash(term: str) -> int:
     """A 64-bit hash of a term; the probability of a collision among tens of millions of terms is about 10⁻⁴."""
-    import hashlib
-
     return int.from_bytes(hashlib.blake2b(term.encode("utf-8"), digest_size=8).digest(), "little")
 
 
