@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import errno
 import itertools
@@ -20,6 +21,7 @@ T = TypeVar("T")
 ROOT_DIR = "./datas"
 REPOSITORY = Path(__file__).resolve().parent.parent
 
+# What to do about errors of the operating system that a user can fix; others keep their traceback.
 DISK_ERRORS = {
     errno.ENOSPC: "the disk is full. Free some space and run the same command again to resume",
     errno.EDQUOT: "the disk quota is exhausted. Free some space and run the same command again to resume",
@@ -29,7 +31,6 @@ DISK_ERRORS = {
     errno.ENOTDIR: "a file exists where a directory is expected. Choose another path",
     errno.EPERM: "operation not permitted. Check the owner and mode of the directory, or choose another path",
 }
-"""What to do about errors of the operating system that a user can fix; others keep their traceback."""
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -73,10 +74,8 @@ def _how_to_activate() -> str:
 class Parser(argparse.ArgumentParser):
     """An argument parser with `--root_dir`, default paths below it, and no guessing.
 
-    Flags must be spelled out; for an unknown one the error suggests the closest. The help shows the description verbatim.
-
-    Args:
-        description: what the command does, usually the docstring of its module.
+    Flags must be spelled out; for an unknown one the error suggests the closest. The help shows `description`, usually the
+    docstring of the module, verbatim.
 
     >>> cli = Parser("Example.")
     >>> cli.add_path("--ehr_dir", default="patients_ehr", help="trajectories")
@@ -89,9 +88,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, description: str | None) -> None:
         super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
         self._path_defaults: dict[str, str] = {}
-        self.add_argument(
-            "--root_dir", type=Path, default=Path(ROOT_DIR), help=f"directory that default paths start from ({ROOT_DIR})"
-        )
+        self.add_argument("--root_dir", type=Path, default=Path(ROOT_DIR), help=f"where default paths start ({ROOT_DIR})")
 
     def add_path(self, *flags: str, default: str, help: str) -> None:
         """Add a path flag whose default is `default` below `--root_dir`."""
@@ -99,16 +96,12 @@ class Parser(argparse.ArgumentParser):
         self._path_defaults[action.dest] = default
 
     def add_num_workers(self, *aliases: str) -> None:
-        """Add `--num_workers`, the processes that share the work units of a command (`pipeline.work.run_units`).
-
-        Args:
-            aliases: older names of the flag.
-        """
+        """Add `--num_workers`, for `pipeline.work.run_units`; `aliases` are older names of the flag."""
         text = "processes that share the work (1)" + "".join(f"; {alias} is the same flag" for alias in aliases)
         self.add_argument("--num_workers", *aliases, type=at_least(1), default=1, metavar="N", help=text)
 
     def add_chunks(self) -> None:
-        """Add `--chunk_num` and `--chunk_idx`, which split the work of a command between array jobs; see `Chunk`."""
+        """Add `--chunk_num` and `--chunk_idx`; see `Chunk`."""
         self.add_argument("--chunk_num", type=at_least(1), default=1, metavar="N", help="split the work into N chunks (1)")
         self.add_argument("--chunk_idx", type=at_least(0), default=0, metavar="I", help="chunk to process, from 0 (0)")
 
@@ -141,7 +134,17 @@ def check_flags(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
             parser.error(f"unknown flag {flag}" + (f". Did you mean {close[0]}?" if close else ""))
 
 
-# --- values of flags
+# --- types of flags
+
+
+def _number(convert: Callable[[str], T], is_valid: Callable[[T], bool], expected: str) -> Callable[[str], T]:
+    def parse(text: str) -> T:
+        with contextlib.suppress(ValueError):
+            if is_valid(value := convert(text)):
+                return value
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text}")
+
+    return parse
 
 
 def at_least(minimum: int) -> Callable[[str], int]:
@@ -153,17 +156,7 @@ def at_least(minimum: int) -> Callable[[str], int]:
     Traceback (most recent call last):
     argparse.ArgumentTypeError: expected a whole number of at least 1, got 0
     """
-
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = None
-        if value is None or value < minimum:
-            raise argparse.ArgumentTypeError(f"expected a whole number of at least {minimum}, got {text}")
-        return value
-
-    return parse
+    return _number(int, lambda value: value >= minimum, f"a whole number of at least {minimum}")
 
 
 def between(low: float, high: float) -> Callable[[str], float]:
@@ -171,36 +164,14 @@ def between(low: float, high: float) -> Callable[[str], float]:
 
     >>> between(0, 1)("0.5")
     0.5
-    >>> between(0, 1)("2")
+    >>> between(0, 1)("nan")
     Traceback (most recent call last):
-    argparse.ArgumentTypeError: expected a number from 0 to 1, got 2
+    argparse.ArgumentTypeError: expected a number from 0 to 1, got nan
     """
-
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = float("nan")
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"expected a number from {low:g} to {high:g}, got {text}")
-        return value
-
-    return parse
+    return _number(float, lambda value: low <= value <= high, f"a number from {low:g} to {high:g}")
 
 
-def positive(text: str) -> float:
-    """An argparse type: a number above 0.
-
-    >>> positive("0.5")
-    0.5
-    """
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
-    return value
+positive = _number(float, lambda value: 0 < value < float("inf"), "a number above 0")  # an argparse type
 
 
 @dataclass(frozen=True)
@@ -218,9 +189,7 @@ class Chunk:
 
     def __post_init__(self) -> None:
         if not 0 <= self.index < self.number:
-            raise UserError(
-                f"--chunk_idx {self.index}: expected a number from 0 to {self.number - 1} (--chunk_num {self.number})"
-            )
+            raise UserError(f"--chunk_idx: expected a number from 0 to {self.number - 1} (--chunk_num), got {self.index}.")
 
     def of(self, items: Sequence[T]) -> list[T]:
         """Every `number`-th item, starting at `index`: the chunks cover all items, none twice."""

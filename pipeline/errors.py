@@ -1,7 +1,5 @@
 """The error that a user can act on."""
 
-from __future__ import annotations
-
 
 class UserError(Exception):
     """A problem that the user can fix; commands print it as one line and exit with code 2.

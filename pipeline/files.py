@@ -13,16 +13,11 @@ from typing import Any
 
 from pipeline.errors import UserError
 
-Line = dict[str, Any]
-"""One line of a JSONL log."""
+Line = dict[str, Any]  # of a JSONL log
 
 
 def require(path: Path | str, expected: str, fix: str) -> Path:
-    """Return `path` as a `Path`.
-
-    Raises:
-        UserError: nothing exists there; the message says what was expected and how to get it.
-    """
+    """Return `path` as a `Path`, or raise an error that says what was `expected` there and how to `fix` it."""
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: expected {expected}, got no such file or directory. {fix[:1].upper()}{fix[1:]}.")
@@ -72,15 +67,11 @@ def write_json(path: Path | str, value: Any) -> None:
 
 
 def read_json(path: Path | str) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        UserError: the file is not JSON in UTF-8.
-    """
+    """Read a JSON file in UTF-8."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        reason = f"{error.msg} in line {error.lineno}"
+        reason = f"a syntax error in line {error.lineno}, column {error.colno}"
     except UnicodeDecodeError:
         reason = "bytes that are not UTF-8"
     raise UserError(f"{path}: expected JSON, got {reason}. Fix or remove the file.")
@@ -92,10 +83,7 @@ def read_json(path: Path | str) -> Any:
 def read_jsonl(path: Path) -> Iterator[tuple[int, Line]]:
     """Yield (offset in bytes, object) for each line of a log.
 
-    Blank lines are skipped, and so is a truncated last line, as a killed writer leaves it.
-
-    Raises:
-        UserError: another line is not a JSON object.
+    Blank lines are skipped, and so is a truncated last line, as a killed writer leaves it. Other lines must be JSON objects.
     """
     offset = 0
     with path.open("rb") as file:
@@ -120,10 +108,7 @@ def append_jsonl(path: Path) -> Iterator[Callable[[Line], None]]:
     """A function that appends one line to a log and flushes it, so that a killed process loses the current line only.
 
     A truncated last line of an earlier process is removed first. The file is locked by the operating system while the block
-    runs, so that the lock disappears with its process.
-
-    Raises:
-        UserError: another process is writing to this log.
+    runs, so that the lock disappears with its process; a second writer is an error.
     """
     from filelock import FileLock, Timeout
 
@@ -138,10 +123,8 @@ def append_jsonl(path: Path) -> Iterator[Callable[[Line], None]]:
 
             yield append
     except Timeout:
-        raise UserError(
-            f"{path}: expected to be the only process that writes to this file, got another one. Wait for it, or split the "
-            "work with --chunk_num and --chunk_idx."
-        ) from None
+        fix = "Wait for it, or split the work with --chunk_num and --chunk_idx"
+        raise UserError(f"{path}: expected no other process that writes to this file, got one. {fix}.") from None
 
 
 def _repair_last_line(file: Any) -> None:

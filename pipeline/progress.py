@@ -10,18 +10,13 @@ from typing import Any, TextIO, TypeVar
 
 T = TypeVar("T")
 
-TABLE_WIDTH = 120
-"""Columns of the terminal that a printed table takes at most."""
+TABLE_WIDTH = 120  # columns of the terminal that a printed table takes at most
 
 
 def progress(iterable: Iterable[T] | None = None, *, total: int | None = None, desc: str, unit: str, **options: Any) -> Any:
     """A tqdm bar with rate and ETA on standard error; in a log file, one line every half minute.
 
-    Args:
-        iterable: what to iterate over; None for a bar that is advanced by `update`.
-        total: number of units.
-        desc, unit: what the bar is called, and what it counts.
-        options: further options of tqdm.
+    Iterates over `iterable`; without one, the bar is advanced by `update`. `options` are further options of tqdm.
     """
     from tqdm import tqdm
 
@@ -30,7 +25,7 @@ def progress(iterable: Iterable[T] | None = None, *, total: int | None = None, d
 
 
 def format_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Rows as aligned text, at most `TABLE_WIDTH` columns wide: the last column is wrapped if need be.
+    """Rows as aligned text, at most `TABLE_WIDTH` columns wide: the widest columns are wrapped if need be.
 
     Integers have thousands separators, None is an en dash; columns of numbers and percentages are aligned right.
 
@@ -42,15 +37,16 @@ def format_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """
     from tabulate import tabulate
 
-    rows = [list(row) for row in rows]
-    numeric = [all(map(_is_number, column)) for column in zip(*rows, strict=True)]
-    numeric = numeric or [False] * len(headers)
-    cells = [[_cell(value) for value in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
-    room = max(20, TABLE_WIDTH - sum(width + 2 for width in widths[:-1]))
-    cells = [[*row[:-1], textwrap.fill(row[-1], room)] for row in cells]
-    alignment = ["right" if is_number else "left" for is_number in numeric]
-    return tabulate(cells, headers, disable_numparse=True, colalign=alignment)
+    columns = list(zip(*rows, strict=True)) or [()] * len(headers)
+    alignment = ["right" if column and all(map(_is_number, column)) else "left" for column in columns]
+    columns = [[_cell(value) for value in column] for column in columns]
+    headers = [f"{header}  " for header in headers]  # tabulate pads headers, too
+    widths = [max(map(len, [header, *column])) for header, column in zip(headers, columns, strict=True)]
+    while sum(widths) + 2 * (len(widths) - 1) > TABLE_WIDTH:
+        widths[widths.index(max(widths))] -= 1
+    columns = [[textwrap.fill(text, width) for text in column] for column, width in zip(columns, widths, strict=True)]
+    headers = [textwrap.fill(header, width - 1) for header, width in zip(headers, widths, strict=True)]
+    return tabulate(zip(*columns, strict=True), headers, disable_numparse=True, colalign=alignment)
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -77,19 +73,14 @@ def peak_memory_mib() -> float:
 
 
 class Summary:
-    """The line that ends a command: what it did, time, rate and peak memory.
-
-    Args:
-        command: name of the command; the clock starts now.
-    """
+    """The line that ends the command of this name: what it did, time, rate and peak memory. The clock starts now."""
 
     def __init__(self, command: str) -> None:
-        self.command = command
-        self.start = time.monotonic()
+        self.command, self.start = command, time.monotonic()
 
     def print(self, text: str, count: int | None = None, unit: str = "records", file: TextIO | None = None) -> None:
         """Print `text` with the elapsed time and, if `count` is given, the rate in `unit` per second."""
         seconds = time.monotonic() - self.start
         rate = f", {count / max(seconds, 1e-9):,.0f} {unit}/s" if count else ""
-        memory = f"peak memory {peak_memory_mib():,.0f} MiB"
-        print(f"{self.command}: {text}; {seconds:.1f} s{rate}, {memory}", file=file, flush=True)
+        spent = f"{seconds:.1f} s{rate}, peak memory {peak_memory_mib():,.0f} MiB"
+        print(f"{self.command}: {text}; {spent}", file=file, flush=True)

@@ -1,20 +1,24 @@
-"""What an output was made from: inputs by content, settings, and the version of the rules.
+"""What an output was made from: `provenance.json` in an output directory, or `NAME.provenance.json` beside NAME.csv.
 
-A step claims its output before it writes the first file, and completes the record when everything is there:
-
-    provenance = Provenance(folder_record(output), "rank", inputs={"patients": digest}, settings={}, rules=1)
-    provenance.claim(change="--output_path")     # refuses an output that was started from something else
+    provenance = Provenance(folder_record(output), "rank", inputs={"patients": digest}, settings={"buckets": 8}, rules=1)
+    provenance.claim(change="--output_path")     # before the first file of the output
     ...                                          # the work, which can be killed and resumed
-    provenance.complete(records=total)
+    provenance.complete(records=total)           # after the last one
 
-The record is `provenance.json` in an output directory, or `NAME.provenance.json` beside an output file NAME.csv. Consumers
-read it with `read_record` and name the output by `digest_of`. An output without a record (a released file) is of unknown
-origin: both return None.
+The record promises:
+
+- It was written before the first file of the output. It names the inputs by the digest of their content (not by path or
+  date), all settings that decide the result, and the version of the step's rules.
+- The step refused to mix: an output is only resumed with the same inputs, settings and rules, and never started in a
+  directory that holds files without a record.
+- `complete` is true only if the output was finished. Then `digest` names its content, and results such as counts are there.
+- Each consumer records the digest of what it read, so that equal digests along a chain of steps mean: made from this output.
+
+An output without a record, such as a released file, is of unknown origin: `read_record` and `digest_of` return None.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import subprocess
 from collections.abc import Collection, Mapping
@@ -25,12 +29,10 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.files import read_json, sha256, sha256_file, write_json
 
-RECORD = "provenance.json"
-
 
 def folder_record(folder: Path) -> Path:
     """Where the record of an output directory is."""
-    return folder / RECORD
+    return folder / "provenance.json"
 
 
 def file_record(file: Path) -> Path:
@@ -39,7 +41,7 @@ def file_record(file: Path) -> Path:
     >>> file_record(Path("sets/risk.csv")).as_posix()
     'sets/risk.provenance.json'
     """
-    return file.with_suffix("." + RECORD)
+    return file.with_suffix(".provenance.json")
 
 
 @dataclass(frozen=True)
@@ -69,22 +71,26 @@ class Provenance:
     @property
     def is_complete(self) -> bool:
         """Whether the record says that the output is finished."""
-        record = read_record(self.path)
-        return record is not None and bool(record.get("complete"))
+        return bool((read_record(self.path) or {}).get("complete"))
 
     def claim(self, change: str, used: bool | None = None, unread: Collection[str] = ()) -> None:
         """Write the record of an output that is about to be made; do nothing if it was started from the same before.
 
         Args:
             change: the flag that chooses another output, for the error message.
-            used: whether files of the output exist; None: whether a directory's has any, hidden ones aside.
+            used: whether files of the output exist; None: whether a directory has any, hidden ones aside.
             unread: inputs that nothing was made from yet, so that they may have changed since the output was started.
 
         Raises:
             UserError: the output was started from something else, or holds files without a record.
         """
-        require_unused(self.path, self.step, change, used)
-        record = read_record(self.path)
+        if used is None:
+            folder = self.path.parent
+            used = folder.exists() and any(not file.name.startswith(".") for file in folder.iterdir())
+        record = read_record(self.path)  # after the look at the files: another process may claim the output just now
+        if used and record is None:
+            fix = f"Remove the files, or choose another {change}"
+            raise UserError(f"{self.path}: expected a record of {self.step}, got files without a record. {fix}.")
         different = [] if record is None else differences(record, self.made_from)
         if stale := [name for name in different if name not in unread]:
             raise UserError(
@@ -95,38 +101,16 @@ class Provenance:
             write_json(self.path, self.made_from | {"complete": False, "code": git_revision()})
 
     def complete(self, digest: str | None = None, **results: Any) -> None:
-        """Record that the output is finished.
+        """Record that the output is finished, and its results, such as counts.
 
-        Args:
-            digest: names the content of the output; by default that of inputs, settings and rules, which decide it.
-            results: what else consumers and readers want to know, such as counts.
+        `digest` names the content of the output; by default it is that of inputs, settings and rules, which decide it.
         """
         digest = digest or sha256(json.dumps(self.made_from, sort_keys=True))
         write_json(self.path, self.made_from | {"complete": True, "digest": digest, "code": git_revision()} | results)
 
 
-def require_unused(path: Path, step: str, change: str, used: bool | None = None) -> None:
-    """Refuse to write to a directory that holds files of unknown origin.
-
-    Args:
-        path: the record of the output that is about to be made.
-        step, change: name of the step, and the flag that chooses another output, for the error message.
-        used: as in `Provenance.claim`.
-
-    Raises:
-        UserError: there are files but no record.
-    """
-    if used is None:
-        used = path.parent.exists() and any(not file.name.startswith(".") for file in path.parent.iterdir())
-    if used and not path.exists():  # in this order: another process may claim the output at the same time
-        raise UserError(
-            f"{path}: expected the record of an output that {step} started, got files without a record. Remove them, or "
-            f"choose another {change}."
-        )
-
-
 def differences(record: Mapping[str, Any], made_from: Mapping[str, Any]) -> list[str]:
-    """The names of the inputs and settings that differ, `step` or `rules` if these do.
+    """The names of the inputs and settings that differ, and `step` or `rules` if these do.
 
     >>> differences({"rules": 1, "inputs": {"index": "ab"}, "settings": {}}, {"rules": 2, "inputs": {"index": "cd"}})
     ['rules', 'index']
@@ -142,31 +126,20 @@ def differences(record: Mapping[str, Any], made_from: Mapping[str, Any]) -> list
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """The record at `path` (`folder_record`, `file_record`), or None if there is none.
-
-    Raises:
-        UserError: the file is not a record.
-    """
-    if not path.exists():
-        return None
-    record = read_json(path)
+    """The record at `path` (`folder_record`, `file_record`), or None if there is none."""
+    record = read_json(path) if path.exists() else {}
     if not isinstance(record, dict):
         raise UserError(f"{path}: expected a JSON object, got something else. Remove the file and its output.")
-    return record
+    return record or None
 
 
 def digest_of(path: Path) -> str | None:
     """The digest in the record at `path`; None if there is no record or the output is not finished."""
-    record = read_record(path)
-    return None if record is None else record.get("digest")
+    return (read_record(path) or {}).get("digest")
 
 
 def require_complete(path: Path, made_by: str) -> dict[str, Any]:
-    """The record of a finished output.
-
-    Raises:
-        UserError: there is no record, or the output is not finished.
-    """
+    """The record of a finished output; an error if there is none, or the output is not finished."""
     record = read_record(path)
     if record is None or not record.get("complete"):
         found = "nothing there" if record is None else "an unfinished one"
@@ -177,10 +150,7 @@ def require_complete(path: Path, made_by: str) -> dict[str, Any]:
 class FileDigests:
     """SHA-256 digests of files, cached so that an unchanged file is hashed once.
 
-    Size and modification time only tell whether a cached digest is still good; what counts is the content.
-
-    Args:
-        cache: JSON file to keep digests in.
+    A cached digest is good while size and modification time of the file are the same. The cache is a JSON file.
     """
 
     def __init__(self, cache: Path) -> None:
@@ -191,11 +161,11 @@ class FileDigests:
         """The digest of a file."""
         status = path.stat()
         stamp = [status.st_size, status.st_mtime_ns]
-        known = self._known.get(str(path.resolve()))
-        if known is None or known[:2] != stamp:
-            known = self._known[str(path.resolve())] = [*stamp, sha256_file(path)]
+        name = str(path.resolve())
+        if self._known.get(name, [])[:2] != stamp:
+            self._known[name] = [*stamp, sha256_file(path)]
             write_json(self._cache, self._known)
-        return known[2]
+        return self._known[name][2]
 
 
 def digest_lines(lines: list[str]) -> str:
@@ -204,7 +174,7 @@ def digest_lines(lines: list[str]) -> str:
     >>> digest_lines(["2", "1"]) == digest_lines(["1", "2"])
     True
     """
-    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+    return sha256("\n".join(sorted(lines)))
 
 
 def git_revision() -> str:

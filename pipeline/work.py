@@ -1,8 +1,12 @@
 """Units of work, and the processes that share them.
 
-A step divides its work into units, each with a name, a check whether it is done, and a function that does it and writes its
-output atomically. Any number of processes, started here (`--num_workers`) or by running the same command several times, on
-one machine or on several that share a file system, do each unit once. A killed process loses the unit it was working on.
+A step divides its work into units, each with a name, a check whether it is done, and a function that does it. Any number of
+processes do each unit once: those of `--num_workers`, and further runs of the same command on machines that share the disk.
+
+A run that is killed in the middle loses the units that it was working on, nothing else. The output of a unit appears whole
+or not at all (`atomic_path`, `atomic_dir`), so that no half-written file is taken for a finished one. The locks belong to
+the operating system, which releases them with their process: other runs take over the units at once, and the same command
+run again does only the units that are not done. Worker processes end with the command that started them.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -28,11 +32,8 @@ from pipeline.progress import progress
 
 T = TypeVar("T")
 
-Tick = Callable[[int], Any]
-"""Advances the progress bar by a number of its units."""
-
-POLL_SECONDS = 0.5
-"""Between two looks at the progress of other processes."""
+Tick = Callable[[int], Any]  # advances the progress bar by a number of its units
+POLL_SECONDS = 0.5  # between two looks at the progress of other processes
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,9 @@ class Unit:
 def run_units(
     units: Sequence[Unit], locks: Path, *, num_workers: int = 1, total: int | None = None, desc: str, unit: str
 ) -> None:
-    """Do every unit that is not done, sharing the units with other processes of the same step.
+    """Do every unit that is not done; return when all are, whichever process did them.
 
-    Returns when all units are done, whichever process did them. A unit is done under a lock of the operating system, which
-    disappears with its process; the unit of a killed process is taken over.
+    If a unit fails, all workers are stopped and its error is raised.
 
     Args:
         units: what to do.
@@ -66,15 +66,12 @@ def run_units(
         num_workers: processes to use; 1 works in this process.
         total: length of the progress bar, in what units report with `Tick`; None: one for each unit.
         desc, unit: name of the bar, and what it counts.
-
-    Raises:
-        UserError: a unit raised it, or a worker process was killed.
     """
     units = [each for each in units if not each.done()]
     if not units:
         return
     if total is None:
-        units, total = [Unit(each.name, each.done, _Counted(each.do)) for each in units], len(units)
+        units, total = [replace(each, do=partial(_do_and_count, each.do)) for each in units], len(units)
     locks.mkdir(parents=True, exist_ok=True)
     with progress(total=total, desc=desc, unit=unit) as bar:
         if num_workers == 1 or len(units) == 1:
@@ -95,16 +92,13 @@ def map_lines(
         parts: what is computed by one process at a time.
         compute: function of a part; a bound method or `functools.partial`, not a closure.
         scratch: directory in which the temporary directory is made, usually that of the output.
-        num_workers: processes to use; 1 works in this process.
-        desc, unit: name of the progress bar, and what a part is.
+        num_workers, desc, unit: as in `run_units`.
     """
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".parts-", dir=scratch) as temporary:
         paths = [Path(temporary) / f"{number}.jsonl" for number in range(len(parts))]
-        units = [
-            Unit(path.stem, path.exists, partial(_write_lines, compute, part, path))
-            for part, path in zip(parts, paths, strict=True)
-        ]
+        write = partial(_write_lines, compute)
+        units = [Unit(path.stem, path.exists, partial(write, part, path)) for part, path in zip(parts, paths, strict=True)]
         run_units(units, Path(temporary), num_workers=num_workers, desc=desc, unit=unit)
         for path in paths:
             with path.open(encoding="utf-8") as file:
@@ -116,82 +110,64 @@ def _write_lines(compute: Callable[[T], Iterable[Line]], part: T, path: Path, _:
         file.writelines(json.dumps(line) + "\n" for line in compute(part))
 
 
-@dataclass(frozen=True)
-class _Counted:
-    """A unit's function, which reports one unit when it ends."""
-
-    do: Callable[[Tick], None]
-
-    def __call__(self, tick: Tick) -> None:
-        self.do(lambda number: None)
-        tick(1)
+def _do_and_count(do: Callable[[Tick], None], tick: Tick) -> None:
+    do(lambda number: None)
+    tick(1)
 
 
-def _share(units: Sequence[Unit], locks: Path, tick: Tick, stopped: Callable[[], bool] = lambda: False) -> None:
+def _share(units: Sequence[Unit], locks: Path, tick: Tick) -> None:
     """Do units until all are done, in this process or in another one."""
     from filelock import FileLock, Timeout
 
     waiting, timeout = list(units), 0.0
-    while waiting and not stopped():
+    while waiting:
         busy = []
-        for position, each in enumerate(waiting):
-            if each.done() or stopped():
+        for position, unit in enumerate(waiting):
+            if unit.done():
                 continue
             try:
-                lock = FileLock(locks / f"{each.name}.lock").acquire(timeout=0 if position else timeout)
+                lock = FileLock(locks / f"{unit.name}.lock").acquire(timeout=0 if position else timeout)
             except Timeout:
-                busy.append(each)
+                busy.append(unit)
                 continue
             with lock:
-                if not each.done():
-                    each.do(tick)
+                if not unit.done():
+                    unit.do(tick)
         waiting, timeout = busy, POLL_SECONDS
 
 
 def _run_processes(units: Sequence[Unit], locks: Path, number: int, bar: Any) -> None:
     context = multiprocessing.get_context("spawn")  # a fork after polars or pyarrow have started threads can deadlock
     # Shared memory without locks: a worker that is killed while it holds one would block the others.
-    counts, stop, errors = context.RawArray("q", number), context.RawValue("b", 0), context.SimpleQueue()
-    workers = [
-        context.Process(target=_worker, args=(units, locks, counts, index, stop, errors), daemon=True)
-        for index in range(number)
-    ]
+    counts, errors = context.RawArray("q", number), context.SimpleQueue()
+    shared = units, locks, counts, errors
+    workers = [context.Process(target=_worker, args=(*shared, index), daemon=True) for index in range(number)]
     try:
         with _environment_of_workers(number):
             for worker in workers:
                 worker.start()
-        while running := [worker.sentinel for worker in workers if worker.is_alive()]:
-            wait(running, POLL_SECONDS)
+        running = workers
+        while running and errors.empty() and not any(worker.exitcode for worker in workers):
+            wait([worker.sentinel for worker in running], POLL_SECONDS)
+            running = [worker for worker in workers if worker.is_alive()]
             bar.update(sum(counts) - bar.n)
-            if any(worker.exitcode for worker in workers):
-                stop.value = 1
+        if not errors.empty():
+            error, trace = errors.get()
+            raise error or RuntimeError("a worker process failed") from RuntimeError(trace)
+        if any(worker.exitcode for worker in workers):
+            fix = "Run the same command again with fewer processes"
+            raise UserError(f"--num_workers: expected all processes to finish, got one killed (out of memory?). {fix}.")
     finally:
         for worker in workers:
-            if worker.is_alive():
-                worker.terminate()  # outputs are atomic: an unfinished unit is done again
-        for worker in workers:
             if worker.pid is not None:
+                worker.terminate()  # outputs are atomic: an unfinished unit is done again
                 worker.join()
-    bar.update(sum(counts) - bar.n)
-    if not errors.empty():
-        error, trace = errors.get()
-        if isinstance(error, UserError):
-            raise error
-        raise RuntimeError(f"a worker process failed:\n{trace}") from error
-    if any(worker.exitcode for worker in workers):
-        raise UserError(
-            "--num_workers: expected every process to finish, got one that was killed (out of memory?). Run the same command "
-            "again with fewer processes."
-        )
 
 
 @contextlib.contextmanager
 def _environment_of_workers(number: int) -> Iterator[None]:
-    """Processes started in this block share the processors, and leave Ctrl-C to this process, which stops them.
-
-    Otherwise polars would start a thread for each processor in every process.
-    """
-    name = "POLARS_MAX_THREADS"
+    """Processes started in this block share the processors, and leave Ctrl-C to this process, which stops them."""
+    name = "POLARS_MAX_THREADS"  # by default one for each processor, in every process
     before = os.environ.get(name)
     os.environ.setdefault(name, str(max(1, (os.cpu_count() or 1) // number)))
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited, so that it holds while a worker starts
@@ -203,17 +179,17 @@ def _environment_of_workers(number: int) -> Iterator[None]:
             del os.environ[name]
 
 
-def _worker(units: Sequence[Unit], locks: Path, counts: Any, index: int, stop: Any, errors: Any) -> None:
+def _worker(units: Sequence[Unit], locks: Path, counts: Any, errors: Any, index: int) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
     def tick(number: int) -> None:
         counts[index] += number
 
     try:
-        _share(units, locks, tick, lambda: bool(stop.value))
-    except BaseException as error:  # noqa: BLE001  reported by the parent
-        stop.value = 1
-        errors.put((error if isinstance(error, UserError) else None, traceback.format_exc()))
+        _share(units, locks, tick)
+    except BaseException as error:  # noqa: BLE001  raised again by the parent
+        known = isinstance(error, UserError | OSError | ImportError)  # those that `pipeline.cli.run` may explain
+        errors.put((error if known else None, traceback.format_exc()))
         raise SystemExit(1) from None
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from pipeline.cli import Parser, at_least, run
 from pipeline.files import atomic_dir, read_json, write_json
 from pipeline.progress import Summary, print_table, progress
-from pipeline.provenance import FileDigests, Provenance, folder_record, read_record, require_unused
+from pipeline.provenance import FileDigests, Provenance, folder_record, read_record
 from pipeline.work import Tick, Unit, run_units
 from preprocess.raw_tables import RawTable, find_tables, prepare, read_batches
 
@@ -53,7 +53,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     for warning in warnings:
         print(f"warning: {warning}")
     record_path = folder_record(args.output_path)
-    require_unused(record_path, "merge_patient", "--output_path")
     started = (read_record(record_path) or {}).get("settings", {})
     buckets = args.buckets or started.get("buckets") or count_buckets(tables)
     digests = FileDigests(args.output_path / ".digests.json")

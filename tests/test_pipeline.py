@@ -194,11 +194,11 @@ def do(number, tick):
     event = folder / f"event-{number}"
     if event.exists():
         kind = event.read_text()
-        event.unlink()
-        if kind == "kill": os.kill(os.getpid(), 9)
+        if kind == "kill": event.unlink(); os.kill(os.getpid(), 9)
         if kind == "wait": time.sleep(60)
         if kind == "user error": raise UserError("table.csv: expected 2 columns, got 1.")
         if kind == "bug": raise ValueError("a bug")
+        if kind == "full disk": raise OSError(28, "No space left on device", "out")
     time.sleep(0.02)
     (folder / f"unit-{number}").write_text(str(number))
     tick(1)
@@ -262,7 +262,22 @@ def test_a_killed_worker_is_an_error_and_the_next_run_resumes(tmp_path: Path, wo
     log = process.communicate()[1]
     assert process.returncode == 2 and "--num_workers" in log.splitlines()[-1] and "Traceback" not in log
     assert work(2).wait() == 0
-    assert logged(tmp_path / "out") == sorted([*ALL, 3]) and done_units(tmp_path / "out") == set(ALL)
+    assert set(logged(tmp_path / "out")) == set(ALL) == done_units(tmp_path / "out")
+
+
+@pytest.mark.parametrize(("event", "code"), [("kill", 2), ("user error", 2), ("bug", 1)])
+def test_a_failure_ends_the_command_at_once(event: str, code: int, tmp_path: Path, work) -> None:
+    (tmp_path / "out" / "event-0").write_text("wait")
+    (tmp_path / "out" / "event-3").write_text(event)
+    process, start = work(2), time.monotonic()
+    assert process.wait() == code and time.monotonic() - start < 30, "no unit of another worker is waited for"
+
+
+def test_a_full_disk_is_the_same_line_from_a_worker(tmp_path: Path, work) -> None:
+    (tmp_path / "out" / "event-3").write_text("full disk")
+    process = work(2)
+    log = process.communicate()[1]
+    assert process.returncode == 1 and "out: the disk is full" in log.splitlines()[-1] and "Traceback" not in log
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
@@ -276,6 +291,7 @@ def test_errors_of_units(num_workers: int, tmp_path: Path, work) -> None:
     process = work(num_workers)
     log = process.communicate()[1]
     assert process.returncode == 1 and "in do" in log and "ValueError: a bug" in log, "the traceback of the worker"
+    (tmp_path / "out" / "event-3").unlink()
     assert work(num_workers).wait() == 0 and done_units(tmp_path / "out") == set(ALL)
 
 
@@ -347,12 +363,19 @@ def test_mapped_lines_come_in_the_order_of_the_parts(tmp_path: Path) -> None:
 
 # --- progress
 
-values = st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.just(0.25) | st.text("ab 1.%", max_size=12)
+values = st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.just(0.25) | st.text("ab 1.%", max_size=200)
+rows = st.integers(1, 5).flatmap(lambda n: st.lists(st.tuples(*[values] * n, st.text("words and more", max_size=300))))
 
 
-@given(st.integers(1, 4).flatmap(lambda n: st.lists(st.tuples(*[values] * n, st.text("words and more", max_size=300)))))
+@given(rows)
 def test_tables_fit_the_terminal(rows: list[tuple]) -> None:
-    headers = [f"column {i}" for i in range(len(rows[0]) if rows else 2)]
+    headers = ["", *(f"column_{i}" for i in range(len(rows[0]) - 1 if rows else 2))]
     table = format_table(headers, rows).split("\n")
     assert all(len(line) <= TABLE_WIDTH for line in table)
-    assert len(table) >= 2 + len(rows) and table[0].split() == " ".join(headers).split()
+    assert len(table) >= 2 + len(rows) and table[0].split() == headers[1:]
+
+
+def test_any_wide_column_is_wrapped() -> None:
+    table = format_table(["path", "a " * 60, "note"], [["x" * 200, 12345, "y " * 90], ["z", None, "short"]])
+    assert max(map(len, table.split("\n"))) <= TABLE_WIDTH and "12,345" in table
+    assert (table.count("x"), table.count("y"), table.count("a")) == (200, 90, 61)
