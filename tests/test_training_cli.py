@@ -336,7 +336,8 @@ def test_bad_input_is_reported(synthetic_root: Path, model: Path, data: Path, tm
     assert "Did you mean --max_length?" in refused("--max_lenght", 3)
     unknown = tmp_path / "task.csv"
     unknown.write_text(data.read_text(encoding="utf-8").replace(",labevents,", ",labs,"), encoding="utf-8")
-    assert f"{unknown}: task 'labs'" in refused(data=unknown)
+    message = refused(data=unknown)
+    assert f"{unknown}: " in message and "'labs'" in message
     truncated = tmp_path / "truncated"
     shutil.copytree(model, truncated)
     os.truncate(truncated / "model.safetensors", 1000)

@@ -18,8 +18,9 @@ gpus=$( (nvidia-smi --list-gpus 2>/dev/null || true) | wc -l)
 [ -z "${CUDA_VISIBLE_DEVICES:-}" ] || gpus=$(tr ',' '\n' <<< "$CUDA_VISIBLE_DEVICES" | wc -l)
 processes=${NUM_PROCESSES:-$gpus}
 [ "$processes" -ge 1 ] || fail "expected a visible GPU, got none. Set NUM_PROCESSES to run on the CPU."
-bin="$repo/.venv/bin"; [ -x "$bin/accelerate" ] || bin=$(dirname "$(command -v accelerate)")
+accelerate="$repo/.venv/bin/accelerate"; [ -x "$accelerate" ] || accelerate=$(command -v accelerate) || \
+  fail "expected accelerate, got no such command. Create the environment with scripts/setup_env.sh."
 # DeepSpeed configs name their JSON file relative to the repository; data and output paths are relative to the current directory.
 temporary=$(mktemp --suffix .yaml); trap 'rm -f "$temporary"' EXIT
 sed "s#: scripts/accelerate_configs/#: $repo/scripts/accelerate_configs/#" "$config" > "$temporary"
-"$bin/accelerate" launch --config_file "$temporary" --num_processes "$processes" "$repo/$script" --config "$file" "$@"
+"$accelerate" launch --config_file "$temporary" --num_processes "$processes" "$repo/$script" --config "$file" "$@"
