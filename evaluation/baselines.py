@@ -40,10 +40,8 @@ from pipeline.progress import Summary, progress
 from pipeline.work import map_lines
 
 if TYPE_CHECKING:
-    from mimiciv_dataset.lookups import Lookups
     from mimiciv_dataset.mimiciv import MIMICIV
     from mimiciv_dataset.text import SampleText
-    from mimiciv_dataset.trajectory import Trajectories
 
 IndexRows = list[dict[str, Any]]
 Answers = Iterator[tuple[Line, str, float | None]]
@@ -53,7 +51,7 @@ FOLDER = "baselines"
 COPIED = ("key", "sample_id", "task_info", "candidates", "input_sha256")
 """Fields of the run's output lines that the baselines' lines have too; those about prompts and replies are left out."""
 
-PATIENTS_PER_PART = 50
+PATIENTS_PER_PART = 200
 
 
 @dataclass(frozen=True)
@@ -70,14 +68,7 @@ class BaselineSettings:
 
 @dataclass(frozen=True)
 class BaselineJob:
-    """The samples of a run, and training rows of their tasks.
-
-    Attributes:
-        run_dir: directory of the run.
-        lines: output lines of the run by task.
-        training: index rows of training patients by task.
-        settings: of the command.
-    """
+    """The output lines of a run and index rows of training patients, both by task."""
 
     run_dir: Path
     lines: dict[str, list[Line]]
@@ -97,18 +88,6 @@ class BaselineJob:
                 for line in lines:
                     patients[clean_id(line["task_info"].get("subject_id"))].append(line)
         return dict(patients)
-
-    @cached_property
-    def trajectories(self) -> Trajectories:
-        from mimiciv_dataset.trajectory import Trajectories
-
-        return Trajectories(Path(self.settings.root_dir) / "patients_ehr")
-
-    @cached_property
-    def lookups(self) -> Lookups:
-        from mimiciv_dataset.lookups import Lookups
-
-        return Lookups(Path(self.settings.root_dir) / "index_mapping")
 
     @cached_property
     def _positions(self) -> dict[str, tuple[MIMICIV, int]]:
@@ -185,16 +164,20 @@ def copy_last(job: BaselineJob, patients: Sequence[str]) -> Answers:
 
     Uses the whole trajectory before the sample, of which the prompt shows only the context window.
     """
+    from mimiciv_dataset.lookups import Lookups
     from mimiciv_dataset.samples import decision_target
+    from mimiciv_dataset.trajectory import Trajectories
 
+    trajectories = Trajectories(Path(job.settings.root_dir) / "patients_ehr")
+    lookups = Lookups(Path(job.settings.root_dir) / "index_mapping")
     for subject_id in patients:
-        timeline = job.trajectories.timeline(subject_id)
+        timeline = trajectories.timeline(subject_id)
         for line in job.lines_by_patient[subject_id]:
             task = TASKS[line["task_info"]["task"]]
             answer: str | list[str] | None = None
             for position in range(clean_position(line["task_info"]["period_end"]) - 1, 0, -1):
                 if task.event in (None, timeline.file_names[position]):
-                    answer = decision_target(task, timeline, position, job.lookups)
+                    answer = decision_target(task, timeline, position, lookups)
                 if answer is not None:
                     break
             yield line, "\n".join(answer) if isinstance(answer, list) else answer or "", None

@@ -27,16 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Output:
-    """An output line as the report uses it; None where the line lacks a field.
-
-    Attributes:
-        prediction: the reply and its sample.
-        input_sha256: hash of the sample's input, before truncation.
-        prompt_sha256, template_sha256: hash of the prompt, and of the chat template it was rendered with.
-        prompt_chars, answer_chars: lengths in characters.
-        truncated: whether events were left out of the prompt.
-        finish_reason: why generation ended, such as stop or length.
-    """
+    """A prediction with the fields of its output line that the report uses; None where the line lacks one."""
 
     prediction: Prediction
     input_sha256: str | None
@@ -50,16 +41,10 @@ class Output:
     @classmethod
     def from_line(cls, prediction: Prediction, line: Line) -> Output:
         """From a line of outputs.jsonl and its prediction."""
-        return cls(
-            prediction=prediction,
-            input_sha256=line.get("input_sha256"),
-            prompt_sha256=line.get("prompt_sha256"),
-            template_sha256=line.get("template_sha256"),
-            prompt_chars=line.get("prompt_chars"),
-            answer_chars=len(prediction.answer or ""),
-            truncated=bool(line.get("truncated")),
-            finish_reason=(line.get("outputs") or [{}])[0].get("finish_reason"),
-        )
+        hashes = [line.get(name) for name in ("input_sha256", "prompt_sha256", "template_sha256")]
+        lengths = line.get("prompt_chars"), len(prediction.answer or "")
+        finish_reason = (line.get("outputs") or [{}])[0].get("finish_reason")
+        return cls(prediction, *hashes, *lengths, bool(line.get("truncated")), finish_reason)
 
 
 @dataclass

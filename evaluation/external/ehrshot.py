@@ -139,14 +139,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 @dataclass(frozen=True)
 class EhrshotJob:
-    """Labels and events, from which samples are made patient by patient.
-
-    Attributes:
-        labels: patient → (task, label) of each sample.
-        frames: patient → events.
-        examples: task → text of the solved examples before the input.
-        settings: of the command.
-    """
+    """Labels (task, label) and events of each patient, and the solved examples of each task."""
 
     labels: dict[str, list[tuple[str, EhrshotLabel]]]
     frames: dict[str, pl.DataFrame]
@@ -173,14 +166,7 @@ class EhrshotJob:
 
 
 class Patient(NamedTuple):
-    """A patient.
-
-    Attributes:
-        birth: time of birth, or None.
-        demographics: Gender, Race and Ethnicity, those that are known.
-        times: time of each event, ascending.
-        texts: each event as text.
-    """
+    """A patient: time of birth, the known ones of Gender, Race and Ethnicity, and times and texts of the events."""
 
     birth: datetime | None
     demographics: dict[str, str]

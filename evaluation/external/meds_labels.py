@@ -89,12 +89,7 @@ def task_of_row(row: dict[str, Any], path: Path) -> Task:
 
 @dataclass(frozen=True)
 class MedsJob:
-    """Index rows, from which labels are made patient by patient.
-
-    Attributes:
-        ehr_dir: directory of the trajectories.
-        rows: patient → (position in the index, index row).
-    """
+    """The trajectories, and the index rows of each patient with their positions in the index."""
 
     ehr_dir: Path
     rows: dict[str, list[tuple[int, dict[str, Any]]]]
