@@ -19,13 +19,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages 
 
 import argparse
 import contextlib
-import csv
 import gzip
-import io
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import IO, TYPE_CHECKING
 
 from pipeline.cli import Parser, at_least, run
@@ -37,11 +36,9 @@ from pipeline.work import Tick, Unit, run_units
 if TYPE_CHECKING:
     import polars as pl
 
-    from preprocess.synthetic.dictionaries import Dictionary
 
-MAX_PATIENTS = 400_000
-"""Beyond this number, ids would have more than eight digits."""
-TRUTH, CAUSES = "synthetic_truth", "synthetic_causes"
+MAX_PATIENTS = 400_000  # more would need ids of more than eight digits
+TRUTH = "synthetic_truth"
 
 
 @dataclass(frozen=True)
@@ -59,6 +56,11 @@ class Settings:
     seed: int = 0
     compress: bool = True
     batch_size: int = 256
+
+    @property
+    def suffix(self) -> str:
+        """Of the names of tables."""
+        return ".csv.gz" if self.compress else ".csv"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -78,12 +80,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     with atomic_dir(args.output_path) as folder:
         records = write_tables(folder, settings, args.num_workers)
-        for dictionary in dictionaries():
-            with open_table(folder / f"{dictionary.path}.csv", settings.compress) as file:
-                file.write(csv_text(dictionary).encode())
-    for code_map in code_maps():
-        with atomic_path(args.index_mapping / f"{code_map.path}.csv") as path:
-            path.write_text(csv_text(code_map), encoding="utf-8", newline="")
+        for name, dictionary in dictionaries().items():
+            with open_table(folder / f"{name}{settings.suffix}") as file:
+                file.write(dictionary.write_csv().encode())
+    for name, code_map in code_maps().items():
+        with atomic_path(args.index_mapping / f"{name}.csv") as path:
+            code_map.write_csv(path)
     print("records per table: " + ", ".join(f"{name} {count:,}" for name, count in records.items()))
     total = sum(records.values())
     summary.print(f"{settings.patients:,} patients, {total:,} records in {args.output_path}", total)
@@ -101,89 +103,25 @@ def check_outputs(settings: Settings, output_path: Path, index_mapping: Path) ->
         raise UserError(f"--patients: expected at most {MAX_PATIENTS:,}, as ids have eight digits, got {settings.patients:,}.")
     if output_path.exists() and (not output_path.is_dir() or any(output_path.iterdir())):
         raise UserError(f"{output_path}: expected a new or empty directory, got one with files. Choose another --output_path.")
-    for code_map in code_maps():
-        path = index_mapping / f"{code_map.path}.csv"
-        if path.exists() and path.read_text(encoding="utf-8") != csv_text(code_map).replace("\r\n", "\n"):
+    for name, code_map in code_maps().items():
+        path = index_mapping / f"{name}.csv"
+        if path.exists() and path.read_text(encoding="utf-8") != code_map.write_csv():
             raise UserError(f"{path}: expected the synthetic code map or none, got another. Choose another --index_mapping.")
 
 
 # --- tables
 
 
-@dataclass(frozen=True)
-class BatchJob:
-    """Writes the tables of one batch as plain CSV files, the parts of the final tables.
-
-    Attributes:
-        parts: directory for the parts of all batches.
-        index: number of the batch; the first has the headers.
-    """
-
-    settings: Settings
-    parts: Path
-    index: int
-
-    @property
-    def folder(self) -> Path:
-        return self.parts / f"{self.index:06d}"
-
-    def write(self, tick: Tick) -> None:
-        """Write one CSV for each table, and the numbers of records."""
-        keep = min(self.settings.batch_size, self.settings.patients - self.index * self.settings.batch_size)
-        tables = batch_tables(self.settings, self.index, keep)
-        with atomic_dir(self.folder) as folder:
-            write_json(folder / "records.json", {name: table.height for name, table in tables.items()})
-            for name, table in tables.items():
-                table.write_csv(
-                    folder / f"{name}.csv",
-                    include_header=self.index == 0,
-                    datetime_format="%Y-%m-%d %H:%M:%S",
-                    float_precision=6 if name == TRUTH else None,
-                    line_terminator="\r\n" if name == TRUTH else "\n",
-                )
-        tick(keep)
-
-
-@dataclass(frozen=True)
-class TableJob:
-    """Concatenates the parts of one table.
-
-    Attributes:
-        path: of the table, without `.gz`.
-    """
-
-    path: Path
-    parts: tuple[Path, ...]
-    compress: bool
-
-    def done(self) -> bool:
-        return _table_path(self.path, self.compress).exists()
-
-    def write(self, tick: Tick) -> None:
-        """Write the table, one part at a time."""
-        with open_table(self.path, self.compress) as file:
-            for part in self.parts:
-                file.write((part / self.path.name).read_bytes())
-
-
 def batch_tables(settings: Settings, index: int, keep: int) -> dict[str, pl.DataFrame]:
     """The tables of the first `keep` patients of a batch, with their truth and causes."""
+    from preprocess.synthetic import emergency, hospital, icu, laboratory, notes, orders, outcomes
     from preprocess.synthetic.batch import Batch
-    from preprocess.synthetic.emergency import emergency_tables
-    from preprocess.synthetic.hospital import hospital_tables
-    from preprocess.synthetic.icu import icu_tables
-    from preprocess.synthetic.laboratory import laboratory_tables
-    from preprocess.synthetic.notes import note_tables
-    from preprocess.synthetic.orders import order_tables
-    from preprocess.synthetic.outcomes import truth_tables
 
     batch = Batch(settings.seed, index, settings.batch_size, keep)
     tables: dict[str, pl.DataFrame] = {}
-    for make in (hospital_tables, order_tables, laboratory_tables, note_tables, emergency_tables, icu_tables):
-        tables |= make(batch)  # in this order, as all draw from one generator
-    tables = {name: batch.columns(name, table) for name, table in tables.items()}
-    tables[TRUTH], tables[CAUSES] = truth_tables(batch)
-    return tables
+    for module in (hospital, orders, laboratory, notes, emergency, icu, outcomes):  # in this order: they share a generator
+        tables |= module.make_tables(batch)
+    return {name: batch.columns(name, table) for name, table in tables.items()}
 
 
 def write_tables(folder: Path, settings: Settings, num_workers: int = 1) -> dict[str, int]:
@@ -195,45 +133,51 @@ def write_tables(folder: Path, settings: Settings, num_workers: int = 1) -> dict
     from preprocess.synthetic.vocab import ALL_TABLES, TABLES
 
     parts = folder / ".parts"
-    locks = parts / ".locks"
-    jobs = [BatchJob(settings, parts, index) for index in range(-(-settings.patients // settings.batch_size))]
-    units = [Unit(job.folder.name, job.folder.exists, job.write) for job in jobs]
-    run_units(units, locks, num_workers=num_workers, total=settings.patients, desc="patients", unit="patient")
-    paths = [folder / table.module / f"{table.name}.csv" for table in ALL_TABLES.values()]
-    folders = tuple(job.folder for job in jobs)
-    tables = [TableJob(path, folders, settings.compress) for path in (*paths, folder / f"{CAUSES}.csv")]
-    tables.append(TableJob(folder / f"{TRUTH}.csv", folders, False))
-    units = [Unit(job.path.stem, job.done, job.write) for job in tables]
-    run_units(units, locks, num_workers=num_workers, desc="tables", unit="table")
+    batches = [parts / f"{index:06d}" for index in range(-(-settings.patients // settings.batch_size))]
+    units = [
+        Unit(batch.name, batch.exists, partial(_write_batch, settings, index, batch)) for index, batch in enumerate(batches)
+    ]
+    run_units(units, parts / ".locks", num_workers=num_workers, total=settings.patients, desc="patients", unit="patient")
+    suffixes = {TRUTH: ".csv"}  # others by `settings`
+    paths = [folder / table.module / f"{name}{suffixes.get(name, settings.suffix)}" for name, table in ALL_TABLES.items()]
+    units = [Unit(path.name, path.exists, partial(_merge_parts, batches, path)) for path in paths]
+    run_units(units, parts / ".locks", num_workers=num_workers, desc="tables", unit="table")
     records = Counter()
-    for job in jobs:
-        records.update(read_json(job.folder / "records.json"))
+    for batch in batches:
+        records.update(read_json(batch / "records.json"))
     shutil.rmtree(parts)
     return {name: records[name] for name in TABLES}
 
 
-def _table_path(path: Path, compress: bool) -> Path:
-    return path.with_name(f"{path.name}.gz") if compress else path
+def _write_batch(settings: Settings, index: int, path: Path, tick: Tick) -> None:
+    """Write the tables of a batch as plain CSV files, in the first batch with headers, and their numbers of records."""
+    keep = min(settings.batch_size, settings.patients - index * settings.batch_size)
+    tables = batch_tables(settings, index, keep)
+    with atomic_dir(path) as folder:
+        write_json(folder / "records.json", {name: table.height for name, table in tables.items()})
+        for name, table in tables.items():
+            form = {"float_precision": 6, "line_terminator": "\r\n"} if name == TRUTH else {}
+            out = folder / f"{name}.csv"
+            table.write_csv(out, include_header=index == 0, datetime_format="%Y-%m-%d %H:%M:%S", **form)
+    tick(keep)
+
+
+def _merge_parts(batches: Sequence[Path], path: Path, tick: Tick) -> None:
+    """Concatenate the parts of a table, one at a time."""
+    with open_table(path) as file:
+        for batch in batches:
+            file.write((batch / path.name.removesuffix(".gz")).read_bytes())
 
 
 @contextlib.contextmanager
-def open_table(path: Path, compress: bool) -> Iterator[IO[bytes]]:
-    """A table to write to; gzipped, with `.gz` added to `path`, if `compress`. The bytes depend on the content only."""
-    with atomic_path(_table_path(path, compress)) as temporary, temporary.open("wb") as file:
-        if compress:
+def open_table(path: Path) -> Iterator[IO[bytes]]:
+    """A table to write to, gzipped if the name ends with `.gz`; the bytes depend on the content only."""
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        if path.suffix == ".gz":
             with gzip.GzipFile(filename="", fileobj=file, mode="wb", compresslevel=1, mtime=0) as compressed:
                 yield compressed
         else:
             yield file
-
-
-def csv_text(dictionary: Dictionary) -> str:
-    """A small table as CSV, rows without repeats."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(dictionary.columns)
-    writer.writerows(dict.fromkeys(tuple(row) for row in dictionary.rows))
-    return file.getvalue()
 
 
 if __name__ == "__main__":

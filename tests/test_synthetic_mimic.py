@@ -110,14 +110,18 @@ def test_refuses_bad_numbers(tmp_path: Path, flags: tuple) -> None:
 def test_vocabulary_columns_and_values_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vocab, "FOLDER", tmp_path)
     path = tmp_path / "labs.csv"
-    path.write_text("itemid,label,panel,unit,low,high,decimals\n1,a,b,c,0.5,2,1\n")
-    assert vocab.read_vocabulary("labs", vocab.Lab) == [vocab.Lab(1, "a", "b", "c", 0.5, 2.0, 1)]
-    for text, problem in (("itemid,label\n1,a\n", "columns"), (path.read_text().replace("0.5", "x"), "line 2"),
-                          (path.read_text() + "2,a\n", "line 3")):  # fmt: skip
+    types = {"itemid": int, "label": str, "low": float, "limits": list[float]}
+    good = "itemid,label,low,limits\n1,a,0.5,1|2\n"
+    path.write_text(good)
+    assert vocab.read_vocabulary("labs", **types).rows() == [(1, "a", 0.5, [1.0, 2.0])]
+    for text, problem in (
+        ("itemid,label\n1,a\n", "columns"),
+        (good.replace("0.5", "x"), "line 2"),
+        (good + "2,a\n", "line 3"),
+    ):
         path.write_text(text)
         with pytest.raises(UserError, match=rf"labs.csv.*{problem}"):
-            vocab.read_vocabulary("labs", vocab.Lab)
-        path.write_text("itemid,label,panel,unit,low,high,decimals\n1,a,b,c,0.5,2,1\n")
+            vocab.read_vocabulary("labs", **types)
 
 
 def test_vocabulary_is_packaged() -> None:

@@ -1,74 +1,62 @@
 """A batch of synthetic patients, and what the builders of its tables share.
 
-Each table is built from a few parts: arrays of equal length, with the patient and time of each row. `Batch.frame` sorts the
-parts by patient and time; `Batch.columns` fills absent columns with nulls and writes times as text. Records of the routine
-of care come from the condition of the visit; records of signs (`vocab.SIGNS`) come from its indicators and are written for
-no other reason.
+A table is built from a few frames, each with arrays of equal length: `Batch.rows` adds the columns that say whose the rows
+are, `table` sorts the frames by patient and time, and `Batch.columns` fills absent columns with nulls and converts times.
+Records of the routine of care come from the condition of the visit; records of signs (`vocab.SIGNS`) come from its
+indicators and are written for no other reason.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
-from preprocess.synthetic import vocab
-from preprocess.synthetic.visits import HOUR, Course, Visits, midnight, simulate
-from preprocess.synthetic.vocab import INDICATORS, SIGN_ITEMS, SIGNS, Sign
+from preprocess.synthetic.visits import HOUR, midnight, simulate
+from preprocess.synthetic.vocab import ALL_TABLES, CHOICES, CONDITIONS, INDICATORS, SIGN_ITEMS, SIGNS, Sign, position
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Part = dict[str, Any]
-    from preprocess.synthetic.visits import Bools, Ints
+    from preprocess.synthetic.visits import Bools, Floats, Ints
 
-DATE_COLUMNS = {("patients", "dod"), ("omr", "chartdate"), ("procedures_icd", "chartdate"), ("hcpcsevents", "chartdate")}
-"""Columns written as a date alone; the other `TIME_COLUMNS` have a time."""
 TIME_COLUMNS = {
     "charttime", "storetime", "starttime", "stoptime", "endtime", "intime", "outtime", "admittime", "dischtime",
     "deathtime", "edregtime", "edouttime", "ordertime", "entertime", "verifiedtime", "transfertime", "scheduletime",
     "chartdate", "storedate", "dod",
 }  # fmt: skip
+# columns written as a date alone
+DATE_COLUMNS = {("patients", "dod"), ("omr", "chartdate"), ("procedures_icd", "chartdate"), ("hcpcsevents", "chartdate")}
 
 
-def pick(texts: Sequence[str | None], codes: Ints) -> pl.Series:
-    """Texts by position; -1 is missing.
+def pick(values: Sequence[Any] | pl.Series, codes: Ints) -> pl.Series:
+    """Values by position; -1 is missing.
 
     >>> pick(["a", "b"], np.array([1, -1])).to_list()
     ['b', None]
     """
-    return pl.Series([*texts, None], dtype=pl.String).gather(np.where(codes < 0, len(texts), codes))
+    return pl.Series([*values, None]).gather(np.where(codes < 0, len(values), codes))
 
 
-def field(entries: Sequence[Any], name: str, codes: Ints) -> pl.Series:
-    """A field of vocabulary entries by position; -1 is missing."""
-    return pick([str(getattr(entry, name)) for entry in entries], codes)
-
-
-def spread(counts: Ints | int) -> tuple[Ints, Ints]:
+def spread(counts: Ints) -> tuple[Ints, Ints]:
     """Owner and running number of each row, for owners with `counts` rows.
 
     >>> spread(np.array([2, 0, 1]))
     (array([0, 0, 2]), array([0, 1, 0]))
     """
     owner = np.repeat(np.arange(len(counts)), counts)
-    return owner, np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return owner, running_number(owner)
 
 
-def same_width(lists: Sequence[Sequence[int]]) -> Ints:
-    """Lists as the rows of a matrix, each repeated to the length of the longest.
-
-    >>> same_width([[1], [2, 3]])
-    array([[1, 1], [2, 3]])
-    """
-    width = max(map(len, lists))
-    return np.array([(list(values) * width)[:width] for values in lists])
+def running_number(owner: Ints) -> Ints:
+    """The number of each row among those of its owner, from 0; rows are sorted by owner."""
+    return np.arange(len(owner)) - np.searchsorted(owner, owner)
 
 
-def without_signs(names: Sequence[str]) -> Ints:
+def without_signs(names: Sequence[str] | pl.Series) -> Ints:
     """Positions of the names that no sign uses, which routine care may use.
 
     >>> without_signs(["Sodium", "Chloride"])
@@ -91,13 +79,18 @@ def _hundredths() -> pl.Series:
     return pl.Series([f"{k / 100:.10g}" for k in range(300_001)])
 
 
-def decimals(values: NDArray[np.float64]) -> pl.Series:
+def decimals(values: Floats) -> pl.Series:
     """Numbers as text with at most two decimals, looked up because formatting each would dominate the run.
 
     >>> decimals(np.array([7.0, 7.35, -1.0])).to_list()
     ['7', '7.35', '0']
     """
     return _hundredths().gather(np.clip(np.rint(values * 100), 0, 300_000).astype(np.int64))
+
+
+def table(*parts: pl.DataFrame) -> pl.DataFrame:
+    """The rows of all parts, sorted by patient and time."""
+    return pl.concat(parts, how="diagonal_relaxed").sort("patient", "time", maintain_order=True)
 
 
 class Batch:
@@ -117,28 +110,22 @@ class Batch:
     def __init__(self, seed: int, index: int, size: int, keep: int) -> None:
         self.rng = np.random.default_rng([seed, index, 1])
         self.index, self.size, self.keep = index, size, keep
-        self.course: Course = simulate(seed, index, size)
-        self.visits: Visits = self.course.visits
+        self.course = simulate(seed, index, size)
+        self.visits = v = self.course.visits
         self.subject = 10_000_000 + self.course.number * 61 + self.course.number * 7919 % 61
-        patient = self.visits.patient
-        visit_number = np.arange(len(patient)) - np.searchsorted(patient, patient)
-        self.visit_id = self.course.number[patient] * 8 + visit_number
-        self.hadm = np.where(self.visits.hospital, scatter(self.visit_id, 2), -1)
+        self.visit_id = self.course.number[v.patient] * 8 + running_number(v.patient)
+        self.hadm = np.where(v.hospital, scatter(self.visit_id, 2), -1)
         self.ed_stay = 30_000_000 + self.visit_id * 3 % 10_000_000
-        self.ed = np.flatnonzero(self.visits.ed)
-        self.adm = np.flatnonzero(self.visits.hospital)
-        first, second = np.flatnonzero(self.visits.icu), np.flatnonzero(self.visits.second_icu)
-        visit = np.r_[first, second]
-        is_second = np.r_[np.zeros(len(first), np.int64), np.ones(len(second), np.int64)]
-        order = np.lexsort((is_second, visit))
-        self.icu = visit[order]
-        self.icu_in = np.r_[self.visits.icu_in[first], self.visits.second_icu_in[second]][order]
-        self.icu_out = np.r_[self.visits.icu_out[first], self.visits.second_icu_out[second]][order]
-        self.icu_stay = 30_000_000 + (self.visit_id[self.icu] * 3 + 1 + is_second[order]) % 10_000_000
+        self.ed, self.adm = np.flatnonzero(v.ed), np.flatnonzero(v.hospital)
+        visit, is_second = np.nonzero(np.c_[v.icu, v.second_icu])
+        self.icu = visit
+        self.icu_in = np.where(is_second, v.second_icu_in[visit], v.icu_in[visit])
+        self.icu_out = np.where(is_second, v.second_icu_out[visit], v.icu_out[visit])
+        self.icu_stay = 30_000_000 + (self.visit_id[visit] * 3 + 1 + is_second) % 10_000_000
 
     # --- random values
 
-    def uniform(self, low: float, high: float, n: int) -> NDArray[np.float64]:
+    def uniform(self, low: float, high: float, n: int) -> Floats:
         """`n` numbers between `low` and `high`."""
         return self.rng.uniform(low, high, n)
 
@@ -150,15 +137,18 @@ class Batch:
         """`n` truth values, true with probability `p`."""
         return self.rng.random(n) < p
 
+    def any_of(self, values: Ints, n: int) -> Ints:
+        """`n` of the values."""
+        return values[self.integers(0, len(values), n)]
+
     def one_of(self, texts: Sequence[str], n: int, missing: float = 0.0) -> pl.Series:
-        """`n` texts; a share `missing` of them is missing."""
+        """`n` of the texts; a share `missing` is missing."""
         codes = self.integers(0, len(texts), n)
         return pick(texts, np.where(self.chance(missing, n), -1, codes) if missing else codes)
 
-    def choose(self, table: str, column: str, n: int) -> pl.Series:
-        """`n` values of a column of `vocab.CHOICES`."""
-        choice = vocab.CHOICES[table, column]
-        return self.one_of(choice.values, n, choice.missing)
+    def choose(self, table: str, n: int, *columns: str) -> dict[str, pl.Series]:
+        """`n` values of columns of `vocab.CHOICES`."""
+        return {column: self.one_of(CHOICES[table, column][0], n, CHOICES[table, column][1]) for column in columns}
 
     def provider(self, n: int, missing: float = 0.0) -> pl.Series:
         """`n` ids of providers."""
@@ -172,9 +162,21 @@ class Batch:
 
     # --- conditions and signs
 
-    def of_condition(self, name: str, visit: Ints) -> pl.Series:
+    def of_condition(self, field: str, visit: Ints) -> pl.Series:
         """A field of the condition of each visit."""
-        return field(vocab.CONDITIONS, name, self.visits.condition[visit])
+        return pick([getattr(condition, field) for condition in CONDITIONS], self.visits.condition[visit])
+
+    def one_of_condition(self, field: str, names: pl.Series, visit: Ints, width: int = 0) -> Ints:
+        """One of the first `width` names (by default all) in a list field of the condition of each visit.
+
+        Returns:
+            Their positions in `names`; none is of a sign.
+        """
+        at = position(names)
+        lists = [[at[name] for name in getattr(condition, field) if name not in SIGN_ITEMS] for condition in CONDITIONS]
+        width = width or max(map(len, lists))
+        positions = np.array([(entries * width)[:width] for entries in lists])  # shorter lists are repeated
+        return positions[self.visits.condition[visit], self.integers(0, width, len(visit))]
 
     def has(self, sign: Sign, visit: Ints) -> Bools:
         """Whether visits have the indicator of a sign."""
@@ -183,6 +185,12 @@ class Batch:
     def signs(self, table: str, window: str) -> list[Sign]:
         """The signs that a table shows in a window."""
         return [sign for sign in SIGNS if sign.table == table and sign.window == window]
+
+    def timed_signs(self, table: str, *windows: str) -> Iterator[tuple[Sign, Ints, Ints]]:
+        """The signs that a table shows in windows, each with its visits and times."""
+        for window in windows:
+            for sign in self.signs(table, window):
+                yield sign, *self.sign_times(sign)
 
     def sign_times(self, sign: Sign, dose: int = 0) -> tuple[Ints, Ints]:
         """The visits with a sign and when it is recorded, inside the sign's window whatever the times of the visit.
@@ -220,35 +228,35 @@ class Batch:
 
     # --- tables
 
-    def base(self, visit: Ints, time: Ints) -> Part:
-        """The columns of a part that say whose records they are, and when."""
-        return {"patient": self.visits.patient[visit], "visit": visit, "time": time}
+    def in_order(self, *parts: tuple[NDArray, ...]) -> Iterator[NDArray]:
+        """Concatenate parts, each the arrays (visit, time, ...), array by array, and sort them by patient and time."""
+        arrays = [np.concatenate(values) for values in zip(*parts, strict=True)]
+        order = np.lexsort((arrays[1], self.visits.patient[arrays[0]]))
+        return (values[order] for values in arrays)
 
-    def frame(self, parts: Sequence[Part]) -> pl.DataFrame:
-        """Parts → one frame, sorted by patient and time if they have times; helper columns stay until `columns`."""
-        frames = []
-        for part in parts:
-            n = len(part["patient"])
-            data = {k: pl.repeat(v, n, eager=True) if isinstance(v, str) else v for k, v in part.items()}
-            if "visit" in part:
-                data.setdefault("hadm_id", self.hadm[part["visit"]])
-            frames.append(pl.DataFrame(data).with_columns(subject_id=self.subject[part["patient"]]))
-        table = pl.concat(frames, how="diagonal_relaxed")
-        return table.sort("patient", "time", maintain_order=True) if "time" in table.columns else table
+    def rows(self, visit: Ints, time: Ints, **columns: Any) -> pl.DataFrame:
+        """Rows with `columns` (arrays, or a text for all rows), and with what follows from their visit and time.
+
+        These are patient, visit, time and subject_id, and unless `columns` has them, hadm_id and charttime.
+        """
+        patient = self.visits.patient[visit]
+        keys = {"patient": patient, "visit": visit, "time": time, "subject_id": self.subject[patient]}
+        columns = keys | {"hadm_id": self.hadm[visit], "charttime": time} | columns
+        return pl.DataFrame({k: pl.repeat(v, len(visit), eager=True) if isinstance(v, str) else v for k, v in columns.items()})
 
     def columns(self, name: str, table: pl.DataFrame) -> pl.DataFrame:
-        """The columns of table `name`, of the patients that are kept; times and hadm_id below zero are missing."""
+        """The columns of table `name`, of the patients that are kept; times, hadm_id and stay_id below zero are missing."""
         if self.keep < self.size:
             table = table.filter(pl.col("patient") < self.keep)
         columns = []
-        for column in vocab.ALL_TABLES[name].columns:
+        for column in ALL_TABLES[name].columns:
             if column not in table.columns:
                 columns.append(pl.lit(None, pl.String).alias(column))
             elif column in TIME_COLUMNS and table.schema[column].is_numeric():
                 microseconds = pl.col(column).cast(pl.Int64) * 1_000_000
                 time = pl.when(pl.col(column) >= 0).then(microseconds).cast(pl.Datetime("us"))
                 columns.append((time.cast(pl.Date) if (name, column) in DATE_COLUMNS else time).alias(column))
-            elif column == "hadm_id":
+            elif column in ("hadm_id", "stay_id"):
                 columns.append(pl.when(pl.col(column) >= 0).then(pl.col(column)).alias(column))
             else:
                 columns.append(pl.col(column))

@@ -2,59 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+import polars as pl
 
 from preprocess.synthetic import vocab
 
 
-class Dictionary(NamedTuple):
-    """A small table: path without extension, columns and rows."""
-
-    path: str
-    columns: tuple[str, ...]
-    rows: Iterable[Sequence[object]]
-
-
-def dictionaries() -> list[Dictionary]:
+def dictionaries() -> dict[str, pl.DataFrame]:
     """The d_* tables, by paths below the folder of the raw tables."""
-    panels = {panel.name: panel for panel in vocab.PANELS}
-    labs = [(lab.itemid, lab.label, panels[lab.panel].fluid, panels[lab.panel].category) for lab in vocab.LABS]
-    items = [
-        (item.itemid, item.label, item.label, "chartevents", item.category, item.unit, "Text" if item.values else "Numeric")
-        for item in vocab.CHART_ITEMS
-    ]
-    for table, entries, category in (
-        ("datetimeevents", vocab.DATETIME_ITEMS, lambda item: item.category),
-        ("inputevents", vocab.INPUT_ITEMS, lambda item: "Medications" if "Drips" in item.category else "Fluids/Intake"),
-        ("ingredientevents", vocab.INGREDIENT_ITEMS, lambda item: "Ingredients - general (Not In Use)"),
-        ("outputevents", vocab.OUTPUT_ITEMS, lambda item: "Output"),
-        ("procedureevents", vocab.PROCEDURE_ITEMS, lambda item: item.category),
-    ):
-        items += [(item.itemid, item.label, item.label, table, category(item), "", "Solution") for item in entries]
-    item_columns = ("itemid", "label", "abbreviation", "linksto", "category", "unitname", "param_type")
-    hcpcs = [(entry.code, "", entry.long, entry.short) for entry in vocab.HCPCS]
-    return [
-        Dictionary("hosp/d_labitems", ("itemid", "label", "fluid", "category"), labs),
-        _codes("hosp/d_icd_diagnoses", vocab.DIAGNOSES, "title"),
-        _codes("hosp/d_icd_procedures", vocab.PROCEDURES, "title"),
-        Dictionary("hosp/d_hcpcs", ("code", "category", "long_description", "short_description"), hcpcs),
-        Dictionary("icu/d_items", (*item_columns, "lownormalvalue", "highnormalvalue"), [(*item, "", "") for item in items]),
-    ]
+    is_text, is_drip = pl.col("values").list.len() > 0, pl.col("category").str.contains("Drips")
+    kind = pl.when(is_text).then(pl.lit("Text")).otherwise(pl.lit("Numeric"))
+    group = pl.when(is_drip).then(pl.lit("Medications")).otherwise(pl.lit("Fluids/Intake"))
+    chart, inputs = vocab.ICU_ITEMS["chartevents"], vocab.ICU_ITEMS["inputevents"]
+    chart = chart.with_columns(unitname=pl.col("unit").replace("", None), param_type=kind)
+    tables = vocab.ICU_ITEMS | {"chartevents": chart, "inputevents": inputs.with_columns(category=group)}
+    items = pl.concat([items.with_columns(linksto=pl.lit(name)) for name, items in tables.items()], how="diagonal")
+    nothing = pl.lit(None, pl.String)
+    limits = {"lownormalvalue": nothing, "highnormalvalue": nothing}
+    items = items.with_columns(pl.col("param_type").fill_null("Solution"), abbreviation="label", **limits)
+    columns = ("itemid", "label", "abbreviation", "linksto", "category", "unitname", "param_type", *limits)
+    labs = vocab.LABS.join(vocab.PANELS, left_on="panel", right_on="name", maintain_order="left")
+    return {
+        "hosp/d_labitems": labs.select("itemid", "label", "fluid", "category"),
+        "hosp/d_icd_diagnoses": _codes(vocab.DIAGNOSES, "title"),
+        "hosp/d_icd_procedures": _codes(vocab.PROCEDURES, "title"),
+        "hosp/d_hcpcs": vocab.HCPCS.select("code", category=nothing, long_description="long", short_description="short"),
+        "icu/d_items": items.select(columns),
+    }
 
 
-def code_maps() -> list[Dictionary]:
+def code_maps() -> dict[str, pl.DataFrame]:
     """CCS categories and ATC classes, which MIMIC-IV itself does not have, by paths below the folder of code maps."""
-    atc = [(drug.ndc, drug.atc) for drug in vocab.DRUGS if drug.atc]
-    return [
-        _codes("hosp/d_ccs_diagnoses", vocab.DIAGNOSES, "ccs"),
-        _codes("hosp/d_ccs_procedures", vocab.PROCEDURES, "ccs"),
-        Dictionary("hosp/d_atc_prescriptions", ("ndc_code", "atc_name"), atc),
-    ]
+    drugs = vocab.DRUGS.filter(pl.col("atc") != "").select(ndc_code="ndc", atc_name="atc")
+    return {
+        "hosp/d_ccs_diagnoses": _codes(vocab.DIAGNOSES, "ccs"),
+        "hosp/d_ccs_procedures": _codes(vocab.PROCEDURES, "ccs"),
+        "hosp/d_atc_prescriptions": drugs.unique(maintain_order=True),
+    }
 
 
-def _codes(path: str, entries: list[vocab.Code], field: str) -> Dictionary:
-    rows = [
-        (code, version, getattr(entry, field)) for entry in entries for code, version in ((entry.icd9, 9), (entry.icd10, 10))
-    ]
-    return Dictionary(path, ("icd_code", "icd_version", "long_title"), rows)
+def _codes(entries: pl.DataFrame, title: str) -> pl.DataFrame:
+    """The ICD-9 and the ICD-10 code of each entry, without repeats."""
+    entries = entries.select("icd9", "icd10", title)
+    rows = [(code, version, name) for *codes, name in entries.rows() for code, version in zip(codes, (9, 10), strict=True)]
+    return pl.DataFrame(rows, ("icd_code", "icd_version", "long_title"), orient="row").unique(maintain_order=True)

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from preprocess.synthetic import vocab
-from preprocess.synthetic.batch import Batch, field, same_width, spread
+from preprocess.synthetic.batch import Batch, spread
 from preprocess.synthetic.visits import HOUR, midnight
-from preprocess.synthetic.vocab import CONDITIONS, EXAMS, Condition
+from preprocess.synthetic.vocab import CONDITIONS, DIAGNOSES, EXAMS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
 
-    from numpy.typing import NDArray
+    from preprocess.synthetic.visits import Floats, Ints
 
-TITLES = {diagnosis.icd10: diagnosis.title for diagnosis in vocab.DIAGNOSES}
+TITLES = dict(DIAGNOSES.select("icd10", "title").rows())
+# sentences of a hospital course, of which each letter has some
 COURSE = (
     "The patient was followed closely by the {service} team, which adjusted treatment each day.",
     "Home medications were reviewed with the pharmacist and continued where possible.",
@@ -26,21 +26,20 @@ COURSE = (
     "Prophylaxis against thromboembolism was given throughout the stay.",
     "The plan was discussed with the patient and the family, who agreed with it.",
 )
-"""Sentences of a hospital course, of which each letter has some."""
 
 REPORT = """\
-EXAMINATION:  {exam.name}
+EXAMINATION:  {name}
 
 INDICATION:  ___ with {complaint} // evaluate
 
 COMPARISON:  {comparison}
 
 FINDINGS: \n
-{exam.finding}
+{finding}
 {change}
 
 IMPRESSION: \n
-{exam.finding}
+{finding}
 Findings in keeping with {condition}.
 """
 
@@ -76,19 +75,22 @@ ___
 """
 
 
-def note_tables(batch: Batch) -> dict[str, pl.DataFrame]:
+def make_tables(batch: Batch) -> dict[str, pl.DataFrame]:
     """The tables of this module."""
     return radiology(batch) | discharge(batch)
 
 
-def _with_ids(table: pl.DataFrame, kind: str) -> pl.DataFrame:
-    table = table.with_columns(note_seq=pl.int_range(pl.len()).over("patient") + 1)
-    return table.with_columns(note_id=pl.format(f"{{}}-{kind}-{{}}", "subject_id", pl.col("note_seq") + 1))
+def _notes(
+    batch: Batch, kind: str, visit: Ints, time: Ints, delay: Ints | int, texts: list[str], **columns: Ints
+) -> pl.DataFrame:
+    notes = batch.rows(visit, time, note_type=kind, storetime=time + delay, text=pl.Series(texts, dtype=pl.String), **columns)
+    notes = notes.with_columns(note_seq=pl.int_range(pl.len()).over("patient") + 1)
+    return notes.with_columns(note_id=pl.format(f"{{}}-{kind}-{{}}", "subject_id", pl.col("note_seq") + 1))
 
 
-def _details(table: pl.DataFrame, fields: Mapping[str, pl.Series]) -> pl.DataFrame:
+def _details(notes: pl.DataFrame, **fields: pl.Series | pl.Expr) -> pl.DataFrame:
     """A detail table: one row for each field of each note."""
-    keys = table.select("patient", "note_id", "subject_id", field_ordinal=pl.lit(1), row=pl.int_range(pl.len()))
+    keys = notes.select("patient", "note_id", "subject_id", field_ordinal=pl.lit(1), row=pl.int_range(pl.len()))
     rows = [keys.with_columns(field_name=pl.lit(name), field_value=values) for name, values in fields.items()]
     return pl.concat(rows).sort("row", maintain_order=True)
 
@@ -96,71 +98,47 @@ def _details(table: pl.DataFrame, fields: Mapping[str, pl.Series]) -> pl.DataFra
 def radiology(batch: Batch) -> dict[str, pl.DataFrame]:
     """Exams of the condition, in the ED and on the ward; those of the ED often without hadm_id."""
     v = batch.visits
-    exam_at = vocab.position(EXAMS, "name")
-    own = same_width([[exam_at[exam] for exam in condition.exams] for condition in CONDITIONS])
     owner, _ = spread(batch.rng.poisson(0.8, len(batch.adm)))
     ward = batch.adm[owner]
     ed = batch.ed[batch.chance(0.3, len(batch.ed))]
     length = np.maximum(v.out - v.admit - 2 * HOUR, HOUR)[ward]
     ward_time = v.admit[ward] + HOUR + (length * batch.rng.random(len(ward))).astype(np.int64)
     ed_time = v.ed_out[ed] - HOUR - 60 * batch.integers(0, 90, len(ed))
-    visit, time = np.r_[ward, ed], np.r_[ward_time, ed_time] // 60 * 60
-    no_hadm = np.r_[np.zeros(len(ward), bool), batch.chance(0.6, len(ed))]
-    order = np.lexsort((time, v.patient[visit]))
-    visit, time, no_hadm = visit[order], time[order], no_hadm[order]
+    rows = [(ward, ward_time // 60 * 60, batch.hadm[ward])]
+    rows.append((ed, ed_time // 60 * 60, np.where(batch.chance(0.6, len(ed)), -1, batch.hadm[ed])))
+    visit, time, hadm_id = batch.in_order(*rows)
     n = len(visit)
-    of_condition = own[v.condition[visit], batch.integers(0, own.shape[1], n)]
+    of_condition = batch.one_of_condition("exams", EXAMS["name"], visit)
     exam = np.where(batch.chance(0.8, n), of_condition, batch.integers(0, len(EXAMS), n))
     compared = batch.integers(0, 2, n)
-    texts = [
-        _report(CONDITIONS[k], EXAMS[e], bool(prior)) for k, e, prior in zip(v.condition[visit], exam, compared, strict=True)
-    ]
-    part = batch.base(visit, time) | {
-        "charttime": time,
-        "note_type": "RR",
-        "storetime": time + 60 * batch.integers(20, 300, n),
-        "text": pl.Series(texts, dtype=pl.String),
-        "hadm_id": np.where(no_hadm, -1, batch.hadm[visit]),
-    }
-    reports = _with_ids(batch.frame([part]), "RR")
-    fields = {"exam_name": field(EXAMS, "name", exam), "exam_code": field(EXAMS, "code", exam)}
-    return {"radiology": reports, "radiology_detail": _details(reports, fields)}
-
-
-def _report(condition: Condition, exam: vocab.Exam, is_compared: bool) -> str:
-    unchanged = "There is no significant change since the prior study."
-    return REPORT.format(
-        exam=exam,
-        complaint=condition.complaint.lower(),
-        comparison="___." if is_compared else "None.",
-        change=unchanged if is_compared else "No acute abnormality elsewhere.",
-        condition=condition.name,
-    )
+    exams, texts = EXAMS[exam], []
+    for condition, fields, is_compared in zip(v.condition[visit], exams.iter_rows(named=True), compared, strict=True):
+        unchanged = "There is no significant change since the prior study."
+        text = REPORT.format(
+            **fields,
+            complaint=CONDITIONS[condition].complaint.lower(),
+            comparison="___." if is_compared else "None.",
+            change=unchanged if is_compared else "No acute abnormality elsewhere.",
+            condition=CONDITIONS[condition].name,
+        )
+        texts.append(text)
+    reports = _notes(batch, "RR", visit, time, 60 * batch.integers(20, 300, n), texts, hadm_id=hadm_id)
+    return {"radiology": reports, "radiology_detail": _details(reports, exam_name=exams["name"], exam_code=exams["code"])}
 
 
 def discharge(batch: Batch) -> dict[str, pl.DataFrame]:
     """A letter for nearly every admission, dated midnight of the last day, as MIMIC's are."""
-    v = batch.visits
     visit = batch.adm[batch.chance(0.96, len(batch.adm))]
     draws = batch.rng.random((len(visit), len(COURSE)))
     signs = batch.signs("discharge", "end")
     shown = np.array([batch.has(sign, visit) for sign in signs]).T
-    texts = []
-    for k, draw, has_sign in zip(visit, draws, shown, strict=True):
-        sentences = [sign.item for sign, has in zip(signs, has_sign, strict=True) if has]
-        texts.append(_letter(batch, k, draw, sentences))
-    time = midnight(v.out[visit])
-    part = batch.base(visit, time) | {
-        "charttime": time,
-        "note_type": "DS",
-        "storetime": time + 33 * HOUR,
-        "text": pl.Series(texts, dtype=pl.String),
-    }
-    letters = _with_ids(batch.frame([part]), "DS")
-    return {"discharge": letters, "discharge_detail": _details(letters, {"author": pl.repeat("___", len(texts), eager=True)})}
+    sentences = np.array([sign.item for sign in signs])
+    texts = [_letter(batch, *row) for row in zip(visit, draws, [sentences[has] for has in shown], strict=True)]
+    letters = _notes(batch, "DS", visit, midnight(batch.visits.out[visit]), 33 * HOUR, texts)
+    return {"discharge": letters, "discharge_detail": _details(letters, author=pl.lit("___"))}
 
 
-def _letter(batch: Batch, visit: int, draw: NDArray, signs: list[str]) -> str:
+def _letter(batch: Batch, visit: int, draw: Floats, signs: Sequence[str]) -> str:
     """The discharge letter of a visit; `draw` chooses sentences of `COURSE`, `signs` are further sentences."""
     v = batch.visits
     patient, condition = v.patient[visit], CONDITIONS[v.condition[visit]]

@@ -13,26 +13,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from preprocess.synthetic.batch import pick
+from preprocess.synthetic.batch import table
 from preprocess.synthetic.visits import DAY, EARLY, ICU_LOG_ODDS, sigmoid
-from preprocess.synthetic.vocab import CONDITIONS, INDICATORS, OUTCOMES, SIGNS
+from preprocess.synthetic.vocab import INDICATORS, OUTCOMES, SIGNS
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from preprocess.synthetic.batch import Batch
     from preprocess.synthetic.visits import Bools, Floats, Ints, Visits
 
-TRUTH_COLUMNS = ("subject_id", "hadm_id", "stay_id", "task", "probability", "outcome")
-CAUSE_COLUMNS = ("subject_id", "hadm_id", "stay_id", "task", "condition", "term", "coefficient", "event", "cause", "log_odds",
-                 "table", "item", "value")  # fmt: skip
+# probability of a long stay of those who die in days 7-14, 3-7, 3, 2 and 1 of intensive care, measured on 15,000 patients
 LONG_STAY_IF_DYING = {"LengthOfStay_3day": (1.0, 1.0, 1.0, 0.68, 0.02), "LengthOfStay_7day": (1.0, 0.42, 0.0, 0.0, 0.0)}
-"""Probability of a long stay of those who die in days 7-14, 3-7, 3, 2 and 1 of intensive care, measured on 15,000 patients."""
+# cause that decides an event: the window of the ED task holds the admission
 IN_RECORD = "admission in the record"
-"""Cause that decides an event: the window of the ED task holds the admission."""
-PLACES = {(sign.indicator, sign.window): (sign.table, sign.item, sign.value or None) for sign in SIGNS}
-PLACES[IN_RECORD, "ed"] = ("admissions", "admittime", None)
-"""Where the record shows a cause in a window: table, item and value."""
+# where the record shows a cause in a window
+PLACES = {(s.indicator, s.window): {"table": s.table, "item": s.item, "value": s.value or None} for s in SIGNS}
+PLACES[IN_RECORD, "ed"] = {"table": "admissions", "item": "admittime"}
 
 
 class Event(NamedTuple):
@@ -81,6 +76,31 @@ class DrawnOutcome:
         products = (np.prod([event.probability for event in term.events], axis=0) for term in self.terms)
         total = sum(term.coefficient * product for term, product in zip(self.terms, products, strict=True))
         return total[self.visits]
+
+
+def make_tables(batch: Batch) -> dict[str, pl.DataFrame]:
+    """The rows of synthetic_truth.csv, by task, and of synthetic_causes.csv, by visit."""
+    visits = batch.visits
+    no_stay = np.full(len(visits.start), -1)
+    first_icu_stay = no_stay.copy()
+    first_icu_stay[batch.icu[::-1]] = batch.icu_stay[::-1]
+    stays = {"ed": batch.ed_stay, "icu": first_icu_stay}
+
+    def rows(drawn: DrawnOutcome, at: Ints, **columns: Any) -> pl.DataFrame:
+        stay_id = stays.get(drawn.window, no_stay)[at]
+        return batch.rows(at, visits.start[at], stay_id=stay_id, task=drawn.task, **columns)
+
+    truth, causes = [], []
+    for drawn in drawn_outcomes(visits):
+        truth.append(rows(drawn, drawn.visits, probability=drawn.probability, outcome=drawn.outcome.astype(np.int64)))
+        for number, term in enumerate(drawn.terms, 1):
+            for event in term.events:
+                for cause, log_odds in event.log_odds.items():
+                    at = drawn.visits[(term.coefficient[drawn.visits] != 0) & (log_odds[drawn.visits] != 0)]
+                    names = {"term": str(number), "event": event.name, "cause": cause, **PLACES.get((cause, drawn.window), {})}
+                    values = {"coefficient": term.coefficient[at], "log_odds": log_odds[at]}
+                    causes.append(rows(drawn, at, condition=batch.of_condition("name", at), **names, **values))
+    return {"synthetic_truth": pl.concat(truth), "synthetic_causes": table(*causes)}
 
 
 def drawn_outcomes(visits: Visits) -> list[DrawnOutcome]:
@@ -143,73 +163,3 @@ def drawn_outcomes(visits: Visits) -> list[DrawnOutcome]:
     add("Readmission_30day", "end", alive, visits.readmission_class == 2, product(event("readmission", 0)))
     add("Readmission_60day", "end", alive, visits.readmission_class >= 1, product(event("readmission", 1)))
     return outcomes
-
-
-# --- the two files
-
-
-def truth_tables(batch: Batch) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The rows of synthetic_truth.csv, by task, and of synthetic_causes.csv, by visit, of patients that are kept."""
-    visits = batch.visits
-    kept = visits.patient < batch.keep
-    first_icu_stay = np.full(len(kept), -1)
-    first_icu_stay[batch.icu[::-1]] = batch.icu_stay[::-1]
-    ids = pl.DataFrame(
-        {
-            "subject_id": batch.subject[visits.patient],
-            "hadm_id": batch.hadm,
-            "ed": batch.ed_stay,
-            "icu": first_icu_stay,
-            "condition": pick([condition.name for condition in CONDITIONS], visits.condition),
-        }
-    )
-    truth, causes = _Rows(ids), _Rows(ids)
-    for drawn in drawn_outcomes(visits):
-        shown = kept[drawn.visits]
-        at = drawn.visits[shown]
-        truth.add(at, drawn, probability=drawn.probability[shown], outcome=drawn.outcome[shown].astype(np.int64))
-        for number, term in enumerate(drawn.terms, 1):
-            for event in term.events:
-                for cause, log_odds in event.log_odds.items():
-                    acting = at[(term.coefficient[at] != 0) & (log_odds[at] != 0)]
-                    labels = {"term": number, "event": event.name, "cause": cause}
-                    place = dict(zip(("table", "item", "value"), PLACES.get((cause, drawn.window), (None,) * 3), strict=True))
-                    columns = {"coefficient": term.coefficient[acting], "log_odds": log_odds[acting]}
-                    causes.add(acting, drawn, labels | place, **columns)
-    return truth.table(TRUTH_COLUMNS), causes.table(CAUSE_COLUMNS, by_visit=True)
-
-
-class _Rows:
-    """Rows of a table of outcomes, collected in groups that share a task.
-
-    Args:
-        ids: one row for each visit: subject_id, hadm_id, stay_id by window, condition.
-    """
-
-    def __init__(self, ids: pl.DataFrame) -> None:
-        self.ids = ids
-        self.visits: list[Ints] = []
-        self.columns: list[dict[str, NDArray]] = []
-        self.labels: list[dict[str, Any]] = []
-
-    def add(self, visits: Ints, drawn: DrawnOutcome, labels: dict[str, Any] | None = None, **columns: NDArray) -> None:
-        """Add rows of `visits` with these columns; `labels` have one value for all of them."""
-        self.visits.append(visits)
-        self.columns.append(columns)
-        self.labels.append({"task": drawn.task, "window": drawn.window} | (labels or {}))
-
-    def table(self, names: tuple[str, ...], by_visit: bool = False) -> pl.DataFrame:
-        """All rows, in the order in which they were added, or by visit."""
-        visits = np.concatenate(self.visits)
-        group = np.repeat(np.arange(len(self.visits)), [len(at) for at in self.visits])
-        values = {name: np.concatenate([columns[name] for columns in self.columns]) for name in self.columns[0]}
-        order = np.argsort(visits, kind="stable") if by_visit else np.arange(len(visits))
-        parts = [
-            self.ids[visits[order]],
-            pl.DataFrame(self.labels, infer_schema_length=None)[group[order]],
-            pl.DataFrame(values)[order],
-        ]
-        window, hadm_id = pl.col("window"), pl.col("hadm_id")
-        stay_id = pl.when(window == "ed").then("ed").when(window == "icu").then("icu")
-        table = pl.concat(parts, how="horizontal")
-        return table.with_columns(stay_id=stay_id, hadm_id=pl.when(hadm_id >= 0).then(hadm_id)).select(names)

@@ -24,61 +24,40 @@ if TYPE_CHECKING:
 HOUR, DAY = 3600, 86400
 MAX_VISITS = 8
 EPOCH_2110 = 4_417_977_600
-NO_VISIT, FIRST_ED = 0.02, 0.88
-"""Share of patients without any visit, and of visits that start in the ED unless they are readmissions."""
-EARLY = 0.4
-"""Share of admissions from the ED that are entered before the patient leaves it."""
-OBSERVED = 0.85
-"""Probability of being observed for less than a day, where the hours of the visit allow it."""
-RETURNS = 0.55
-"""Probability of a further visit after one that no outcome follows."""
+NO_VISIT = 0.02  # share of patients without any visit
+FIRST_ED = 0.88  # share of visits that start in the ED unless they are readmissions
+EARLY = 0.4  # share of admissions from the ED that are entered before the patient leaves it
+OBSERVED = 0.85  # probability of being observed for less than a day, where the hours of the visit allow it
+RETURNS = 0.55  # probability of a further visit after one that no outcome follows
 ICU_LOG_ODDS = np.array([condition.icu_log_odds for condition in CONDITIONS])
 
 
 @dataclass
 class Visits:
-    """Visits of a batch: arrays of equal length, sorted by patient and start. Times of stays that do not exist are arbitrary.
+    """Visits of a batch: aligned arrays, sorted by patient and start. Times of stays that do not exist are arbitrary."""
 
-    Attributes:
-        patient: position of the patient in the batch.
-        start: arrival.
-        condition: position in `vocab.CONDITIONS`.
-        indicators: visits × `vocab.INDICATORS`.
-        ed, ed_out: whether the visit starts in the ED, and when it ends there.
-        hospital, admit, out: whether the patient is admitted, when, and until when.
-        died: in the hospital.
-        early: the admission is entered before the patient leaves the ED.
-        observed: admitted for observation, less than a day.
-        icu, icu_in, icu_out: the first ICU stay of the admission.
-        second_icu, second_icu_in, second_icu_out: the second one.
-        transfer: the ICU stay starts within 12 hours of the ED stay.
-        death_class: number of ICU mortality tasks whose answer is yes; 5 is death within a day.
-        readmission_class: 2 if readmitted within 30 days, 1 if within 60 days, else 0.
-        reattended: back in the ED within 3 days.
-    """
-
-    patient: Ints
-    start: Ints
-    condition: Ints
-    indicators: Bools
-    ed: Bools
+    patient: Ints  # position in the batch
+    start: Ints  # arrival
+    condition: Ints  # position in `vocab.CONDITIONS`
+    indicators: Bools  # visits × `vocab.INDICATORS`
+    ed: Bools  # whether the visit starts in the ED
     ed_out: Ints
-    hospital: Bools
+    hospital: Bools  # whether the patient is admitted
     admit: Ints
     out: Ints
-    died: Bools
-    early: Bools
-    observed: Bools
-    icu: Bools
+    died: Bools  # in the hospital
+    early: Bools  # the admission is entered before the patient leaves the ED
+    observed: Bools  # admitted for observation, less than a day
+    icu: Bools  # whether there is an ICU stay
     icu_in: Ints
     icu_out: Ints
-    second_icu: Bools
+    second_icu: Bools  # whether there is a second one
     second_icu_in: Ints
     second_icu_out: Ints
-    transfer: Bools
-    death_class: Ints
-    readmission_class: Ints
-    reattended: Bools
+    transfer: Bools  # the ICU stay starts within 12 hours of the ED stay
+    death_class: Ints  # number of ICU mortality tasks whose answer is yes; 5 is death within a day
+    readmission_class: Ints  # 2 if readmitted within 30 days, 1 if within 60 days, else 0
+    reattended: Bools  # back in the ED within 3 days
 
     @classmethod
     def concatenate(cls, rounds: list[Visits]) -> Visits:
@@ -90,19 +69,13 @@ class Visits:
 
 @dataclass
 class Course:
-    """A batch of patients and their visits.
+    """A batch of patients and their visits."""
 
-    Attributes:
-        number: position of the patient in the whole data set.
-        first_day: first day of the record.
-        dod: midnight of the day of death, -1 while alive.
-    """
-
-    number: Ints
+    number: Ints  # position of the patient in the whole data set
     age: Ints
     female: Bools
-    first_day: Ints
-    dod: Ints
+    first_day: Ints  # of the record
+    dod: Ints  # midnight of the day of death, -1 while alive
     visits: Visits
 
 
@@ -244,28 +217,7 @@ def _next_visits(
     home_death = midnight(np.where(hospital, out, ed_out)) + (DAY * uniform(20, 365)).astype(np.int64)
     dod[patient[dies_at_home]] = midnight(home_death[dies_at_home])
 
-    visits = Visits(
-        patient=patient,
-        start=start,
-        condition=condition,
-        indicators=indicators,
-        ed=ed,
-        ed_out=ed_out,
-        hospital=hospital,
-        admit=admit,
-        out=out,
-        died=died & hospital,
-        early=early,
-        observed=observed,
-        icu=icu,
-        icu_in=icu_in,
-        icu_out=icu_out,
-        second_icu=second,
-        second_icu_in=second_in,
-        second_icu_out=second_out,
-        transfer=transfer,
-        death_class=death_class,
-        readmission_class=readmission_class,
-        reattended=reattended,
-    )
+    stays = (ed, ed_out, hospital, admit, out, died & hospital, early, observed, icu, icu_in, icu_out)
+    later = (second, second_in, second_out, transfer, death_class, readmission_class, reattended)
+    visits = Visits(patient, start, condition, indicators, *stays, *later)
     return visits, patient[comes], next_start[comes], next_direct[comes]

@@ -1,8 +1,7 @@
 """The vocabulary of the synthetic MIMIC-IV: what its patients can have, be given and be measured by.
 
-Each constant holds the rows of a CSV file in `vocabulary/`, whose columns are the fields of its row type. All of it was
-chosen by us from public facts (names of items and codes, usual ranges); nothing is taken from patient data. Item numbers
-follow MIMIC-IV's public dictionaries where we know them.
+Each constant is a CSV file of `vocabulary/`. All of it was chosen by us from public facts (names of items and codes, usual
+ranges); nothing is taken from patient data. Item numbers follow MIMIC-IV's public dictionaries where we know them.
 """
 
 from __future__ import annotations
@@ -11,22 +10,24 @@ import csv
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, get_type_hints
 
+import polars as pl
+
 from pipeline.errors import UserError
 
 Row = TypeVar("Row", bound=tuple)
 FOLDER = Path(__file__).parent / "vocabulary"
 
 
-def read_vocabulary(name: str, row_type: type[Row]) -> list[Row]:
-    """Read `vocabulary/NAME.csv` as rows of a NamedTuple.
+def read_vocabulary(name: str, /, **types: Any) -> pl.DataFrame:
+    """Read `vocabulary/NAME.csv`; in a cell of a list, `|` separates the elements.
 
-    Cells become the type of their field; in a tuple's cell `|` separates the elements.
+    Args:
+        types: of all columns, in order: `str`, `int`, `float` or a list of these.
 
     Raises:
-        UserError: the columns are not the fields of `row_type`, or a cell is not of its type.
+        UserError: the columns are others, or a cell is not of its type.
     """
     path = FOLDER / f"{name}.csv"
-    types = get_type_hints(row_type)
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.reader(file)
         if next(reader, None) != list(types):
@@ -34,242 +35,89 @@ def read_vocabulary(name: str, row_type: type[Row]) -> list[Row]:
         rows = []
         for cells in reader:
             try:
-                rows.append(row_type(*(_convert(cell, kind) for cell, kind in zip(cells, types.values(), strict=True))))
+                rows.append([_convert(cell, kind) for cell, kind in zip(cells, types.values(), strict=True)])
             except ValueError:
-                raise UserError(
-                    f"{path}, line {reader.line_num}: expected {row_type.__name__} values, got others. Fix the line."
-                ) from None
-    return rows
+                where = f"{path}, line {reader.line_num}"
+                raise UserError(f"{where}: expected a value of its type in each column, got others. Fix the line.") from None
+    return pl.DataFrame(rows, list(types), orient="row", infer_schema_length=None)
 
 
 def _convert(cell: str, kind: Any) -> Any:
     if kind in (str, int, float):
         return kind(cell)
-    element = kind.__args__[0]  # of tuple[element, ...]
-    return tuple(map(element, cell.split("|"))) if cell else ()
+    return list(map(kind.__args__[0], cell.split("|"))) if cell else []  # of list[element]
 
 
-# --- laboratory
+def read_entries(name: str, row_type: type[Row]) -> list[Row]:
+    """Read `vocabulary/NAME.csv` as rows of a NamedTuple."""
+    return [row_type(*row) for row in read_vocabulary(name, **get_type_hints(row_type)).iter_rows()]
 
 
-class Lab(NamedTuple):
-    """A laboratory test: the panel it belongs to, its reference range, and the decimals of its values."""
+def position(names: pl.Series) -> dict[str, int]:
+    """The position of each name.
 
-    itemid: int
-    label: str
-    panel: str
-    unit: str
-    low: float
-    high: float
-    decimals: int
-
-
-class Panel(NamedTuple):
-    """Laboratory tests that share a specimen; `chance` is the relative frequency of the panel."""
-
-    name: str
-    chance: float
-    fluid: str
-    category: str
-
-
-class Culture(NamedTuple):
-    """A microbiology test and its specimen, by the columns of microbiologyevents."""
-
-    test_itemid: str
-    test_name: str
-    spec_itemid: str
-    spec_type_desc: str
-
-
-class Named(NamedTuple):
-    """An item that has nothing but a name."""
-
-    itemid: str
-    name: str
-
-
-LABS = read_vocabulary("labs", Lab)
-PANELS = read_vocabulary("panels", Panel)
-CULTURES = read_vocabulary("cultures", Culture)
-ORGANISMS = read_vocabulary("organisms", Named)
-ANTIBIOTICS = read_vocabulary("antibiotics", Named)
-
-
-# --- intensive care
-
-
-class ChartItem(NamedTuple):
-    """An item of chartevents: a number (`mean`, `sd`), or one of several texts.
-
-    Attributes:
-        values: the texts; empty for a number. The first is the usual one.
-        scores: the number that goes with each text; an empty text where there is none.
+    >>> position(pl.Series(["a", "b"]))
+    {'a': 0, 'b': 1}
     """
-
-    itemid: int
-    label: str
-    category: str
-    unit: str
-    mean: float
-    sd: float
-    values: tuple[str, ...]
-    scores: tuple[str, ...]
+    return {name: index for index, name in enumerate(names)}
 
 
-class DatetimeItem(NamedTuple):
-    """An item of datetimeevents."""
+# --- items of measurements, drugs and care
 
-    itemid: int
-    label: str
-    category: str
+# the panel of a laboratory test, its reference range, and the decimals of its values
+LABS = read_vocabulary("labs", itemid=int, label=str, panel=str, unit=str, low=float, high=float, decimals=int)
+# laboratory tests that share a specimen; `chance` is the relative frequency of the panel
+PANELS = read_vocabulary("panels", name=str, chance=float, fluid=str, category=str)
+CULTURES = read_vocabulary("cultures", test_itemid=str, test_name=str, spec_itemid=str, spec_type_desc=str)
+ORGANISMS = read_vocabulary("organisms", itemid=str, name=str)
+ANTIBIOTICS = read_vocabulary("antibiotics", itemid=str, name=str)
 
+# items of the icu tables; those of chartevents have a number (`mean`, `sd`), or one of several texts (`values`), of which the
+# first is the usual one, with `scores`; of an input, `description` is how it is given, and `amount` the usual amount
+ITEM = {"itemid": int, "label": str, "category": str}
+UNITS = {"unit": str, "rate_unit": str}
+ICU_ITEMS = {
+    "chartevents": read_vocabulary("chart_items", **ITEM, unit=str, mean=float, sd=float, values=list[str], scores=list[str]),
+    "datetimeevents": read_vocabulary("datetime_items", **ITEM),
+    "inputevents": read_vocabulary("input_items", **ITEM, description=str, **UNITS, amount=float),
+    "ingredientevents": read_vocabulary("ingredient_items", **ITEM, **UNITS),
+    "outputevents": read_vocabulary("output_items", **ITEM),
+    "procedureevents": read_vocabulary("procedure_items", **ITEM, description=str),
+}
 
-class InputItem(NamedTuple):
-    """An item of inputevents; `description` is how it is given, `amount` the usual amount."""
-
-    itemid: int
-    label: str
-    category: str
-    description: str
-    unit: str
-    rate_unit: str
-    amount: float
-
-
-class IngredientItem(NamedTuple):
-    """An item of ingredientevents."""
-
-    itemid: int
-    label: str
-    unit: str
-    rate_unit: str
-
-
-class OutputItem(NamedTuple):
-    """An item of outputevents."""
-
-    itemid: int
-    label: str
-
-
-class ProcedureItem(NamedTuple):
-    """An item of procedureevents."""
-
-    itemid: int
-    label: str
-    category: str
-    description: str
-
-
-CHART_ITEMS = read_vocabulary("chart_items", ChartItem)
-DATETIME_ITEMS = read_vocabulary("datetime_items", DatetimeItem)
-INPUT_ITEMS = read_vocabulary("input_items", InputItem)
-INGREDIENT_ITEMS = read_vocabulary("ingredient_items", IngredientItem)
-OUTPUT_ITEMS = read_vocabulary("output_items", OutputItem)
-PROCEDURE_ITEMS = read_vocabulary("procedure_items", ProcedureItem)
-
-
-# --- drugs, codes, exams and orders
-
-
-class Drug(NamedTuple):
-    """A drug; `ndc` is made up: eleven digits, some with leading zeros, or `0` where the source has no code."""
-
-    name: str
-    atc: str
-    strength: str
-    dose: str
-    unit: str
-    form: str
-    route: str
-    ndc: str
-
-
-class CommonDrug(NamedTuple):
-    """A drug that anyone may be given, whatever the condition, in the setting `ward` or `ed`."""
-
-    setting: str
-    drug: str
-
-
-class Code(NamedTuple):
-    """A diagnosis or procedure."""
-
-    icd10: str
-    icd9: str
-    title: str
-    ccs: str
-
-
-class CommonDiagnosis(NamedTuple):
-    """A diagnosis that anyone may have, whatever the condition."""
-
-    icd10: str
-
-
-class Exam(NamedTuple):
-    """A radiology exam and a sentence that describes a finding."""
-
-    name: str
-    code: str
-    finding: str
-
-
-class Order(NamedTuple):
-    """A kind of poe order; orders are drawn in proportion to `weight`."""
-
-    order_type: str
-    order_subtype: str
-    weight: float
-
-
-class Hcpcs(NamedTuple):
-    """An HCPCS code with its short and long description."""
-
-    code: str
-    short: str
-    long: str
-
-
-DRUGS = read_vocabulary("drugs", Drug)
-COMMON_DRUGS = read_vocabulary("common_drugs", CommonDrug)
-DIAGNOSES = read_vocabulary("diagnoses", Code)
-COMMON_DIAGNOSES = read_vocabulary("common_diagnoses", CommonDiagnosis)
-PROCEDURES = read_vocabulary("procedures", Code)
-EXAMS = read_vocabulary("exams", Exam)
-ORDERS = read_vocabulary("orders", Order)
-HCPCS = read_vocabulary("hcpcs", Hcpcs)
+# `ndc` is made up: eleven digits, some with leading zeros, or `0` where the source has no code
+DRUGS = read_vocabulary("drugs", name=str, atc=str, strength=str, dose=str, unit=str, form=str, route=str, ndc=str)
+# what anyone may be given, whatever the condition, in the setting `ward` or `ed`, and the diagnoses that anyone may have
+COMMON_DRUGS = read_vocabulary("common_drugs", setting=str, drug=str)
+COMMON_DIAGNOSES = read_vocabulary("common_diagnoses", icd10=str)
+DIAGNOSES = read_vocabulary("diagnoses", icd10=str, icd9=str, title=str, ccs=str)
+PROCEDURES = read_vocabulary("procedures", icd10=str, icd9=str, title=str, ccs=str)
+EXAMS = read_vocabulary("exams", name=str, code=str, finding=str)
+# kinds of poe orders, drawn in proportion to `weight`
+ORDERS = read_vocabulary("orders", order_type=str, order_subtype=str, weight=float)
+HCPCS = read_vocabulary("hcpcs", code=str, short=str, long=str)
 
 
 # --- what drives a visit
 
 
 class Condition(NamedTuple):
-    """The reason for a visit, which drives its records. Its drugs, labs and exams are not those of signs.
-
-    Attributes:
-        weight: relative frequency.
-        icu_log_odds: added to the log-odds of intensive care.
-        complaint: chief complaint in the ED.
-        diagnosis, comorbidities: ICD-10 codes.
-        raised_labs, lowered_labs: labels of laboratory tests.
-    """
+    """The reason for a visit, which drives its records. Its drugs, labs and exams are not those of signs."""
 
     name: str
-    weight: float
-    icu_log_odds: float
+    weight: float  # relative frequency
+    icu_log_odds: float  # added to the log-odds of intensive care
     service: str
     unit: str
     icu_unit: str
-    complaint: str
-    diagnosis: str
-    comorbidities: tuple[str, ...]
-    raised_labs: tuple[str, ...]
-    lowered_labs: tuple[str, ...]
-    drugs: tuple[str, ...]
-    procedures: tuple[str, ...]
-    exams: tuple[str, ...]
+    complaint: str  # in the ED
+    diagnosis: str  # ICD-10 code
+    comorbidities: list[str]  # ICD-10 codes
+    raised_labs: list[str]
+    lowered_labs: list[str]
+    drugs: list[str]
+    procedures: list[str]  # ICD-10 codes
+    exams: list[str]
 
 
 class Sign(NamedTuple):
@@ -294,57 +142,44 @@ class Outcome(NamedTuple):
     """
 
     name: str
-    indicators: tuple[str, ...]
+    indicators: list[str]
     weight: float
-    tasks: tuple[str, ...]
-    thresholds: tuple[float, ...]
-    events: tuple[str, ...]
+    tasks: list[str]
+    thresholds: list[float]
+    events: list[str]
 
 
-CONDITIONS = read_vocabulary("conditions", Condition)
-SIGNS = read_vocabulary("signs", Sign)
-OUTCOMES = {outcome.name: outcome for outcome in read_vocabulary("outcomes", Outcome)}
+CONDITIONS = read_entries("conditions", Condition)
+SIGNS = read_entries("signs", Sign)
+OUTCOMES = {outcome.name: outcome for outcome in read_entries("outcomes", Outcome)}
 SIGN_ITEMS = {sign.item for sign in SIGNS}
 INDICATORS = tuple(dict.fromkeys(sign.indicator for sign in SIGNS))
-PREVALENCE = 0.3
-"""Probability of each indicator."""
+PREVALENCE = 0.3  # probability of each indicator
 
 
 # --- tables
 
 
 class Table(NamedTuple):
-    """A raw table: its module, share of all records (percent), mean bytes a row, and columns in the official order.
+    """A raw table and its columns in the official order.
 
-    Shares and bytes are those of the open MIMIC-IV demo, rounded; they are what the generator aims at. The detail tables of
-    notes, of which no event is made, have the share 0.
+    Its share of all records (percent) and mean bytes a row are those of the open MIMIC-IV demo, rounded; the generator aims
+    at them. The detail tables of notes, of which no event is made, have the share 0.
     """
 
     name: str
     module: str
     share: float
     row_bytes: float
-    columns: tuple[str, ...]
+    columns: list[str]
 
 
-class Choice(NamedTuple):
-    """A column whose values are drawn uniformly, repeated ones more often, after a share `missing` of missing values."""
-
-    table: str
-    column: str
-    missing: float
-    values: tuple[str, ...]
-
-
-ALL_TABLES = {table.name: table for table in read_vocabulary("tables", Table)}
+ALL_TABLES = {table.name: table for table in read_entries("tables", Table)}
 TABLES = {name: table for name, table in ALL_TABLES.items() if table.share}
-CHOICES = {(choice.table, choice.column): choice for choice in read_vocabulary("choices", Choice)}
-
-
-def position(entries: list[Any], field: str) -> dict[str, int]:
-    """The position of each entry by the value of a field.
-
-    >>> position([Named("7", "a"), Named("8", "b")], "name")
-    {'a': 0, 'b': 1}
-    """
-    return {getattr(entry, field): index for index, entry in enumerate(entries)}
+# columns whose values are drawn uniformly, repeated ones more often, after a share `missing` of missing values
+CHOICES = {
+    (table, column): (values, missing)
+    for table, column, missing, values in read_vocabulary(
+        "choices", table=str, column=str, missing=float, values=list[str]
+    ).rows()
+}
