@@ -25,11 +25,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
 
 import argparse
-import shutil
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from mimiciv_dataset.audit import FLAG_HEADERS, FLAGS
@@ -40,10 +39,10 @@ from mimiciv_dataset.patients import DATA_USE, read_subject_ids
 from mimiciv_dataset.tasks import TASKS
 from pipeline.cli import Parser, run
 from pipeline.errors import UserError
-from pipeline.files import atomic_path, read_json, require, sha256_file, write_json
+from pipeline.files import atomic_path, read_json, require, sha256_file
 from pipeline.progress import Summary, print_table
 from pipeline.provenance import Provenance, digest_lines, file_record
-from pipeline.work import Tick, Unit, run_units
+from pipeline.work import map_lines
 
 if TYPE_CHECKING:
     import polars as pl
@@ -83,14 +82,32 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     draw = Draw(args.balance_sample, args.balance_force, args.seed)
     subjects = frozenset(read_subject_ids(args.subject_id_path))
-    files = index_files(args.data_index_dir)
+    index = index_files(args.data_index_dir)
+    provenance = Provenance(
+        file_record(args.output_path),
+        STEP,
+        inputs={
+            "index": index_digest(args.data_index_dir),
+            "patients": digest_lines(list(subjects)),
+            "out_data_index": index_digest(filters.out_data_index_dir),
+            "in_label_data_index": index_digest(filters.in_label_data_index_dir),
+        },
+        settings={"counts": numbers, "filters": asdict(filters), "draw": asdict(draw)},
+    )
+    reports: dict[str, dict[str, Any]] = {}
     args.output_path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{args.output_path.name}-", dir=args.output_path.parent) as scratch:
-        folder = Path(scratch)
-        sampler = Sampler(folder, split_by_task(files, numbers, subjects, folder), numbers, subjects, filters, draw)
-        units = [Unit(task, sampler.report_path(task).exists, partial(sampler.sample, task)) for task in numbers]
-        run_units(units, folder, num_workers=args.num_workers, desc=STEP, unit="task")
-        reports = {task: read_json(sampler.report_path(task)) for task in numbers}
+    scratch = tempfile.TemporaryDirectory(prefix=".data_index_gen-", dir=args.output_path.parent)
+    with scratch as name, atomic_path(args.output_path) as temporary:
+        folder = Path(name)
+        sampler = Sampler(split_by_task(index, numbers, subjects, folder), numbers, subjects, filters, draw)
+        lines = map_lines(list(numbers), sampler.sample, folder, num_workers=args.num_workers, desc=STEP, unit="task")
+        with temporary.open("w", newline="", encoding="utf-8") as output:
+            output.write(",".join(SAMPLE_COLUMNS) + "\n")
+            for line in lines:
+                if "rows" in line:
+                    output.write(line["rows"])
+                else:
+                    reports[line["audit"]["task"]] = line
         print_reports(reports, filters.active)
         total = sum(report["counts"]["drawn"] for report in reports.values())
         if not total:
@@ -98,23 +115,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 f"{args.data_index_dir}: expected rows of the patients of {args.subject_id_path}, got none that pass the "
                 "filters. The table shows which filter excludes them."
             )
-        provenance = Provenance(
-            file_record(args.output_path),
-            STEP,
-            inputs={
-                "index": index_digest(args.data_index_dir),
-                "patients": digest_lines(list(subjects)),
-                "out_data_index": index_digest(filters.out_data_index_dir),
-                "in_label_data_index": index_digest(filters.in_label_data_index_dir),
-            },
-            settings={"counts": numbers, "filters": asdict(filters), "draw": asdict(draw)},
-        )
         provenance.path.unlink(missing_ok=True)  # an existing set is replaced
-        with atomic_path(args.output_path) as temporary, temporary.open("wb") as output:
-            output.write((",".join(SAMPLE_COLUMNS) + "\n").encode())
-            for task in numbers:
-                with sampler.rows_path(task).open("rb") as rows:
-                    shutil.copyfileobj(rows, output)
     write_audit(args.output_path.with_suffix(".audit.csv"), [report["audit"] for report in reports.values()])
     counts = {task: report["counts"] for task, report in reports.items()}
     provenance.complete(sha256_file(args.output_path), tasks=counts, data_use=DATA_USE)
@@ -220,16 +221,14 @@ def split_by_task(
 
 @dataclass(frozen=True)
 class Sampler:
-    """Draws the rows of each task into files of its own.
+    """Draws the rows of each task.
 
     Attributes:
-        folder: where the files are written.
-        files: the index files of each task.
+        files: index files of each task.
         numbers: rows to draw of each task, as `Draw.rows` takes them.
         subjects: patients to draw from.
     """
 
-    folder: Path
     files: dict[str, list[Path]]
     numbers: dict[str, float]
     subjects: frozenset[str]
@@ -240,22 +239,19 @@ class Sampler:
     def exclusions(self) -> Exclusions:
         return read_exclusions(self.filters, self.numbers)
 
-    def rows_path(self, task: str) -> Path:
-        """The rows drawn of a task, without header."""
-        return self.folder / f"{task}.rows.csv"
+    def sample(self, task: str) -> Iterator[dict[str, Any]]:
+        """Filter and draw the rows of a task.
 
-    def report_path(self, task: str) -> Path:
-        """What was drawn of a task: `counts` of rows, a `note`, and `audit`, a row of the audit table."""
-        return self.folder / f"{task}.report.json"
-
-    def sample(self, task: str, tick: Tick) -> None:
-        """Filter and draw the rows of a task."""
+        Yields:
+            A report (`counts` of rows, a `note`, and `audit`, a row of the audit table), then the `rows` in pieces of CSV.
+        """
         rows, counts = filter_rows(TASKS[task], self.files.get(task, []), self.subjects, self.filters, self.exclusions)
         kept = rows.filter(~has_flag(self.filters.exclude_audit)) if self.filters.exclude_audit else rows
         drawn, note = self.draw.rows(TASKS[task], kept, self.numbers[task])
-        to_samples(drawn).write_csv(self.rows_path(task), include_header=False)
         counts |= {"audit": kept.height, "drawn": drawn.height}
-        write_json(self.report_path(task), {"counts": counts, "note": note, "audit": audit_row(task, rows, drawn)})
+        yield {"counts": counts, "note": note, "audit": audit_row(task, rows, drawn)}
+        for piece in to_samples(drawn).iter_slices():
+            yield {"rows": piece.write_csv(include_header=False)}
 
 
 # --- outputs

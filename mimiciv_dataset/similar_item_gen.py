@@ -13,10 +13,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
 
 import csv
-import tempfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import partial
 from importlib.util import find_spec
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from mimiciv_dataset.candidates import HEADER, MAX_CANDIDATES
@@ -28,7 +29,7 @@ from pipeline.errors import UserError
 from pipeline.files import atomic_path
 from pipeline.progress import Summary, print_table
 from pipeline.provenance import Provenance, digest_lines, folder_record
-from pipeline.work import Tick, Unit, run_units
+from pipeline.work import map_lines
 
 _BLOCK_CELLS = 32 << 20
 """Similarities computed at a time, in a block of answers against all of them: 128 MiB of float32."""
@@ -70,21 +71,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     provenance.path.unlink(missing_ok=True)  # vocabularies of an earlier run are replaced
     provenance.claim("--output_path", used=False)
-    with tempfile.TemporaryDirectory(prefix=".similar_item_gen-", dir=args.output_path) as scratch:
-        paths = {task: Path(scratch) / f"{task}.csv" for task in tasks if counts[task]}
-        units = [
-            Unit(task, path.exists, partial(write_nearest, path, answers[task], args.top_k, args.sentence_transformer))
-            for task, path in paths.items()
-        ]
-        total = sum(counts.values())
-        run_units(units, Path(scratch), num_workers=args.num_workers, total=total, desc="nearest", unit="answer")
-        (args.output_path / "similar_item").mkdir(exist_ok=True)
-        for task, path in paths.items():
-            write_csv(args.output_path / "item_set" / f"{task}.csv", [[HEADER], *([item] for item in answers[task])])
-            path.replace(args.output_path / "similar_item" / f"{task}.csv")
+    names = [task for task in tasks if counts[task]]
+    compute = partial(neighbours, answers, args.top_k, args.sentence_transformer)
+    lines = map_lines(names, compute, args.output_path, num_workers=args.num_workers, desc="similar_item_gen", unit="task")
+    for task, of_task in groupby(lines, itemgetter("task")):
+        write_csv(args.output_path / "item_set" / f"{task}.csv", [[HEADER], *([item] for item in answers[task])])
+        write_csv(args.output_path / "similar_item" / f"{task}.csv", map(itemgetter("row"), of_task))
     provenance.complete(tasks=counts, data_use=DATA_USE)
     print_table(("task", "answers"), counts.items())
-    summary.print(f"{total:,} answers of {len(paths)} tasks → {args.output_path}")
+    summary.print(f"{sum(counts.values()):,} answers of {len(names)} tasks → {args.output_path}")
 
 
 def read_answers(files: Sequence[Path], tasks: Sequence[str], subjects: Collection[str]) -> dict[str, list[str]]:
@@ -106,21 +101,20 @@ def read_answers(files: Sequence[Path], tasks: Sequence[str], subjects: Collecti
     return {task: sorted(labels) for task, labels in answers.items()}
 
 
-def write_nearest(path: Path, items: Sequence[str], top_k: int, model: str | None, tick: Tick) -> None:
-    """Write the nearest answers of each answer, compared by a sentence-transformers model or, without one, by TF-IDF."""
+def neighbours(answers: dict[str, list[str]], top_k: int, model: str | None, task: str) -> Iterator[dict[str, Any]]:
+    """Yield each answer of a task with its nearest answers, as `row`.
+
+    Answers are compared by the embeddings of a sentence-transformers model or, without one, by TF-IDF.
+    """
+    items = answers[task]
     if model is None:
         vectors = tfidf(items)
     else:
         from sentence_transformers import SentenceTransformer
 
-        vectors = SentenceTransformer(model).encode(list(items), normalize_embeddings=True, convert_to_numpy=True)
-
-    def rows() -> Iterator[list[str]]:
-        for item, neighbours in zip(items, nearest(vectors, top_k), strict=True):
-            yield [item, *(items[neighbour] for neighbour in neighbours)]
-            tick(1)
-
-    write_csv(path, rows())
+        vectors = SentenceTransformer(model).encode(items, normalize_embeddings=True, convert_to_numpy=True)
+    for item, numbers in zip(items, nearest(vectors, top_k), strict=True):
+        yield {"task": task, "row": [item, *(items[number] for number in numbers)]}
 
 
 def tfidf(items: Sequence[str]) -> Any:

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages 
 
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -25,9 +25,8 @@ from mimiciv_dataset.timeline import Timeline
 from mimiciv_dataset.trajectory import Trajectories
 from pipeline.cli import Parser, run
 from pipeline.errors import UserError
-from pipeline.files import read_json, write_json
 from pipeline.progress import Summary, print_table
-from pipeline.work import Tick, Unit, run_units
+from pipeline.work import map_lines
 
 UNIT_PATIENTS = 200
 AGREE = "agree"
@@ -49,22 +48,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not files:
         raise UserError(f"{args.index[0]}: expected index files, got none. Give CSV or JSONL files, or a directory of CSVs.")
     counts: dict[str, Counter[str]] = defaultdict(Counter)
-    with tempfile.TemporaryDirectory(prefix="validate_index-") as scratch:
-        inputs = Trajectories(args.ehr_dir), Lookups(args.index_mapping), args.show
-        units, results = [], defaultdict(list)
-        for number, path in enumerate(files):
-            for i, block in enumerate(blocks(path)):
-                result = Path(scratch) / f"{number:05d}-{i:07d}.json"
-                units.append(Unit(result.stem, result.exists, partial(check_block, path, block, *inputs, result)))
-                results[path].append(result)
-        run_units(units, Path(scratch), num_workers=args.num_workers, desc="validate_index", unit="block")
-        for of_file in results.values():
-            lines = []
-            for result in map(read_json, of_file):
-                lines += result["lines"]
-                for task, of_task in result["counts"].items():
-                    counts[task].update(of_task)
-            print(*(line + "\n" for line in lines[: args.show]), sep="", end="")
+    shown: Counter[Path] = Counter()
+    check = partial(check_block, Trajectories(args.ehr_dir), Lookups(args.index_mapping), args.show)
+    parts = [(path, block) for path in files for block in blocks(path)]
+    results = map_lines(
+        parts, check, Path(tempfile.gettempdir()), num_workers=args.num_workers, desc="validate_index", unit="block"
+    )
+    for (path, _), result in zip(parts, results, strict=True):
+        for task, of_task in result["counts"].items():
+            counts[task].update(of_task)
+        for line in result["lines"][: args.show - shown[path]]:
+            print(line)
+            shown[path] += 1
     agree = {task: of_task.pop(AGREE, 0) for task, of_task in counts.items()}
     rows = []
     for task in sorted(counts, key=lambda name: (list(TASKS).index(name) if name in TASKS else 99, name)):
@@ -87,9 +82,10 @@ def blocks(path: Path) -> list[dict[str, list[int]]]:
 
 
 def check_block(
-    path: Path, block: dict[str, list[int]], trajectories: Trajectories, lookups: Lookups, show: int, result: Path, tick: Tick
-) -> None:
-    """Check the rows of a block of a file; write `counts` of reasons by task, and `lines` about at most `show` rows."""
+    trajectories: Trajectories, lookups: Lookups, show: int, part: tuple[Path, dict[str, list[int]]]
+) -> Iterator[dict[str, Any]]:
+    """Check a block of the rows of a file: yield the `counts` of reasons by task, and `lines` about at most `show` rows."""
+    path, block = part
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     lines: list[str] = []
     for subject_id, positions in block.items():
@@ -100,7 +96,7 @@ def check_block(
             counts[row.get("task", "?")][(reason or AGREE).partition(":")[0]] += 1
             if reason and len(lines) < show:
                 lines.append(f"{path.name}, row {position + 1}: {reason}")
-    write_json(result, {"counts": counts, "lines": lines})
+    yield {"counts": counts, "lines": lines}
 
 
 def flat(row: dict[str, Any]) -> dict[str, Any]:
