@@ -30,23 +30,27 @@ def format_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     Integers have thousands separators, None is an en dash; columns of numbers and percentages are aligned right.
 
     >>> print(format_table(["task", "rows", "used"], [["emar", 1200, "9.5%"], ["omr", None, "10.0%"]]))
-    task      rows    used
-    ------  ------  ------
-    emar     1,200    9.5%
-    omr          –   10.0%
+    task     rows   used
+    ----  -------  -----
+    emar    1,200   9.5%
+    omr         –  10.0%
     """
-    from tabulate import tabulate
+    import tabulate
 
+    tabulate.MIN_PADDING = 0  # otherwise every header is two columns wider than its text
     columns = list(zip(*rows, strict=True)) or [()] * len(headers)
     alignment = ["right" if column and all(map(_is_number, column)) else "left" for column in columns]
-    columns = [[_cell(value) for value in column] for column in columns]
-    headers = [f"{header}  " for header in headers]  # tabulate pads headers, too
-    widths = [max(map(len, [header, *column])) for header, column in zip(headers, columns, strict=True)]
+    columns = [[header, *map(_cell, column)] for header, column in zip(headers, columns, strict=True)]
+    widths = [max(1, *(len(line) for text in column for line in text.split("\n"))) for column in columns]
     while sum(widths) + 2 * (len(widths) - 1) > TABLE_WIDTH:
         widths[widths.index(max(widths))] -= 1
-    columns = [[textwrap.fill(text, width) for text in column] for column, width in zip(columns, widths, strict=True)]
-    headers = [textwrap.fill(header, width - 1) for header, width in zip(headers, widths, strict=True)]
-    return tabulate(zip(*columns, strict=True), headers, disable_numparse=True, colalign=alignment)
+    columns = [[_wrap(text, width) for text in column] for column, width in zip(columns, widths, strict=True)]
+    headers, *cells = zip(*columns, strict=True)
+    return tabulate.tabulate(cells, headers, disable_numparse=True, colalign=alignment)
+
+
+def _wrap(text: str, width: int) -> str:
+    return "\n".join(textwrap.fill(line, width) for line in text.split("\n"))
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
