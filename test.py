@@ -113,8 +113,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     trajectories = None if datasets[0].rendered else datasets[0].trajectories.digest
     about = {"arguments": as_json(evaluation, settings), "instructions_sha256": wording, "trajectories": trajectories}
     print_result(score_dir(folder, evaluation.resamples, evaluation.seed, expected=len(samples), extra=about))
-    record = read_record(folder_record(folder))
-    Provenance(folder_record(folder), record["step"], record["inputs"], record["settings"]).complete(samples=len(samples))
+    path = folder_record(folder)
+    record = read_record(path)
+    Provenance(path, record["step"], record["inputs"], record["settings"]).complete(samples=len(samples))
     summary.print(f"{done} → {folder}/result.json")
     return 0
 
@@ -122,11 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_samples(
     samples: Samples, evaluation: EvaluationSettings, settings: InferenceSettings, wording: str
 ) -> tuple[str, bool]:
-    """Answer the samples (dataset, position) of this process.
-
-    Returns:
-        What was done, in words, and whether samples got no reply.
-    """
+    """Answer the samples (dataset, position) of this process; returns what was done, and whether some got no reply."""
     from evaluation.metrics import sample_score
     from inference.backends import load_backend
     from inference.generation import Prompter, finished_keys, generate_and_record, output_line, reply_settings

@@ -22,12 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Query:
-    """What a backend answers.
-
-    Attributes:
-        prompt: a rendered prompt; for the chat endpoint, messages as JSON.
-        score: compute p(yes) right after the prompt instead of generating a reply.
-    """
+    """A rendered prompt to reply to, or (`score`) to compute p(yes) after. For the chat endpoint it is messages as JSON."""
 
     prompt: str
     score: bool = False

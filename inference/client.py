@@ -29,12 +29,8 @@ if TYPE_CHECKING:
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 
-MAX_TRIES = 7
-"""Tries of a request before its error is reported."""
-
-MAX_WAIT = 60.0
-"""Seconds between two tries, unless the server asks for more."""
-
+MAX_TRIES = 7  # of a request, before its error is reported
+MAX_WAIT = 60.0  # seconds between two tries, unless the server asks for more
 FATAL = {
     401: f"expected a key that the server accepts, got another one or none. Set ${KEY_VARIABLE}.",
     403: f"expected a key that may use this model, got a refusal. Check the key in ${KEY_VARIABLE}.",
@@ -42,21 +38,15 @@ FATAL = {
 }
 """Statuses that every other request would get too, so that the run ends, and what to do about them."""
 
-RETRIED = {408, 409, 425, 429}
-"""Statuses that another try may not get; and all from 500 on."""
-
-MAX_FAILURES = 20
-"""Requests that failed in all their tries before a run ends: the first ones, or consecutive ones later on."""
+RETRIED = {408, 409, 425, 429}  # statuses that another try may not get; and all from 500 on
+MAX_FAILURES = 20  # requests that failed in all tries before a run ends: the first ones, or consecutive ones later on
 
 
 @dataclass(frozen=True)
 class Request:
-    """A request.
+    """A request: the endpoint (`chat` or `completions`) and the arguments of its `create`.
 
-    Attributes:
-        endpoint: `chat` or `completions`.
-        body: arguments of the endpoint's `create`.
-        tokens: estimate of the tokens of prompt and reply, for a limit of tokens a minute; corrected by the server's count.
+    `tokens` estimates prompt and reply, for a limit of tokens a minute; the server's own count corrects it.
     """
 
     endpoint: str
@@ -66,13 +56,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """The reply to a request.
-
-    Attributes:
-        response: of the server; None if all tries failed.
-        error: why they failed.
-        tries: number of tries.
-    """
+    """The response of the server, or why all tries failed, and how many tries there were."""
 
     response: ChatCompletion | Completion | None
     error: str | None = None
@@ -90,13 +74,7 @@ class Usage:
 
 
 class RequestError(Exception):
-    """A try that failed.
-
-    Args:
-        reason: for the report.
-        retry: whether another try may succeed.
-        retry_after: seconds that the server asks to wait.
-    """
+    """A try that failed, whether another one may succeed, and the seconds that the server asks to wait."""
 
     def __init__(self, reason: str, retry: bool = True, retry_after: float | None = None) -> None:
         super().__init__(reason)
@@ -104,11 +82,7 @@ class RequestError(Exception):
 
 
 class Pace:
-    """Spreads units evenly over time: at most `per_minute` a minute, and as many as that if there is demand.
-
-    Args:
-        per_minute: None: no limit.
-    """
+    """Spreads units evenly over time: at most `per_minute` (None: no limit), and as many as that if there is demand."""
 
     def __init__(self, per_minute: float | None) -> None:
         self._seconds = 60 / per_minute if per_minute else 0.0
@@ -129,10 +103,6 @@ class Pace:
 
 class Client:
     """Sends requests to one server.
-
-    Args:
-        settings: URL, requests in flight and limits.
-        max_tries: tries of a request, before its error is reported.
 
     Raises:
         UserError: the URL is invalid, or its host is remote and not allowed.

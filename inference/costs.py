@@ -41,25 +41,16 @@ class CostSettings(Settings):
 
 @dataclass
 class Meter:
-    """Counts tokens and their cost: of this run, and of earlier runs in the same directory.
-
-    Attributes:
-        costs: prices and limit.
-        reply_tokens: tokens that the replies to one prompt can have.
-        cost_before: cost of earlier runs.
-        prompt_tokens, completion_tokens, requests: of this run.
-        reserved: what the requests in flight cost if their replies are as long as they can be.
-        stopped: requests were omitted because of the limit.
-    """
+    """Counts tokens and their cost: of this run, and of earlier runs in the same directory."""
 
     costs: CostSettings
-    reply_tokens: int = 0
-    cost_before: float = 0.0
+    reply_tokens: int = 0  # that the replies to one prompt can have
+    cost_before: float = 0.0  # of earlier runs
     prompt_tokens: int = 0
     completion_tokens: int = 0
     requests: int = 0
-    reserved: float = 0.0
-    stopped: bool = False
+    reserved: float = 0.0  # the cost of the requests in flight if their replies are as long as they can be
+    stopped: bool = False  # because of the limit
     start: float = field(default_factory=time.monotonic)
 
     def add_earlier(self, line: Mapping[str, Any]) -> None:
@@ -82,12 +73,7 @@ class Meter:
         self.reserved += self.costs.of(prompt_tokens, self.reply_tokens)
 
     def add(self, prompt_tokens: int, usage: Mapping[str, int] | None, failed: bool) -> None:
-        """Count a finished request.
-
-        Args:
-            prompt_tokens: as given to `reserve`.
-            usage: `prompt_tokens` and `completion_tokens` that the server counted; None if it does not say.
-            failed: there is no reply.
+        """Count a finished request, by the estimate given to `reserve` and the server's own count.
 
         Raises:
             UserError: there is a limit, and the server does not say what it used.

@@ -76,14 +76,7 @@ P = TypeVar("P", bound=Prompt)
 
 @dataclass
 class Tally:
-    """What became of prompts.
-
-    Attributes:
-        answered: prompts with a reply.
-        too_long: prompts that do not fit even after truncation.
-        truncated: prompts whose input was truncated, those too long aside.
-        errors: error → prompts that ended in it.
-    """
+    """Numbers of prompts: with a reply, too long even after truncation, truncated so that they fit, and by error."""
 
     answered: int = 0
     too_long: int = 0
@@ -198,10 +191,7 @@ def after_reasoning(prompt: str, reply: str) -> str | None:
 
 
 def finished_keys(path: Path, meter: Meter | None = None) -> set[str]:
-    """Keys of the prompts that have a reply, in the logs of all chunks of `path`.
-
-    Args:
-        meter: counts the cost of all lines, failed ones included.
+    """Keys of the prompts that have a reply, in the logs of all chunks of `path`; a meter counts the cost of all lines.
 
     Raises:
         UserError: a line has no key.
@@ -210,10 +200,7 @@ def finished_keys(path: Path, meter: Meter | None = None) -> set[str]:
     for file in chunk_paths(path):
         for number, (_, line) in enumerate(read_jsonl(file), 1):
             if "key" not in line:
-                raise UserError(
-                    f"{file}, line {number}: expected a JSON object with a key, got one without. Remove that line "
-                    "and run the same command again."
-                )
+                raise UserError(f"{file}, line {number}: expected a key, got none. Remove that line and run again.")
             if meter:
                 meter.add_earlier(line)
             if line.get("error") in (None, TOO_LONG):
@@ -230,13 +217,7 @@ Scorer = Callable[[Task, Any, "str | None", "float | None"], float]
 
 @dataclass(frozen=True)
 class SamplePrompt(Prompt):
-    """The prompt of a sample of a dataset.
-
-    Attributes:
-        task, label: of the sample.
-        mode: `plain`, `think` or `no_think`.
-        prefix: reasoning that was pre-filled, or "".
-    """
+    """The prompt of a sample, its task and label, its mode, and the reasoning that was pre-filled (`prefix`)."""
 
     task: Task | None = None
     label: Any = None
@@ -245,13 +226,7 @@ class SamplePrompt(Prompt):
 
 
 class Prompter:
-    """Makes the prompts of a dataset.
-
-    Args:
-        dataset: samples.
-        builder: of the backend.
-        settings: how prompts are made, and what identifies a reply.
-    """
+    """Makes the prompts of a dataset, with the builder of a backend."""
 
     def __init__(self, dataset: MIMICIV, builder: PromptBuilder, settings: InferenceSettings) -> None:
         self.dataset, self.builder, self.settings = dataset, builder, settings
@@ -314,9 +289,7 @@ def sample_prompt(
     """The prompt of a sample, truncated to leave room for the reply; key and line are the caller's.
 
     Args:
-        text: the parts of the input.
-        instruction: the question.
-        task: None: a question of the user's own, answered as a decision task.
+        task: None: the instruction is the user's own, and is answered as a decision task.
         reasoning: to pre-fill.
     """
     flags, is_risk = settings.prompt, task is not None and task.kind == "risk"

@@ -145,13 +145,9 @@ def instructions_sha256(instructions: dict[str, str]) -> str:
 
 @dataclass(frozen=True)
 class Truncation:
-    """What was dropped from an input that was too long.
+    """What was dropped from an input that was too long: the oldest events, and the last lines of the last discharge note.
 
-    Attributes:
-        events: events dropped from the window, oldest first.
-        lines: lines dropped from the end of the last discharge note.
-        tokens_before, tokens_after: length of the prompt.
-        fits: whether the shortened prompt is short enough; if not, it must not be run.
+    `tokens_before` and `tokens_after` are lengths of the prompt. A prompt that does not fit even so must not be run.
     """
 
     events: int
@@ -193,13 +189,7 @@ class TokenCounter:
         return self._recent[text]
 
     def costs(self, text: str, pieces: list[str]) -> list[float]:
-        """About how many tokens of `text` each piece takes, as a first guess.
-
-        Read off the tokens of the text, so that nothing is tokenised again.
-
-        Args:
-            pieces: parts of the text, in their order.
-        """
+        """About how many tokens of `text` each of its pieces takes, in their order, read off the tokens of the text."""
         if self.tokenizer is None:
             return [self(piece) for piece in pieces]
         encoded, total = self._encoded(text), self(text)

@@ -207,11 +207,7 @@ class JudgedRow:
 
 
 class Judge:
-    """Judges the chains of rows.
-
-    Attributes:
-        verifier: with the verdicts of a verifier model; None: there is none.
-    """
+    """Judges the chains of rows, by the verdicts of a verifier model too if there is one."""
 
     def __init__(self, settings: FilterSettings, evidence: Evidence) -> None:
         self.evidence = evidence
@@ -251,11 +247,7 @@ class Judge:
 def write_outputs(
     judge: Judge, rows: Sequence[tuple[EvidenceRow, Offsets]], output: Path, num_workers: int
 ) -> dict[str, dict[str, int]]:
-    """Judge rows and write OUTPUT.csv and OUTPUT.rejects.jsonl.
-
-    Returns:
-        Counts of each task: those of `COLUMNS` and `REASONS`.
-    """
+    """Judge rows and write OUTPUT.csv and OUTPUT.rejects.jsonl; returns the counts (`COLUMNS`, `REASONS`) of each task."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     parts = [rows[start : start + ROWS_PER_PART] for start in range(0, len(rows), ROWS_PER_PART)]
     with (
@@ -326,11 +318,7 @@ class Verifier:
 
 
 def verify(judge: Judge, rows: Sequence[tuple[EvidenceRow, Offsets]], chunk: Chunk, meter: Meter) -> bool:
-    """Have the verifier read every chain that is good so far, each once.
-
-    Returns:
-        Whether it has read all.
-    """
+    """Have the verifier read every chain that is good so far, each once; returns whether it has read all."""
     from inference.openai_backend import OpenAIBackend
 
     verifier = judge.verifier

@@ -169,11 +169,7 @@ Paths = tuple[tuple[str, ...], ...]
 
 
 class Evidence:
-    """Evidence files. They are opened when they are needed, and by each worker process anew.
-
-    Args:
-        settings: where they are.
-    """
+    """Evidence files, which are opened when they are needed, and by each worker process anew."""
 
     def __init__(self, settings: EvidenceSettings) -> None:
         self.settings = settings
@@ -194,10 +190,7 @@ class Evidence:
         return self._datasets[path]
 
     def rows(self, only_graph: bool = False) -> list[EvidenceRow]:
-        """The rows that can have chains, each sample once, in the order of the files.
-
-        Args:
-            only_graph: only rows that have a graph.
+        """The rows that can have chains (`only_graph`: and have a graph), each sample once, in the order of the files.
 
         Raises:
             UserError: there is no such file, a chunk is missing, or a row is malformed.
@@ -291,14 +284,7 @@ def fill(template: str, **values: str) -> str:
 def chat_prompt(
     template: str, text: SampleText, count: TokenCounter, max_tokens: int, key: str, line: dict[str, Any], **values: str
 ) -> Prompt:
-    """A filled template as a prompt to the chat endpoint, its record shortened to `max_tokens` if need be.
-
-    Args:
-        template: with the slot {record}, and those in `values`.
-        text: the parts of the record.
-        count: counts tokens.
-        key, line: see `Prompt`.
-    """
+    """A template, filled with `values` and a record, as a prompt to the chat endpoint; the record is shortened to fit."""
     prompt, truncation = shorten(text, lambda record: fill(template, record=record, **values), count, max_tokens)
     messages = json.dumps([{"role": "user", "content": prompt}], ensure_ascii=False)
     return Prompt(key, messages, {"key": key} | line, truncation, tokens=count(prompt))
