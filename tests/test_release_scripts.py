@@ -1,4 +1,4 @@
-"""The two bash scripts: a downloaded release put in place, and the released layout built from an index."""
+"""The two bash scripts: a downloaded release is unpacked, and the released layout built from an index."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_unpack(tmp_path: Path, parent: str, inside: str | None) -> None:
     assert "not in this release: index_mapping" in done.stdout
     # Again: nothing to do, nothing changed.
     done = bash("unpack_release.sh", release, cwd=tmp_path)
-    assert done.returncode == 0 and "0 put in place, 5 there already" in done.stdout
+    assert done.returncode == 0 and "0 parts unpacked, 5 already there" in done.stdout
     assert contents(tmp_path / "datas") == PARTS
     assert not list((tmp_path / "datas").glob(".unpacking*"))
 
@@ -80,7 +80,7 @@ def test_unpack_refuses(tmp_path: Path) -> None:
     (root / "patients_ehr").mkdir(parents=True)
     (root / "patients_ehr/7.parquet").write_text("mine")
     done = bash("unpack_release.sh", release, "--root_dir", root, cwd=tmp_path)
-    assert done.returncode == 1 and "exists and was not put there" in done.stderr
+    assert done.returncode == 1 and "exists and was not unpacked from" in done.stderr
     assert contents(root) == {"patients_ehr/7.parquet": "mine"}
 
 
@@ -103,7 +103,7 @@ def test_unpack_errors(tmp_path: Path) -> None:
         ([tmp_path / "no"], "expected the directory of a downloaded release"),
         ([tmp_path / "empty"], "got none"),
         ([tmp_path / "empty", "--root_dir"], "--root_dir: expected"),
-        ([tmp_path / "empty", "--root_dir", tmp_path / "empty"], "same folder"),
+        ([tmp_path / "empty", "--root_dir", tmp_path / "empty"], "same directory"),
         (["--what"], "unknown flag --what"),
         ([], "usage"),
     ):
@@ -164,7 +164,7 @@ def test_build_datasets_flags(datas: Path, tmp_path: Path) -> None:
     assert done.returncode == 2 and "filters" in done.stderr  # all windows have 30 events
     for args, message in (
         (["--scale", "2"], "0 < F ≤ 1"), (["--scale", "x"], "0 < F ≤ 1"), (["--scale"], "expected a value"),
-        (["--root_dir", tmp_path / "no"], "not there"), (["what"], "unknown argument"),
+        (["--root_dir", tmp_path / "no"], "no such file"), (["what"], "unknown argument"),
     ):  # fmt: skip
         done = bash("build_datasets.sh", *args, cwd=tmp_path)
         assert done.returncode == 2 and message in done.stderr, args
