@@ -276,9 +276,9 @@ def _wait(state: RetryCallState) -> float:
     """Seconds before the next try: as the server asks, else 1, 2, 4, … minus up to a half, so that workers spread out."""
     from tenacity import wait_exponential, wait_random_exponential
 
-    asked = state.outcome.exception().retry_after
-    if asked is not None:
-        return asked
+    retry_after_seconds = state.outcome.exception().retry_after
+    if retry_after_seconds is not None:
+        return retry_after_seconds
     half = {"multiplier": 0.5, "max": MAX_WAIT / 2}
     return (wait_exponential(**half) + wait_random_exponential(**half))(state)
 

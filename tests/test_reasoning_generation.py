@@ -194,7 +194,7 @@ def test_a_log_truncated_anywhere_is_repaired(tmp_path: Path) -> None:
 def test_one_process_writes_to_a_file(small_root: Path, evidence: Path, tmp_path: Path) -> None:
     with ScriptedServer(good) as server, append_jsonl(tmp_path / "out" / "reasoning.jsonl"):
         done = command(SCRIPT, *words(small_root, evidence, tmp_path / "out", "--base_url", server.url), check=False)
-    assert done.returncode == 2 and "expected to be the only process" in done.stderr and not server.asked
+    assert done.returncode == 2 and "reasoning.jsonl: expected no other process" in done.stderr and not server.asked
 
 
 def test_chunks_together_are_one_run(

@@ -120,12 +120,12 @@ def faults(
     """
     if reason != "stop" or not chain.strip():
         return [Fault("unfinished", str(reason))]
-    found = [*mentions_given(chain), *citation_faults(chain, events)]
+    result = [*mentions_given(chain), *citation_faults(chain, events)]
     parts = split_sections(chain, SECTIONS if sections else (FINAL,))
     if parts is None:
-        return [Fault("sections"), *found]
-    found += answer_faults(parts[FINAL], target, limits)
-    return found + (extraction_faults(parts[EXTRACTION], events) if sections else [])
+        return [Fault("sections"), *result]
+    result += answer_faults(parts[FINAL], target, limits)
+    return result + (extraction_faults(parts[EXTRACTION], events) if sections else [])
 
 
 def split_sections(chain: str, headings: Sequence[str] = SECTIONS) -> dict[str, str] | None:
@@ -178,12 +178,12 @@ def answer_faults(answer: str, target: Sequence[str], limits: AnswerLimits) -> l
     true = set(map(_folded, target))
     right = right_answers(answer, target)
     wrong = [item for item in read_items(answer) if _folded(item) not in true]
-    found = []
+    result = []
     if right / len(true) < limits.min_right:
-        found.append(Fault("too_few", f"{right} of {len(true)}"))
+        result.append(Fault("too_few", f"{right} of {len(true)}"))
     if len(wrong) > limits.max_wrong:
-        found.append(Fault("wrong_answer", "; ".join(wrong)))
-    return found
+        result.append(Fault("wrong_answer", "; ".join(wrong)))
+    return result
 
 
 def right_answers(answer: str, target: Sequence[str]) -> int:
@@ -203,15 +203,15 @@ def mentions_given(chain: str) -> Iterator[Fault]:
     >>> list(mentions_given("She answers questions; given her known relation to dust, prompt treatment is right."))
     []
     """
-    found = _MENTIONS_GIVEN.search(chain)
-    if found:
-        yield Fault("told", found[0])
+    mention = _MENTIONS_GIVEN.search(chain)
+    if mention:
+        yield Fault("told", mention[0])
 
 
 def citation_faults(chain: str, events: CitedEvents) -> list[Fault]:
     """Citations of events that the record does not have, each once."""
-    found = (events.fault(name, time) for name, time in _CITED.findall(chain))
-    return list(dict.fromkeys(fault for fault in found if fault))
+    candidates = (events.fault(name, time) for name, time in _CITED.findall(chain))
+    return list(dict.fromkeys(fault for fault in candidates if fault))
 
 
 def cited_events(chain: str) -> int:
@@ -224,7 +224,7 @@ def extraction_faults(extraction: str, events: CitedEvents) -> list[Fault]:
 
     An indented line continues the line before.
     """
-    found = [
+    result = [
         Fault("uncited", line.strip()[:80])
         for line in extraction.splitlines()
         if line.strip() and not line[0].isspace() and not _CITED_LINE.match(line)
@@ -237,8 +237,8 @@ def extraction_faults(extraction: str, events: CitedEvents) -> list[Fault]:
             statement = _LIST_MARKER.sub("\n", extraction[citation.end() : end])
             unsupported = events.unsupported_numbers(statement, name, time)
             if unsupported:
-                found.append(Fault("wrong_number", f"{name} [{time}]: {', '.join(f'{n:g}' for n in unsupported)}"))
-    return found
+                result.append(Fault("wrong_number", f"{name} [{time}]: {', '.join(f'{n:g}' for n in unsupported)}"))
+    return result
 
 
 def numbers(text: str) -> Iterable[float]:
@@ -247,7 +247,7 @@ def numbers(text: str) -> Iterable[float]:
     >>> list(numbers("1,200 of 3, .5 mg at 109.0; 70-105"))
     [1200.0, 3.0, 0.5, 109.0, 70.0, 105.0]
     """
-    return (float(found.replace(",", "")) for found in _NUMBER.findall(text))
+    return (float(number.replace(",", "")) for number in _NUMBER.findall(text))
 
 
 def _folded(text: str) -> str:

@@ -223,9 +223,9 @@ class Judge:
             sections = line.get("prompt") != WITHOUT_FORMAT
             for number, (reply, finish_reason) in enumerate(zip(line["choices"], line["finish_reasons"], strict=True)):
                 chain = split_reasoning(reply)[1] or ""  # after the think block of a model that thinks first
-                found = faults(chain, finish_reason, events, judged.target, self.limits, sections)
+                chain_faults = faults(chain, finish_reason, events, judged.target, self.limits, sections)
                 right = right_answers(conclusion(chain), judged.target)
-                judged.chains.append(Chain(line["key"], number, chain, found, right, cited_events(chain)))
+                judged.chains.append(Chain(line["key"], number, chain, chain_faults, right, cited_events(chain)))
         if self.verifier and with_verdicts:
             for chain in judged.chains:
                 chain.faults += [] if chain.faults else self.verifier.faults(judged, chain, self.limits)
@@ -313,8 +313,8 @@ class Verifier:
 
     def faults(self, judged: JudgedRow, chain: Chain, limits: AnswerLimits) -> list[Fault]:
         """`not_reached` if the answer of the verifier is not good enough, or the chain and its record were too long for it."""
-        found = answer_faults(self.answers.get(self.key(judged, chain), ""), judged.target, limits)
-        return [Fault("not_reached", "; ".join(fault.detail for fault in found))] if found else []
+        chain_faults = answer_faults(self.answers.get(self.key(judged, chain), ""), judged.target, limits)
+        return [Fault("not_reached", "; ".join(fault.detail for fault in chain_faults))] if chain_faults else []
 
 
 def verify(judge: Judge, rows: Sequence[tuple[EvidenceRow, Offsets]], chunk: Chunk, meter: Meter) -> bool:
