@@ -93,11 +93,11 @@ def find_tables(mimic_dir: Path) -> tuple[list[RawTable], list[str]]:
                         f"{folder / event.name}.csv: expected this table (or .csv.gz), got no such file. Download it, or "
                         f"remove the whole directory {module}/ to work without the module."
                     )
-                tables.append(RawTable(event, path, read_header(path, event)))
+                tables.append(RawTable(event, path, read_columns(path, event)))
     return tables, warnings
 
 
-def read_header(path: Path, event: EventType) -> tuple[str, ...]:
+def read_columns(path: Path, event: EventType) -> tuple[str, ...]:
     """The column names of a file.
 
     Raises:

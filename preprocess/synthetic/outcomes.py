@@ -30,7 +30,7 @@ PLACES = {(s.indicator, s.window): {"table": s.table, "item": s.item, "value": s
 PLACES[IN_RECORD, "ed"] = {"table": "admissions", "item": "admittime"}
 
 
-class Event(NamedTuple):
+class RandomEvent(NamedTuple):
     """An event and, for every visit, the log-odds that each cause adds."""
 
     name: str
@@ -40,16 +40,16 @@ class Event(NamedTuple):
     def probability(self) -> Floats:
         return sigmoid(sum(self.log_odds.values()))
 
-    def __invert__(self) -> Event:
+    def __invert__(self) -> RandomEvent:
         """The event that this one does not happen."""
-        return Event(f"not {self.name}", {cause: -values for cause, values in self.log_odds.items()})
+        return RandomEvent(f"not {self.name}", {cause: -values for cause, values in self.log_odds.items()})
 
 
 class Term(NamedTuple):
     """A coefficient for every visit, and the events whose probabilities it is multiplied by."""
 
     coefficient: Floats
-    events: tuple[Event, ...]
+    events: tuple[RandomEvent, ...]
 
 
 @dataclass(frozen=True)
@@ -109,14 +109,14 @@ def drawn_outcomes(visits: Visits) -> list[DrawnOutcome]:
     always = np.ones(number)
     icu, ward = visits.icu.astype(float), 1.0 - visits.icu
 
-    def event(name: str, k: int = 0) -> Event:
+    def event(name: str, k: int = 0) -> RandomEvent:
         outcome = OUTCOMES[name]
         log_odds = {"intercept": np.full(number, -outcome.thresholds[k])}
         for indicator in outcome.indicators:
             log_odds[indicator] = outcome.weight * visits.indicators[:, INDICATORS.index(indicator)]
-        return Event(outcome.events[k], log_odds)
+        return RandomEvent(outcome.events[k], log_odds)
 
-    def product(*events: Event) -> list[Term]:
+    def product(*events: RandomEvent) -> list[Term]:
         return [Term(always, events)]
 
     transfer = event("transfer")
@@ -127,7 +127,7 @@ def drawn_outcomes(visits: Visits) -> list[DrawnOutcome]:
     admission = event("hospital")
     log_odds = admission.log_odds | {"no admission in the record": np.full(number, np.log(1 - EARLY))}
     log_odds = {cause: np.where(visits.early, 0, values) for cause, values in log_odds.items()}
-    admission = Event(admission.name, log_odds | {IN_RECORD: np.where(visits.early, np.inf, 0)})
+    admission = RandomEvent(admission.name, log_odds | {IN_RECORD: np.where(visits.early, np.inf, 0)})
 
     outcomes: list[DrawnOutcome] = []
 

@@ -134,7 +134,7 @@ class Sign(NamedTuple):
     value: str
 
 
-class Outcome(NamedTuple):
+class OutcomeModel(NamedTuple):
     """A score (`weight` × number of indicators) and events of growing or falling rarity that are drawn from it.
 
     An event happens when score + logistic noise exceeds its threshold. `tasks`, `thresholds` and `events` (descriptions) are
@@ -151,7 +151,7 @@ class Outcome(NamedTuple):
 
 CONDITIONS = read_entries("conditions", Condition)
 SIGNS = read_entries("signs", Sign)
-OUTCOMES = {outcome.name: outcome for outcome in read_entries("outcomes", Outcome)}
+OUTCOMES = {outcome.name: outcome for outcome in read_entries("outcomes", OutcomeModel)}
 SIGN_ITEMS = {sign.item for sign in SIGNS}
 INDICATORS = tuple(dict.fromkeys(sign.indicator for sign in SIGNS))
 PREVALENCE = 0.3  # probability of each indicator
