@@ -28,43 +28,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = cli.parse_args(argv)
     summary = Summary("extract_instructions")
     instructions: dict[str, Counter[str]] = defaultdict(Counter)
-    rows = 0
     for path in args.released:
         with require(path, "a released JSONL", "check the path").open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
-                task, sentence = read_row(path, number, line)
-                instructions[task][sentence] += 1
-                rows += 1
+                try:
+                    row = json.loads(line)
+                    task, sentence = TASKS[row["task_info"]["task"]], row["instruction"]
+                except (ValueError, KeyError, TypeError):
+                    expected = "an instruction, and in task_info.task a task of `task_sample_info_gen.py --list_tasks`"
+                    raise UserError(
+                        f"{path}, line {number}: expected {expected}, got a row without. Check the file."
+                    ) from None
+                instructions[task.name][sentence] += 1
+    rows = sum(sentences.total() for sentences in instructions.values())
     if not rows:
         raise UserError(f"{args.released[0]}: expected rows with an instruction, got none. Check the file.")
     for task, sentences in instructions.items():
         if len(sentences) > 1:
             print(f"warning: {task}: {len(sentences)} wordings, using the most frequent")
-    sentences = {task: instructions[task].most_common(1)[0][0] for task in TASKS if task in instructions}
-    write_json(args.output_path, sentences)
+    write_json(args.output_path, {task: instructions[task].most_common(1)[0][0] for task in TASKS if task in instructions})
     missing = [task.name for task in TASKS.values() if task.released and task.name not in instructions]
     unchanged = f"; default instructions remain for {', '.join(missing)}" if missing else ""
     summary.print(f"{rows:,} rows, {len(instructions)} tasks → {args.output_path}{unchanged}")
-
-
-def read_row(path: Path, number: int, line: str) -> tuple[str, str]:
-    """The task and the instruction of a row.
-
-    Raises:
-        UserError: the row has none, or the task is unknown.
-    """
-    try:
-        row = json.loads(line)
-        task, sentence = row["task_info"]["task"], row["instruction"]
-    except (json.JSONDecodeError, KeyError, TypeError):
-        raise UserError(
-            f"{path}, line {number}: expected task_info.task and instruction, got a row without. Check the file."
-        ) from None
-    if task not in TASKS:
-        raise UserError(
-            f"{path}, line {number}: expected a task of `task_sample_info_gen.py --list_tasks`, got another. Check the file."
-        )
-    return task, sentence
 
 
 if __name__ == "__main__":

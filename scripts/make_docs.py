@@ -11,7 +11,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,13 +22,9 @@ from pipeline.files import read_json, write_json
 from pipeline.progress import Summary
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-WINDOWS = {
-    "ed": "ED stay",
-    "adm": "first day of the admission",
-    "icu": "first day in intensive care",
-    "end": "day before discharge",
-}
-"""Windows of signs, as in `vocab.Sign`."""
+# windows of signs, as in `vocab.Sign`
+WINDOWS = ("ed", "adm", "icu", "end")
+WINDOW_NAMES = ("ED stay", "first day of the admission", "first day in intensive care", "day before discharge")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -79,11 +74,8 @@ def with_tables(page: str, tables: Mapping[str, str]) -> str:
 
 
 def synthetic_tables(batches: int = 12) -> dict[str, list[tuple[str, ...]]]:
-    """The signs of the indicators, the outcomes, and the AUROC of the true probabilities.
-
-    Args:
-        batches: number of batches of patients for the AUROC.
-    """
+    """The signs of the indicators, the outcomes, and the AUROC of the true probabilities in `batches` batches of patients."""
+    import numpy as np
     from sklearn.metrics import roc_auc_score
 
     from preprocess.synthetic.outcomes import drawn_outcomes
@@ -91,25 +83,20 @@ def synthetic_tables(batches: int = 12) -> dict[str, list[tuple[str, ...]]]:
     from preprocess.synthetic.vocab import INDICATORS, OUTCOMES, SIGNS
     from preprocess.synthetic_mimic import Settings
 
-    cells = {
-        (sign.indicator, sign.window): f"{sign.table} `{sign.item}`" + (f" = `{sign.value}`" if sign.value else "")
-        for sign in SIGNS
-    }
+    cells = {(s.indicator, s.window): f"{s.table} `{s.item}`" + (f" = `{s.value}`" if s.value else "") for s in SIGNS}
     signs = [(name, *(cells.get((name, window), "") for window in WINDOWS)) for name in INDICATORS]
     outcomes = []
     for outcome in OUTCOMES.values():
         tasks = [f"{task} {threshold:g}" for task, threshold in zip(outcome.tasks, outcome.thresholds, strict=True)]
         outcomes.append((outcome.name, ", ".join(outcome.indicators), f"{outcome.weight:g}", ", ".join(tasks)))
-    pairs: dict[str, list[tuple[float, bool]]] = defaultdict(list)
-    for index in range(batches):
-        for drawn in drawn_outcomes(simulate(0, index, Settings.batch_size).visits):
-            pairs[drawn.task] += zip(drawn.probability.tolist(), drawn.outcome.tolist(), strict=True)
+    drawn = [drawn for index in range(batches) for drawn in drawn_outcomes(simulate(0, index, Settings.batch_size).visits)]
     optimum = []
-    for task, drawn_pairs in pairs.items():
-        probabilities, answers = zip(*drawn_pairs, strict=True)
-        optimum.append((task, f"{sum(answers) / len(answers):.0%}", f"{roc_auc_score(answers, probabilities):.3f}"))
+    for task in dict.fromkeys(entry.task for entry in drawn):
+        answers = np.concatenate([entry.outcome for entry in drawn if entry.task == task])
+        probabilities = np.concatenate([entry.probability for entry in drawn if entry.task == task])
+        optimum.append((task, f"{answers.mean():.0%}", f"{roc_auc_score(answers, probabilities):.3f}"))
     return {
-        "signs": [("indicator", *WINDOWS.values()), *signs],
+        "signs": [("indicator", *WINDOW_NAMES), *signs],
         "outcomes": [("outcome", "indicators", "weight", "tasks and thresholds"), *outcomes],
         "optimum": [("task", "yes", "optimum"), *optimum],
     }

@@ -32,26 +32,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = cli.parse_args(argv)
     summary = Summary("make_template_reasoning")
 
-    from mimiciv_dataset.index_files import read_rows
     from mimiciv_dataset.mimiciv import MIMICIV
 
-    columns = read_rows(args.index).columns
+    dataset = MIMICIV(args.root_dir, args.index, lazzy_mode=True, shuffle=False)
+    columns = dataset.rows.columns
     if not columns:
         raise UserError(f"{args.index}: expected an index CSV, got JSONL. Give the CSV.")
-    dataset = MIMICIV(args.root_dir, args.index, lazzy_mode=True, shuffle=False)
     chains = 0
-    with args.index.open(newline="", encoding="utf-8") as file, atomic_path(args.output_path) as temporary:
+    with (
+        args.index.open(newline="", encoding="utf-8") as file,
+        atomic_path(args.output_path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as out,
+    ):
         rows = csv.DictReader(file)
-        with temporary.open("w", newline="", encoding="utf-8") as out:
-            writer = csv.DictWriter(out, list(dict.fromkeys([*columns, "reasoning"])))
-            writer.writeheader()
-            for number, row in enumerate(progress(rows, total=len(dataset), desc="template", unit="row")):
-                sample, text = dataset.with_text(number)
-                is_decision = sample["task_info"]["task_type"] == "decision"
-                rendered = [event for event in text.window if event]  # some tables have no text
-                events = rendered[: args.events] if args.first else rendered[-args.events :]
-                writer.writerow(row | {"reasoning": chain(events, sample["output"]) if is_decision else ""})
-                chains += is_decision
+        writer = csv.DictWriter(out, list(dict.fromkeys([*columns, "reasoning"])))
+        writer.writeheader()
+        for number, row in enumerate(progress(rows, total=len(dataset), desc="template", unit="row")):
+            sample, text = dataset.with_text(number)
+            is_decision = sample["task_info"]["task_type"] == "decision"
+            rendered = [event for event in text.window if event]  # some tables have no text
+            events = rendered[: args.events] if args.first else rendered[-args.events :]
+            writer.writerow(row | {"reasoning": chain(events, sample["output"]) if is_decision else ""})
+            chains += is_decision
     summary.print(f"{len(dataset):,} rows, {chains:,} template chains → {args.output_path}", len(dataset), "rows")
 
 

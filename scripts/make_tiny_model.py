@@ -15,8 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages 
 import itertools
 import json
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.cli import Parser, at_least, run
@@ -24,6 +23,7 @@ from pipeline.errors import UserError
 from pipeline.files import atomic_dir, require
 from pipeline.progress import Summary
 
+# written by us, with the markup and behaviour of Qwen3's: ChatML turns, and an empty think block if thinking is disabled
 CHAT_TEMPLATE = """\
 {%- for message in messages %}
 {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
@@ -34,53 +34,39 @@ CHAT_TEMPLATE = """\
 {{- '<think>\\n\\n</think>\\n\\n' }}
 {%- endif %}
 {%- endif %}"""
-"""Written by us, with the markup and behaviour of Qwen3's: ChatML turns, and an empty think block if thinking is disabled."""
-
 END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
-THINK_TOKENS = ("<think>", "</think>")
-"""Tokens that are not special: decoding keeps them, as in Qwen3."""
+THINK_TOKENS = ("<think>", "</think>")  # not special tokens: decoding keeps them, as in Qwen3
+# part of the tokenizer's corpus, so that the words of the chat template are tokens
 CHAT_TEXT = "system user assistant\nYou are a helpful assistant.\n/think\n/no_think\nyes\nno\nYes No\n"
-"""Part of the tokenizer's corpus, so that the words of the chat template are tokens."""
-
-
-@dataclass(frozen=True)
-class ModelSize:
-    """The arguments of Qwen3Config that decide the size of the model."""
-
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    max_position_embeddings: int
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     cli = Parser(__doc__)
-    size = at_least(1)
+    number = at_least(1)
     cli.add_argument("--output_path", required=True, type=Path, help="directory for the model")
     cli.add_argument("--dataset_name", nargs="+", type=Path, default=[], help="index files whose samples train the tokenizer")
     cli.add_argument("--text", nargs="+", type=Path, default=[], help="text files that train the tokenizer, too")
-    cli.add_argument("--samples", type=size, default=400, help="samples of each index file for the tokenizer (400)")
-    cli.add_argument("--vocab_size", type=size, default=4096, help="number of tokens (4096)")
-    cli.add_argument(
-        "--long_tokens",
-        action="store_true",
-        help="tokens may be as long as a line, such as a measurement with its value: inputs have a third of the tokens",
-    )
-    cli.add_argument("--hidden_size", type=size, default=64, help="width (64)")
-    cli.add_argument("--intermediate_size", type=size, help="width of the feed-forward layers (3 × hidden_size)")
-    cli.add_argument("--layers", type=size, default=2, help="number of layers (2)")
-    cli.add_argument("--heads", type=size, default=2, help="number of attention heads (2)")
-    cli.add_argument("--kv_heads", type=size, default=1, help="number of key-value heads (1)")
-    cli.add_argument("--head_dim", type=size, default=32, help="head size: 32, 64, 80, 96, 112 or 128 for vLLM on CPU (32)")
-    cli.add_argument("--max_position", type=size, default=32768, help="longest sequence, in tokens (32768)")
+    cli.add_argument("--samples", type=number, default=400, help="samples of each index file for the tokenizer (400)")
+    cli.add_argument("--vocab_size", type=number, default=4096, help="number of tokens (4096)")
+    cli.add_argument("--long_tokens", action="store_true", help="tokens may be lines: inputs have a third of the tokens")
+    cli.add_argument("--hidden_size", type=number, default=64, help="width (64)")
+    cli.add_argument("--intermediate_size", type=number, help="width of the feed-forward layers (3 × hidden_size)")
+    cli.add_argument("--layers", type=number, default=2, help="number of layers (2)")
+    cli.add_argument("--heads", type=number, default=2, help="number of attention heads (2)")
+    cli.add_argument("--kv_heads", type=number, default=1, help="number of key-value heads (1)")
+    cli.add_argument("--head_dim", type=number, default=32, help="head size: 32, 64, 80, 96, 112 or 128 for vLLM on CPU (32)")
+    cli.add_argument("--max_position", type=number, default=32768, help="longest sequence, in tokens (32768)")
     cli.add_argument("--seed", type=at_least(0), default=0, help="seed of the weights and of the samples drawn (0)")
     args = cli.parse_args(argv)
-    width = args.intermediate_size or 3 * args.hidden_size
-    heads = (args.heads, args.kv_heads, args.head_dim)
-    model_size = ModelSize(args.hidden_size, width, args.layers, *heads, args.max_position)
+    size = {
+        "hidden_size": args.hidden_size,
+        "intermediate_size": args.intermediate_size or 3 * args.hidden_size,
+        "num_hidden_layers": args.layers,
+        "num_attention_heads": args.heads,
+        "num_key_value_heads": args.kv_heads,
+        "head_dim": args.head_dim,
+        "max_position_embeddings": args.max_position,
+    }
     summary = Summary("make_tiny_model")
     if not args.dataset_name and not args.text:
         raise UserError("make_tiny_model: expected --dataset_name or --text to train the tokenizer on, got neither.")
@@ -90,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     tokenizer = make_tokenizer(corpus, args.vocab_size, args.long_tokens)
     with atomic_dir(args.output_path) as folder:
         tokenizer.save_pretrained(folder)
-        parameters = save_model(model_size, args.seed, tokenizer, folder)
+        parameters = save_model(size, args.seed, tokenizer, folder)
     summary.print(f"{parameters:,} parameters, {len(tokenizer):,} tokens → {args.output_path}")
 
 
@@ -129,11 +115,10 @@ def make_tokenizer(corpus: Iterator[str], vocab_size: int, long_tokens: bool = F
         [pre_tokenizers.Split(Regex(pieces), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
     raw.decoder = decoders.ByteLevel()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - len(THINK_TOKENS),
         special_tokens=[END_OF_TEXT, TURN_START, TURN_END],
-        initial_alphabet=alphabet,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     raw.train_from_iterator(corpus, trainer)
@@ -148,15 +133,19 @@ def make_tokenizer(corpus: Iterator[str], vocab_size: int, long_tokens: bool = F
     )
 
 
-def save_model(size: ModelSize, seed: int, tokenizer: Any, folder: Path) -> int:
-    """Write the model with random weights, and return its number of parameters."""
+def save_model(size: Mapping[str, int], seed: int, tokenizer: Any, folder: Path) -> int:
+    """Write the model with random weights, and return its number of parameters.
+
+    Args:
+        size: arguments of Qwen3Config.
+    """
     import torch
     from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
     torch.manual_seed(seed)
     config = Qwen3Config(
         vocab_size=len(tokenizer),
-        **asdict(size),
+        **size,
         tie_word_embeddings=True,
         dtype="float32",
         eos_token_id=tokenizer.eos_token_id,
