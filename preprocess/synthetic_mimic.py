@@ -43,23 +43,16 @@ TRUTH = "synthetic_truth"
 
 @dataclass(frozen=True)
 class Settings:
-    """What to generate.
-
-    Attributes:
-        patients: number of patients.
-        seed: of the random generators.
-        compress: whether tables are gzipped.
-        batch_size: patients that are drawn together, from random generators of their own.
-    """
+    """What to generate."""
 
     patients: int
     seed: int = 0
     compress: bool = True
-    batch_size: int = 256
+    batch_size: int = 256  # patients that are drawn together, from random generators of their own
 
     @property
     def suffix(self) -> str:
-        """Of the names of tables."""
+        """End of the file names of tables."""
         return ".csv.gz" if self.compress else ".csv"
 
 
@@ -92,11 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def check_outputs(settings: Settings, output_path: Path, index_mapping: Path) -> None:
-    """Refuse what cannot be made, and outputs that would overwrite something.
-
-    Raises:
-        UserError: too many patients, a directory that is not empty, or code maps from elsewhere.
-    """
+    """Refuse too many patients, and outputs that would overwrite something."""
     from preprocess.synthetic.dictionaries import code_maps
 
     if settings.patients > MAX_PATIENTS:

@@ -97,18 +97,18 @@ class Batch:
     """The course of a batch of patients, their ids, and a random generator for the records.
 
     Args:
-        seed: of the data set.
-        index: of the batch.
-        size: number of its patients.
-        keep: number of its patients to write.
+        seed, index: of the data set, and of the batch in it.
+        size, keep: number of its patients, and of those to write.
 
     Attributes:
+        uniform, integers: methods of numpy's Generator: `n` numbers between two bounds, of which the upper is not reached.
         visits: all visits; `ed` and `adm` are the positions of those with an ED stay and with an admission.
         icu, icu_in, icu_out, icu_stay: one entry for each ICU stay: position of its visit, times, stay_id.
     """
 
     def __init__(self, seed: int, index: int, size: int, keep: int) -> None:
         self.rng = np.random.default_rng([seed, index, 1])
+        self.uniform, self.integers = self.rng.uniform, self.rng.integers
         self.index, self.size, self.keep = index, size, keep
         self.course = simulate(seed, index, size)
         self.visits = v = self.course.visits
@@ -125,14 +125,6 @@ class Batch:
 
     # --- random values
 
-    def uniform(self, low: float, high: float, n: int) -> Floats:
-        """`n` numbers between `low` and `high`."""
-        return self.rng.uniform(low, high, n)
-
-    def integers(self, low: int, high: int, n: int) -> Ints:
-        """`n` whole numbers from `low` up to, but not including, `high`."""
-        return self.rng.integers(low, high, n)
-
     def chance(self, p: float, n: int) -> Bools:
         """`n` truth values, true with probability `p`."""
         return self.rng.random(n) < p
@@ -141,19 +133,19 @@ class Batch:
         """`n` of the values."""
         return values[self.integers(0, len(values), n)]
 
-    def one_of(self, texts: Sequence[str], n: int, missing: float = 0.0) -> pl.Series:
+    def one_of(self, n: int, texts: Sequence[str], missing: float = 0.0) -> pl.Series:
         """`n` of the texts; a share `missing` is missing."""
         codes = self.integers(0, len(texts), n)
         return pick(texts, np.where(self.chance(missing, n), -1, codes) if missing else codes)
 
     def choose(self, table: str, n: int, *columns: str) -> dict[str, pl.Series]:
         """`n` values of columns of `vocab.CHOICES`."""
-        return {column: self.one_of(CHOICES[table, column][0], n, CHOICES[table, column][1]) for column in columns}
+        return {column: self.one_of(n, *CHOICES[table, column]) for column in columns}
 
     def provider(self, n: int, missing: float = 0.0) -> pl.Series:
         """`n` ids of providers."""
         codes = [f"P{i:02d}{chr(65 + i % 26)}{chr(65 + i * 7 % 26)}{i % 10}" for i in range(100)]
-        return self.one_of(codes, n, missing)
+        return self.one_of(n, codes, missing)
 
     def numbers(self, n: int, low: int, high: int, missing: float = 0.0) -> pl.Series:
         """`n` random ids, which are no keys."""

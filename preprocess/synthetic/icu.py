@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 PACE = ((0, 4500), (1, 5400), (7, 9000))  # seconds between charting times, from a day in intensive care on
 LEADING = 12  # vital signs and scores at the head of the chart items, with which every full run starts
+CAREGIVERS = (10_000, 99_999)  # bounds of their ids
 STATUSES = ("FinishedRunning", "ChangeDose/Rate", "Stopped", "Paused")
 
 
@@ -82,10 +83,6 @@ def _rows(batch: Batch, stay: Ints, time: Ints, **columns: Any) -> pl.DataFrame:
     return batch.rows(batch.icu[stay], time, stay_id=batch.icu_stay[stay], **columns)
 
 
-def _caregiver(batch: Batch, n: int, missing: float = 0.0) -> pl.Series:
-    return batch.numbers(n, 10_000, 99_999, missing)
-
-
 def icustays(clock: Clock) -> pl.DataFrame:
     """One row for each ICU stay."""
     batch = clock.batch
@@ -142,7 +139,7 @@ def datetimeevents(clock: Clock) -> pl.DataFrame:
     for at, item in clock.records("datetimeevents", 0.17, 2, 11):
         time, n = clock.time[at], len(at)
         value = midnight(time) - DAY * batch.integers(0, 6, n)
-        columns = {"caregiver_id": _caregiver(batch, n), "storetime": time + 60 * batch.integers(0, 40, n)}
+        columns = {"caregiver_id": batch.numbers(n, *CAREGIVERS), "storetime": time + 60 * batch.integers(0, 40, n)}
         itemid = pick(items["itemid"], item)
         parts.append(clock.rows(at, **columns, value=value, itemid=itemid, valueuom="Date", warning="0"))
     return table(*parts).with_columns((pl.col("value") * 1_000_000).cast(pl.Datetime("us")))
@@ -167,7 +164,7 @@ def _drip(clock: Clock, at: Ints, items: pl.DataFrame, item: Ints, usual_amount:
         itemid=pick(items["itemid"], item),
         amountuom=pick(items["unit"], item),
         rateuom=pick(items["rate_unit"], np.where(has_rate, item, -1)),
-        caregiver_id=_caregiver(batch, n),
+        caregiver_id=batch.numbers(n, *CAREGIVERS),
         starttime=time,
         endtime=time + (hours * HOUR).astype(np.int64) // 60 * 60,
         storetime=time + 60 * batch.integers(1, 50, n),
@@ -221,7 +218,7 @@ def outputevents(clock: Clock) -> pl.DataFrame:
     parts = []
     for (at, item), value in zip(records, values, strict=True):
         n, itemid = len(at), pick(items["itemid"], item)
-        columns = {"caregiver_id": _caregiver(batch, n), "storetime": clock.time[at] + 60 * batch.integers(1, 50, n)}
+        columns = {"caregiver_id": batch.numbers(n, *CAREGIVERS), "storetime": clock.time[at] + 60 * batch.integers(1, 50, n)}
         parts.append(clock.rows(at, **columns, value=value, valueuom="ml", itemid=itemid))
     return table(*parts)
 
@@ -244,7 +241,7 @@ def procedureevents(clock: Clock) -> pl.DataFrame:
         minutes = batch.integers(1, 2000, n)
         order = batch.numbers(n, 1_000_000, 9_999_999)
         is_line = items["category"].str.contains("Lines").to_numpy()[item]
-        caregiver = _caregiver(batch, n, 0.16)
+        caregiver = batch.numbers(n, *CAREGIVERS, 0.16)
         place = np.where(is_line, batch.integers(0, 3, n), -1)
         weight = batch.integers(45, 120, n)
         columns = {

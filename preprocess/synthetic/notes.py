@@ -83,6 +83,7 @@ def make_tables(batch: Batch) -> dict[str, pl.DataFrame]:
 def _notes(
     batch: Batch, kind: str, visit: Ints, time: Ints, delay: Ints | int, texts: list[str], **columns: Ints
 ) -> pl.DataFrame:
+    """Notes with their numbers and ids; `delay` is the time in seconds until they are stored."""
     notes = batch.rows(visit, time, note_type=kind, storetime=time + delay, text=pl.Series(texts, dtype=pl.String), **columns)
     notes = notes.with_columns(note_seq=pl.int_range(pl.len()).over("patient") + 1)
     return notes.with_columns(note_id=pl.format(f"{{}}-{kind}-{{}}", "subject_id", pl.col("note_seq") + 1))

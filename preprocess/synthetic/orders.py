@@ -130,7 +130,7 @@ def prescriptions(batch: Batch, pharmacy_rows: pl.DataFrame) -> pl.DataFrame:
         gsn=pick(GSN, np.where(batch.chance(0.15, n), -1, drug)),
         ndc=pick(DRUGS["ndc"], drug),
         prod_strength=pick(DRUGS["strength"], drug),
-        form_rx=batch.one_of(("",), n, 0.5),
+        form_rx=batch.one_of(n, ("",), 0.5),
         dose_val_rx=pick(DRUGS["dose"], drug),
         dose_unit_rx=pick(DRUGS["unit"], drug),
         **batch.choose("prescriptions", n, "form_val_disp"),

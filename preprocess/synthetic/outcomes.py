@@ -54,28 +54,19 @@ class Term(NamedTuple):
 
 @dataclass(frozen=True)
 class DrawnOutcome:
-    """The outcomes drawn for a task.
-
-    Attributes:
-        task: name of the task.
-        window: window of the signs (`vocab.Sign`) that the task's input shows.
-        visits: positions of the visits that have an outcome.
-        outcome: one value for each of `visits`.
-        terms: of the probability, over all visits of the batch.
-    """
+    """The outcomes drawn for a task."""
 
     task: str
-    window: str
-    visits: Ints
-    outcome: Bools
-    terms: list[Term]
+    window: str  # of the signs (`vocab.Sign`) that the task's input shows
+    visits: Ints  # positions of the visits that have an outcome
+    outcome: Bools  # one value for each of `visits`
+    terms: list[Term]  # of the probability, over all visits of the batch
 
     @property
     def probability(self) -> Floats:
         """Probability of yes for each of `visits`."""
-        products = (np.prod([event.probability for event in term.events], axis=0) for term in self.terms)
-        total = sum(term.coefficient * product for term, product in zip(self.terms, products, strict=True))
-        return total[self.visits]
+        terms = (term.coefficient * np.prod([event.probability for event in term.events], axis=0) for term in self.terms)
+        return sum(terms)[self.visits]
 
 
 def make_tables(batch: Batch) -> dict[str, pl.DataFrame]:

@@ -8,6 +8,7 @@ records. docs/synthetic.md describes the process. Times are in seconds since 197
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -108,8 +109,6 @@ def simulate(seed: int, index: int, size: int) -> Course:
     dod = np.full(size, -1)
     rounds: list[Visits] = []
     for _ in range(MAX_VISITS):
-        if not len(patient):
-            break
         visits, patient, start, direct = _next_visits(rng, dod, patient, start, direct, usual_condition)
         rounds.append(visits)
     if len(patient):  # no visit follows those of the last round
@@ -137,13 +136,11 @@ def _next_visits(
     """
     n = len(patient)
 
-    def uniform(low: float, high: float) -> Floats:
-        return rng.uniform(low, high, n)
+    uniform = partial(rng.uniform, size=n)
 
-    def noisy_score(name: str) -> Floats:
-        return score(name, indicators) + rng.logistic(size=n)
-
-    def exceeded(name: str, values: Floats) -> Ints:
+    def exceeded(name: str) -> Ints:
+        """The number of thresholds of an outcome that score + noise exceed."""
+        values = score(name, indicators) + rng.logistic(size=n)
         return (values[:, None] > np.array(OUTCOMES[name].thresholds)).sum(axis=1)
 
     start = start // 60 * 60
@@ -153,13 +150,13 @@ def _next_visits(
     # the ED, and whether it leads to a ward and to intensive care
     ed = ~direct
     ed_out = (start + HOUR * uniform(6, 11.5)).astype(np.int64)
-    hospital = direct | (exceeded("hospital", noisy_score("hospital")) > 0)
+    hospital = direct | (exceeded("hospital") > 0)
     early = ed & hospital & (rng.random(n) < EARLY)
     minutes = np.where(early, -uniform(15, 80), uniform(1, 12))
     admit = np.where(ed, ed_out + (60 * minutes).astype(np.int64), start)
     transfer_score = score("transfer", indicators) + ICU_LOG_ODDS[condition]
     transfer = hospital & (rng.random(n) < sigmoid(transfer_score - OUTCOMES["transfer"].thresholds[0]))
-    stay_class = exceeded("stay", noisy_score("stay"))  # 0: less than 3 days ... 4: 14 days or more in intensive care
+    stay_class = exceeded("stay")  # 0: less than 3 days ... 4: 14 days or more in intensive care
     late = hospital & ~transfer & (stay_class > 0) & (rng.random(n) < 0.04)
     # an observation stay goes over midnight and ends within a day of the arrival in the ED
     short_out = (start + HOUR * uniform(22.5, 23.7)).astype(np.int64)
@@ -182,8 +179,8 @@ def _next_visits(
     out = np.where(icu, np.maximum(out, icu_out + on_ward), out)
 
     # death: on the ward, or in a class of days after the first day in intensive care
-    death_class = exceeded("death", noisy_score("death")) * icu
-    ward_death = hospital & ~icu & (exceeded("ward death", noisy_score("ward death")) > 0)
+    death_class = exceeded("death") * icu
+    ward_death = hospital & ~icu & (exceeded("ward death") > 0)
     day = np.choose(death_class, [np.zeros(n), uniform(7, 14), uniform(3, 7), np.full(n, 2), np.ones(n), np.zeros(n)])
     death_day = midnight(icu_in + 2 * DAY - 1) + day.astype(np.int64) * DAY
     death_time = np.where(death_class > 0, death_day + (HOUR * uniform(0.7, 22)).astype(np.int64), out)
@@ -201,8 +198,8 @@ def _next_visits(
     out = np.where(second & ~died, np.maximum(out, second_out + 2 * HOUR), out)
 
     # the next visit
-    readmission_class = exceeded("readmission", noisy_score("readmission")) * (hospital & ~died)
-    reattended = ed & ~hospital & (exceeded("reattendance", noisy_score("reattendance")) > 0)
+    readmission_class = exceeded("readmission") * (hospital & ~died)
+    reattended = ed & ~hospital & (exceeded("reattendance") > 0)
     returns = rng.random(n) < RETURNS
     much_later = np.where(hospital, out, ed_out) + DAY * np.where(hospital, uniform(63, 420), uniform(4, 300))
     next_start = np.select(
