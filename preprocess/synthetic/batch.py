@@ -227,14 +227,15 @@ class Batch:
         return (values[order] for values in arrays)
 
     def rows(self, visit: Ints, time: Ints, **columns: Any) -> pl.DataFrame:
-        """Rows with `columns` (arrays, or a text for all rows), and with what follows from their visit and time.
+        """Rows with `columns` (arrays, or a text or None for all rows), and with what follows from their visit and time.
 
         These are patient, visit, time and subject_id, and unless `columns` has them, hadm_id and charttime.
         """
         patient = self.visits.patient[visit]
         keys = {"patient": patient, "visit": visit, "time": time, "subject_id": self.subject[patient]}
         columns = keys | {"hadm_id": self.hadm[visit], "charttime": time} | columns
-        return pl.DataFrame({k: pl.repeat(v, len(visit), eager=True) if isinstance(v, str) else v for k, v in columns.items()})
+        constants = {name: pl.lit(value) for name, value in columns.items() if value is None or isinstance(value, str)}
+        return pl.DataFrame({k: v for k, v in columns.items() if k not in constants}).with_columns(**constants)
 
     def columns(self, name: str, table: pl.DataFrame) -> pl.DataFrame:
         """The columns of table `name`, of the patients that are kept; times, hadm_id and stay_id below zero are missing."""
