@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from operator import itemgetter
@@ -67,18 +67,23 @@ def read_text_csv(path: Path, columns: tuple[str, ...]) -> Any:
         table = pc.read_csv(
             path,
             parse_options=pc.ParseOptions(newlines_in_values=True),
-            convert_options=pc.ConvertOptions(
-                include_columns=list(columns),
-                column_types={column: pa.string() for column in columns},
-                null_values=list(MISSING_TEXTS),
-                strings_can_be_null=True,
-            ),
+            convert_options=text_columns(columns),
         )
     except (pa.ArrowInvalid, pa.ArrowKeyError, OSError, EOFError) as error:
         raise UserError(
             f"{path}: expected a CSV with columns {', '.join(columns)}, got {csv_fault(error)}. Download or make it again."
         ) from None
     return table
+
+
+def text_columns(columns: Sequence[str]) -> Any:
+    """Options of pyarrow.csv that read `columns` only, as text with missing values null."""
+    import pyarrow as pa
+    import pyarrow.csv as pc
+
+    types = dict.fromkeys(columns, pa.string())
+    nulls = list(MISSING_TEXTS)
+    return pc.ConvertOptions(include_columns=columns, column_types=types, null_values=nulls, strings_can_be_null=True)
 
 
 def csv_fault(error: Exception) -> str:

@@ -16,6 +16,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import tempfile
 import threading
 import traceback
@@ -61,7 +62,6 @@ def run_units(
     If a unit fails, all workers are stopped and its error is raised.
 
     Args:
-        units: what to do.
         locks: directory for the lock files.
         num_workers: processes to use; 1 works in this process.
         total: length of the progress bar, in what units report with `Tick`; None: one for each unit.
@@ -185,12 +185,15 @@ def _worker(units: Sequence[Unit], locks: Path, counts: Any, errors: Any, index:
     def tick(number: int) -> None:
         counts[index] += number
 
+    code = 0
     try:
         _share(units, locks, tick)
     except BaseException as error:  # noqa: BLE001  raised again by the parent
         known = isinstance(error, UserError | OSError | ImportError)  # those that `pipeline.cli.run` may explain
         errors.put((error if known else None, traceback.format_exc()))
-        raise SystemExit(1) from None
+        code = 1
+    sys.stdout.flush()
+    os._exit(code)  # a thread of pyarrow that waits for the interpreter while that is finalized aborts the process
 
 
 def _end_with_parent() -> None:

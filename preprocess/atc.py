@@ -14,14 +14,13 @@ _CONSO = (0, 11, 12, 13, 14)  # RXCUI, SAB, TTY, CODE, STR
 _REL = (0, 4, 7, 10)  # RXCUI1, RXCUI2, RELA, SAB
 _SAT = (0, 8, 9, 10)  # RXCUI, ATN, SAB, ATV
 
+# Relations from a drug or pack towards its ingredients. A row of RXNREL reads "RXCUI2 is RELA to RXCUI1".
 TOWARDS_INGREDIENT = {
     *("contains", "consists_of", "tradename_of", "quantified_form_of", "has_part", "form_of"),
     *("has_ingredient", "has_ingredients", "has_precise_ingredient"),
 }
-"""Relations from a drug or pack towards its ingredients. A row of RXNREL reads "RXCUI2 is RELA to RXCUI1"."""
-
+# RxNorm's types of substances: a combination as a whole, then precise ingredients (salts), then plain ingredients.
 SPECIFIC_FIRST = ("MIN", "PIN", "IN")
-"""RxNorm's types of substances: a combination as a whole, then precise ingredients (salts), then plain ingredients."""
 
 
 def rxnorm_files(folder: Path) -> list[Path]:
@@ -30,18 +29,12 @@ def rxnorm_files(folder: Path) -> list[Path]:
 
 
 def atc_rows(folder: Path) -> tuple[list[tuple[str, str]], int]:
-    """Map the NDCs of RxNorm to ATC classes.
+    """Map the NDCs of RxNorm, in its rrf/ directory, to ATC classes.
 
     RxNorm's own NDC attributes come first; those of its other sources add codes that RxNorm has dropped as obsolete.
 
-    Args:
-        folder: the rrf/ directory of the release.
-
     Returns:
         rows (NDC, name of the ATC level-4 class); number of all NDCs.
-
-    Raises:
-        UserError: a file is missing, or does not contain ATC, which only the full release does.
     """
     conso, rel, sat = rxnorm_files(folder)
     names, classes, types = read_atc(read_rrf(conso, _CONSO))
@@ -96,20 +89,14 @@ def ndc11(text: str) -> str | None:
 
 
 def read_rrf(path: Path, columns: tuple[int, ...]) -> Iterator[list[str]]:
-    """Yield some columns of each row of a Rich Release Format file: values between bars, one row per line, no quotes.
-
-    Raises:
-        UserError: there is no such file, or a line has too few columns.
-    """
+    """Yield some columns of each row of a Rich Release Format file: values between bars, one row per line, no quotes."""
     require(path, "an RxNorm file", "download RxNorm's full monthly release and set --rxnorm_dir to its rrf/ directory")
     with path.open(encoding="utf-8", newline="\n") as file:
         for number, line in enumerate(file, 1):
             fields = line.rstrip("\r\n").split("|")
             if len(fields) <= max(columns):
-                raise UserError(
-                    f"{path}, line {number}: expected at least {max(columns) + 1} columns separated by |, got {len(fields)}. "
-                    "Download the file again."
-                )
+                expected = f"at least {max(columns) + 1} columns separated by |"
+                raise UserError(f"{path}, line {number}: expected {expected}, got {len(fields)}. Download the file again.")
             yield [fields[column] for column in columns]
 
 

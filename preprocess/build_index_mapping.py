@@ -27,8 +27,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from mimiciv_dataset.events import DICTIONARY_TABLES, EVENTS, MISSING_TEXTS
-from mimiciv_dataset.lookups import csv_fault, ndc_key
+from mimiciv_dataset.events import DICTIONARY_TABLES, EVENTS
+from mimiciv_dataset.lookups import ndc_key
 from mimiciv_dataset.tasks import TASKS
 from pipeline.cli import Parser, run
 from pipeline.errors import UserError
@@ -36,21 +36,18 @@ from pipeline.files import atomic_path, read_json, require, sha256_file, write_j
 from pipeline.progress import Summary, print_table
 from preprocess.atc import atc_rows, rxnorm_files
 from preprocess.ccs import ccs_rows, read_ccs
-from preprocess.raw_tables import find_table
+from preprocess.raw_tables import find_table, read_batches
 
 MAPS = ("d_ccs_diagnoses", "d_ccs_procedures", "d_atc_prescriptions")
 CCS_SOURCES = {"d_ccs_diagnoses": ("ccs_dx9", "ccs_dx10"), "d_ccs_procedures": ("ccs_pr9", "ccs_pr10")}
 
-COVERAGE = (
-    ("hosp/diagnoses_icd", "d_icd_diagnoses"),
-    ("hosp/diagnoses_icd", "d_ccs_diagnoses"),
-    ("ed/diagnosis", "d_ccs_diagnoses"),
-    ("hosp/procedures_icd", "d_icd_procedures"),
-    ("hosp/procedures_icd", "d_ccs_procedures"),
-    ("hosp/prescriptions", "d_atc_prescriptions"),
-    ("ed/medrecon", "d_atc_prescriptions"),
-)
-"""Raw tables with codes, and the maps that name the codes."""
+CODED = {  # raw tables with codes, and the maps that name the codes
+    "hosp/diagnoses_icd": ("d_icd_diagnoses", "d_ccs_diagnoses"),
+    "ed/diagnosis": ("d_ccs_diagnoses",),
+    "hosp/procedures_icd": ("d_icd_procedures", "d_ccs_procedures"),
+    "hosp/prescriptions": ("d_atc_prescriptions",),
+    "ed/medrecon": ("d_atc_prescriptions",),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -104,32 +101,20 @@ def copy(source: Path, target: Path) -> None:
 
 
 def copy_dictionaries(mimic_dir: Path, output: Path) -> int:
-    """Copy the dictionaries of MIMIC-IV unchanged; return their number.
-
-    Raises:
-        UserError: there is no MIMIC-IV directory, or no dictionary in it.
-    """
+    """Copy the dictionaries of MIMIC-IV unchanged; return their number."""
     require(mimic_dir, "raw MIMIC-IV (hosp/, icu/, note/)", "download it from PhysioNet, or run preprocess/synthetic_mimic.py")
-    copied = 0
-    for module, names in DICTIONARY_TABLES.items():
-        for name in names:
-            if (source := find_table(mimic_dir / module, name)) is not None:
-                copy(source, output / module / source.name)
-                copied += 1
-    if not copied:
-        raise UserError(
-            f"{mimic_dir}: expected dictionaries of MIMIC-IV such as hosp/d_labitems.csv[.gz], got none. "
-            "Set --mimic_dir to the directory that contains hosp/ and icu/."
-        )
-    return copied
+    pairs = [(module, find_table(mimic_dir / module, name)) for module, names in DICTIONARY_TABLES.items() for name in names]
+    sources = [(module, source) for module, source in pairs if source is not None]
+    if not sources:
+        fix = "Set --mimic_dir to the directory that contains hosp/ and icu/"
+        raise UserError(f"{mimic_dir}: expected dictionaries of MIMIC-IV such as hosp/d_labitems.csv[.gz], got none. {fix}.")
+    for module, source in sources:
+        copy(source, output / module / source.name)
+    return len(sources)
 
 
 def copy_maps(folder: Path, output: Path) -> dict[str, Any]:
-    """Copy finished maps from a directory or its hosp/; return their sources by name.
-
-    Raises:
-        UserError: the directory contains none of the maps.
-    """
+    """Copy finished maps from a directory or its hosp/; return their sources by name."""
     require(folder, "a directory with code maps", "check --maps_from")
     sources = {}
     for name in MAPS:
@@ -138,9 +123,7 @@ def copy_maps(folder: Path, output: Path) -> dict[str, Any]:
             copy(path, output / "hosp" / path.name)
             sources[name] = [describe(path)]
     if not sources:
-        raise UserError(
-            f"{folder}: expected {', '.join(MAPS)} as .csv or .csv.gz, here or in hosp/, got none. Check --maps_from."
-        )
+        raise UserError(f"{folder}: expected {', '.join(MAPS)} as .csv[.gz], here or in hosp/, got none. Check --maps_from.")
     return sources
 
 
@@ -156,14 +139,10 @@ def write_map(path: Path, columns: tuple[str, ...], rows: Iterable[Sequence[str]
 
 
 def build_ccs(name: str, icd9: Path | None, icd10: Path | None, output: Path) -> list[dict[str, Any]]:
-    """Write a CCS map; return its sources.
-
-    Raises:
-        UserError: one of the two files is not given.
-    """
+    """Write a CCS map; return its sources."""
     if icd9 is None or icd10 is None:
-        flag9, flag10 = (f"--{flag}" for flag in CCS_SOURCES[name])
-        raise UserError(f"{flag9}, {flag10}: expected both files (MIMIC-IV has ICD-9 and ICD-10 codes), got one. Set both.")
+        flags = ", ".join(f"--{flag}" for flag in CCS_SOURCES[name])
+        raise UserError(f"{flags}: expected both files (MIMIC-IV has ICD-9 and ICD-10 codes), got one. Set both.")
     rows = ccs_rows(read_ccs(icd9, "9"), read_ccs(icd10, "10"))
     write_map(output / "hosp" / f"{name}.csv", ("icd_code", "icd_version", "long_title"), rows)
     print(f"{name}: {len(rows):,} codes, {len({row[2] for row in rows}):,} categories")
@@ -208,44 +187,20 @@ def print_missing(output: Path) -> None:
 def count_codes(path: Path, columns: tuple[str, ...]) -> Counter[tuple[str, ...]]:
     """Count the rows of a raw table by code. The table is streamed, as it may be larger than memory."""
     import pyarrow as pa
-    import pyarrow.csv as pc
 
     counts: Counter[tuple[str, ...]] = Counter()
-    try:
-        reader = pc.open_csv(
-            path,
-            read_options=pc.ReadOptions(block_size=16 << 20),
-            parse_options=pc.ParseOptions(newlines_in_values=True),
-            convert_options=pc.ConvertOptions(
-                include_columns=list(columns),
-                column_types={column: pa.string() for column in columns},
-                null_values=list(MISSING_TEXTS),
-                strings_can_be_null=True,
-            ),
-        )
-        for batch in reader:
-            table = pa.Table.from_batches([batch]).group_by(list(columns)).aggregate([([], "count_all")])
-            *keys, numbers = (table[name].to_pylist() for name in (*columns, "count_all"))
-            for *code, rows in zip(*keys, numbers, strict=True):
-                counts[tuple((value or "").strip() for value in code)] += rows
-    except (pa.ArrowInvalid, pa.ArrowKeyError, OSError, EOFError) as error:
-        raise UserError(
-            f"{path}: expected a CSV with columns {', '.join(columns)}, got: {csv_fault(error)}. Download the file again."
-        ) from None
+    for batch in read_batches(path, columns):
+        table = pa.Table.from_batches([batch]).group_by(list(columns)).aggregate([([], "count_all")])
+        *keys, numbers = (table[name].to_pylist() for name in (*columns, "count_all"))
+        for *code, rows in zip(*keys, numbers, strict=True):
+            counts[tuple((value or "").strip() for value in code)] += rows
     return counts
 
 
 def coverage(counts: Counter[tuple[str, ...]], names: dict[Any, str]) -> tuple[int, int, int, int]:
-    """How many codes and rows get a name.
+    """How many codes and rows get a name: codes with a name, codes, rows with a name, rows with a code.
 
     Rows without a code (an empty field, or NDC 0) are not counted.
-
-    Args:
-        counts: rows by code.
-        names: name by key of the dictionary.
-
-    Returns:
-        codes with a name, codes, rows with a name, rows with a code.
 
     >>> coverage(Counter({("4019", "9"): 8, ("X", "10"): 2, ("", ""): 5}), {("4019", "9"): "Essential hypertension"})
     (1, 2, 8, 10)
@@ -265,19 +220,18 @@ def print_coverage(mimic_dir: Path, output: Path) -> None:
     from mimiciv_dataset.lookups import Lookups
 
     lookups = Lookups(output)
-    counted: dict[str, Counter[tuple[str, ...]]] = {}
     lines = []
-    for table, name in COVERAGE:
-        module, file_name = table.split("/")
-        path = find_table(mimic_dir / module, file_name)
-        if path is None or lookups.path(name) is None:
-            lines.append((table, name, "no table" if path is None else "no map", ""))
-            continue
-        if table not in counted:
-            columns = ("ndc",) if name == "d_atc_prescriptions" else ("icd_code", "icd_version")
-            counted[table] = count_codes(path, columns)
-        codes, all_codes, rows, all_rows = coverage(counted[table], lookups.dictionary(name))
-        lines.append((table, name, share(codes, all_codes), share(rows, all_rows)))
+    for table, maps in CODED.items():
+        path = find_table((mimic_dir / table).parent, (mimic_dir / table).name)
+        existing = [name for name in maps if lookups.path(name) is not None]
+        if path is not None and existing:
+            counts = count_codes(path, ("ndc",) if "d_atc_prescriptions" in maps else ("icd_code", "icd_version"))
+        for name in maps:
+            if path is None or name not in existing:
+                lines.append((table, name, "no table" if path is None else "no map", ""))
+            else:
+                codes, all_codes, rows, all_rows = coverage(counts, lookups.dictionary(name))
+                lines.append((table, name, share(codes, all_codes), share(rows, all_rows)))
     print_table(["table", "map", "codes named", "rows named"], lines)
 
 

@@ -34,16 +34,9 @@ def split_ccs_line(line: str) -> list[str]:
 
 
 def read_ccs(path: Path, version: str) -> Iterator[Row]:
-    """Yield (ICD code, category number, category name) for each line of a single-level CCS file.
+    """Yield (ICD code, category number, category name) for each line of a single-level CCS file for ICD "9" or "10".
 
     Lines above the header (titles, comments) and lines without a code are skipped.
-
-    Args:
-        path: the file.
-        version: "9" or "10".
-
-    Raises:
-        UserError: it is not a single-level CCS file for this version of the ICD.
     """
     require(path, f"AHRQ's single-level CCS file for ICD-{version}", "download it from hcup-us.ahrq.gov")
     try:
@@ -57,16 +50,14 @@ def read_ccs(path: Path, version: str) -> Iterator[Row]:
             break
     else:
         got = "CCSR, whose names differ" if "CCSR" in "".join(lines[:3]).upper() else "no such line"
-        raise UserError(
-            f"{path}: expected a header line with 'CCS CATEGORY' and 'CCS CATEGORY DESCRIPTION', got {got}. "
-            "Download the single-level CCS file (not CCSR, not multi-level) from hcup-us.ahrq.gov."
-        )
+        expected = "a header line with 'CCS CATEGORY' and 'CCS CATEGORY DESCRIPTION'"
+        fix = "Download the single-level CCS file (not CCSR, not multi-level) from hcup-us.ahrq.gov"
+        raise UserError(f"{path}: expected {expected}, got {got}. {fix}.")
     code_column = re.compile(rf"ICD-{version}-(CM|PCS) CODE")
     code_at = next((position for position, name in enumerate(header) if code_column.fullmatch(name)), None)
     if code_at is None:
-        raise UserError(
-            f"{path}: expected a column ICD-{version}-... CODE, got {', '.join(header)}. Check whether two files were swapped."
-        )
+        names = ", ".join(header)
+        raise UserError(f"{path}: expected a column ICD-{version}-... CODE, got {names}. Check if two files were swapped.")
     category_at, name_at = header.index("CCS CATEGORY"), header.index("CCS CATEGORY DESCRIPTION")
     for line in body:
         fields = split_ccs_line(line)
@@ -79,9 +70,6 @@ def ccs_rows(icd9: Iterable[Row], icd10: Iterable[Row]) -> list[Row]:
 
     The ICD-9 file abbreviates names ("HTN"). A category has the same number in both files, so an ICD-9 code takes the full
     name from the ICD-10 file, and both versions share a vocabulary. A category that ICD-10 does not use keeps its short name.
-
-    Args:
-        icd9, icd10: rows of `read_ccs`.
 
     >>> ccs_rows([("4019", "98", "HTN"), ("7706", "224", "Oth perint")], [("I10", "98", "Essential hypertension")])
     [('4019', '9', 'Essential hypertension'), ('7706', '9', 'Oth perint'), ('I10', '10', 'Essential hypertension')]

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+Columns = Mapping[str, Sequence[str]]  # table → the columns of its records
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     cli = Parser(__doc__)
     cli.add_path("--input_path", default="patients_sorted", help="output of rank.py")
@@ -48,10 +51,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     columns = {name: record_columns(EVENTS[name], names) for name, names in ranked["columns"].items()}
     paths = [args.output_path / ".buckets" / f"{bucket:05d}.json" for bucket in range(settings["buckets"])]
-    units = [
-        Unit(path.stem, path.exists, partial(write_bucket, args.input_path, bucket, columns, args.layout, path))
-        for bucket, path in enumerate(paths)
-    ]
+    write = partial(write_bucket, args.input_path, columns, args.layout)
+    units = [Unit(path.stem, path.exists, partial(write, bucket, path)) for bucket, path in enumerate(paths)]
     run_units(units, args.output_path / ".locks", num_workers=args.num_workers, desc="combination", unit="bucket")
     reports = [read_json(path) for path in paths]
     total = check_counts(ranked["rows"], [report["counts"] for report in reports], "combination")
@@ -60,15 +61,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_subjects(args.output_path, subjects, columns)
     events = sum(number for *_, number in subjects)
     content = sum(int(report["digest"], 16) for report in reports) % 2**128
-    provenance.complete(
-        digest=f"{content:032x}", patients=len(subjects), events=events, **passed_on(ranked), data_use=DATA_USE
-    )
+    results = {"patients": len(subjects), "events": events, **passed_on(ranked), "data_use": DATA_USE}
+    provenance.complete(f"{content:032x}", **results)
     summary.print(f"{total:,} records → {events:,} events of {len(subjects):,} patients in {args.output_path}", total)
 
 
-def write_bucket(
-    folder: Path, bucket: int, columns: Mapping[str, Sequence[str]], layout: str, report: Path, tick: Tick
-) -> None:
+def write_bucket(folder: Path, columns: Columns, layout: str, bucket: int, report: Path, tick: Tick) -> None:
     """Write the trajectories of a sorted bucket beside the directory of `report`, and then the report."""
     path = folder / f"bucket-{bucket:05d}.arrow"
     counts, events, subjects, content = combine_bucket(path, columns if layout == "shards" else {})
@@ -85,15 +83,12 @@ def record_columns(event: EventType, columns: Sequence[str]) -> list[str]:
     return list(dict.fromkeys([*columns, *(["charttime"] if event.stay_time else [])]))
 
 
-def combine_bucket(
-    path: Path, columns: Mapping[str, Sequence[str]]
-) -> tuple[dict[str, int], pa.Table, list[tuple[int, int, int]], int]:
+def combine_bucket(path: Path, columns: Columns) -> tuple[dict[str, int], pa.Table, list[tuple[int, int, int]], int]:
     """Group the records of a sorted bucket into events.
 
     Args:
         path: bucket that rank.py wrote.
-        columns: columns of the records of each table. With them, records become lists of values; if empty, records remain
-            JSON objects.
+        columns: with these, records become lists of values; if empty, they remain JSON objects.
 
     Returns:
         records per table; the events, with `COLUMNS`; (subject_id, first event, number of events) of each patient; and a
@@ -143,7 +138,7 @@ def in_parallel(values: pl.Series, expression: pl.Expr) -> pl.Series:
     return pl.concat(pl.collect_all(slices)).to_series() if slices else values
 
 
-def without_names(columns: Mapping[str, Sequence[str]]) -> dict[str, str]:
+def without_names(columns: Columns) -> dict[str, str]:
     """Replacements that turn the JSON object of a record into a list of its values, without `file_name`.
 
     Quotation marks inside a value are escaped, so that these patterns match between values only.
@@ -162,11 +157,7 @@ def without_names(columns: Mapping[str, Sequence[str]]) -> dict[str, str]:
 
 
 def join_runs(texts: pl.Series, lengths: Sequence[int]) -> pa.Array:
-    """Join runs of consecutive texts without copying them: the same bytes with fewer offsets.
-
-    Args:
-        texts: the texts.
-        lengths: number of texts in each run.
+    """Join runs of consecutive texts, given the number in each run, without copying: the same bytes with fewer offsets.
 
     >>> import polars as pl
     >>> join_runs(pl.Series(["[a", ",b]", "[c]"]), [2, 1]).to_pylist()

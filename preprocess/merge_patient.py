@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -26,18 +26,12 @@ from preprocess.raw_tables import RawTable, find_tables, prepare, read_batches
 
 if TYPE_CHECKING:
     import polars as pl
+    import pyarrow as pa
 
-BUCKET_BYTES = 128 << 20
-"""Raw text per bucket; rank.py and combination.py need about twelve times that in memory."""
-
-PART_BYTES = 48 << 20
-"""Rows are collected up to about this size before they are distributed over the buckets and written."""
-
-GZIP_RATIO = 10
-"""Rough compression ratio of the files of MIMIC-IV; affects the number of buckets only."""
-
-RELEASES = {299_712: "2.2", 364_627: "3.0 or 3.1", 100: "demo 2.2"}
-"""MIMIC-IV release by number of patients, from PhysioNet's release notes."""
+BUCKET_BYTES = 128 << 20  # raw text per bucket; rank.py and combination.py need about twelve times that in memory
+PART_BYTES = 48 << 20  # rows are collected up to about this size before they are distributed over the buckets and written
+GZIP_RATIO = 10  # rough compression ratio of the files of MIMIC-IV; affects the number of buckets only
+RELEASES = {299_712: "2.2", 364_627: "3.0 or 3.1", 100: "demo 2.2"}  # by number of patients, from PhysioNet's release notes
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -56,8 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     started = (read_record(record_path) or {}).get("settings", {})
     buckets = args.buckets or started.get("buckets") or count_buckets(tables)
     digests = FileDigests(args.output_path / ".digests.json")
-    bar = progress(tables, desc="hash raw tables", unit="table")
-    inputs = {table.file_name: digests.of(table.path) for table in bar}
+    inputs = {t.file_name: digests.of(t.path) for t in progress(tables, desc="hash raw tables", unit="table")}
     outputs = {table.name: args.output_path / table.event.module / table.name for table in tables}
     unread = [table.file_name for table in tables if not outputs[table.name].is_dir()]
     provenance = Provenance(record_path, "merge_patient", inputs, settings={"buckets": buckets})
@@ -97,28 +90,26 @@ def merge_table(table: RawTable, output: Path, buckets: int, tick: Tick) -> None
 
     with atomic_dir(output) as folder:
         rows = written = parts = 0
-        pending: list[pa.RecordBatch] = []
-        size = 0
-
-        def flush() -> None:
-            nonlocal rows, written, parts, size
-            frame = pl.from_arrow(pa.Table.from_batches(pending))
-            pending.clear()
-            frame = prepare(table, frame, rows)
-            rows += len(frame)
+        for batches in group_batches(read_batches(table.path, table.columns, tick)):
+            frame = prepare(table, pl.from_arrow(pa.Table.from_batches(batches)), rows)
             written += write_part(frame, folder / f"part-{parts:05d}.arrow", buckets)
-            parts, size = parts + 1, 0
-
-        for batch in read_batches(table, tick):
-            pending.append(batch)
-            size += batch.nbytes
-            if size >= PART_BYTES:
-                flush()
-        if pending:
-            flush()
+            rows, parts = rows + len(frame), parts + 1
+            del batches, frame  # free the memory before the next part is read
         if rows != written:
             raise RuntimeError(f"{table.path}: {rows} rows read, {written} rows written")
         write_json(folder / "table.json", {"rows": rows, "written": written, "parts": parts, "columns": list(table.columns)})
+
+
+def group_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
+    """Yield lists of consecutive batches of about `PART_BYTES`."""
+    group: list[pa.RecordBatch] = []
+    for batch in batches:
+        group.append(batch)
+        if sum(each.nbytes for each in group) >= PART_BYTES:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def write_part(frame: pl.DataFrame, path: Path, buckets: int) -> int:
@@ -129,16 +120,13 @@ def write_part(frame: pl.DataFrame, path: Path, buckets: int) -> int:
     two32 = pl.lit(2**32, pl.UInt64)  # Knuth's multiplicative hash spreads consecutive ids evenly
     bucket = pl.col("subject_id").cast(pl.UInt64) * 2654435761 % two32 * buckets // two32
     frame = frame.with_columns(bucket.cast(pl.UInt32).alias("_bucket")).sort("_bucket", maintain_order=True)
-    counts = frame["_bucket"].value_counts().sort("_bucket")
-    sizes = dict(zip(counts["_bucket"].to_list(), counts["count"].to_list(), strict=True))
-    arrow = frame.drop("_bucket").to_arrow().combine_chunks()
+    sizes = dict(frame["_bucket"].value_counts().iter_rows())
+    (batch,) = frame.drop("_bucket").rechunk().to_arrow().to_batches()
     start = 0
-    with pa.ipc.new_file(path, arrow.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
-        for bucket in range(buckets):
-            piece = arrow.slice(start, sizes.get(bucket, 0)).combine_chunks()
-            start += piece.num_rows
-            batches = piece.to_batches()
-            writer.write_batch(batches[0] if batches else pa.RecordBatch.from_pylist([], schema=arrow.schema))
+    with pa.ipc.new_file(path, batch.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
+        for number in range(buckets):
+            writer.write_batch(batch.slice(start, sizes.get(number, 0)))
+            start += sizes.get(number, 0)
     return start
 
 

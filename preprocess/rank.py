@@ -29,14 +29,10 @@ from preprocess.raw_tables import ROW, TIME, parse_time
 if TYPE_CHECKING:
     import polars as pl
 
-TABLE_NUMBERS = {name: number for number, name in enumerate(sorted(EVENTS))}
-"""Tables in alphabetical order, the last tie-break before the row number."""
-
-FIRST, LAST = -1, 1 << 62
-"""Positions before and after all timed records."""
-
+TABLE_NUMBERS = {name: number for number, name in enumerate(sorted(EVENTS))}  # the last tie-break before the row number
+FIRST, LAST = -1, 1 << 62  # positions before and after all timed records
+# The final order: patient, position among the timed records, and for records without a time their rank.
 ORDER = ("_subject", "_at", "_untimed", "_module", "_table", ROW)
-"""The final order: patient, position among the timed records, and for records without a time their rank."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -52,23 +48,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     provenance.claim("--output_path")
 
     paths = [args.output_path / f"bucket-{bucket:05d}.arrow" for bucket in range(settings["buckets"])]
-    units = [
-        Unit(path.stem, path.exists, partial(write_bucket, args.input_path, bucket, tuple(merged["rows"]), path))
-        for bucket, path in enumerate(paths)
-    ]
+    write = partial(write_bucket, args.input_path, tuple(merged["rows"]))
+    units = [Unit(path.stem, path.exists, partial(write, bucket, path)) for bucket, path in enumerate(paths)]
     run_units(units, args.output_path / ".locks", num_workers=args.num_workers, desc="rank", unit="bucket")
     counts = [read_counts(path) for path in paths]
     total = check_counts(merged["rows"], counts, "rank")
     provenance.complete(columns=merged["columns"], **passed_on(merged))
-    without_time = sum(count.get("_untimed", 0) for count in counts)
-    no_patient = sum(count.get("_no_patient", 0) for count in counts)
+    without_time, no_patient = (sum(count[key] for count in counts) for key in ("_untimed", "_no_patient"))
     if no_patient:
         print(f"warning: {no_patient:,} subjects have records but no row in patients; kept, without demographics")
-    summary.print(
-        f"{total:,} records in order → {args.output_path}; {without_time:,} of timed tables have no time and "
-        "follow their admission",
-        total,
-    )
+    untimed = f"{without_time:,} of timed tables have no time and follow their admission"
+    summary.print(f"{total:,} records in order → {args.output_path}; {untimed}", total)
 
 
 def passed_on(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,20 +68,11 @@ def passed_on(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_counts(expected: Mapping[str, int], counts: Sequence[Mapping[str, int]], command: str) -> int:
-    """Compare the records written per table with those of the raw files.
-
-    Returns:
-        number of all records.
-
-    Raises:
-        UserError: a record was lost or doubled.
-    """
+    """Return the number of all records, after comparing that of each table with the rows of its raw file."""
     written = {name: sum(count.get(name, 0) for count in counts) for name in expected}
     wrong = [f"{name}: {rows:,} read, {written[name]:,} written" for name, rows in expected.items() if rows != written[name]]
     if wrong:
-        raise UserError(
-            f"{command}: expected every record exactly once, got {'; '.join(wrong)}. Remove the output and start afresh."
-        )
+        raise UserError(f"{command}: expected each record exactly once, got {'; '.join(wrong)}. Remove the output and rerun.")
     return sum(written.values())
 
 
@@ -144,17 +125,11 @@ def with_stay_time(frame: pl.DataFrame, event: EventType, edstays: pl.DataFrame 
 
     if edstays is None:
         return frame.with_columns(charttime=pl.lit(None, pl.String))
-    stay_time = parse_time(event.stay_time) + pl.duration(seconds=event.stay_offset_s)
-    stays = edstays.unique(["subject_id", "stay_id"], keep="first", maintain_order=True).select(
-        "subject_id", "stay_id", stay_time.alias("_stay_time")
-    )
-    return (
-        frame.join(stays, on=["subject_id", "stay_id"], how="left", maintain_order="left")
-        .with_columns(
-            pl.col("_stay_time").alias(TIME), pl.col("_stay_time").dt.to_string("%Y-%m-%d %H:%M:%S").alias("charttime")
-        )
-        .drop("_stay_time")
-    )
+    time = parse_time(event.stay_time) + pl.duration(seconds=event.stay_offset_s)
+    key = ["subject_id", "stay_id"]
+    stays = edstays.unique(key, keep="first", maintain_order=True).select(*key, time.alias(TIME))
+    frame = frame.drop(TIME).join(stays, on=key, how="left", maintain_order="left")
+    return frame.with_columns(charttime=pl.col(TIME).dt.to_string("%Y-%m-%d %H:%M:%S"))
 
 
 def sort_keys(event: EventType, columns: Sequence[str]) -> list[pl.Expr]:
@@ -213,7 +188,7 @@ def sort_records(keys: pl.DataFrame) -> pl.DataFrame:
     return pl.concat([timed, rest.select(timed.columns)]).sort(ORDER)
 
 
-def write_bucket(folder: Path, bucket: int, tables: Sequence[str], path: Path, tick: Tick) -> None:
+def write_bucket(folder: Path, tables: Sequence[str], bucket: int, path: Path, tick: Tick) -> None:
     """Write a sorted bucket, with the records per table in the metadata of the file, so that they need not be counted."""
     import polars as pl
     import pyarrow as pa

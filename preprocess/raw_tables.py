@@ -6,24 +6,23 @@ import csv
 import gzip
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mimiciv_dataset.events import EVENTS, MISSING_TEXTS, MODULES, EventType
+from mimiciv_dataset.events import EVENTS, MODULES, EventType
+from mimiciv_dataset.lookups import text_columns
 from mimiciv_dataset.tasks import TASKS, needs_modules
 from pipeline.errors import UserError
+from pipeline.files import require
 
 if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
-BLOCK_BYTES = 16 << 20
-"""Text that is parsed at once; the longest row allowed."""
-
-ROW, TIME = "_row", "_time"
-"""Columns added to every table: number of the row in its file, from 0, and its time."""
+BLOCK_BYTES = 16 << 20  # text that is parsed at once; the longest row allowed
+ROW, TIME = "_row", "_time"  # columns added to every table: number of the row in its file, from 0, and its time
 
 
 @dataclass(frozen=True)
@@ -50,11 +49,7 @@ class RawTable:
 
 
 def find_table(folder: Path, name: str) -> Path | None:
-    """`name`.csv or `name`.csv.gz in `folder`, or None.
-
-    Raises:
-        UserError: both exist.
-    """
+    """`name`.csv or `name`.csv.gz in `folder`, or None; an error if both exist."""
     paths = [path for suffix in (".csv", ".csv.gz") if (path := folder / f"{name}{suffix}").exists()]
     if len(paths) == 2:
         raise UserError(f"{paths[0]}: expected this file or {paths[1].name}, got both. Remove the one not to be read.")
@@ -62,19 +57,13 @@ def find_table(folder: Path, name: str) -> Path | None:
 
 
 def find_tables(mimic_dir: Path) -> tuple[list[RawTable], list[str]]:
-    """All tables of the registry below `mimic_dir`, with their headers checked.
-
-    Returns:
-        the tables; a warning for each module that is missing.
+    """All tables of the registry below `mimic_dir`, with their headers checked, and a warning for each missing module.
 
     Raises:
         UserError: hosp is missing, or a table or column of an existing module.
     """
-    if not mimic_dir.is_dir():
-        raise UserError(
-            f"{mimic_dir}: expected the MIMIC-IV directory with hosp/, icu/, ed/ and note/, got no such directory. "
-            "Set --mimic_dir, or make synthetic data with preprocess/synthetic_mimic.py."
-        )
+    fix = "set --mimic_dir, or make synthetic data with preprocess/synthetic_mimic.py"
+    require(mimic_dir, "the MIMIC-IV directory with hosp/, icu/, ed/ and note/", fix)
     if not (mimic_dir / "hosp").is_dir():
         names = ", ".join(sorted(path.name for path in mimic_dir.iterdir())[:8]) or "an empty directory"
         raise UserError(f"{mimic_dir}: expected a directory that contains hosp/, got {names}. Set --mimic_dir to its parent.")
@@ -85,24 +74,17 @@ def find_tables(mimic_dir: Path) -> tuple[list[RawTable], list[str]]:
             empty = [task.name for task in TASKS.values() if module in needs_modules(task)]
             warnings.append(f"{folder} does not exist: these tasks will have no rows: {', '.join(empty)}")
             continue
-        for event in EVENTS.values():
-            if event.module == module:
-                path = find_table(folder, event.name)
-                if path is None:
-                    raise UserError(
-                        f"{folder / event.name}.csv: expected this table (or .csv.gz), got no such file. Download it, or "
-                        f"remove the whole directory {module}/ to work without the module."
-                    )
-                tables.append(RawTable(event, path, read_columns(path, event)))
+        for event in [event for event in EVENTS.values() if event.module == module]:
+            path = find_table(folder, event.name)
+            if path is None:
+                fix = f"Download it, or remove the whole directory {module}/ to work without the module"
+                raise UserError(f"{folder / event.name}.csv: expected this table (or .csv.gz), got no such file. {fix}.")
+            tables.append(RawTable(event, path, checked_columns(path, event)))
     return tables, warnings
 
 
-def read_columns(path: Path, event: EventType) -> tuple[str, ...]:
-    """The column names of a file.
-
-    Raises:
-        UserError: the file is empty, a required column is missing, or a column name occurs twice.
-    """
+def read_columns(path: Path) -> tuple[str, ...]:
+    """The column names of a file, which must be distinct."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
             line = stream.readline().decode("utf-8-sig")
@@ -116,17 +98,21 @@ def read_columns(path: Path, event: EventType) -> tuple[str, ...]:
     repeated = sorted({column for column in columns if columns.count(column) > 1})
     if repeated:
         raise UserError(f"{path}: expected distinct columns, got {', '.join(repeated)} twice in the header. Fix the file.")
+    return tuple(columns)
+
+
+def checked_columns(path: Path, event: EventType) -> tuple[str, ...]:
+    """The column names of a file of this table, which must have all required columns."""
+    columns = read_columns(path)
     # The key admission_info is only in some trajectories, never in a raw file.
     missing = [column for column in event.required_columns if column not in (*columns, "admission_info")]
     if missing:
-        hint = ""
-        if len(columns) == 1 and (delimiter := re.search(r"[;\t|]", columns[0])):
-            hint = f" (the delimiter seems to be {delimiter.group()!r} instead of a comma)"
-        raise UserError(
-            f"{path}: expected the column{'s' * (len(missing) > 1)} {', '.join(missing)}, got {', '.join(columns)[:300]}{hint}"
-            ". Use MIMIC-IV 2.2 or later."
-        )
-    return tuple(columns)
+        got = ", ".join(columns)[:300]
+        if len(columns) == 1 and (delimiter := re.search(r"[;\t|]", got)):
+            got += f" (the delimiter seems to be {delimiter.group()!r} instead of a comma)"
+        expected = f"the column{'s' * (len(missing) > 1)} {', '.join(missing)}"
+        raise UserError(f"{path}: expected {expected}, got {got}. Use MIMIC-IV 2.2 or later.")
+    return columns
 
 
 class _Stream(io.RawIOBase):
@@ -156,65 +142,58 @@ class _Stream(io.RawIOBase):
         super().close()
 
 
-def read_batches(table: RawTable, on_bytes: Callable[[int], None] = lambda n: None) -> Iterator[pa.RecordBatch]:
-    """The rows of a raw file as all-text record batches, missing values null.
+def read_batches(
+    path: Path, columns: Sequence[str], on_bytes: Callable[[int], None] = lambda number: None
+) -> Iterator[pa.RecordBatch]:
+    """Columns of a raw file as all-text record batches, missing values null.
 
     Whatever would lose or shift a value is an error. Messages contain row numbers and counts, never the text of a row.
 
     Args:
-        table: the raw file.
+        path, columns: the raw file, and the columns to return.
         on_bytes: is called with the number of bytes of the file that were read.
 
     Raises:
-        UserError: a row has too many or too few fields, a quotation mark is never closed, the text is not UTF-8, or the
-            gzip data are corrupt.
+        UserError: a column is missing, a row has too many or too few fields, a quotation mark is never closed, the text is not
+            UTF-8, or the gzip data are corrupt.
     """
     import pyarrow as pa
     import pyarrow.csv as pc
 
-    path, rows, ragged, last = table.path, 0, [], None
-
-    def note(row: pc.InvalidRow) -> str:
-        ragged.append(row)
-        return "error"
-
+    rows, last = 0, None
     stream = _Stream(path, on_bytes)
     try:
         reader = pc.open_csv(
             pa.PythonFile(stream, mode="r"),
             read_options=pc.ReadOptions(block_size=BLOCK_BYTES, use_threads=False),
-            parse_options=pc.ParseOptions(newlines_in_values=True, invalid_row_handler=note),
-            convert_options=pc.ConvertOptions(
-                column_types={column: pa.string() for column in table.columns},
-                null_values=list(MISSING_TEXTS),
-                strings_can_be_null=True,
-            ),
+            parse_options=pc.ParseOptions(newlines_in_values=True),
+            convert_options=text_columns(columns),
         )
         for batch in reader:
             if batch.num_rows:
                 rows, last = rows + batch.num_rows, batch
                 yield batch
-    except (pa.ArrowInvalid, OSError, EOFError) as error:
-        where = f"{path}, after row {rows:,}"
-        if ragged:
-            expected, actual, number = ragged[0].expected_columns, ragged[0].actual_columns, ragged[0].number
-            raise UserError(
-                f"{where}: expected {expected} fields in every row, got {actual} in row {number}. "
-                "Fix the file or download it again."
-            ) from None
-        if "UTF8" in str(error):
-            column = re.search(r"CSV column #(\d+)", str(error))
-            name = f" in column {table.columns[int(column.group(1))]}" if column else ""
-            raise UserError(f"{where}: expected UTF-8, got other bytes{name}. Convert the file to UTF-8.") from None
-        if "straddl" in str(error):
-            raise UserError(
-                f"{where}: expected rows of at most {BLOCK_BYTES >> 20} MiB, got a longer one, probably because a quotation "
-                "mark is never closed. Fix the file or download it again."
-            ) from None
-        if isinstance(error, pa.ArrowInvalid) and "Empty CSV" in str(error):
+    except (pa.ArrowInvalid, pa.ArrowKeyError, OSError, EOFError) as error:
+        text = str(error)
+        if "Empty CSV" in text:
             return
-        reason = str(error).splitlines()[0][:120] if isinstance(error, OSError | EOFError) else "a malformed row"
-        raise UserError(f"{where}: expected a readable CSV file, got: {reason}. Download the file again.") from None
+        if match := re.search(r"Row #(\d+): Expected (\d+) columns, got (\d+)", text):
+            row, number, actual = match.groups()
+            expected, got = f"{number} fields in every row", f"{actual} in row {row}"
+        elif "UTF8" in text:
+            column = re.search(r"CSV column #(\d+)", text)
+            name = f" in column {read_columns(path)[int(column.group(1))]}" if column else ""
+            expected, got = "UTF-8", f"other bytes{name}"
+        elif "straddl" in text:
+            expected = f"rows of at most {BLOCK_BYTES >> 20} MiB"
+            got = "a longer one, probably because a quotation mark is never closed"
+        elif isinstance(error, pa.ArrowKeyError):
+            expected, got = f"the columns {', '.join(columns)}", ", ".join(read_columns(path))[:300]
+        else:
+            expected = "a readable CSV file"
+            got = text.splitlines()[0][:120] if isinstance(error, OSError | EOFError) else "a malformed row"
+        where = f"{path}, after row {rows:,}"
+        raise UserError(f"{where}: expected {expected}, got {got}. Download the file again, or fix it.") from None
     finally:
         stream.close()
     # pyarrow takes a field whose closing quote is missing to reach to the end of the file: rows would vanish in it.
@@ -247,13 +226,7 @@ def parse_time(column: str) -> pl.Expr:
 def prepare(table: RawTable, frame: pl.DataFrame, first_row: int) -> pl.DataFrame:
     """Add the columns `ROW` and `TIME` to rows of a raw table, and format its FLOAT columns as Python does.
 
-    Args:
-        table: the raw file.
-        frame: all-text rows, missing values null.
-        first_row: number of the first row of `frame` in the file.
-
-    Raises:
-        UserError: a subject_id is not a number, or a time cannot be parsed.
+    Every subject_id must be a number, and every time a time or null. `first_row` is the number of the first row in the file.
     """
     import polars as pl
 
@@ -280,8 +253,5 @@ def prepare(table: RawTable, frame: pl.DataFrame, first_row: int) -> pl.DataFram
 def _check(table: RawTable, frame: pl.DataFrame, column: str, valid: pl.Expr, expected: str, first_row: int) -> None:
     invalid = frame.select(invalid=~valid)["invalid"]
     if invalid.any():
-        row = first_row + invalid.arg_max() + 1
-        raise UserError(
-            f"{table.path}, row {row:,}, column {column}: expected {expected}, got another text. Fix the row (it may be a "
-            "second header line inside the file)."
-        )
+        where = f"{table.path}, row {first_row + invalid.arg_max() + 1:,}, column {column}"
+        raise UserError(f"{where}: expected {expected}, got another text. Fix the row (a second header line?).")

@@ -75,9 +75,6 @@ def ascending(source: Path, subject_ids: Iterable[str]) -> list[str]:
 
     >>> ascending(Path("x.csv"), ["10", "9", "10"])
     ['9', '10']
-
-    Raises:
-        UserError: an id is not a number, or there are no ids.
     """
     ids = set(subject_ids)
     if not all(subject_id.isdecimal() for subject_id in ids):
@@ -97,11 +94,7 @@ def read_patients(path: Path) -> list[str]:
 
 
 def index_subjects(path: Path) -> set[str]:
-    """The patients of an index CSV or JSONL; the rows of a released JSONL may have subject_id in their task_info.
-
-    Raises:
-        UserError: there is no such file, or a row has no subject_id.
-    """
+    """The patients of an index CSV or JSONL; the rows of a released JSONL may have subject_id in their task_info."""
     from mimiciv_dataset.index_files import clean_id, read_rows
 
     rows = read_rows(path)
@@ -112,9 +105,7 @@ def index_subjects(path: Path) -> set[str]:
         info = row.get("task_info")
         subject_id = clean_id(row.get("subject_id") or (info.get("subject_id") if isinstance(info, dict) else None))
         if subject_id is None:
-            raise UserError(
-                f"{path}, row {number}: expected subject_id in the row or its task_info, got neither. Fix the row."
-            )
+            raise UserError(f"{path}, row {number}: expected subject_id in the row or its task_info, got none. Fix the row.")
         subjects.add(subject_id)
     return subjects
 
