@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,7 +161,7 @@ def read_batches(
     import pyarrow as pa
     import pyarrow.csv as pc
 
-    rows, last = 0, None
+    rows, last, finished = 0, None, False
     stream = _Stream(path, on_bytes)
     try:
         reader = pc.open_csv(
@@ -173,6 +174,7 @@ def read_batches(
             if batch.num_rows:
                 rows, last = rows + batch.num_rows, batch
                 yield batch
+        finished = True
     except (pa.ArrowInvalid, pa.ArrowKeyError, OSError, EOFError) as error:
         text = str(error)
         if "Empty CSV" in text:
@@ -196,6 +198,8 @@ def read_batches(
         raise UserError(f"{where}: expected {expected}, got {got}. Download the file again, or fix it.") from None
     finally:
         stream.close()
+        if not finished:  # let a thread of pyarrow that reads ahead end, which would abort the process at its exit
+            time.sleep(0.1)
     # pyarrow takes a field whose closing quote is missing to reach to the end of the file: rows would vanish in it.
     if last is not None and stream.quotes % 2 and "\n" in (last.column(last.num_columns - 1)[-1].as_py() or ""):
         raise UserError(f"{path}: expected closed quotation marks, got an open one at the end. Download the file again.")
