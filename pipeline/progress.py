@@ -30,10 +30,10 @@ def format_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     Integers have thousands separators, None is an en dash; columns of numbers and percentages are aligned right.
 
     >>> print(format_table(["task", "rows", "used"], [["emar", 1200, "9.5%"], ["omr", None, "10.0%"]]))
-    task     rows   used
-    ----  -------  -----
-    emar    1,200   9.5%
-    omr         –  10.0%
+    task   rows   used
+    ----  -----  -----
+    emar  1,200   9.5%
+    omr       –  10.0%
     """
     import tabulate
 
