@@ -39,21 +39,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not columns:
         raise UserError(f"{args.index}: expected an index CSV, got JSONL. Give the CSV.")
     chains = 0
-    with (
-        args.index.open(newline="", encoding="utf-8") as file,
-        atomic_path(args.output_path) as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as out,
-    ):
+    with args.index.open(newline="", encoding="utf-8") as file, atomic_path(args.output_path) as temporary:
         rows = csv.DictReader(file)
-        writer = csv.DictWriter(out, list(dict.fromkeys([*columns, "reasoning"])))
-        writer.writeheader()
-        for number, row in enumerate(progress(rows, total=len(dataset), desc="template", unit="row")):
-            sample, text = dataset.with_text(number)
-            is_decision = sample["task_info"]["task_type"] == "decision"
-            rendered = [event for event in text.window if event]  # some tables have no text
-            events = rendered[: args.events] if args.first else rendered[-args.events :]
-            writer.writerow(row | {"reasoning": chain(events, sample["output"]) if is_decision else ""})
-            chains += is_decision
+        with temporary.open("w", newline="", encoding="utf-8") as out:
+            writer = csv.DictWriter(out, list(dict.fromkeys([*columns, "reasoning"])))
+            writer.writeheader()
+            for number, row in enumerate(progress(rows, total=len(dataset), desc="template", unit="row")):
+                sample, text = dataset.with_text(number)
+                is_decision = sample["task_info"]["task_type"] == "decision"
+                rendered = [event for event in text.window if event]  # some tables have no text
+                events = rendered[: args.events] if args.first else rendered[-args.events :]
+                writer.writerow(row | {"reasoning": chain(events, sample["output"]) if is_decision else ""})
+                chains += is_decision
     summary.print(f"{len(dataset):,} rows, {chains:,} template chains → {args.output_path}", len(dataset), "rows")
 
 
