@@ -17,8 +17,7 @@ from pipeline.cli import run
 from pipeline.errors import UserError
 from pipeline.files import append_jsonl
 from pipeline.progress import Summary
-from training.arguments import GRPOArguments
-from training.flags import parse
+from training.arguments import GRPOArguments, parse
 
 if TYPE_CHECKING:
     from trl import GRPOConfig, ModelConfig
@@ -30,32 +29,31 @@ def main(script_args: GRPOArguments, args: GRPOConfig, model_args: ModelConfig, 
     from training.overrides import apply_overrides, trainer_options
     from training.rewards import REWARDS, for_trl
     from training.samples import PromptSamples, lazy_dataset
-    from training.setup import load_training_data, run_settings
     from training.trainer import RenderedGRPOTrainer, keep_vllm_weights_replaceable
 
     summary = Summary("grpo.py")
     args, notes = apply_overrides(args, script_args, model_args, notes)
     output, main_process = Path(args.output_dir), args.process_index == 0
-    unknown = [name for name in script_args.rewards if name not in REWARDS]
-    if unknown:
+    names, weights = script_args.rewards, args.reward_weights
+    if unknown := [name for name in names if name not in REWARDS]:
         raise UserError(f"--rewards: expected names out of {', '.join(REWARDS)}, got {', '.join(unknown)}.")
-    if args.reward_weights and len(args.reward_weights) != len(script_args.rewards):
-        numbers = f"expected {len(script_args.rewards)}, one for each of --rewards, got {len(args.reward_weights)}"
-        raise UserError(f"--reward_weights: {numbers}. The rewards are {' '.join(script_args.rewards)}.")
+    if weights and len(weights) != len(names):
+        wrong = f"expected {len(names)}, one for each of --rewards, got {len(weights)}"
+        raise UserError(f"--reward_weights: {wrong}. The rewards are {' '.join(names)}.")
     vllm_in_process = args.use_vllm and args.vllm_mode == "colocate"
     if vllm_in_process and args.device.type == "cpu":
         keep_vllm_weights_replaceable()
 
     # --- data
-    data = load_training_data(script_args, model_args, script_args.max_prompt_length, for_rl=True)
+    data = runs.load_training_data(script_args, model_args, script_args.max_prompt_length, for_rl=True)
     if main_process:
         data.check()
     samples = PromptSamples(data)
 
     # --- training
     global_batch = args.generation_batch_size // args.num_generations
-    settings = run_settings("GRPO", model_args, data, args, global_batch)
-    settings |= {"rewards": script_args.rewards, "num_generations": args.num_generations, "temperature": args.temperature}
+    others = {"rewards": names, "num_generations": args.num_generations, "temperature": args.temperature}
+    settings = runs.run_settings("GRPO", model_args, data, args, global_batch, **others)
     checkpoint = runs.last_checkpoint(output)
     if main_process:
         provenance = runs.claim(output, settings, data.patients(), checkpoint)
@@ -64,8 +62,7 @@ def main(script_args: GRPOArguments, args: GRPOConfig, model_args: ModelConfig, 
         print(f"first prompt: task {first.task}, mode {first.mode}, {data.builder.tokens(first.prompt):,} tokens")
         print(f"{first.prompt}\n" if script_args.show_sample else "", end="", flush=True)
     with append_jsonl(output / "completions" / f"rank-{args.process_index}.jsonl") as append:
-        rewards = [for_trl(name) for name in script_args.rewards]
-        rewards[0] = runs.log_completions(rewards[0], append)
+        rewards = [for_trl(names[0], append), *map(for_trl, names[1:])]
         with reading_model(model_args.model_name_or_path):
             options = trainer_options(args, model_args, data.tokenizer)
             trainer = RenderedGRPOTrainer(train_dataset=lazy_dataset(samples), reward_funcs=rewards, **options)
@@ -74,12 +71,10 @@ def main(script_args: GRPOArguments, args: GRPOConfig, model_args: ModelConfig, 
     skipped = runs.count_skipped(trainer, samples.skipped)
     if main_process:
         provenance.complete(steps=trainer.state.global_step)
-        summary.print(
-            f"{trainer.state.global_step:,} steps of {global_batch} prompts × {args.num_generations} completions, "
-            f"{skipped:,} rows skipped as too long or without a label → {output}"
-        )
+        steps = f"{trainer.state.global_step:,} steps of {global_batch} prompts × {args.num_generations} completions"
+        summary.print(f"{steps}, {skipped:,} rows skipped as too long or without a label → {output}")
     if not vllm_in_process:  # vLLM leaves the process group itself
-        runs.end_processes()
+        trainer.accelerator.end_training()  # so that no process waits for this one
 
 
 if __name__ == "__main__":

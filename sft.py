@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING
 from pipeline.cli import run
 from pipeline.errors import UserError
 from pipeline.progress import Summary
-from training.arguments import SFTArguments
-from training.flags import parse
+from training.arguments import SFTArguments, parse
 
 if TYPE_CHECKING:
     from trl import ModelConfig, SFTConfig
@@ -26,10 +25,9 @@ if TYPE_CHECKING:
 def main(script_args: SFTArguments, args: SFTConfig, model_args: ModelConfig, notes: list[str]) -> None:
     from inference.backends import reading_model
     from training import runs
-    from training.order import EpochSampler, curriculum, grouped_by_length, shuffled
+    from training.order import curriculum, grouped_by_length, shuffled
     from training.overrides import apply_overrides, trainer_options
     from training.samples import TokenSamples, lazy_dataset, tokenized_dataset
-    from training.setup import load_training_data, run_settings
     from training.trainer import OrderedSFTTrainer
 
     summary = Summary("sft.py")
@@ -37,7 +35,7 @@ def main(script_args: SFTArguments, args: SFTConfig, model_args: ModelConfig, no
     output, main_process = Path(args.output_dir), args.process_index == 0
 
     # --- data
-    data = load_training_data(script_args, model_args, args.max_length or sys.maxsize, args.eos_token)
+    data = runs.load_training_data(script_args, model_args, args.max_length or sys.maxsize, args.eos_token)
     if script_args.curriculum and (len(data.files) != 2 or not data.sizes[0] > data.sizes[1] > 0):
         given = ", ".join(f"{file} ({size:,} rows)" for file, size in zip(data.files, data.sizes, strict=True))
         raise UserError(f"--curriculum: expected two files in --dataset_name, the larger first, got {given}.")
@@ -65,8 +63,8 @@ def main(script_args: SFTArguments, args: SFTConfig, model_args: ModelConfig, no
         return random_order if lengths is None else grouped_by_length(random_order, lengths, global_batch, args.seed, epoch)
 
     # --- training
-    settings = run_settings("SFT", model_args, data, args, global_batch)
-    settings |= {"curriculum": script_args.curriculum, "loss_on_prompt": script_args.loss_on_prompt, "packing": args.packing}
+    others = {"curriculum": script_args.curriculum, "loss_on_prompt": script_args.loss_on_prompt, "packing": args.packing}
+    settings = runs.run_settings("SFT", model_args, data, args, global_batch, **others)
     checkpoint = runs.last_checkpoint(output)
     if main_process:
         provenance = runs.claim(output, settings, data.patients(), checkpoint)
@@ -74,17 +72,16 @@ def main(script_args: SFTArguments, args: SFTConfig, model_args: ModelConfig, no
         print(samples.describe(0, script_args.show_sample), flush=True)
     with reading_model(model_args.model_name_or_path):
         options = trainer_options(args, model_args, data.tokenizer)
-        trainer = OrderedSFTTrainer(train_dataset=dataset, sampler=EpochSampler(order, len(data)), **options)
+        trainer = OrderedSFTTrainer(order, train_dataset=dataset, **options)
     metrics = runs.train(trainer, checkpoint)
     runs.save_model(trainer, settings, metrics)
     skipped = runs.count_skipped(trainer, samples.skipped)
     if main_process:
         provenance.complete(steps=trainer.state.global_step)
-        summary.print(
-            f"{trainer.state.global_step:,} steps of {global_batch} samples, {skipped:,} rows skipped as too long for "
-            f"--max_length, loss {metrics['train_loss']:.4f} → {output}"
-        )
-    runs.end_processes()
+        steps = f"{trainer.state.global_step:,} steps of {global_batch} samples"
+        results = f"{skipped:,} rows skipped as too long for --max_length, loss {metrics['train_loss']:.4f}"
+        summary.print(f"{steps}, {results} → {output}")
+    trainer.accelerator.end_training()  # so that no process waits for this one
 
 
 if __name__ == "__main__":

@@ -1,9 +1,28 @@
-"""Arguments of sft.py and grpo.py beside those of TRL. No library is imported here, so that `--help` is fast."""
+"""Command lines of sft.py and grpo.py: their own arguments, those of TRL, and older names of flags.
+
+No library is imported at the top, so that `--help` is fast.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
+
+from pipeline.cli import Parser, check_flags
+from pipeline.errors import UserError
+
+# Flag of the published command lines → (flag of today's libraries, or None if it is ignored; note for the user).
+RENAMED = {
+    "--max_seq_length": ("--max_length", "tokens of prompt and answer together"),
+    "--warmup_ratio": ("--warmup_steps", "a number below 1 is a fraction of all steps"),
+    "--evaluation_strategy": ("--eval_strategy", "renamed"),
+    "--torch_dtype": ("--dtype", "renamed"),
+    "--tokenizer_name": (None, "the tokenizer of the model is used"),
+    "--overwrite_output_dir": (None, "a run in --output_dir is resumed, or refused if it is another run"),
+}
 
 
 def _argument(default: Any, help: str) -> Any:
@@ -41,3 +60,73 @@ class GRPOArguments(DataArguments):
     )
     max_prompt_length: int = _argument(10000, "maximum tokens of a prompt; longer inputs lose their oldest events")
     log_completions_to_tracker: bool = _argument(False, "send completions, which are text about patients, to the tracker")
+
+
+def parse(description: str, script_arguments: type, config: str) -> tuple[Any, ...]:
+    """Parse the command line, and the YAML file of `--config`. `--help_all` prints all flags, those of TRL included.
+
+    Args:
+        description: docstring of the script, for `--help`.
+        script_arguments: `SFTArguments` or `GRPOArguments`.
+        config: `SFTConfig` or `GRPOConfig`, by name because TRL takes seconds to import.
+
+    Returns:
+        script arguments, training arguments, model arguments, and notes about flags that were renamed or added.
+    """
+    words, notes = translate(sys.argv[1:])
+    if {"-h", "--help"} & set(words):
+        _print_help(description, script_arguments, config)
+        sys.exit()
+
+    import torch
+    import trl
+
+    class TrainingParser(trl.TrlParser):
+        """TRL's parser, which reports an error in one line and suggests the closest flag for an unknown one."""
+
+        error = Parser.error
+
+        def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+            check_flags(self, args)
+            return super().parse_known_args(args, namespace)
+
+    if not torch.cuda.is_available() and not any(word.startswith("--use_cpu") for word in words):
+        words += ["--use_cpu", "True"]  # TrainingArguments select the device when they are created
+        notes.append("no GPU: --use_cpu True")
+    parser = TrainingParser((script_arguments, getattr(trl, config), trl.ModelConfig), allow_abbrev=False)
+    try:
+        return *parser.parse_args_and_config(["--help"] if "--help_all" in words else words), notes
+    except (ValueError, OSError) as error:  # what the libraries raise for a wrong value and for an unreadable --config
+        raise UserError(f"command line: {str(error).rstrip('.')}. --help_all lists all flags.") from None
+
+
+def translate(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Replace flags of the published command lines by those of today's libraries; also return a note for each.
+
+    >>> translate(["--max_seq_length", "8192", "--warmup_ratio=0.03"])[0]
+    ['--max_length', '8192', '--warmup_steps=0.03']
+    >>> translate(["--overwrite_output_dir", "True", "--seed", "1"])[0]
+    ['--seed', '1']
+    """
+    translated, notes, words = [], [], list(argv)
+    while words:
+        flag, equals, value = words.pop(0).partition("=")
+        new_flag, reason = RENAMED.get(flag, (flag, None))
+        if reason:
+            notes.append(f"{flag} → {new_flag}: {reason}" if new_flag else f"{flag} is ignored: {reason}")
+        if new_flag is not None:
+            translated.append(new_flag + equals + value)
+        elif not equals and words and not words[0].startswith("--"):
+            words.pop(0)
+    return translated, notes
+
+
+def _print_help(description: str, script_arguments: type, config: str) -> None:
+    """Print the help of the flags in `script_arguments`, without importing TRL."""
+    usage = "%(prog)s [--config FILE.yaml] [--FLAG VALUE ...]"
+    epilog = f"All flags of TRL's {config} and ModelConfig work too: --help_all lists them."
+    parser = ArgumentParser(usage=usage, description=description, epilog=epilog, formatter_class=RawDescriptionHelpFormatter)
+    for argument in fields(script_arguments):
+        default = " ".join(argument.default_factory()) if argument.default is MISSING else argument.default
+        parser.add_argument(f"--{argument.name}", metavar="", help=f"{argument.metadata['help']} (default: {default})")
+    parser.print_help()

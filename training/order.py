@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from math import floor
 
 import numpy as np
-from torch.utils.data import Sampler
 
-GROUP_BATCHES = 50
-"""Global batches that length grouping sorts together: many enough to match lengths, few enough to keep the order random."""
+GROUP_BATCHES = 50  # batches that length grouping sorts together: enough to match lengths, few enough to stay random
 
 
 def shuffled(n: int, seed: int, epoch: int) -> np.ndarray:
@@ -72,16 +70,3 @@ def grouped_by_length(order: np.ndarray, lengths: Sequence[int] | np.ndarray, ba
         longest = max(full_batches, key=lambda i: lengths[batches[i]].sum())
         batches[0], batches[longest] = batches[longest], batches[0]
     return np.concatenate(batches) if batches else order
-
-
-class EpochSampler(Sampler[int]):
-    """Yields the order of `epoch`, which `training.trainer` sets; `order` maps an epoch to sample numbers, (size,)."""
-
-    def __init__(self, order: Callable[[int], np.ndarray], size: int) -> None:
-        self.order, self.size, self.epoch = order, size, 0
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.order(self.epoch).tolist())

@@ -21,11 +21,7 @@ def apply_overrides(
 ) -> tuple[Arguments, list[str]]:
     """Replace values that would harm a run or that this machine cannot do.
 
-    Returns:
-        the arguments to use and to record, and `notes` with one for each change that the user should know.
-
-    Raises:
-        UserError: the batch cannot be split between the processes, or vLLM cannot run as configured.
+    Returns the arguments to use and to record, and `notes` with one for each change that the user should know.
     """
     on_gpu, notes = args.device.type != "cpu", list(notes)
     changes: dict[str, Any] = {"dataloader_pin_memory": args.dataloader_pin_memory and on_gpu}
@@ -83,11 +79,7 @@ def trainer_options(args: Arguments, model_args: ModelConfig, tokenizer: PreTrai
 
 
 def vllm_model_length(args: GRPOConfig, max_prompt_length: int) -> int:
-    """The context length, in tokens, of the vLLM engine that samples completions (`--use_vllm`).
-
-    Raises:
-        UserError: vLLM is not installed, or `--vllm_max_model_length` is too short for a prompt and its completion.
-    """
+    """The context length, in tokens, of the vLLM engine that samples completions (`--use_vllm`)."""
     if find_spec("vllm") is None:
         raise UserError("--use_vllm: expected the package vllm, got none. Install requirements.txt, or omit --use_vllm.")
     minimum = max_prompt_length + args.max_completion_length
@@ -101,6 +93,5 @@ def vllm_model_length(args: GRPOConfig, max_prompt_length: int) -> int:
 def _replace(args: Arguments, changes: dict[str, Any]) -> Arguments:
     """A copy with other values; `dataclasses.replace` would initialize devices and DeepSpeed a second time."""
     replaced = copy.copy(args)
-    for name, value in changes.items():
-        setattr(replaced, name, value)
+    vars(replaced).update(changes)
     return replaced

@@ -7,16 +7,15 @@ ignores the completion.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from evaluation.metrics import sample_score
 from inference.answers import read_items, split_reasoning
 from inference.prompts import SECTIONS, THINK, open_think_prefix
+from pipeline.files import Line
 
-MAX_FULL_REWARD_CHARACTERS = 2048
-"""Length of a reasoning chain up to which `short` is 1; from four times this length it is 0."""
+MAX_FULL_REWARD_CHARACTERS = 2048  # length of a reasoning chain up to which `short` is 1; from four times this it is 0
 
 
 def accuracy(completion: str, task: str, label: str | list[str], mode: str) -> float:
@@ -65,7 +64,7 @@ def short(completion: str, task: str, label: str | list[str], mode: str) -> floa
 
 
 def _no_repeats(answer: str) -> bool:
-    lines = [line.strip().casefold() for line in re.split(r"\n", answer) if line.strip()]
+    lines = [line.strip().casefold() for line in answer.split("\n") if line.strip()]
     return bool(read_items(answer)) and len(lines) == len(set(lines))
 
 
@@ -73,14 +72,15 @@ Reward = Callable[[str, str, "str | list[str]", str], float]
 Texts = Sequence[str]
 Values = list[float | None]
 
+# Name in `--rewards` → function of (completion, task, label, mode).
 REWARDS: dict[str, Reward] = {"accuracy": accuracy, "format": well_formed, "length": short}
-"""Name in `--rewards` → function of (completion, task, label, mode)."""
 
 
-def for_trl(name: str) -> Callable[..., Values]:
+def for_trl(name: str, log: Callable[[Line], None] | None = None) -> Callable[..., Values]:
     """The reward `name` as TRL calls it: for the completions of a batch, with the columns of `PromptSamples`.
 
-    If the prompt ends with an open think tag, the completion is scored as if it began with the tag.
+    If the prompt ends with an open think tag, the completion is scored as if it began with the tag. Completions with task,
+    mode and value go to `log` (`pipeline.files.append_jsonl`), if it is given.
 
     >>> for_trl("accuracy")(["P"] * 2, ["yes"] * 2, task=["ICU_Stay_7day"] * 2, label=['"no"', "[]"], mode=["no_think"] * 2)
     [0.0, None]
@@ -90,7 +90,10 @@ def for_trl(name: str) -> Callable[..., Values]:
     def batch_reward(prompts: Texts, completions: Texts, task: Texts, label: Texts, mode: Texts, **_: Any) -> Values:
         turns = (open_think_prefix(prompt) + text for prompt, text in zip(prompts, completions, strict=True))
         rows = zip(turns, task, map(json.loads, label), mode, strict=True)
-        return [reward(*row) if row[2] else None for row in rows]
+        values = [reward(*row) if row[2] else None for row in rows]
+        for row in zip(task, mode, completions, values, strict=True) if log else ():
+            log(dict(zip(("task", "mode", "completion", name), row, strict=True)))
+        return values
 
     batch_reward.__name__ = name  # its name in the trainer's logs
     return batch_reward

@@ -1,57 +1,87 @@
-"""Output directory of a training run: provenance, checkpoints, arguments, model card, completions."""
+"""A training run: its data, the settings that identify it, and its output directory."""
 
 from __future__ import annotations
 
-import functools
 import json
-from collections.abc import Callable, Iterable, Mapping
+import pickle
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evaluation.training_info import PATIENTS_FILE, TRAINING_FILE, patient_hash
+from inference.backends import load_tokenizer
+from mimiciv_dataset.index_files import HOW_TO_GET_INDEX
 from mimiciv_dataset.patients import DATA_USE
 from pipeline.errors import UserError
-from pipeline.files import Line, atomic_path, write_json
+from pipeline.files import atomic_path, require, write_json
 from pipeline.provenance import Provenance, folder_record, git_revision
+from training.arguments import DataArguments
+from training.samples import DOMAIN, REASONING, TrainingData
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import Trainer, TrainingArguments
+    from trl import ModelConfig
 
 LAST_FILE = "trainer_state.json"  # written last: a checkpoint that has it is complete
 RANDOM_STATE = "rng_state*.pth"  # saved with the optimizer, whose own files have other names under DeepSpeed and FSDP
+DISK_ERRORS = ("No space left", "quota exceeded", "File too large", "PytorchStreamWriter", "unexpected pos")
+
+
+def load_training_data(
+    script_args: DataArguments, model_args: ModelConfig, max_tokens: int, eos_token: str | None = None, for_rl: bool = False
+) -> TrainingData:
+    """The rows of `--dataset_name`, with the tokenizer of the model (its end token is `eos_token`, if given)."""
+    stage = script_args.stage
+    if stage not in (None, DOMAIN, REASONING):
+        raise UserError(f"--stage: expected {DOMAIN} or {REASONING}, got {stage}.")
+    if not script_args.dataset_name:
+        raise UserError("--dataset_name: expected an index CSV or JSONL to train on, got none.")
+    files = [require(name, "an index CSV or JSONL", HOW_TO_GET_INDEX) for name in script_args.dataset_name.split(",")]
+    if not model_args.model_name_or_path:
+        raise UserError("--model_name_or_path: expected a Hub id or local directory, got none.")
+    tokenizer = load_tokenizer(model_args.model_name_or_path, revision=model_args.model_revision)
+    if eos_token:
+        tokenizer.eos_token = eos_token
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return TrainingData(script_args.root_dir, files, tokenizer, max_tokens, stage, script_args.instructions, for_rl)
+
+
+def run_settings(
+    method: str, model_args: ModelConfig, data: TrainingData, args: TrainingArguments, global_batch: int, **others: Any
+) -> dict[str, Any]:
+    """The settings that identify a run: an output directory with checkpoints of other settings is refused."""
+    return {
+        "method": method,
+        "model": model_args.model_name_or_path,
+        "data": data.fingerprint(),
+        "seed": args.seed,
+        "global_batch": global_batch,
+        "epochs": args.num_train_epochs,
+        "learning_rate": args.learning_rate,
+        "lora": model_args.lora_r if model_args.use_peft else None,
+    } | others
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint of a run, or None; a checkpoint that a crash truncated does not count.
-
-    Raises:
-        UserError: the checkpoint is a model without optimizer state, from which training cannot resume.
-    """
+    """The newest complete checkpoint of a run, or None; one without optimizer state, which cannot be resumed, is an error."""
     complete = [path.parent for path in folder.glob(f"checkpoint-*/{LAST_FILE}")]
     checkpoint = max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
     if checkpoint is not None and not any(checkpoint.glob(RANDOM_STATE)):
-        raise UserError(
-            f"{checkpoint}: expected a checkpoint with optimizer state, got one of --save_only_model. Choose another "
-            "--output_dir, or remove the checkpoints to start afresh."
-        )
+        fix = "Choose another --output_dir, or remove the checkpoints to start afresh"
+        raise UserError(f"{checkpoint}: expected optimizer state, got a checkpoint of --save_only_model. {fix}.")
     return checkpoint
 
 
 def claim(folder: Path, settings: Mapping[str, Any], patients: Iterable[str], checkpoint: Path | None) -> Provenance:
     """Claim an output directory for a run, and describe the training for `evaluation.training_info`.
 
-    A directory without a checkpoint can be claimed by any run, because there is nothing to resume. The provenance decides
-    whether a run may resume; `ehr_training.json` holds the same settings as part of the model, for its evaluation.
-
-    Raises:
-        UserError: the directory holds checkpoints of a run with other settings.
+    A directory without a checkpoint can be claimed by any run, because there is nothing to resume; one with checkpoints only
+    by a run with the same settings, which its provenance records. `ehr_training.json` holds them as part of the model.
     """
-    data = dict(settings["data"])
-    others = {name: value for name, value in settings.items() if name not in ("data", "model")}
-    others |= {name: data.pop(name) for name in ("stage", "max_tokens")}
-    inputs = {"model": settings["model"]} | data
-    provenance = Provenance(folder_record(folder), settings["method"].lower(), inputs, others)
+    others = {name: value for name, value in settings.items() if name != "data"}
+    provenance = Provenance(folder_record(folder), settings["method"].lower(), inputs=settings["data"], settings=others)
     if checkpoint is None:
         provenance.path.unlink(missing_ok=True)
     provenance.claim(change="--output_dir", used=checkpoint is not None)
@@ -76,37 +106,28 @@ def train(trainer: Trainer, checkpoint: Path | None) -> dict[str, float]:
     Raises:
         UserError: the disk refused a checkpoint (earlier ones are kept), or `checkpoint` is damaged.
     """
-    from pickle import UnpicklingError
-
     from safetensors import SafetensorError
 
     try:
         return trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None).metrics
-    except (OSError, RuntimeError, SafetensorError, EOFError, UnpicklingError) as error:
-        disk_errors = ("No space left", "quota exceeded", "File too large", "PytorchStreamWriter", "unexpected pos")
-        if any(text in str(error) for text in disk_errors):
+    except (OSError, RuntimeError, SafetensorError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).partition("\n")[0][:120]
+        if any(text in str(error) for text in DISK_ERRORS):
             folder = Path(trainer.args.output_dir)
-            raise UserError(
-                f"{folder}: expected to save a checkpoint, got a disk error ({str(error).splitlines()[0][:120]}). Free some "
-                f"space and run the same command again to resume from {last_checkpoint(folder) or 'the first step'}."
-            ) from None
+            fix = (
+                f"Free some space and run the same command again to resume from {last_checkpoint(folder) or 'the first step'}"
+            )
+            raise UserError(f"{folder}: expected to save a checkpoint, got a disk error ({reason}). {fix}.") from None
         if checkpoint and (not isinstance(error, OSError | RuntimeError) or "PytorchStreamReader" in str(error)):
-            raise UserError(
-                f"{checkpoint}: expected a complete checkpoint, got a damaged one ({str(error)[:80] or 'a file ends early'}). "
-                "Remove it and run the same command again: it resumes from the checkpoint before."
-            ) from None
+            wrong = f"expected a complete checkpoint, got a damaged one ({reason or 'a file ends early'})"
+            fix = "Remove it and run the same command again: it resumes from the checkpoint before"
+            raise UserError(f"{checkpoint}: {wrong}. {fix}.") from None
         raise
 
 
 def count_skipped(trainer: Trainer, skipped: Tensor) -> int:
-    """The number of rows that at least one process skipped. All processes must call it.
-
-    Args:
-        skipped: 1 for each row that this process skipped, (rows,).
-    """
-    import torch
-
-    return int((trainer.accelerator.reduce(skipped.to(trainer.args.device, dtype=torch.int32), "sum") > 0).sum())
+    """The number of rows that at least one process skipped, from `SampleTransform.skipped`. All processes must call it."""
+    return int((trainer.accelerator.reduce(skipped.to(trainer.args.device).int(), "sum") > 0).sum())
 
 
 def save_model(trainer: Trainer, settings: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
@@ -117,18 +138,15 @@ def save_model(trainer: Trainer, settings: Mapping[str, Any], metrics: Mapping[s
     trainer.save_model()
     if trainer.is_world_process_zero():
         trainer.save_state()
-        card = model_card(trainer.args, settings, metrics, trainer.state.log_history)
+        card = _model_card(trainer, settings, metrics)
         (Path(trainer.args.output_dir) / "README.md").write_text(card, encoding="utf-8")
     trainer.accelerator.wait_for_everyone()
 
 
-def model_card(
-    args: TrainingArguments, settings: Mapping[str, Any], metrics: Mapping[str, float], history: list[dict[str, float]]
-) -> str:
-    """A model card in Markdown: base model, data, training, and final metrics."""
-    losses = [entry["loss"] for entry in history if "loss" in entry]
-    data, global_batch = settings["data"], settings["global_batch"]
-    instructions, template = data["instructions_sha256"][:16], data["template_sha256"][:16]
+def _model_card(trainer: Trainer, settings: Mapping[str, Any], metrics: Mapping[str, float]) -> str:
+    args, data = trainer.args, settings["data"]
+    instructions, template = (data[f"{name}_sha256"][:16] for name in ("instructions", "template"))
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     files = "\n".join(f"| {name} | {rows:,} | {digest[:16]} |" for name, rows, digest in data["files"])
     results = [f"Loss {losses[0]:.4f} at the first log, {losses[-1]:.4f} at the last."] if losses else []
     results += [f"- {name}: {value:.4g}" for name, value in metrics.items()]
@@ -153,36 +171,8 @@ Instructions {instructions}, chat template {template}; evaluate with the same in
 
 ## Training
 
-Learning rate {args.learning_rate}, {args.lr_scheduler_type}, {args.num_train_epochs:g} epochs, {global_batch} \
+Learning rate {args.learning_rate}, {args.lr_scheduler_type}, {args.num_train_epochs:g} epochs, {settings["global_batch"]} \
 samples a step, seed {args.seed}; all arguments in `arguments.json`.
 
 {chr(10).join(results)}
 """
-
-
-def log_completions(
-    reward: Callable[..., list[float | None]], append: Callable[[Line], None]
-) -> Callable[..., list[float | None]]:
-    """The same reward, which also appends each completion with its task, mode and value to a log.
-
-    Args:
-        reward: a reward as TRL calls it (`training.rewards.for_trl`).
-        append: writes a line to the log (`pipeline.files.append_jsonl`).
-    """
-
-    @functools.wraps(reward)
-    def logged_reward(completions: list[str], task: list[str], mode: list[str], **columns: Any) -> list[float | None]:
-        values = reward(completions=completions, task=task, mode=mode, **columns)
-        for row in zip(task, mode, completions, values, strict=True):
-            append(dict(zip(("task", "mode", "completion", reward.__name__), row, strict=True)))
-        return values
-
-    return logged_reward
-
-
-def end_processes() -> None:
-    """Leave the process group, so that no process waits for this one."""
-    import torch.distributed as dist
-
-    if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()

@@ -24,17 +24,10 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-IGNORE_INDEX = -100
-"""Label of tokens without loss."""
-
-MAX_CHECKED_ROWS = 5000
-"""About how many rows of a file are checked before a run."""
-
-CACHE_PROBES = 8
-"""About how many samples are made anew to look up a cache: if the code makes other samples, it must not find old ones."""
-
-DOMAIN, REASONING = "domain", "reasoning"
-"""Values of `--stage`."""
+IGNORE_INDEX = -100  # label of tokens without loss
+MAX_CHECKED_ROWS = 5000  # about how many rows of a file are checked before a run
+CACHE_PROBES = 8  # about how many samples are made anew to look up a cache: other code must not find old samples
+DOMAIN, REASONING = "domain", "reasoning"  # values of `--stage`
 
 
 def chain_of(row: dict[str, Any]) -> str | None:
@@ -68,9 +61,7 @@ class TrainingData:
     """The rows of one or more index files, which it renders as training samples.
 
     Args:
-        root_dir: data directory.
         files: index files; rows are numbered through all of them.
-        tokenizer: tokenizer of the model.
         max_tokens: limit on the tokens of prompt and completion, or of the prompt alone if `for_rl`.
         stage: `domain` or `reasoning`; None: `reasoning` if a file has reasoning chains or `for_rl`, else `domain`.
         instructions: JSON file, task → instruction, to use instead of the built-in wording.
@@ -78,7 +69,7 @@ class TrainingData:
             reasoning and those of risk tasks do not.
 
     Raises:
-        UserError: a file is missing or broken, or the model has no chat template.
+        UserError: a file is missing or broken, or the model has no chat template or another end of a turn.
     """
 
     root_dir: Path | str
@@ -90,27 +81,25 @@ class TrainingData:
     for_rl: bool = False
 
     def __post_init__(self) -> None:
-        has_chains = any(map(_has_chains, self.datasets))
+        self.end_of_turn = end_of_turn(self.builder.tokenizer)
+        # All rows are searched for chains: the first ones may all be risk rows, which have none.
+        rows = (dataset.row(index) for dataset in self.datasets for index in dataset.rows.having("reasoning"))
+        has_chains = any(chain_of(row.get("task_info", row)) or chain_of(row) for row in rows)
         self.stage = self.stage or (REASONING if has_chains or self.for_rl else DOMAIN)
         self.mode_by_task = self.for_rl and self.stage == REASONING and not has_chains
 
     def __getstate__(self) -> dict[str, Any]:
         # Workers open files themselves; the rest is small to hash and to pickle.
-        return {name: value for name, value in self.__dict__.items() if name not in ("datasets", "builder", "end_of_turn")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("datasets", "builder")}
 
     @cached_property
     def datasets(self) -> list[MIMICIV]:
-        return [
-            MIMICIV(self.root_dir, file, lazzy_mode=True, shuffle=False, instructions=self.instructions) for file in self.files
-        ]
+        options = {"lazzy_mode": True, "shuffle": False, "instructions": self.instructions}
+        return [MIMICIV(self.root_dir, file, **options) for file in self.files]
 
     @cached_property
     def builder(self) -> PromptBuilder:
         return PromptBuilder(self.tokenizer)
-
-    @cached_property
-    def end_of_turn(self) -> str:
-        return end_of_turn(self.tokenizer)
 
     @property
     def sizes(self) -> list[int]:
@@ -120,71 +109,44 @@ class TrainingData:
     def __len__(self) -> int:
         return sum(self.sizes)
 
-    def locate(self, index: int) -> tuple[MIMICIV, int]:
-        """The dataset that holds row `index`, and the row's number in it."""
-        for dataset in self.datasets:
-            if index < len(dataset):
-                return dataset, index
-            index -= len(dataset)
-        raise IndexError(index)
-
     def approximate_lengths(self) -> list[int]:
         """A measure of each row's length that needs no rendering: events in its window, or characters of its text."""
         lengths: list[int] = []
-        for dataset in self.datasets:
-            columns = dataset.rows.columns
-            if columns:
-                begins, ends = map(dataset.rows.column, window_columns(dataset.rows.path, columns, required=()))
+        for rows in (dataset.rows for dataset in self.datasets):
+            if rows.columns:
+                begins, ends = map(rows.column, window_columns(rows.path, rows.columns, required=()))
                 lengths += [clean_position(end) - clean_position(begin) for begin, end in zip(begins, ends, strict=True)]
             else:
-                rows = (dataset.row(index) for index in range(len(dataset)))
                 lengths += [len(row["input"]) if "input" in row else row["period_end"] - row["period_begin"] for row in rows]
         return lengths
 
     def patients(self) -> set[str]:
         """The subject_ids of all rows."""
         patients: set[str | None] = set()
-        for dataset in self.datasets:
-            if dataset.rows.columns:
-                patients.update(map(clean_id, dataset.rows.column("subject_id")))
+        for rows in (dataset.rows for dataset in self.datasets):
+            if rows.columns:
+                subject_ids = rows.column("subject_id")
             else:
-                rows = map(dataset.row, range(len(dataset)))
-                patients.update(clean_id(row.get("subject_id") or row.get("task_info", {}).get("subject_id")) for row in rows)
-        return {patient for patient in patients if patient}
+                subject_ids = [row.get("subject_id") or row.get("task_info", {}).get("subject_id") for row in rows]
+            patients.update(map(clean_id, subject_ids))
+        return patients - {None}
 
     def check(self) -> None:
-        """Check about `MAX_CHECKED_ROWS` rows of each file, evenly spread, for errors that would stop a run later.
-
-        Raises:
-            UserError: a file has no rows, an answer is empty, or a window exceeds the patient's trajectory.
-        """
+        """Check about `MAX_CHECKED_ROWS` rows of each file for answers and windows that would stop a run later."""
         for file, dataset in zip(self.files, self.datasets, strict=True):
             if not len(dataset):
                 raise UserError(f"{file}: expected rows to train on, got none. Choose another --dataset_name.")
             for index in range(0, len(dataset), max(1, len(dataset) // MAX_CHECKED_ROWS)):
-                problem = self._problem(dataset, index)
-                if problem:
+                if problem := _problem(dataset, index):
                     raise UserError(f"{file}, row {index + 1}: {problem}")
-
-    def _problem(self, dataset: MIMICIV, index: int) -> str | None:
-        row = dataset.row(index)
-        task = dataset.task(row)
-        if "input" not in row:
-            patient, begin, end = row["subject_id"], row["period_begin"], row["period_end"]
-            events = dataset.trajectories.length(patient) if dataset.trajectories.has(patient) else 0
-            last = end if task.kind != "risk" else end - 1
-            if not 0 < begin <= last < events:
-                window = f"expected a window in the patient's {events:,} events, got {begin} to {end}"
-                return f"{window}: index and trajectories are from different builds. See mimiciv_dataset/validate_index.py."
-        answer = row["output"] if "input" in row else row.get("target", "made from the trajectory")
-        if not answer or (isinstance(answer, list) and not any(name.strip() for name in answer)):
-            return "expected an answer to train on, got an empty one. Remove the row."
-        return None
 
     def render(self, index: int) -> RenderedSample:
         """Prompt and completion of row `index`; an input over the limit loses its oldest events (docs/data.md)."""
-        dataset, row = self.locate(index)
-        sample, text = dataset.with_text(row)
+        for dataset in self.datasets:
+            if index < len(dataset):
+                break
+            index -= len(dataset)
+        sample, text = dataset.with_text(index)
         info = sample["task_info"]
         chain = chain_of(info)
         if self.mode_by_task:
@@ -210,10 +172,21 @@ class TrainingData:
         }
 
 
-def _has_chains(dataset: MIMICIV) -> bool:
-    """Whether any row has a reasoning chain; the first ones may all be risk rows, which have none."""
-    rows = map(dataset.row, dataset.rows.having("reasoning"))
-    return any(chain_of(row.get("task_info", row)) or chain_of(row) for row in rows)
+def _problem(dataset: MIMICIV, index: int) -> str | None:
+    """What would stop a run at a row, and what to do."""
+    row = dataset.row(index)
+    task = dataset.task(row)
+    if "input" not in row:
+        patient, begin, end = row["subject_id"], row["period_begin"], row["period_end"]
+        events = dataset.trajectories.length(patient) if dataset.trajectories.has(patient) else 0
+        last = end if task.kind != "risk" else end - 1
+        if not 0 < begin <= last < events:
+            window = f"expected a window in the patient's {events:,} events, got {begin} to {end}"
+            return f"{window}: index and trajectories are from different builds. See mimiciv_dataset/validate_index.py."
+    answer = row["output"] if "input" in row else row.get("target", "made from the trajectory")
+    if not answer or (isinstance(answer, list) and not any(name.strip() for name in answer)):
+        return "expected an answer to train on, got an empty one. Remove the row."
+    return None
 
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -229,38 +202,44 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> str:
     after_answer = tokenizer.apply_chat_template(turns, tokenize=False).rpartition(marker)[2]
     before, end_token, _ = after_answer.partition(tokenizer.eos_token or "\0")
     if not end_token:
-        raise UserError(
-            f"{tokenizer.name_or_path}: expected a chat template that ends the assistant's turn with the end token "
-            f"{tokenizer.eos_token!r}, got {after_answer[:40]!r}. Set --eos_token to the end-of-turn token."
-        )
+        wrong = f"expected a chat template that ends a turn with {tokenizer.eos_token!r}, got {after_answer[:40]!r}"
+        raise UserError(f"{tokenizer.name_or_path}: {wrong}. Set --eos_token to the end-of-turn token.")
     return before + end_token
 
 
 # --- datasets of the trainers
 
 
-class TokenSamples:
-    """A transform of `datasets` from row numbers to token ids and labels, called in the dataloader's workers.
+class SampleTransform:
+    """A transform of `datasets` from row numbers to columns of samples, called in the dataloader's workers.
 
-    A row that does not fit becomes one token without a label: it trains nothing, and the order of the other rows stays.
-
-    Args:
-        data: the rows.
-        loss_on_prompt: also put labels on the prompt.
+    A row that cannot be trained becomes a sample that trains nothing, so that the order of the other rows stays.
 
     Attributes:
-        skipped: 1 for each row that did not fit, in any worker, (rows,).
+        skipped: 1 for each such row, in any worker, (rows,).
     """
 
-    def __init__(self, data: TrainingData, loss_on_prompt: bool = False) -> None:
+    def __init__(self, data: TrainingData) -> None:
         import torch
 
-        self.data, self.loss_on_prompt = data, loss_on_prompt
+        self.data = data
         self.skipped = torch.zeros(len(data), dtype=torch.uint8).share_memory_()
 
-    def __call__(self, batch: dict[str, list[int]]) -> dict[str, list[list[int]]]:
+    def __call__(self, batch: dict[str, list[int]]) -> dict[str, list[Any]]:
         samples = [self.sample(index) for index in batch["index"]]
-        return {name: [sample[name] for sample in samples] for name in ("input_ids", "labels")}
+        return {name: [sample[name] for sample in samples] for name in samples[0]}
+
+    def sample(self, index: int) -> dict[str, Any]:
+        """The sample of row `index`."""
+        raise NotImplementedError
+
+
+class TokenSamples(SampleTransform):
+    """Token ids and labels; a row that does not fit becomes one token without a label. `loss_on_prompt` labels prompts too."""
+
+    def __init__(self, data: TrainingData, loss_on_prompt: bool = False) -> None:
+        super().__init__(data)
+        self.loss_on_prompt = loss_on_prompt
 
     def sample(self, index: int) -> dict[str, list[int]]:
         """`input_ids` of prompt and completion, and `labels`: the same ids, with `IGNORE_INDEX` for the prompt."""
@@ -280,18 +259,12 @@ class TokenSamples:
         rendered, sample = self.data.render(index), self.sample(index)
         tokens = len(sample["labels"])
         first = next((i for i, label in enumerate(sample["labels"]) if label != IGNORE_INDEX), tokens)
-        line = (
-            f"{self.data.stage} stage; first sample: task {rendered.task}, mode {rendered.mode}, {tokens:,} tokens, loss on "
-            f"tokens {first:,} to {tokens:,}"
-        )
+        mask = f"{tokens:,} tokens, loss on tokens {first:,} to {tokens:,}"
+        line = f"{self.data.stage} stage; first sample: task {rendered.task}, mode {rendered.mode}, {mask}"
         return f"{line}\n{rendered.prompt}«loss begins»{rendered.completion}" if show_text else line
 
     def check_prefix(self, index: int) -> None:
-        """Check that prompt and completion, tokenized together, begin with the token ids of the prompt.
-
-        Raises:
-            UserError: they do not, so that training would differ from inference.
-        """
+        """Check that prompt and completion, tokenized together, begin with the prompt's token ids, as at inference."""
         rendered, tokenizer = self.data.render(index), self.data.tokenizer
         prompt = tokenizer(rendered.prompt, add_special_tokens=False)["input_ids"]
         together = tokenizer(rendered.prompt + rendered.completion, add_special_tokens=False)["input_ids"]
@@ -300,38 +273,24 @@ class TokenSamples:
             raise UserError(f"{tokenizer.name_or_path}: {wrong}. Choose a model whose tokenizer does not merge the two.")
 
 
-class PromptSamples:
-    """A transform of `datasets` from row numbers to RL prompts, with the columns that rewards need.
+class PromptSamples(SampleTransform):
+    """RL prompts, with the columns that rewards need: task, label as JSON, and mode.
 
-    A row that does not fit or has no label becomes a prompt without the input and an empty label: no reward scores it, so that
-    it trains nothing. (TRL logs such prompts, so they must not hold patient text.)
-
-    Attributes:
-        skipped: 1 for each such row, in any worker, (rows,).
+    A row that does not fit or has no label becomes a prompt without the input and an empty label, which no reward scores. (TRL
+    logs such prompts, so they must not hold patient text.)
     """
 
-    def __init__(self, data: TrainingData) -> None:
-        import torch
-
-        self.data = data
-        self.skipped = torch.zeros(len(data), dtype=torch.uint8).share_memory_()
-
-    def __call__(self, batch: dict[str, list[int]]) -> dict[str, list[Any]]:
-        samples = [self.sample(index) for index in batch["index"]]
-        return {name: [sample[name] for sample in samples] for name in ("prompt", "task", "label", "mode")}
-
-    def sample(self, index: int) -> dict[str, Any]:
-        """The prompt, its task and mode, and the label as JSON."""
+    def sample(self, index: int) -> dict[str, str]:
         rendered = self.data.render(index)
         prompt, label = rendered.prompt, rendered.label
         if not (rendered.fits and label):
             self.skipped[index] = 1
             prompt, label = self.data.builder.prompt("", "", rendered.mode), []
-        label = json.dumps(label, ensure_ascii=False)
-        return {"prompt": prompt, "task": rendered.task, "label": label, "mode": rendered.mode}
+        text = json.dumps(label, ensure_ascii=False)
+        return {"prompt": prompt, "task": rendered.task, "label": text, "mode": rendered.mode}
 
 
-def lazy_dataset(samples: TokenSamples | PromptSamples) -> Dataset:
+def lazy_dataset(samples: SampleTransform) -> Dataset:
     """A dataset that makes each sample when it is needed."""
     from datasets import Dataset
 
@@ -350,10 +309,8 @@ def tokenized_dataset(samples: TokenSamples, cache_dir: Path, processes: int | N
     name = sha256(json.dumps(fingerprint, sort_keys=True))[:24]
     cache_dir.mkdir(parents=True, exist_ok=True)
     cache = {"cache_file_name": str(cache_dir / f"{name}.arrow"), "new_fingerprint": name, "load_from_cache_file": True}
-    num_proc = processes if processes and processes > 1 else None
+    options = {"batched": True, "batch_size": 64, "num_proc": processes if processes and processes > 1 else None}
     rows = Dataset.from_dict({"index": list(range(size))})
-    dataset = rows.map(
-        samples, batched=True, batch_size=64, num_proc=num_proc, remove_columns=["index"], desc="tokenizing", **cache
-    )
+    dataset = rows.map(samples, remove_columns=["index"], desc="tokenizing", **options, **cache)
     samples.skipped.copy_(torch.tensor(pc.list_value_length(dataset.data["labels"]).to_numpy() == 1))
     return dataset
