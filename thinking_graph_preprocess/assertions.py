@@ -19,12 +19,11 @@ from thinking_graph_preprocess.term_search import COLON, PARAGRAPH, SENTENCE, Ph
 if TYPE_CHECKING:
     import numpy as np
 
+# Kinds of cues: the scope is what follows; what precedes; what follows, or the whole paragraph if the cue is a heading;
+# a termination term, which ends the scope of other cues; a pseudo-cue, which only looks like one.
 AFTER, BEFORE, FAMILY, TURN, NOTHING = range(5)
-"""Kinds of cues: the scope is what follows; what precedes; what follows, or the whole paragraph if the cue is a heading;
-a termination term, which ends the scope of other cues; a pseudo-cue, which only looks like one."""
 
 CUES: dict[int, str] = {
-    # negated or hypothetical
     AFTER: """
         no | not | without | w/o | denies | denied | denying | deny | never had | never | nor | neither | absence of |
         absent | lack of | lacks | lacking | free of | negative for | neg for | ruled out for | rules out | ruled out |
@@ -83,11 +82,8 @@ def not_asserted(words: Sequence[str], hashed: np.ndarray, mentions: Sequence[tu
     ('diabetes without', 'diabetes without complications')
 
     Args:
-        words, hashed: the n tokens of the text, breaks included, and their hashes.
+        words, hashed: the n tokens of the text, breaks included, and their hashes; the result has shape (n,).
         mentions: (start, end) in tokens of the concepts in the text, from left to right, without overlap.
-
-    Returns:
-        (n,) bool.
     """
     import numpy as np
 
@@ -100,16 +96,13 @@ def not_asserted(words: Sequence[str], hashed: np.ndarray, mentions: Sequence[tu
     turns = [start for start, _, effect in cues if effect == TURN]
     stops = np.array(sorted([*sentences, *turns, len(words)]))
     for start, end, effect in cues:
+        turn = int(np.searchsorted(stops, end))
         if effect == FAMILY:
             heading = words[end : end + 1] == [COLON]
-            until = next(i for i in paragraphs if i >= end) if heading else stops[np.searchsorted(stops, end)]
-            flags[end:until] = True
+            flags[end : next(i for i in paragraphs if i >= end) if heading else stops[turn]] = True
         elif effect in (AFTER, BEFORE) and not _inside(start, end, mentions):
-            turn = int(np.searchsorted(stops, end))
-            if effect == AFTER:
-                flags[end : stops[turn]] = True
-            else:
-                flags[(stops[turn - 1] if turn else 0) : start] = True
+            begin, until = (end, stops[turn]) if effect == AFTER else (stops[turn - 1] if turn else 0, start)
+            flags[begin:until] = True
     return flags
 
 

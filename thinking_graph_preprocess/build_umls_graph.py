@@ -22,30 +22,33 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from mimiciv_dataset.events import MISSING
-from mimiciv_dataset.lookups import Lookups
+from mimiciv_dataset.index_files import reading
+from mimiciv_dataset.lookups import Lookups, ndc_key, read_text_csv
 from pipeline.cli import Parser, run
 from pipeline.errors import UserError
-from pipeline.files import atomic_dir, read_json
+from pipeline.files import atomic_dir, read_json, sha256_file
 from pipeline.progress import Summary, progress
+from pipeline.provenance import Provenance, digest_lines, folder_record
 from pipeline.work import Tick, Unit, run_units
 from thinking_graph_preprocess.graph_writer import Edges, term_table, write_graph
-from thinking_graph_preprocess.umls_files import scan_rrf
+from thinking_graph_preprocess.umls_files import scan_english_terms, scan_rrf
 from thinking_graph_preprocess.umls_graph import INVERSE, simplify_term
 
 if TYPE_CHECKING:
     import numpy as np
     import polars as pl
 
-READ_ROWS = 1 << 20
-"""Rows of MRREL read at a time."""
+    GraphContent = tuple[pl.DataFrame, tuple[np.ndarray, np.ndarray], Edges]  # names, terms and edges for `write_graph`
 
+READ_ROWS = 1 << 20  # rows of MRREL read at a time
+
+# Relations of the free graph, and their inverses.
 FREE_INVERSES = {
     "isa": "inverse_isa",
     "has_category": "category_of",
     "in_ccs_category": "ccs_category_of",
     "in_atc_class": "atc_class_of",
 }
-"""Relations of the free graph, and their inverses."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -59,9 +62,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = cli.parse_args(argv)
     output: Path = args.output_path
     if output.exists():
-        raise UserError(
-            f"{output}: expected a new directory, got an existing one. Remove it, or choose another --output_path."
-        )
+        fix = "Remove it, or choose another --output_path"
+        raise UserError(f"{output}: expected a new directory, got an existing one. {fix}.")
     summary = Summary("build_umls_graph")
     # a unit of work, so that of several processes that are started at once one builds the graph and the others wait for it
     build = partial(build_graph, output, args.umls_dir, args.index_mapping, args.mimic_dir)
@@ -72,33 +74,29 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def build_graph(output: Path, umls_dir: Path | None, index_mapping: Path, mimic_dir: Path, tick: Tick) -> None:
-    """Write the graph directory, from UMLS if `umls_dir` is given, else from free vocabularies."""
-    graph = read_umls(umls_dir) if umls_dir else read_free(index_mapping, mimic_dir)
+    """Write the graph directory with its record, from UMLS if `umls_dir` is given, else from free vocabularies."""
+    content = read_umls(umls_dir) if umls_dir else read_free(index_mapping, mimic_dir)
+    source = "UMLS" if umls_dir else "free vocabularies"
     with atomic_dir(output) as folder:
-        write_graph(folder, *graph, "UMLS" if umls_dir else "free vocabularies")
+        write_graph(folder, *content, source)
+        digest = digest_lines([sha256_file(path) for path in folder.iterdir()])
+        Provenance(folder_record(folder), "build_umls_graph", settings={"source": source}).complete(digest)
 
 
 # --- UMLS
 
 
-def read_umls(folder: Path) -> tuple[pl.DataFrame, tuple[np.ndarray, np.ndarray], Edges]:
-    """Names, terms and edges of UMLS, for `write_graph`.
-
-    Raises:
-        UserError: a file is missing or malformed, or has no English name.
-    """
+def read_umls(folder: Path) -> GraphContent:
+    """The graph of a UMLS install."""
     import polars as pl
 
-    concepts, relations = scan_rrf(folder, "MRCONSO"), scan_rrf(folder, "MRREL")
+    names, relations = scan_english_terms(folder), scan_rrf(folder, "MRREL")
     # 0 for the preferred name of a concept
     rank = 4 * pl.col("TS").ne_missing("P") + 2 * pl.col("STT").ne_missing("PF") + pl.col("ISPREF").ne_missing("Y")
-    english = (pl.col("LAT") == "ENG") & (pl.col("SUPPRESS") == "N") & pl.col("STR").is_not_null()
-    rows = concepts.filter(english).select("CUI", "STR", rank=rank.cast(pl.Int8)).collect(engine="streaming")
+    rows = names.select("CUI", "STR", rank=rank.cast(pl.Int8)).collect(engine="streaming")
     if rows.is_empty():
-        raise UserError(
-            f"{folder / 'MRCONSO.RRF'}: expected English names that are not suppressed, got none. Make the UMLS subset with "
-            "English sources."
-        )
+        expected = "expected English names that are not suppressed, got none"
+        raise UserError(f"{folder / 'MRCONSO.RRF'}: {expected}. Make the UMLS subset with English sources.")
     rows = rows.sort("rank", "CUI", maintain_order=True).unique(["CUI", "STR"], keep="first", maintain_order=True)
     names = rows.unique("CUI", keep="first", maintain_order=True).sort("CUI").select(cui="CUI", name="STR")
     nodes = names.select("cui", node=pl.int_range(pl.len(), dtype=pl.Int32))
@@ -149,46 +147,36 @@ def read_inverses(folder: Path) -> dict[str, str]:
 # --- free vocabularies
 
 
-def read_free(index_mapping: Path, mimic_dir: Path) -> tuple[pl.DataFrame, tuple[np.ndarray, np.ndarray], Edges]:
-    """Names, terms and edges of vocabularies that need no licence, for `write_graph`.
+def read_free(index_mapping: Path, mimic_dir: Path) -> GraphContent:
+    """The graph of vocabularies that need no licence.
 
     ICD codes belong to shorter codes and to CCS categories, drugs to ATC classes, laboratory and charted items to categories.
-
-    Raises:
-        UserError: there is no such vocabulary.
     """
     import numpy as np
     import polars as pl
 
-    node: dict[str, int] = {}
-    names: list[str] = []
-    statements: dict[tuple[int, int, int], None] = {}
-    relations = list(FREE_INVERSES)
+    names: dict[str, str] = {}  # by simplified name, in the order of the nodes
+    statements: dict[tuple[str, str, str], None] = {}
     lookups = Lookups(index_mapping)
     for child, relation, parent in chain(free_statements(lookups), drug_classes(lookups, mimic_dir)):
         keys = simplify_term(child), simplify_term(parent)
-        if keys[0] == keys[1] or not {"", MISSING}.isdisjoint(keys):
-            continue
-        for key, name in zip(keys, (child, parent), strict=True):
-            if key not in node:
-                node[key] = len(names)
-                names.append(name.strip())
-        statements[node[keys[0]], node[keys[1]], relations.index(relation)] = None
+        if keys[0] != keys[1] and {"", MISSING}.isdisjoint(keys):
+            names.setdefault(keys[0], child.strip())
+            names.setdefault(keys[1], parent.strip())
+            statements[*keys, relation] = None
     if not statements:
-        raise UserError(
-            f"{index_mapping}: expected dictionaries for the graph, got none. Run preprocess/build_index_mapping.py."
-        )
-    frame = pl.DataFrame({"cui": [f"F{at:08}" for at in range(len(names))], "name": names})
-    edges = Edges(len(statements), [tuple(np.array(list(statements), np.int32).T)], relations, FREE_INVERSES)
-    return frame, term_table((name, at) for at, name in enumerate(names)), edges
+        raise UserError(f"{index_mapping}: expected dictionaries, got none. Run preprocess/build_index_mapping.py.")
+    node, relations = {key: at for at, key in enumerate(names)}, list(FREE_INVERSES)
+    numbers = [(node[source], node[target], relations.index(relation)) for source, target, relation in statements]
+    frame = pl.DataFrame({"cui": [f"F{at:08}" for at in range(len(names))], "name": list(names.values())})
+    edges = Edges(len(numbers), [tuple(np.array(numbers, np.int32).T)], relations, FREE_INVERSES)
+    return frame, term_table((name, at) for at, name in enumerate(names.values())), edges
 
 
 def free_statements(lookups: Lookups) -> Iterator[tuple[str, str, str]]:
     """Yield (item, relation, category) of the dictionaries and code maps that exist."""
-    from mimiciv_dataset.lookups import read_text_csv
-
-    for source, ccs in (("d_icd_diagnoses", "d_ccs_diagnoses"), ("d_icd_procedures", "d_ccs_procedures")):
-        titles, categories = lookups.dictionary(source), lookups.dictionary(ccs)
+    for kind in ("diagnoses", "procedures"):
+        titles, categories = lookups.dictionary(f"d_icd_{kind}"), lookups.dictionary(f"d_ccs_{kind}")
         for (code, version), title in titles.items():
             if (code, version) in categories:
                 yield title, "in_ccs_category", categories[code, version]
@@ -205,12 +193,8 @@ def drug_classes(lookups: Lookups, mimic_dir: Path) -> Iterator[tuple[str, str, 
     """Yield (drug, relation, ATC class) of the drugs that MIMIC-IV names with an NDC of the ATC map."""
     import polars as pl
 
-    from mimiciv_dataset.index_files import reading
-    from mimiciv_dataset.lookups import ndc_key
-
     classes = lookups.dictionary("d_atc_prescriptions")
-    tables = (("hosp/prescriptions", "drug"), ("ed/medrecon", "name")) if classes else ()
-    for table, column in tables:
+    for table, column in (("hosp/prescriptions", "drug"), ("ed/medrecon", "name")) if classes else ():
         for path in sorted(mimic_dir.glob(f"{table}.csv*"))[:1]:
             with reading(path):
                 drugs = pl.scan_csv(path, infer_schema=False).select(column, "ndc").unique()

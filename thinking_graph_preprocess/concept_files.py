@@ -17,14 +17,10 @@ from pipeline.provenance import folder_record, read_record
 if TYPE_CHECKING:
     import pyarrow as pa
 
+# Tasks whose answers are concepts: all decision tasks except next_event, whose answer is a table.
 GRAPH_TASKS: dict[str, Task] = {name: task for name, task in TASKS.items() if task.kind == "decision" and task.event}
-"""Tasks whose answers are concepts: all decision tasks except next_event, whose answer is a table."""
-
-TEXT = "text"
-"""Key of concepts found in free text."""
-
-FREE_TEXT = {"radiology": "text", "discharge": "text", "admissions": "admission_info"}
-"""Table → its free-text column."""
+TEXT = "text"  # key of concepts found in free text
+FREE_TEXT = {"radiology": "text", "discharge": "text", "admissions": "admission_info"}  # table → its free-text column
 
 
 def normalise(name: str) -> str:
@@ -46,17 +42,11 @@ def concept_schema() -> pa.Schema:
 
 
 def concept_files(folder: Path) -> list[Path]:
-    """The Parquet files of a directory of concepts.
-
-    Raises:
-        UserError: there is none, or the extraction has not finished.
-    """
+    """The Parquet files of a directory of concepts, after checking that the extraction has finished."""
     files = sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
     record = read_record(folder_record(folder))
     expected = record["settings"]["files"] if record else 1
     if len(files) < expected or (record and not record.get("complete")):
-        raise UserError(
-            f"{folder}: expected {expected:,} finished concept files, got {len(files):,}. Run "
-            "thinking_graph_preprocess/concept_extraction.py to its end."
-        )
+        fix = "Run thinking_graph_preprocess/concept_extraction.py to its end"
+        raise UserError(f"{folder}: expected {expected:,} finished concept files, got {len(files):,}. {fix}.")
     return files

@@ -11,7 +11,6 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mimiciv_dataset.lookups import DICTIONARIES, Lookups
 from pipeline.errors import UserError
@@ -20,17 +19,13 @@ from pipeline.progress import progress
 from pipeline.work import Tick, Unit, run_units
 from thinking_graph_preprocess.concept_files import normalise
 from thinking_graph_preprocess.term_search import PhraseTable, words_of
-from thinking_graph_preprocess.umls_files import rrf_path, scan_rrf
+from thinking_graph_preprocess.umls_files import rrf_path, scan_english_terms, scan_rrf
 
-if TYPE_CHECKING:
-    import numpy as np
+FORMAT = 1  # version of the rules: raised when the same sources give another lexicon
+MIN_LETTERS = 3  # least number of letters of a term: shorter ones ("as", "ca") mostly mean something else
+DRUG_TASKS = ("prescriptions", "emar", "medrecon", "pyxis")  # their answers are drug names, which no dictionary lists
 
-FORMAT = 1
-"""Version of the rules: raised when the same sources give another lexicon."""
-
-MIN_LETTERS = 3
-"""Least number of letters of a term: shorter ones ("as", "ca") mostly mean something else."""
-
+# Everyday words, which are not terms by themselves although a vocabulary may list them.
 EVERYDAY = frozenset(
     words_of("""
         all also and any are been both but can cause change date day did does due each find for from had has have her him
@@ -39,43 +34,31 @@ EVERYDAY = frozenset(
         this time today too two type unit use used value was well were what when which who will with year years yes you
     """)
 )
-"""Everyday words, which are not terms by themselves although a vocabulary may list them."""
 
-SEMANTIC_TYPES = frozenset(
-    words_of("""
-        T019 T020 T033 T034 T037 T046 T047 T048 T049 T184 T190 T191
-        T005 T007 T004 T204 T023 T029 T030 T031 T039 T040 T041 T201
-        T109 T116 T121 T122 T125 T127 T129 T130 T131 T195 T196 T197 T200
-        T058 T059 T060 T061 T074 T203
-    """)
-)
-"""UMLS semantic types (TUI) of clinical concepts: disorders and findings; organisms, anatomy and physiology; substances;
-care, tests, procedures and devices. Ideas, places, people, times and the like are left out."""
-
-DRUG_TASKS = ("prescriptions", "emar", "medrecon", "pyxis")
-"""Tasks whose answers are drug names; no dictionary of MIMIC-IV lists these."""
+# UMLS semantic types (TUI) of clinical concepts: disorders and findings; organisms, anatomy and physiology; substances; care,
+# tests, procedures and devices. Ideas, places, people, times and the like are left out.
+SEMANTIC_TYPES = words_of("""
+    T019 T020 T033 T034 T037 T046 T047 T048 T049 T184 T190 T191
+    T005 T007 T004 T204 T023 T029 T030 T031 T039 T040 T041 T201
+    T109 T116 T121 T122 T125 T127 T129 T130 T131 T195 T196 T197 T200
+    T058 T059 T060 T061 T074 T203
+""")
 
 
 class Lexicon:
-    """A lexicon, memory-mapped, so that all processes share one copy. Concepts are numbers.
+    """The lexicon in a directory of `find_or_build`, memory-mapped, so that all processes share one copy.
 
-    Args:
-        folder: directory that `find_or_build` returned.
-
-    Attributes:
-        table: finds terms in text and gives their concepts.
+    Concepts are numbers; `table` finds the terms of a text and gives their concepts.
     """
 
     def __init__(self, folder: Path) -> None:
         import numpy as np
 
         require(folder / "keys.npy", "a lexicon", "concept_extraction.py makes one in evidence_datas/lexicon/")
-
-        def load(name: str) -> np.ndarray:
-            return np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r"))
-
-        self.table = PhraseTable(load("keys"), load("concepts"))
-        self._names, self._ends, self._cuis = load("names"), load("name_ends"), load("cuis")
+        files = (folder / f"{name}.npy" for name in ("keys", "concepts", "names", "name_ends", "cuis"))
+        keys, concepts, *arrays = (np.asarray(np.load(file, mmap_mode="r")) for file in files)
+        self.table = PhraseTable(keys, concepts)
+        self._names, self._ends, self._cuis = arrays
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -106,14 +89,9 @@ def find_or_build(folder: Path, umls_dir: Path | None, index_mapping: Path, cach
     """Return the directory of the lexicon of some sources, below `folder`; build it first if it does not exist.
 
     Its name contains a digest of the sources, so that another UMLS release or vocabulary gets a lexicon of its own.
-
-    Raises:
-        UserError: there are no sources, or they are malformed.
     """
-    if umls_dir:
-        files = [rrf_path(umls_dir, name) for name in ("MRCONSO", "MRSTY")]
-    else:
-        files = free_files(index_mapping, cache_dir)
+    umls_files = umls_dir and [rrf_path(umls_dir, name) for name in ("MRCONSO", "MRSTY")]
+    files = umls_files or free_files(index_mapping, cache_dir)
     digest = hashlib.sha256(f"{FORMAT} {MIN_LETTERS} {sorted(EVERYDAY)} {sorted(SEMANTIC_TYPES)}".encode())
     for path in files:
         digest.update(bytes.fromhex(sha256_file(path)))
@@ -125,28 +103,20 @@ def find_or_build(folder: Path, umls_dir: Path | None, index_mapping: Path, cach
 
 def _build(folder: Path, files: Sequence[Path], umls_dir: Path | None, index_mapping: Path, tick: Tick) -> None:
     concepts = umls_concepts(umls_dir) if umls_dir else free_concepts(Lookups(index_mapping), files)
-    counts = write_lexicon(folder, *concepts, {"sources": [str(path) for path in files]})
-    print(f"lexicon: {counts['terms']:,} terms of {counts['concepts']:,} concepts → {folder}", flush=True)
+    write_lexicon(folder, *concepts, {"sources": [str(path) for path in files]})
 
 
-def write_lexicon(
-    folder: Path, names: Sequence[tuple[str, str]], terms: Iterable[tuple[str, int]], about: dict
-) -> dict[str, int]:
-    """Write a lexicon; return its numbers of `terms` and `concepts`.
+def write_lexicon(folder: Path, names: Sequence[tuple[str, str]], terms: Iterable[tuple[str, int]], about: dict) -> None:
+    """Write a lexicon. Its numbers of terms and concepts go to about.json, and with them `about`.
 
     Args:
-        folder: where to write.
         names: (preferred name, CUI or "") of each concept, by CUI.
         terms: (term, number of its concept); of terms with the same words the first counts.
-        about: further content of about.json.
     """
     import numpy as np
 
-    table = PhraseTable.build(
-        (words, concept)
-        for term, concept in progress(terms, desc="lexicon", unit="term")
-        if is_usable(words := words_of(term))
-    )
+    phrases = ((words_of(term), concept) for term, concept in progress(terms, desc="lexicon", unit="term"))
+    table = PhraseTable.build((words, concept) for words, concept in phrases if is_usable(words))
     encoded = [normalise(name).encode() for name, _ in names]
     arrays = {
         "keys": table.keys,
@@ -159,8 +129,8 @@ def write_lexicon(
     with atomic_dir(folder) as temporary:
         for name, values in arrays.items():
             np.save(temporary / f"{name}.npy", values)
-        write_json(temporary / "about.json", {**counts, **about})
-    return counts
+        write_json(temporary / "about.json", counts | about)
+    print(f"lexicon: {counts['terms']:,} terms of {counts['concepts']:,} concepts → {folder}", flush=True)
 
 
 def is_usable(words: Sequence[str]) -> bool:
@@ -177,19 +147,13 @@ def is_usable(words: Sequence[str]) -> bool:
 
 
 def free_files(index_mapping: Path, cache_dir: Path) -> list[Path]:
-    """The dictionaries and drug vocabularies that exist.
-
-    Raises:
-        UserError: there is none.
-    """
+    """The dictionaries and drug vocabularies that exist, which must be at least one."""
     lookups = Lookups(index_mapping)
     files = [path for name in DICTIONARIES if (path := lookups.path(name))]
     files += [path for task in DRUG_TASKS if (path := cache_dir / "item_set" / f"{task}.csv").exists()]
     if not files:
-        raise UserError(
-            f"{index_mapping}: expected dictionaries such as hosp/d_icd_diagnoses.csv for the lexicon, got none. Make them "
-            "with preprocess/build_index_mapping.py, or use a UMLS install with --umls_dir."
-        )
+        expected = "expected dictionaries such as hosp/d_icd_diagnoses.csv, got none"
+        raise UserError(f"{index_mapping}: {expected}. Run preprocess/build_index_mapping.py, or use UMLS with --umls_dir.")
     return files
 
 
@@ -200,8 +164,7 @@ def free_concepts(lookups: Lookups, files: Sequence[Path]) -> tuple[list[tuple[s
     normalised = {normalise(name) for dictionary in DICTIONARIES for name in lookups.dictionary(dictionary).values()}
     for path in files:
         if path.parent.name == "item_set":
-            vocabulary = Candidates(path.parent.parent).vocabulary(path.stem)
-            normalised.update(map(normalise, vocabulary.items))
+            normalised.update(map(normalise, Candidates(path.parent.parent).vocabulary(path.stem).items))
     names = sorted(normalised - {""})
     return [(name, "") for name in names], ((name, number) for number, name in enumerate(names))
 
@@ -213,26 +176,17 @@ def umls_concepts(folder: Path) -> tuple[list[tuple[str, str]], Iterator[tuple[s
     """Concepts and terms for `write_lexicon`.
 
     A term of several concepts goes to a concept that it is the preferred name of, else to the one with the lowest CUI.
-
-    Raises:
-        UserError: a file has malformed rows or no English term.
     """
     import polars as pl
 
     preferred = (pl.col("TS") == "P") & (pl.col("STT") == "PF") & (pl.col("ISPREF") == "Y")
-    terms, semantic_types = scan_rrf(folder, "MRCONSO"), scan_rrf(folder, "MRSTY")
-    clinical = semantic_types.filter(pl.col("TUI").is_in(list(SEMANTIC_TYPES))).select("CUI").unique()
-    rows = (
-        terms.filter((pl.col("LAT") == "ENG") & (pl.col("SUPPRESS") == "N") & pl.col("STR").is_not_null())
-        .join(clinical, on="CUI", how="semi", maintain_order="left")
-        .select("CUI", pl.col("STR").str.strip_chars(), other=~preferred)
-        .collect(engine="streaming")
-        .sort("CUI", "other", maintain_order=True)
-    )
+    terms, semantic_types = scan_english_terms(folder), scan_rrf(folder, "MRSTY")
+    clinical = semantic_types.filter(pl.col("TUI").is_in(SEMANTIC_TYPES)).select("CUI").unique()
+    terms = terms.join(clinical, on="CUI", how="semi", maintain_order="left")
+    rows = terms.select("CUI", pl.col("STR").str.strip_chars(), other=~preferred).collect(engine="streaming")
+    rows = rows.sort("CUI", "other", maintain_order=True)
     if rows.is_empty():
-        raise UserError(
-            f"{folder}: expected English terms of clinical concepts, got none. Make the UMLS subset with English sources."
-        )
+        raise UserError(f"{folder}: expected English terms of clinical concepts, got none. Add English sources to the subset.")
     names = rows.group_by("CUI", maintain_order=True).first()
     rows = rows.with_columns(concept=pl.col("CUI").rle_id()).sort("other", "concept", maintain_order=True)
     return names.select("STR", "CUI").rows(), rows.select("STR", "concept").iter_rows()

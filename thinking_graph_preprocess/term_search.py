@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
@@ -20,11 +20,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
-COLON, SENTENCE, PARAGRAPH = ":", ".", "\n\n"
-"""Break tokens, which stand among the words of a text: no phrase extends across one."""
-
-WRAPPED = 50
-"""Notes are wrapped at about 75 characters. A shorter line than this was not wrapped, so a sentence ends with it."""
+COLON, SENTENCE, PARAGRAPH = ":", ".", "\n\n"  # break tokens among the words of a text: no phrase extends across one
+WRAPPED = 50  # notes are wrapped at about 75 characters: a line that is shorter than this was not, and ends a sentence
 
 _HEADING = r"[A-Z][A-Za-z/&() -]{0,40}:"
 _ITEM = r"[-*•#+>]|\d{1,2}[.)]\s"
@@ -37,7 +34,7 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 _WORD = re.compile(r"[^\W_]+")
-_BREAKS = {"paragraph": PARAGRAPH, "sentence": SENTENCE, "colon": COLON}
+_BREAKS = {"paragraph": PARAGRAPH, "sentence": SENTENCE, "colon": COLON, "line": SENTENCE}
 _MULTIPLIER = 0x9E3779B97F4A7C15  # odd, so that multiplication by it is invertible
 _MASK = (1 << 64) - 1
 
@@ -54,8 +51,7 @@ def words_of(term: str) -> list[str]:
 def tokens(text: str) -> tuple[list[str], list[int]]:
     r"""The words and breaks of a text, and the position at which each begins.
 
-    A line end is a break if a blank line, a heading or a list item follows, or if the line is too short to have been
-    wrapped.
+    A line end is a break before a blank line, a heading or a list item, and after a line too short to have been wrapped.
 
     >>> tokens("No fever.\nPMH: CAD")[0]
     ['No', 'fever', '.', '\n\n', 'PMH', ':', 'CAD']
@@ -67,18 +63,12 @@ def tokens(text: str) -> tuple[list[str], list[int]]:
     line_start = 0
     for match in _TOKEN.finditer(text):
         kind, start = match.lastgroup, match.start()
-        if kind == "word":
-            words.append(match.group())
-        elif kind != "line":
-            words.append(_BREAKS[kind])
-        elif start - line_start < WRAPPED:
-            words.append(SENTENCE)
-        else:
-            line_start = start + 1
-            continue
+        is_wrapped = kind == "line" and start - line_start >= WRAPPED
         if match.group() == "\n":
             line_start = start + 1
-        starts.append(start)
+        if not is_wrapped:
+            words.append(_BREAKS.get(kind) or match.group())
+            starts.append(start)
     return words, starts
 
 
@@ -102,17 +92,20 @@ def hashes(words: Iterable[str]) -> np.ndarray:
     return np.array(array("Q", map(word_hash, words)), np.uint64)
 
 
+def prefix_keys(words: Iterable[str]) -> Iterator[int]:
+    """Yield the hash of each prefix of a phrase: of its first word, its first two words, and so on."""
+    key = 0
+    for word in words:
+        key = (key * _MULTIPLIER + word_hash(word)) & _MASK
+        yield key
+
+
 @dataclass(frozen=True)
 class PhraseTable:
-    """Phrases as sorted hashes of their prefixes.
+    """Phrases as sorted hashes of their prefixes."""
 
-    Attributes:
-        keys: (n,) uint64, ascending.
-        values: (n,) int32; the value of the phrase that ends with this prefix, or -1 if none does.
-    """
-
-    keys: np.ndarray
-    values: np.ndarray
+    keys: np.ndarray  # (n,) uint64, ascending
+    values: np.ndarray  # (n,) int32: the value of the phrase that ends with this prefix, or -1 if none does
 
     @classmethod
     def build(cls, phrases: Iterable[tuple[Iterable[str], int]]) -> PhraseTable:
@@ -121,18 +114,14 @@ class PhraseTable:
 
         keys, values = array("Q"), array("i")
         for words, value in phrases:
-            key = 0
-            for word in words:
-                key = (key * _MULTIPLIER + word_hash(word)) & _MASK
+            for key in prefix_keys(words):
                 keys.append(key)
                 values.append(-1)
             values[-1] = value
         all_keys, all_values = np.array(keys, np.uint64), np.array(values, np.int32)
-        order = np.lexsort((all_values < 0, all_keys))  # stable: phrases before prefixes, in the order given
-        all_keys, all_values = all_keys[order], all_values[order]
-        first = np.ones(len(all_keys), bool)
-        first[1:] = all_keys[1:] != all_keys[:-1]
-        return cls(all_keys[first], all_values[first])
+        order = np.argsort(all_values < 0, kind="stable")  # phrases before prefixes, in the order given
+        unique_keys, first = np.unique(all_keys[order], return_index=True)
+        return cls(unique_keys, all_values[order[first]])
 
     def value(self, words: Iterable[str]) -> int:
         """The value of the phrase with exactly these words, or -1.
@@ -143,21 +132,16 @@ class PhraseTable:
         """
         import numpy as np
 
-        key = 0
-        for word in words:
-            key = (key * _MULTIPLIER + word_hash(word)) & _MASK
+        *_, key = 0, *prefix_keys(words)
         slot = int(np.searchsorted(self.keys, np.uint64(key)))
         return int(self.values[slot]) if slot < len(self.keys) and self.keys[slot] == key else -1
 
     def find(self, words: np.ndarray) -> list[tuple[int, int, int]]:
-        """The phrases in a text as (start, end, value): leftmost, then longest, without overlap.
+        """The phrases in a text, given by the `hashes` of its words, as (start, end, value): leftmost, then longest.
 
         >>> table = PhraseTable.build([(["heart"], 1), (["heart", "failure"], 0), (["acute"], 2)])
         >>> table.find(hashes("acute heart failure of the Heart".split()))
         [(0, 1, 2), (1, 3, 0), (5, 6, 1)]
-
-        Args:
-            words: (n,) uint64, the hashes of the words of the text.
         """
         import numpy as np
 

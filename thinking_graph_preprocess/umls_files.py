@@ -25,15 +25,7 @@ CUI = r"^C\d{7}$"
 
 
 def rrf_path(folder: Path, name: str) -> Path:
-    """The path of an RRF file.
-
-    Args:
-        folder: the UMLS install.
-        name: a key of `COLUMNS`.
-
-    Raises:
-        UserError: the file is missing, or its first row has another number of columns.
-    """
+    """The path of an RRF file (a key of `COLUMNS`) of a UMLS install, after checking the number of its columns."""
     install = "set --umls_dir to the META directory that MetamorphoSys installs"
     path, expected = require(folder / f"{name}.RRF", "a file of the UMLS Metathesaurus", install), len(COLUMNS[name])
     with path.open(encoding="utf-8", errors="replace") as file:
@@ -44,11 +36,7 @@ def rrf_path(folder: Path, name: str) -> Path:
 
 
 def scan_rrf(folder: Path, name: str) -> pl.LazyFrame:
-    """An RRF file as a lazy frame of text columns, after checking every row.
-
-    Raises:
-        UserError: as `rrf_path`; or rows are truncated or have more fields.
-    """
+    """An RRF file as a lazy frame of text columns, after checking that every row is complete."""
     import polars as pl
 
     path = rrf_path(folder, name)
@@ -69,3 +57,11 @@ def scan_rrf(folder: Path, name: str) -> pl.LazyFrame:
     if broken:
         raise UserError(f"{path}: expected complete rows, got {broken:,} truncated or with other fields. Copy the file again.")
     return frame
+
+
+def scan_english_terms(folder: Path) -> pl.LazyFrame:
+    """The rows of MRCONSO with an English term that is not suppressed."""
+    import polars as pl
+
+    is_english = (pl.col("LAT") == "ENG") & (pl.col("SUPPRESS") == "N") & pl.col("STR").is_not_null()
+    return scan_rrf(folder, "MRCONSO").filter(is_english)
