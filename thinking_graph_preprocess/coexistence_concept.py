@@ -18,8 +18,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from mimiciv_dataset.index_files import index_digest, index_files, reading, scan, target_labels, task_of_file
@@ -32,7 +33,7 @@ from pipeline.files import atomic_path
 from pipeline.progress import Summary, print_table
 from pipeline.provenance import Provenance, digest_lines, digest_of, folder_record
 from pipeline.work import Tick, Unit, run_units
-from thinking_graph_preprocess.concept_files import GRAPH_TASKS, concept_files, normalise
+from thinking_graph_preprocess.concept_files import GRAPH_TASKS, SHOWN_EVENTS, concept_files, normalise
 from thinking_graph_preprocess.packed_concepts import TABLES, PackedConcepts, find_or_pack
 
 if TYPE_CHECKING:
@@ -40,17 +41,10 @@ if TYPE_CHECKING:
     import polars as pl
     from scipy.sparse import csr_matrix
 
-READ_SAMPLES = 20_000
-"""Samples read at a time."""
-
-COUNT_CONCEPTS = 16 << 20
-"""Concepts of histories counted at a time."""
-
-BANDS = 16
-"""Ranges of targets whose pairs are summed separately, so that a sum never takes twice the memory of all pairs."""
-
-WRITE_PAIRS = 1 << 20
-"""Pairs written at a time."""
+READ_SAMPLES = 20_000  # samples read at a time
+COUNT_CONCEPTS = 16 << 20  # concepts of histories counted at a time
+BANDS = 16  # ranges of targets whose pairs are summed separately, so that a sum never takes twice the memory of all pairs
+WRITE_PAIRS = 1 << 20  # pairs written at a time
 
 
 @dataclass(frozen=True)
@@ -79,23 +73,16 @@ class CoexistenceCount:
                 yield path, scan(path).filter((pl.col("task") == task) & pl.col("subject_id").is_in(list(self.subjects)))
 
     def number_of_rows(self, tasks: Sequence[str]) -> int:
-        """The number of samples of some tasks.
-
-        Raises:
-            UserError: there is none.
-        """
+        """The number of samples of some tasks, which must have at least one."""
         import polars as pl
 
         number = 0
-        for task in tasks:
-            for path, frame in self.rows(task):
-                with reading(path):
-                    number += frame.select(pl.len()).collect(engine="streaming").item()
+        for path, frame in chain.from_iterable(map(self.rows, tasks)):
+            with reading(path):
+                number += frame.select(pl.len()).collect(engine="streaming").item()
         if not number:
-            raise UserError(
-                f"{self.index[0].parent}: expected samples of decision tasks of the patients of --subject_id_path, got none. "
-                "Use an index and a patient list of the same data."
-            )
+            expected = "expected samples of decision tasks of the patients of --subject_id_path, got none"
+            raise UserError(f"{self.index[0].parent}: {expected}. Use an index and a patient list of the same data.")
         return number
 
     def count(self, task: str, tick: Tick) -> None:
@@ -103,9 +90,9 @@ class CoexistenceCount:
         counter = PairCounter(GRAPH_TASKS[task], self.concepts)
         for path, frame in self.rows(task):
             with reading(path):
-                for samples in read_samples(frame):
-                    counter.add(samples)
-                    tick(len(samples))
+                for batch in frame.select(*SHOWN_EVENTS, target_labels()).collect_batches(chunk_size=READ_SAMPLES):
+                    counter.add(batch.rows())
+                    tick(len(batch))
         counter.write(self.path(task))
 
 
@@ -124,8 +111,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     files = concept_files(concept_dir)
     subjects = frozenset(read_subject_ids(args.subject_id_path))
     tasks = [task for task in GRAPH_TASKS if not args.task or task in args.task]
-    digests = digest_of(folder_record(concept_dir)), index_digest(args.data_index_dir), digest_lines(list(subjects))
-    inputs = dict(zip(("concepts", "index", "patients"), digests, strict=True))
+    inputs = {"concepts": digest_of(folder_record(concept_dir)), "index": index_digest(args.data_index_dir)}
+    inputs["patients"] = digest_lines(list(subjects))
     provenance = Provenance(folder_record(output), "coexistence_concept", inputs)
     provenance.claim("--output_path")
 
@@ -145,13 +132,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     summary.print(f"{pairs:,} pairs of {len(tasks)} tasks → {output}", samples, "samples")
 
 
-def read_samples(frame: pl.LazyFrame) -> Iterator[list[tuple]]:
-    """Yield batches of (subject_id, context_begin, context_end, admissions_id, last_discharge_id, answers)."""
-    columns = ("subject_id", "context_begin", "context_end", "admissions_id", "last_discharge_id")
-    for batch in frame.select(*columns, target_labels()).collect_batches(chunk_size=READ_SAMPLES):
-        yield batch.rows()
-
-
 def count_pairs(path: Path) -> dict[str, int]:
     """The numbers of `samples` and `pairs` of a task, from the metadata of its file."""
     import pyarrow.parquet as pq
@@ -161,12 +141,7 @@ def count_pairs(path: Path) -> dict[str, int]:
 
 
 class PairCounter:
-    """Counts the samples of one task.
-
-    Args:
-        task: the task, which determines what the input hides.
-        concepts: the concepts of all patients.
-    """
+    """Counts the samples of one task, given the concepts of all patients."""
 
     def __init__(self, task: Task, concepts: PackedConcepts) -> None:
         import numpy as np
@@ -180,11 +155,7 @@ class PairCounter:
         self._pairs: list[list[csr_matrix]] = [[] for _ in range(0, len(concepts.names), self._band)]
 
     def add(self, samples: Sequence[tuple]) -> None:
-        """Count a batch of `read_samples`.
-
-        Raises:
-            UserError: an answer or a patient is missing in the concept files.
-        """
+        """Count some samples, each a tuple of `SHOWN_EVENTS` and the answers."""
         import numpy as np
 
         spans = self._spans(samples)
@@ -218,13 +189,11 @@ class PairCounter:
         in_window, window_rows = expand(spans[:, 0])
         shown = ~self._hidden[self.concepts.table[window_rows]]
         in_notes, note_rows = expand(spans[:, 1:].reshape(-1, 2))  # two spans for each sample
-        history = self._matrix(
-            np.concatenate([in_window[shown], in_notes // 2]),
-            self.concepts.concept[np.concatenate([window_rows[shown], note_rows])],
-            len(spans),
-        )
+        sample = np.concatenate([in_window[shown], in_notes // 2])
+        rows = np.concatenate([window_rows[shown], note_rows])
+        history = self._matrix(sample, self.concepts.concept[rows], len(spans))
         sample = np.repeat(np.arange(len(answers)), [len(names) for names in answers])
-        target = self._matrix(sample, self._numbers([name for names in answers for name in names]), len(spans))
+        target = self._matrix(sample, self._numbers(chain.from_iterable(answers)), len(spans))
         self.samples += len(spans)
         self.of_concept += np.bincount((target + history).indices, minlength=len(self.of_concept))
         targets = target.T.tocsr()
@@ -243,16 +212,13 @@ class PairCounter:
         matrix.data[:] = 1
         return matrix
 
-    def _numbers(self, names: Sequence[str]) -> list[int]:
-        number = self.concepts.number
+    def _numbers(self, names: Iterable[str]) -> list[int]:
         try:
-            return [number[normalise(name)] for name in names]
+            return [self.concepts.number[normalise(name)] for name in names]
         except KeyError:
-            raise UserError(
-                f"{self.task.name}: expected every answer of the index among the concepts, got answers that are missing. Run "
-                "thinking_graph_preprocess/concept_extraction.py with this index, and trajectories and index_mapping of the "
-                "same build."
-            ) from None
+            expected = f"{self.task.name}: expected every answer of the index among the concepts, got answers that are missing"
+            fix = "Run concept_extraction.py with this index, and trajectories and index_mapping of the same build"
+            raise UserError(f"{expected}. {fix}.") from None
 
     def write(self, path: Path) -> None:
         """Write the pairs, ordered by target and history. The counter cannot be used after that."""

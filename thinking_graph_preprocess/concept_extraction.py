@@ -41,20 +41,12 @@ from pipeline.files import atomic_path, require
 from pipeline.progress import Summary
 from pipeline.provenance import Provenance, folder_record
 from pipeline.work import Tick, Unit, run_units
-from thinking_graph_preprocess.concept_files import FREE_TEXT, GRAPH_TASKS, TEXT, concept_schema, normalise
+from thinking_graph_preprocess.concept_files import FREE_TEXT, GRAPH_TASKS, SHOWN_EVENTS, TEXT, concept_schema, normalise
 from thinking_graph_preprocess.concept_lexicon import find_or_build
 from thinking_graph_preprocess.matchers import Matcher, check_quickumls, make_matcher
 
 QUICKUMLS_VARIABLES = ("QUICKUMLS", "QUICK_UMLS")
-
-WRITE_ROWS = 200_000
-"""Least number of rows of concepts to write at a time, whole patients."""
-
-TASKS_OF_TABLE = {
-    table: [task for task in GRAPH_TASKS.values() if task.event == table]
-    for table in {task.event for task in GRAPH_TASKS.values()}
-}
-"""Table → the tasks whose answers its events hold."""
+WRITE_ROWS = 200_000  # least number of rows of concepts to write at a time, whole patients
 
 
 class Concept(NamedTuple):
@@ -90,12 +82,22 @@ class ConceptExtraction:
     def extract(self, group: str, tick: Tick) -> None:
         """Write the concept file of a group."""
         positions = positions_in_index(self.index, self.groups[group])
-        patients = (
-            (subject, concepts_of_patient(self.trajectories, subject, sorted(events), self.lookups, self.matcher))
-            for subject, events in positions.items()
-        )
+        patients = ((subject, self.concepts(subject, sorted(events))) for subject, events in positions.items())
         write_concepts(self.path(group), patients, tick)
         tick(len(self.groups[group]) - len(positions))  # patients without a decision sample
+
+    def concepts(self, subject_id: str, positions: Sequence[int]) -> Iterator[Concept]:
+        """Yield the concepts of some events of a patient, each once per event and key, in the order of the trajectory."""
+        timeline = Timeline(self.trajectories.events(subject_id, positions))
+        for i, (position, table) in enumerate(zip(positions, timeline.file_names, strict=True)):
+            concepts: dict[Concept, None] = {}
+            for task in GRAPH_TASKS.values():
+                names = decision_target(task, timeline, i, self.lookups) if task.event == table else None
+                for name in names or ():
+                    concepts[Concept(position, task.name, normalise(name), self.matcher.cui_of(name), False)] = None
+            for text in free_texts(timeline, i):
+                concepts.update((Concept(position, TEXT, *mention), None) for mention in self.matcher.mentions(text))
+            yield from concepts
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -117,9 +119,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     quickumls = args.quickumls or next((Path(os.environ[v]) for v in QUICKUMLS_VARIABLES if os.environ.get(v)), None)
     matcher = args.matcher or ("quickumls" if quickumls else "dictionary")
-    task_index = f"mimiciv_dataset/task_sample_info_gen.py --group patient --output_path {args.data_index_dir}"
-    require(args.data_index_dir, "a task index by patient", f"make it with {task_index}, or choose another --data_index_dir")
-    index = index_files(args.data_index_dir)
+    fix = f"make it with mimiciv_dataset/task_sample_info_gen.py --group patient --output_path {args.data_index_dir}"
+    index = index_files(require(args.data_index_dir, "a task index by patient", fix))
     trajectories = Trajectories(args.ehr_dir)
     if matcher == "dictionary":
         quickumls = None
@@ -131,8 +132,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if matcher == "dictionary" or args.umls_dir:
         lexicon = find_or_build(args.lexicon_dir, args.umls_dir, args.index_mapping, args.cache_dir)
     groups = patients_in_index(trajectories.groups(), index)
-    lexicon_name = lexicon and lexicon.name
-    inputs = {"trajectories": trajectories.digest, "index": index_digest(args.data_index_dir), "lexicon": lexicon_name}
+    inputs = {"trajectories": trajectories.digest, "index": index_digest(args.data_index_dir)}
+    inputs["lexicon"] = lexicon and lexicon.name
     settings = {"matcher": matcher, "quickumls": quickumls and str(quickumls.resolve()), "files": len(groups)}
     provenance = Provenance(folder_record(args.output_path), "concept_extraction", inputs, settings)
     provenance.claim("--output_path")
@@ -152,23 +153,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def patients_in_index(groups: dict[str, list[str]], index: Sequence[Path]) -> dict[str, list[str]]:
-    """The patients of each group that an index by patient has; all patients for any other index.
-
-    Raises:
-        UserError: a patient of the index has no trajectory.
-    """
+    """The patients of each group that an index by patient has, who must all be in one; all patients for any other index."""
     indexed = {path.stem for path in index}
     if not all(name.isdecimal() for name in indexed):
         return groups
     chosen = {name: [subject for subject in subjects if subject in indexed] for name, subjects in groups.items()}
-    chosen = {name: subjects for name, subjects in chosen.items() if subjects}
-    missing = len(indexed) - sum(map(len, chosen.values()))
-    if missing > 0:
-        raise UserError(
-            f"{index[0].parent}: expected an index of patients who have trajectories, got {missing:,} without. Use index and "
-            "trajectories from the same build."
-        )
-    return chosen
+    if (missing := len(indexed) - sum(map(len, chosen.values()))) > 0:
+        expected = f"expected an index of patients who have trajectories, got {missing:,} without"
+        raise UserError(f"{index[0].parent}: {expected}. Use index and trajectories from the same build.")
+    return {name: subjects for name, subjects in chosen.items() if subjects}
 
 
 def positions_in_index(index: Sequence[Path], subjects: Sequence[str]) -> dict[str, set[int]]:
@@ -179,35 +172,15 @@ def positions_in_index(index: Sequence[Path], subjects: Sequence[str]) -> dict[s
     import polars as pl
 
     positions: dict[str, set[int]] = {subject: set() for subject in subjects}
-    files = [path for path in index if not path.stem.isdecimal()]
-    by_name = {path.stem: path for path in index}
-    files += [by_name[subject] for subject in subjects if subject in by_name]
-    columns = ("subject_id", "context_begin", "context_end", "admissions_id", "last_discharge_id")
-    for path in files:
-        if task_of_file(path) not in (None, *GRAPH_TASKS):
+    chosen = pl.col("task").is_in(list(GRAPH_TASKS)) & pl.col("subject_id").is_in(list(subjects))
+    for path in index:
+        if (path.stem.isdecimal() and path.stem not in positions) or task_of_file(path) not in (None, *GRAPH_TASKS):
             continue
         with reading(path):
-            chosen = pl.col("task").is_in(list(GRAPH_TASKS)) & pl.col("subject_id").is_in(list(subjects))
-            rows = scan(path).filter(chosen).select(columns).unique().collect(engine="streaming")
-        for subject, begin, end, admission, discharge in rows.iter_rows():
-            positions[subject].update(range(begin, end + 1))
-            positions[subject].update(position for position in (admission, discharge) if position is not None)
+            rows = scan(path).filter(chosen).select(SHOWN_EVENTS).unique().collect(engine="streaming")
+        for subject, begin, end, *others in rows.iter_rows():
+            positions[subject].update(range(begin, end + 1), (position for position in others if position is not None))
     return {subject: events for subject, events in positions.items() if events}
-
-
-def concepts_of_patient(
-    trajectories: Trajectories, subject_id: str, positions: Sequence[int], lookups: Lookups, matcher: Matcher
-) -> Iterator[Concept]:
-    """Yield the concepts of some events of a patient, each once per event and key, in the order of the trajectory."""
-    timeline = Timeline(trajectories.events(subject_id, positions))
-    for i, (position, table) in enumerate(zip(positions, timeline.file_names, strict=True)):
-        concepts: dict[Concept, None] = {}
-        for task in TASKS_OF_TABLE.get(table, ()):
-            for name in decision_target(task, timeline, i, lookups) or ():
-                concepts[Concept(position, task.name, normalise(name), matcher.cui_of(name), False)] = None
-        for text in free_texts(timeline, i):
-            concepts.update((Concept(position, TEXT, *mention), None) for mention in matcher.mentions(text))
-        yield from concepts
 
 
 def free_texts(timeline: Timeline, i: int) -> Iterator[str]:
@@ -233,9 +206,8 @@ def write_concepts(path: Path, patients: Iterable[tuple[str, Iterable[Concept]]]
     with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
 
         def flush() -> None:
-            columns = zip(*rows, strict=True)
-            arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
-            writer.write_table(pa.table(arrays, schema=schema))
+            columns = dict(zip(schema.names, zip(*rows, strict=True), strict=True))
+            writer.write_table(pa.table(columns, schema=schema))
             rows.clear()
 
         for subject_id, concepts in patients:
@@ -255,10 +227,8 @@ def count_concepts(files: Iterable[Path]) -> Counter[str]:
     """How many patients, rows, concepts in free text and negated concepts some concept files have, from their metadata."""
     import pyarrow.parquet as pq
 
-    counts: Counter[str] = Counter()
-    for path in files:
-        counts.update(json.loads(pq.read_metadata(path).metadata[b"counts"]))
-    return counts
+    counts = (json.loads(pq.read_metadata(path).metadata[b"counts"]) for path in files)
+    return sum(map(Counter, counts), Counter())
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # Tasks whose answers are concepts: all decision tasks except next_event, whose answer is a table.
 GRAPH_TASKS: dict[str, Task] = {name: task for name, task in TASKS.items() if task.kind == "decision" and task.event}
 TEXT = "text"  # key of concepts found in free text
+SHOWN_EVENTS = ("subject_id", "context_begin", "context_end", "admissions_id", "last_discharge_id")  # columns of an index
 FREE_TEXT = {"radiology": "text", "discharge": "text", "admissions": "admission_info"}  # table → its free-text column
 
 

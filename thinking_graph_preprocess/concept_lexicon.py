@@ -18,7 +18,7 @@ from pipeline.files import atomic_dir, require, sha256_file, write_json
 from pipeline.progress import progress
 from pipeline.work import Tick, Unit, run_units
 from thinking_graph_preprocess.concept_files import normalise
-from thinking_graph_preprocess.term_search import PhraseTable, words_of
+from thinking_graph_preprocess.term_search import PhraseTable, position_of, words_of
 from thinking_graph_preprocess.umls_files import rrf_path, scan_english_terms, scan_rrf
 
 FORMAT = 1  # version of the rules: raised when the same sources give another lexicon
@@ -79,10 +79,7 @@ class Lexicon:
 
     def of_cui(self, cui: str) -> int | None:
         """The concept with this CUI."""
-        import numpy as np
-
-        slot = int(np.searchsorted(self._cuis, cui.encode()))
-        return slot if slot < len(self._cuis) and self._cuis[slot] == cui.encode() else None
+        return position_of(cui.encode(), self._cuis)
 
 
 def find_or_build(folder: Path, umls_dir: Path | None, index_mapping: Path, cache_dir: Path) -> Path:

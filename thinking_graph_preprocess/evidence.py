@@ -22,34 +22,21 @@ if TYPE_CHECKING:
 
     from thinking_graph_preprocess.matchers import Matcher
 
+# Task → `samples`, samples `with_graph`, `paths`, `hops` (relations of all paths), and pairs without a path by reason.
 TaskCounts = dict[str, Counter[str]]
-"""Task → `samples`, samples `with_graph`, `paths`, `hops` (relations of all paths), and pairs without a path by reason."""
-
 COUNTED = ("samples", "with_graph", "paths", "hops")
 
 
 @dataclass(frozen=True)
 class EvidenceSettings:
-    """Which pairs of a history's concept and an answer are looked up in the graph, and the limits of a search.
+    """Which pairs of a history's concept and an answer are looked up in the graph, and the limits of a search."""
 
-    Attributes:
-        threshold: the lift of a pair must be above it.
-        min_support: least number of training samples that have the history's concept.
-        topk: most pairs of an answer, those with the highest lift.
-        total_pair: most pairs of a sample.
-        max_hops, max_nodes: the `SearchLimits`.
-    """
-
-    threshold: float = 5.0
-    min_support: int = 5
-    topk: int = 20
-    total_pair: int = 100
+    threshold: float = 5.0  # the lift of a pair must be above it
+    min_support: int = 5  # least number of training samples that have the history's concept
+    topk: int = 20  # most pairs of an answer, those with the highest lift
+    total_pair: int = 100  # most pairs of a sample
     max_hops: int = SearchLimits.max_hops
     max_nodes: int = SearchLimits.max_nodes
-
-    @property
-    def search(self) -> SearchLimits:
-        return SearchLimits(self.max_hops, self.max_nodes)
 
 
 class Pair(NamedTuple):
@@ -62,15 +49,10 @@ class Pair(NamedTuple):
 
 
 class Associations:
-    """The co-occurrence of one task, without weak pairs.
+    """The co-occurrence of one task (a file of coexistence_concept.py), without weak pairs.
 
     Args:
-        path: output of coexistence_concept.py.
         number: concept → its number.
-        settings: which pairs are strong enough.
-
-    Raises:
-        UserError: there is no such file, or it is malformed.
     """
 
     def __init__(self, path: Path, number: dict[str, int], settings: EvidenceSettings) -> None:
@@ -84,9 +66,8 @@ class Associations:
         try:
             table = pq.read_table(path, columns=columns, filters=strong, read_dictionary=columns[:2])
         except pa.ArrowInvalid:
-            raise UserError(
-                f"{path}: expected a file of coexistence_concept.py, got a malformed one. Remove it and make it again."
-            ) from None
+            fix = "Remove it and make it again"
+            raise UserError(f"{path}: expected a file of coexistence_concept.py, got a malformed one. {fix}.") from None
         table = table.unify_dictionaries().combine_chunks()
         target, history = (decode(table[name], lambda name: number.get(name, -1), np.int32) for name in columns[:2])
         order = np.lexsort((history, target))
@@ -107,36 +88,18 @@ class Associations:
 
 
 class Evidence:
-    """Finds the graphs of samples.
-
-    Args:
-        settings: which pairs, and the limits of a search.
-        coexistence_dir: output of coexistence_concept.py.
-        concepts: the concepts of all patients.
-        graph: the concept graph.
-        matcher: finds the concepts in terms that are not in the graph.
-    """
+    """Finds the graphs of samples. The matcher finds the concepts in terms that are not in the graph."""
 
     def __init__(
-        self,
-        settings: EvidenceSettings,
-        coexistence_dir: Path,
-        concepts: PackedConcepts,
-        graph: Graph,
-        matcher: Matcher | None = None,
+        self, settings: EvidenceSettings, coexistence: Path, concepts: PackedConcepts, graph: Graph, matcher: Matcher | None
     ) -> None:
-        self._settings, self._coexistence_dir = settings, coexistence_dir
+        self._settings, self._coexistence_dir = settings, coexistence
         self._concepts, self._graph, self._matcher = concepts, graph, matcher
         self._associations: dict[str, Associations] = {}
         self._node = lru_cache(maxsize=1 << 20)(self._find_node)
 
     def graph_of(self, row: dict[str, Any], counts: TaskCounts) -> str:
-        """The value of the column `graph` for a normalised index row; empty if there is no path.
-
-        Args:
-            row: the row.
-            counts: counts to update.
-        """
+        """The value of the column `graph` for a normalised index row; empty if there is no path. Updates the counts."""
         task = GRAPH_TASKS.get(row["task"])
         if task is None:
             return ""

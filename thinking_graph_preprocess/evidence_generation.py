@@ -40,20 +40,21 @@ from thinking_graph_preprocess.concept_files import concept_files
 from thinking_graph_preprocess.evidence import COUNTED, Evidence, EvidenceSettings, TaskCounts
 from thinking_graph_preprocess.matchers import make_matcher
 from thinking_graph_preprocess.packed_concepts import PackedConcepts, find_or_pack
-from thinking_graph_preprocess.umls_graph import HOW_TO_MAKE, Graph, add_search_flags
+from thinking_graph_preprocess.umls_graph import HOW_TO_MAKE, Graph, SearchLimits, add_search_flags
 
 COLUMN = "graph"
 IS_CHUNK = re.compile(r"(.+)-(\d+)-of-(\d+)\.csv")
-
-PART_ROWS = 200
-"""Rows of a chunk that one process handles at a time."""
+PART_ROWS = 200  # rows of a chunk that one process handles at a time
 
 
 class IndexPart(NamedTuple):
-    """Consecutive rows of an index CSV: the number of the first row, from 0, and its offset in the file, in bytes."""
+    """Consecutive rows of an index CSV."""
 
-    first_row: int
-    offset: int
+    first_row: int  # number of the first row, from 0
+    offset: int  # of that row in the file, in bytes
+
+
+WHOLE_INDEX = IndexPart(0, 0)
 
 
 @dataclass(frozen=True)
@@ -74,16 +75,13 @@ class EvidenceGeneration:
     @cached_property
     def evidence(self) -> Evidence:
         matcher = make_matcher(self.quickumls, self.lexicon) if self.lexicon or self.quickumls else None
-        graph = Graph(self.graph_dir, self.settings.search)
+        graph = Graph(self.graph_dir, SearchLimits(self.settings.max_hops, self.settings.max_nodes))
         return Evidence(self.settings, self.coexistence_dir, PackedConcepts(self.packed), graph, matcher)
 
     @cached_property
     def columns(self) -> list[str]:
-        return read_header(self.index)
-
-    @property
-    def output_columns(self) -> list[str]:
-        return [*(name for name in self.columns if name != COLUMN), COLUMN]
+        """The columns of the output."""
+        return [*(name for name in read_header(self.index) if name != COLUMN), COLUMN]
 
     @property
     def parts_dir(self) -> Path:
@@ -105,9 +103,9 @@ class EvidenceGeneration:
     def write_part(self, part: IndexPart, tick: Tick) -> None:
         """Write the rows of a part without a header, and their counts."""
         counts: TaskCounts = {}
-        rows = islice(read_index(self.index, part, self.columns), PART_ROWS * self.chunk.number)
+        rows = islice(read_index(self.index, part), PART_ROWS * self.chunk.number)
         with atomic_path(self.part_path(part)) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self.output_columns)
+            writer = csv.DictWriter(file, self.columns)
             for number, (_, row) in enumerate(rows, part.first_row):
                 if number % self.chunk.number == self.chunk.index:
                     sample = normalise_row(row, f"{self.index}, row {number + 1}")
@@ -118,15 +116,13 @@ class EvidenceGeneration:
     def merge(self, parts: Sequence[IndexPart], tick: Tick) -> None:
         """Write the output from all parts, complete its record, and remove the parts."""
         counts: TaskCounts = defaultdict(Counter)
-        with atomic_path(self.output) as temporary:
-            with temporary.open("w", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerow(self.output_columns)
-            with temporary.open("ab") as file:
-                for part in parts:
-                    with self.part_path(part).open("rb") as rows:
-                        shutil.copyfileobj(rows, file)
-                    for task, count in read_json(self.part_path(part, ".json")).items():
-                        counts[task].update(count)
+        with atomic_path(self.output) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerow(self.columns)
+            for part in parts:
+                with self.part_path(part).open(newline="", encoding="utf-8") as rows:
+                    shutil.copyfileobj(rows, file)
+                for task, count in read_json(self.part_path(part, ".json")).items():
+                    counts[task].update(count)
         self.provenance.complete(tasks=counts)
         shutil.rmtree(self.parts_dir, ignore_errors=True)
 
@@ -159,9 +155,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     index = require(args.data_index_path, "an index CSV", "make it with mimiciv_dataset/data_index_gen.py")
     window_columns(index, read_header(index))
     output = chunk.path(args.output_path or args.root_dir / "evidence_datas/evidence" / index.name)
-    about_graph = require(args.graph / "about.json", "a graph directory", HOW_TO_MAKE)
-    coexistence = digest_of(folder_record(args.coexistence_dir))
-    inputs = {"index": sha256_file(index), "graph": sha256_file(about_graph), "coexistence": coexistence}
+    require(args.graph / "about.json", "a graph directory", HOW_TO_MAKE)
+    inputs = {"index": sha256_file(index), "graph": digest_of(folder_record(args.graph))}
+    inputs["coexistence"] = digest_of(folder_record(args.coexistence_dir))
     matcher = {name: path and str(path.resolve()) for name, path in (("lexicon", args.lexicon), ("quickumls", args.quickumls))}
     recorded = asdict(settings) | matcher | {"chunk": asdict(chunk)}
     provenance = Provenance(file_record(output), "evidence_generation", inputs, recorded)
@@ -186,22 +182,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     summary.print(f"{rows:,} rows, {with_graph:,} with a graph → {output}", rows, "rows")
 
 
-def read_index(
-    path: Path, part: IndexPart | None = None, columns: list[str] | None = None
-) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield (offset in bytes, row) of an index CSV, from the first row of a part on.
-
-    Args:
-        path: the CSV.
-        part: None for the whole file.
-        columns: the columns of the file, if there is a part.
-
-    Raises:
-        UserError: a row has more or fewer fields than the header, or is not text in UTF-8.
-    """
+def read_index(path: Path, part: IndexPart = WHOLE_INDEX) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield (offset in bytes, row) of an index CSV, from the first row of a part on."""
     csv.field_size_limit(1 << 30)
     with path.open("rb") as file:
-        offset = file.seek(part.offset if part else 0)
+        offset = file.seek(part.offset)
 
         def lines() -> Iterator[str]:
             nonlocal offset
@@ -210,12 +195,12 @@ def read_index(
                 offset += len(data)
                 yield data.decode(encoding)
 
-        reader = csv.DictReader(lines(), columns)
+        reader = csv.DictReader(lines(), read_header(path) if part.offset else None)
         try:
             width, begin = len(reader.fieldnames or ()), offset  # after the header
-            for number, row in enumerate(reader, part.first_row if part else 0):
+            for number, row in enumerate(reader, part.first_row + 1):
                 if None in row or None in row.values():
-                    where = f"{path}, row {number + 1}"
+                    where = f"{path}, row {number}"
                     raise UserError(f"{where}: expected {width} fields, got another number. Make or copy the file again.")
                 yield begin, row
                 begin = offset
@@ -235,11 +220,7 @@ def split_index(path: Path, chunk: Chunk) -> tuple[list[IndexPart], int]:
 
 
 def evidence_files(path: Path) -> list[Path]:
-    """The outputs of this command in a directory, with all chunks of each index; `path` itself if it is a file.
-
-    Raises:
-        UserError: there is none, a chunk is missing, or an index has outputs with different numbers of chunks.
-    """
+    """The outputs of this command in a directory, with all chunks of each index; `path` itself if it is a file."""
     files = index_files(path)
     chunks: dict[str, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
     for file in files if path.is_dir() else []:
@@ -251,11 +232,9 @@ def evidence_files(path: Path) -> list[Path]:
             numbers = " and ".join(map(str, indices_by_number))
             raise UserError(f"{path}: expected one number of chunks of {name}, got {numbers}. Remove the outdated files.")
         ((number, indices),) = indices_by_number.items()
-        if missing := set(range(number)) - indices:
-            raise UserError(
-                f"{path}: expected all {number} chunks of {name}, got {len(indices)}. Run evidence_generation.py with "
-                f"--chunk_idx {', '.join(map(str, sorted(missing)))}."
-            )
+        if missing := ", ".join(str(index) for index in range(number) if index not in indices):
+            expected = f"expected all {number} chunks of {name}, got {len(indices)}"
+            raise UserError(f"{path}: {expected}. Run evidence_generation.py with --chunk_idx {missing}.")
     return files
 
 
@@ -264,8 +243,8 @@ def print_counts(counts: TaskCounts) -> None:
     rows = []
     for task, count in counts.items():
         samples, with_graph, paths, hops = (count[name] for name in COUNTED)
-        reasons = Counter({reason: number for reason, number in count.items() if reason not in COUNTED and number})
-        lost = ", ".join(f"{number:,} {reason}" for reason, number in reasons.most_common())
+        reasons = Counter(count).most_common()
+        lost = ", ".join(f"{number:,} {reason}" for reason, number in reasons if reason not in COUNTED and number)
         mean_paths, mean_hops = round(paths / samples, 1), round(hops / max(paths, 1), 1)
         rows.append([task, samples, f"{with_graph / samples:.1%}", mean_paths, mean_hops, lost])
     print_table(["task", "samples", "with graph", "paths each", "hops", "not linked"], rows)

@@ -16,27 +16,17 @@ if TYPE_CHECKING:
     import numpy as np
     import polars as pl
 
-SORT_ROWS = 1 << 20
-"""Edges unpacked at a time."""
-
-LABEL_BITS = 16
-"""Bits of the number of a relation in a packed edge."""
+SORT_ROWS = 1 << 20  # edges unpacked at a time
+LABEL_BITS = 16  # bits of the number of a relation in a packed edge
 
 
 class Edges(NamedTuple):
-    """The statements "source relation target" of a graph.
+    """The statements "source relation target" of a graph."""
 
-    Attributes:
-        at_most: upper bound of their number.
-        batches: (sources, targets, labels) of some statements at a time: nodes (int32), and indices into `relations`.
-        relations: names of relations.
-        inverses: relation → name of its inverse, where it is known.
-    """
-
-    at_most: int
-    batches: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]
+    at_most: int  # upper bound of their number
+    batches: Iterable[tuple[np.ndarray, ...]]  # sources and targets (int32), and labels: indices into `relations`
     relations: list[str]
-    inverses: Mapping[str, str]
+    inverses: Mapping[str, str]  # relation → its inverse, where it is known
 
 
 def write_graph(
@@ -45,10 +35,8 @@ def write_graph(
     """Write a graph directory.
 
     Args:
-        folder: where to write.
         names: the nodes, ordered by `cui` (all of one length), with their preferred `name`.
         terms: the `term_table` of all names of all nodes.
-        edges: the relations between the nodes.
         made_from: the source, for about.json.
     """
     import numpy as np
@@ -58,23 +46,21 @@ def write_graph(
     to_label, to_inverse = np.array(index, np.uint16), np.array(inverse, np.uint16)
     bits = max(1, (len(names) - 1).bit_length())
     if 2 * bits + LABEL_BITS > 64 or len(relations) > 1 << LABEL_BITS:
-        raise UserError(
-            f"{folder}: expected at most {1 << 24:,} concepts and {1 << LABEL_BITS:,} relations, got {len(names):,} and "
-            f"{len(relations):,}. Make a smaller UMLS subset."
-        )
+        most, got = f"{1 << 24:,} concepts and {1 << LABEL_BITS:,} relations", f"{len(names):,} and {len(relations):,}"
+        raise UserError(f"{folder}: expected at most {most}, got {got}. Make a smaller UMLS subset.")
     keys, size = np.empty(2 * edges.at_most, np.uint64), 0
     with progress(total=edges.at_most, desc="relations", unit="relation") as bar:
         for sources, targets, labels in edges.batches:
-            labels = to_label[labels]
-            backward = pack_edges(targets, sources, to_inverse[labels], bits)
-            for packed in (pack_edges(sources, targets, labels, bits), backward):
-                keys[size : size + len(packed)] = packed
-                size += len(packed)
+            labels, end = to_label[labels], size + len(sources)
+            keys[size:end] = pack_edges(sources, targets, labels, bits)
+            size, end = end, end + len(sources)
+            keys[size:end] = pack_edges(targets, sources, to_inverse[labels], bits)
+            size = end
             bar.update(len(sources))
     arrays = dict(zip(("offsets", "neighbours", "labels"), sparse_rows(keys[:size], len(names), bits), strict=True))
     del keys
     text = names["name"].to_arrow().cast(pa.large_string())
-    ends, letters = (text.buffers()[1], text.buffers()[2]) if len(text) else (None, None)
+    _, ends, letters = text.buffers()
     arrays["name_offsets"] = np.frombuffer(ends, np.int64)[text.offset : text.offset + len(text) + 1]
     arrays["name_text"] = np.frombuffer(letters, np.uint8)[: arrays["name_offsets"][-1]]
     arrays["cuis"] = names["cui"].to_numpy().astype("S")
@@ -96,17 +82,13 @@ def with_inverses(names: Sequence[str], inverses: Mapping[str, str]) -> tuple[li
     >>> with_inverses(["RO", "isa", "PAR"], {"PAR": "CHD", "RO": "RO"})
     (['isa', 'inverse_isa', 'CHD', 'PAR', 'RO'], [1, 0, 3, 2, 4], [4, 0, 3])
     """
-    inverse_of = {name: inverses.get(name) or default_inverse(name) for name in names}
+    default = {name: name.removeprefix(INVERSE) if name.startswith(INVERSE) else INVERSE + name for name in names}
+    inverse_of = {name: inverses.get(name) or default[name] for name in names}
     for name, inverse in list(inverse_of.items()):
         inverse_of.setdefault(inverse, name)
     relations = sorted(inverse_of, key=lambda name: (name.removeprefix(INVERSE).isupper(), name.startswith(INVERSE), name))
     index = {name: at for at, name in enumerate(relations)}
     return relations, [index[inverse_of[name]] for name in relations], [index[name] for name in names]
-
-
-def default_inverse(name: str) -> str:
-    """The name of the inverse of a relation for which UMLS has none."""
-    return name.removeprefix(INVERSE) if name.startswith(INVERSE) else INVERSE + name
 
 
 def pack_edges(sources: np.ndarray, targets: np.ndarray, labels: np.ndarray, bits: int) -> np.ndarray:
@@ -146,13 +128,7 @@ def sparse_rows(keys: np.ndarray, nodes: int, bits: int) -> tuple[np.ndarray, np
 def term_table(terms: Iterable[tuple[str, int]]) -> tuple[np.ndarray, np.ndarray]:
     """Sorted hashes of terms, verbatim and simplified, and their nodes.
 
-    Of the nodes of a term the first counts; a verbatim term has priority over one that is only equal when simplified.
-
-    Args:
-        terms: (term, node), the best node of a term first.
-
-    Returns:
-        hashes (uint64), nodes (int32).
+    Of the nodes of a term the first in `terms` counts; a verbatim term has priority over one that is equal when simplified.
 
     >>> hashes, nodes = term_table([("Mg", 0), ("MG", 1), ("mg", 2)])
     >>> [int(nodes[hashes.searchsorted(term_hash(term))]) for term in ("MG", "mg")], len(nodes)
@@ -165,6 +141,5 @@ def term_table(terms: Iterable[tuple[str, int]]) -> tuple[np.ndarray, np.ndarray
         verbatim.append(term_hash(term))
         simplified.append(term_hash(simplify_term(term)))
         nodes.append(node)
-    hashes = np.concatenate([np.array(verbatim, np.uint64), np.array(simplified, np.uint64)])
-    hashes, first = np.unique(hashes, return_index=True)
+    hashes, first = np.unique(np.array(verbatim + simplified, np.uint64), return_index=True)
     return hashes, np.array(nodes, np.int32)[first % max(len(nodes), 1)]

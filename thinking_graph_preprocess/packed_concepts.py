@@ -18,23 +18,19 @@ from pipeline.errors import UserError
 from pipeline.files import atomic_dir
 from pipeline.work import Tick, Unit, run_units
 from thinking_graph_preprocess.concept_files import GRAPH_TASKS, TEXT
+from thinking_graph_preprocess.term_search import position_of
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-TABLES = {name: number for number, name in enumerate(EVENTS)}
-"""Table → its number in the packed rows."""
-
+TABLES = {name: number for number, name in enumerate(EVENTS)}  # table → its number in the packed rows
 _UNKNOWN = 255
 _COLUMNS = {"event": "<i4", "concept": "<i4", "table": "u1"}
 
 
 class PackedConcepts:
-    """Packed concepts, memory-mapped.
-
-    Args:
-        folder: directory that `find_or_pack` returned.
+    """The packed concepts in a directory of `find_or_pack`, memory-mapped.
 
     Attributes:
         event, concept, table: (n,) one row for each concept of each event, ordered by patient and event, without
@@ -64,19 +60,11 @@ class PackedConcepts:
         return {name: number for number, name in enumerate(self.names)}
 
     def rows_of(self, subject_id: str) -> tuple[int, int]:
-        """The rows of a patient as (begin, end).
-
-        Raises:
-            UserError: the concept files do not have the patient.
-        """
-        import numpy as np
-
-        at = int(np.searchsorted(self.subjects, int(subject_id)))
-        if at == len(self.subjects) or self.subjects[at] != int(subject_id):
-            raise UserError(
-                f"concepts: expected concepts of every patient of the index, got none of patient {subject_id}. Run "
-                "thinking_graph_preprocess/concept_extraction.py with this index."
-            )
+        """The rows of a patient as (begin, end)."""
+        at = position_of(int(subject_id), self.subjects)
+        if at is None:
+            expected = f"expected concepts of every patient of the index, got none of patient {subject_id}"
+            raise UserError(f"concepts: {expected}. Run thinking_graph_preprocess/concept_extraction.py with this index.")
         return int(self.begins[at]), int(self.ends[at])
 
 
@@ -98,10 +86,9 @@ def _pack(files: Sequence[Path], trajectories: Trajectories, folder: Path, tick:
         names.update(pc.unique(_asserted(path, ["concept"])["concept"]).to_pylist())
         tick(1)
     number = {name: i for i, name in enumerate(sorted(names))}
-    subjects: list[tuple[int, int, int]] = []
-    size = 0
+    subjects, size = [], 0
     with atomic_dir(folder) as temporary, contextlib.ExitStack() as stack:
-        out = {name: stack.enter_context((temporary / name).open("wb")) for name in _COLUMNS}
+        out = [stack.enter_context((temporary / name).open("wb")) for name in _COLUMNS]
         for path in files:
             rows = _asserted(path, ["subject_id", "event_id", "key", "concept"])
             subject, event = decode(rows["subject_id"], int, np.int64), rows["event_id"].to_numpy()
@@ -113,8 +100,8 @@ def _pack(files: Sequence[Path], trajectories: Trajectories, folder: Path, tick:
             order = order[np.diff(keys, axis=1, prepend=-1).any(axis=0)]  # a name may be an answer of two tasks
             subject, event, concept, table = subject[order], event[order], concept[order], table[order]
             _fill_in_tables(table, subject, event, trajectories)
-            for name, values in (("event", event), ("concept", concept), ("table", table)):
-                values.tofile(out[name])
+            for values, file in zip((event, concept, table), out, strict=True):
+                values.tofile(file)
             ids, first, count = np.unique(subject, return_index=True, return_counts=True)
             subjects += zip(ids.tolist(), (size + first).tolist(), (size + first + count).tolist(), strict=True)
             size += len(subject)
@@ -140,8 +127,7 @@ def decode(column: pa.ChunkedArray, value: Callable[[str], int], dtype: type) ->
     if not column.num_chunks:
         return np.empty(0, dtype)
     encoded = column.chunk(0)
-    values = np.array([value(text) for text in encoded.dictionary.to_pylist()], dtype)
-    return values[encoded.indices.to_numpy()]
+    return np.array([value(text) for text in encoded.dictionary.to_pylist()], dtype)[encoded.indices.to_numpy()]
 
 
 def _fill_in_tables(table: np.ndarray, subject: np.ndarray, event: np.ndarray, trajectories: Trajectories) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -92,6 +92,14 @@ def hashes(words: Iterable[str]) -> np.ndarray:
     return np.array(array("Q", map(word_hash, words)), np.uint64)
 
 
+def position_of(key: Any, keys: np.ndarray) -> int | None:
+    """The index of a key in an ascending array, or None."""
+    import numpy as np
+
+    at = int(np.searchsorted(keys, key))
+    return at if at < len(keys) and keys[at] == key else None
+
+
 def prefix_keys(words: Iterable[str]) -> Iterator[int]:
     """Yield the hash of each prefix of a phrase: of its first word, its first two words, and so on."""
     key = 0
@@ -133,8 +141,8 @@ class PhraseTable:
         import numpy as np
 
         *_, key = 0, *prefix_keys(words)
-        slot = int(np.searchsorted(self.keys, np.uint64(key)))
-        return int(self.values[slot]) if slot < len(self.keys) and self.keys[slot] == key else -1
+        slot = position_of(np.uint64(key), self.keys)
+        return -1 if slot is None else int(self.values[slot])
 
     def find(self, words: np.ndarray) -> list[tuple[int, int, int]]:
         """The phrases in a text, given by the `hashes` of its words, as (start, end, value): leftmost, then longest.

@@ -19,45 +19,35 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 from pipeline.cli import Parser, at_least, run
 from pipeline.errors import UserError
 from pipeline.files import read_json, require
 from pipeline.progress import Summary, progress
-from thinking_graph_preprocess.term_search import words_of
+from thinking_graph_preprocess.term_search import position_of, words_of
 
 if TYPE_CHECKING:
     import numpy as np
 
-FORMAT = 1
-"""Version of the arrays of a graph directory."""
-
+# Relations with one of these in their name, or in that of their inverse, are never part of a path: subsets, which link
+# unrelated concepts, and contraindications (has_contraindicated_drug, contraindicated_with_disease, those of MED-RT).
 FORBIDDEN = ("subset_includes_concept", "concept_in_subset", "contraindicat")
-"""Relations with one of these in their name, or in that of their inverse, are never part of a path: subsets, which link
-unrelated concepts, and contraindications (has_contraindicated_drug, contraindicated_with_disease, those of MED-RT)."""
 
-INVERSE = "inverse_"
-"""Prefix that names the inverse of a relation for which UMLS has no name."""
-
-LIMIT = -1
-"""Result of a search that reached a limit."""
-
+FORMAT = 1  # version of the arrays of a graph directory
+INVERSE = "inverse_"  # prefix that names the inverse of a relation for which UMLS has no name
+LIMIT = -1  # result of a search that reached a limit
 HOW_TO_MAKE = "make it with thinking_graph_preprocess/build_umls_graph.py"
 REMAKE = "Remove it and make it again with thinking_graph_preprocess/build_umls_graph.py"
 
 
 @dataclass(frozen=True)
 class SearchLimits:
-    """Limits of a search: most relations of a path, and most concepts to expand.
+    """Limits of a search."""
 
-    Raises:
-        UserError: a limit is below 1.
-    """
-
-    max_hops: int = 10
-    max_nodes: int = 2000
+    max_hops: int = 10  # most relations of a path
+    max_nodes: int = 2000  # most concepts to expand
 
     def __post_init__(self) -> None:
         if min(self.max_hops, self.max_nodes) < 1:
@@ -66,7 +56,7 @@ class SearchLimits:
 
 
 def simplify_term(term: str) -> str:
-    """A term in lower case with single spaces and without punctuation, to find terms that are spelled differently.
+    """A term in lower case with single spaces and without punctuation, to find other spellings.
 
     >>> simplify_term("  Diabetes Mellitus, Type-2 ")
     'diabetes mellitus type 2'
@@ -89,15 +79,9 @@ def array_lengths(nodes: int, edges: int, terms: int) -> dict[str, int]:
 
 
 class Graph:
-    """A concept graph, memory-mapped. Nodes are integers.
+    """A concept graph (output of build_umls_graph.py), memory-mapped. Nodes are integers.
 
-    Args:
-        folder: output of build_umls_graph.py.
-        limits: limits of a search.
-        forbidden: parts of the names of relations that paths must not contain, in either direction.
-
-    Raises:
-        UserError: the directory is missing, incomplete, or of another version.
+    Paths do not contain relations that have one of `forbidden` in their name or in that of their inverse.
     """
 
     def __init__(self, folder: Path | str, limits: SearchLimits | None = None, forbidden: Sequence[str] = FORBIDDEN) -> None:
@@ -143,25 +127,17 @@ class Graph:
 
     def node_of_cui(self, cui: str) -> int | None:
         """The node with a CUI, or None."""
-        import numpy as np
-
-        at = int(np.searchsorted(self._cuis, cui.encode()))
-        return at if at < len(self._cuis) and self._cuis[at] == cui.encode() else None
+        return position_of(cui.encode(), self._cuis)
 
     def node_of_term(self, term: str) -> int | None:
         """The node that a term names, verbatim or else simplified; None if there is none."""
         import numpy as np
 
         for spelling in (term, simplify_term(term)):
-            key = np.uint64(term_hash(spelling))
-            at = int(np.searchsorted(self._term_hashes, key))
-            if at < len(self._term_hashes) and self._term_hashes[at] == key:
+            at = position_of(np.uint64(term_hash(spelling)), self._term_hashes)
+            if at is not None:
                 return int(self._term_nodes[at])
         return None
-
-    @cached_property
-    def _search(self) -> Callable[..., int]:
-        return _compile_search()
 
     def shortest(self, source: int, target: int) -> list[int] | None:
         """The nodes of a shortest path, both ends included; empty if there is none, None if the search reached a limit."""
@@ -173,11 +149,11 @@ class Graph:
             self._queue = np.empty((2, len(self)), np.int32)
             self._searches = 0
         self._searches += 1
-        limits = self.limits
-        path = np.empty(min(limits.max_hops + 1, len(self)), np.int32)
+        limits = self.limits.max_hops, self.limits.max_nodes
+        path = np.empty(min(limits[0] + 1, len(self)), np.int32)
         graph = self._offsets, self._neighbours, self._labels, self._allowed
         state = self._seen, self._parent, self._queue, self._searches
-        length = self._search(*graph, source, target, limits.max_hops, limits.max_nodes, *state, path)
+        length = _compile_search()(*graph, source, target, *limits, *state, path)
         return None if length == LIMIT else path[:length].tolist()
 
     def relation(self, source: int, target: int) -> str:
@@ -185,19 +161,14 @@ class Graph:
         import numpy as np
 
         begin, end = self._offsets[source : source + 2]
-        at = begin + np.searchsorted(self._neighbours[begin:end], target)
-        while at < end and self._neighbours[at] == target:
-            if self._allowed[self._labels[at]]:
-                return self.relations[self._labels[at]]
-            at += 1
-        raise KeyError((source, target))
+        begin, end = begin + np.searchsorted(self._neighbours[begin:end], np.array([target, target + 1], np.int32))
+        labels = self._labels[begin:end]
+        return self.relations[labels[self._allowed[labels]][0]]
 
     def path(self, source: str, target: str) -> list[str] | None:
         """[term, relation, term, …]; None if a term is unknown, both name one concept, or no path is found."""
         nodes = self.node_of_term(source), self.node_of_term(target)
-        if None in nodes or nodes[0] == nodes[1]:
-            return None
-        return self.path_of_nodes(*nodes) or None
+        return None if None in nodes or nodes[0] == nodes[1] else self.path_of_nodes(*nodes) or None
 
     @lru_cache(maxsize=1_000_000)  # noqa: B019  a graph lives as long as its process
     def path_of_nodes(self, source: int, target: int) -> list[str] | None:
@@ -211,7 +182,7 @@ class Graph:
         return path
 
 
-@lru_cache(maxsize=1)
+@cache
 def _compile_search() -> Callable[..., int]:
     """Compile the search; numba caches the machine code between runs."""
     import numba
@@ -316,23 +287,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def read_pairs(path: Path) -> list[tuple[str, str]]:
-    """The pairs of terms in a file.
-
-    Raises:
-        UserError: there is no such file, or a line does not have exactly one tab.
-    """
-    pairs = []
+    """The pairs of terms in a file, which must have exactly one tab in each line."""
     try:
-        with require(path, "a file of pairs", "write two tab-separated terms in each line").open(encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                terms = line.rstrip("\n").split("\t")
-                if len(terms) != 2:
-                    raise UserError(
-                        f"{path}, line {number}: expected two tab-separated terms, got {len(terms)}. Correct the line."
-                    )
-                pairs.append((terms[0], terms[1]))
+        lines = require(path, "a file of pairs", "write two tab-separated terms in each line").read_text("utf-8")
     except UnicodeDecodeError:
         raise UserError(f"{path}: expected text in UTF-8, got other bytes. Convert the file.") from None
+    pairs = [tuple(line.split("\t")) for line in lines.removesuffix("\n").split("\n")] if lines else []
+    for number, terms in enumerate(pairs, 1):
+        if len(terms) != 2:
+            where = f"{path}, line {number}"
+            raise UserError(f"{where}: expected two tab-separated terms, got {len(terms)}. Correct the line.")
     return pairs
 
 
