@@ -170,11 +170,12 @@ def test_any_way_of_running_gives_the_same_bytes(counted: tuple[Path, Path], sma
 def test_pieces_make_no_difference(
     counted: tuple[Path, Path], small_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from thinking_graph_preprocess import coexistence_concept
+    from thinking_graph_preprocess import coexistence_concept, pair_counter
 
     output, ids = counted
-    for name, value in (("READ_SAMPLES", 3), ("COUNT_CONCEPTS", 2), ("WRITE_PAIRS", 1)):
-        monkeypatch.setattr(coexistence_concept, name, value)
+    monkeypatch.setattr(coexistence_concept, "READ_SAMPLES", 3)
+    for name, value in (("COUNT_CONCEPTS", 2), ("WRITE_PAIRS", 1)):
+        monkeypatch.setattr(pair_counter, name, value)
     shutil.copytree(output / "concepts", tmp_path / "concepts")
     index = str(small_root / "task_index/all")
     coexistence_concept.main(["--root_dir", str(small_root), "--output_path", str(tmp_path), "--subject_id_path", str(ids),

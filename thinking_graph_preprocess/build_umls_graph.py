@@ -16,39 +16,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
-from itertools import chain
-from typing import TYPE_CHECKING
 
-from mimiciv_dataset.events import MISSING
-from mimiciv_dataset.index_files import reading
-from mimiciv_dataset.lookups import Lookups, ndc_key, read_text_csv
 from pipeline.cli import Parser, run
 from pipeline.errors import UserError
 from pipeline.files import atomic_dir, read_json, sha256_file
-from pipeline.progress import Summary, progress
+from pipeline.progress import Summary
 from pipeline.provenance import Provenance, digest_lines, folder_record
 from pipeline.work import Tick, Unit, run_units
-from thinking_graph_preprocess.graph_writer import Edges, term_table, write_graph
-from thinking_graph_preprocess.umls_files import scan_english_terms, scan_rrf
-from thinking_graph_preprocess.umls_graph import INVERSE, simplify_term
-
-if TYPE_CHECKING:
-    import numpy as np
-    import polars as pl
-
-    GraphContent = tuple[pl.DataFrame, tuple[np.ndarray, np.ndarray], Edges]  # names, terms and edges for `write_graph`
-
-READ_ROWS = 1 << 20  # rows of MRREL read at a time
-
-# Relations of the free graph, and their inverses.
-FREE_INVERSES = {
-    "isa": "inverse_isa",
-    "has_category": "category_of",
-    "in_ccs_category": "ccs_category_of",
-    "in_atc_class": "atc_class_of",
-}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -62,8 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = cli.parse_args(argv)
     output: Path = args.output_path
     if output.exists():
-        fix = "Remove it, or choose another --output_path"
-        raise UserError(f"{output}: expected a new directory, got an existing one. {fix}.")
+        raise UserError(f"{output}: expected a new directory, got one that exists. Remove it or choose another --output_path.")
     summary = Summary("build_umls_graph")
     # a unit of work, so that of several processes that are started at once one builds the graph and the others wait for it
     build = partial(build_graph, output, args.umls_dir, args.index_mapping, args.mimic_dir)
@@ -75,133 +50,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def build_graph(output: Path, umls_dir: Path | None, index_mapping: Path, mimic_dir: Path, tick: Tick) -> None:
     """Write the graph directory with its record, from UMLS if `umls_dir` is given, else from free vocabularies."""
+    from thinking_graph_preprocess.graph_sources import read_free, read_umls
+    from thinking_graph_preprocess.graph_writer import write_graph
+
     content = read_umls(umls_dir) if umls_dir else read_free(index_mapping, mimic_dir)
     source = "UMLS" if umls_dir else "free vocabularies"
     with atomic_dir(output) as folder:
         write_graph(folder, *content, source)
         digest = digest_lines([sha256_file(path) for path in folder.iterdir()])
         Provenance(folder_record(folder), "build_umls_graph", settings={"source": source}).complete(digest)
-
-
-# --- UMLS
-
-
-def read_umls(folder: Path) -> GraphContent:
-    """The graph of a UMLS install."""
-    import polars as pl
-
-    names, relations = scan_english_terms(folder), scan_rrf(folder, "MRREL")
-    # 0 for the preferred name of a concept
-    rank = 4 * pl.col("TS").ne_missing("P") + 2 * pl.col("STT").ne_missing("PF") + pl.col("ISPREF").ne_missing("Y")
-    rows = names.select("CUI", "STR", rank=rank.cast(pl.Int8)).collect(engine="streaming")
-    if rows.is_empty():
-        expected = "expected English names that are not suppressed, got none"
-        raise UserError(f"{folder / 'MRCONSO.RRF'}: {expected}. Make the UMLS subset with English sources.")
-    rows = rows.sort("rank", "CUI", maintain_order=True).unique(["CUI", "STR"], keep="first", maintain_order=True)
-    names = rows.unique("CUI", keep="first", maintain_order=True).sort("CUI").select(cui="CUI", name="STR")
-    nodes = names.select("cui", node=pl.int_range(pl.len(), dtype=pl.Int32))
-    terms = rows.join(nodes, left_on="CUI", right_on="cui", maintain_order="left").select("STR", "node")
-    table = term_table(progress(terms.iter_rows(), total=len(terms), desc="terms", unit="term"))
-    return names, table, umls_edges(folder, relations, names["cui"])
-
-
-def umls_edges(folder: Path, relations: pl.LazyFrame, cuis: pl.Series) -> Edges:
-    """The relations of MRREL between the nodes with these CUIs, streamed."""
-    import numpy as np
-    import polars as pl
-
-    def digits(cui: pl.Expr) -> pl.Expr:
-        return cui.str.slice(1).cast(pl.Int32)
-
-    node = np.full(10_000_000, -1, np.int32)  # by the digits of the CUI
-    node[cuis.to_frame("cui").select(digits(pl.col("cui")))["cui"].to_numpy()] = np.arange(len(cuis))
-    label = pl.coalesce("RELA", "REL")
-    counted = relations.group_by(label=label).len().collect(engine="streaming").sort("label")
-    labels = counted["label"].to_list()
-    number = label.cast(pl.Enum(labels)).to_physical()  # replace_strict would take gigabytes
-    # "CUI2 label CUI1": the subject of the statement is the second
-    rows = relations.filter((pl.col("SUPPRESS") == "N") & (pl.col("CUI1") != pl.col("CUI2"))).select(
-        source=digits(pl.col("CUI2")), target=digits(pl.col("CUI1")), label=number
-    )
-
-    def batches() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        for batch in rows.collect_batches(chunk_size=READ_ROWS):
-            sources, targets = (node[batch[end].to_numpy()] for end in ("source", "target"))
-            known = (sources >= 0) & (targets >= 0)
-            yield sources[known], targets[known], batch["label"].to_numpy()[known]
-
-    return Edges(counted["len"].sum(), batches(), labels, read_inverses(folder))
-
-
-def read_inverses(folder: Path) -> dict[str, str]:
-    """Relation → its inverse, from MRDOC (TYPE rela_inverse, rel_inverse); empty without the file."""
-    import polars as pl
-
-    if not (folder / "MRDOC.RRF").exists():
-        print(f"warning: {folder}: no MRDOC.RRF. Inverse relations are named {INVERSE}NAME.", file=sys.stderr)
-        return {}
-    rows = scan_rrf(folder, "MRDOC").filter(pl.col("TYPE").is_in(["rela_inverse", "rel_inverse"])).select("VALUE", "EXPL")
-    return {relation: inverse for relation, inverse in rows.collect().iter_rows() if relation and inverse}
-
-
-# --- free vocabularies
-
-
-def read_free(index_mapping: Path, mimic_dir: Path) -> GraphContent:
-    """The graph of vocabularies that need no licence.
-
-    ICD codes belong to shorter codes and to CCS categories, drugs to ATC classes, laboratory and charted items to categories.
-    """
-    import numpy as np
-    import polars as pl
-
-    names: dict[str, str] = {}  # by simplified name, in the order of the nodes
-    statements: dict[tuple[str, str, str], None] = {}
-    lookups = Lookups(index_mapping)
-    for child, relation, parent in chain(free_statements(lookups), drug_classes(lookups, mimic_dir)):
-        keys = simplify_term(child), simplify_term(parent)
-        if keys[0] != keys[1] and {"", MISSING}.isdisjoint(keys):
-            names.setdefault(keys[0], child.strip())
-            names.setdefault(keys[1], parent.strip())
-            statements[*keys, relation] = None
-    if not statements:
-        raise UserError(f"{index_mapping}: expected dictionaries, got none. Run preprocess/build_index_mapping.py.")
-    node, relations = {key: at for at, key in enumerate(names)}, list(FREE_INVERSES)
-    numbers = [(node[source], node[target], relations.index(relation)) for source, target, relation in statements]
-    frame = pl.DataFrame({"cui": [f"F{at:08}" for at in range(len(names))], "name": list(names.values())})
-    edges = Edges(len(numbers), [tuple(np.array(numbers, np.int32).T)], relations, FREE_INVERSES)
-    return frame, term_table((name, at) for at, name in enumerate(names.values())), edges
-
-
-def free_statements(lookups: Lookups) -> Iterator[tuple[str, str, str]]:
-    """Yield (item, relation, category) of the dictionaries and code maps that exist."""
-    for kind in ("diagnoses", "procedures"):
-        titles, categories = lookups.dictionary(f"d_icd_{kind}"), lookups.dictionary(f"d_ccs_{kind}")
-        for (code, version), title in titles.items():
-            if (code, version) in categories:
-                yield title, "in_ccs_category", categories[code, version]
-            shorter = (titles.get((code[:size], version)) for size in range(len(code) - 1, 2, -1))
-            if (parent := next(filter(None, shorter), None)) is not None:
-                yield title, "isa", parent
-    for source, columns in (("d_labitems", ("fluid", "category")), ("d_items", ("category",))):
-        if (path := lookups.path(source)) is not None:
-            for label, *categories in zip(*read_text_csv(path, ("label", *columns)).to_pydict().values(), strict=True):
-                yield from ((label, "has_category", name) for name in categories if label and name)
-
-
-def drug_classes(lookups: Lookups, mimic_dir: Path) -> Iterator[tuple[str, str, str]]:
-    """Yield (drug, relation, ATC class) of the drugs that MIMIC-IV names with an NDC of the ATC map."""
-    import polars as pl
-
-    classes = lookups.dictionary("d_atc_prescriptions")
-    for table, column in (("hosp/prescriptions", "drug"), ("ed/medrecon", "name")) if classes else ():
-        for path in sorted(mimic_dir.glob(f"{table}.csv*"))[:1]:
-            with reading(path):
-                drugs = pl.scan_csv(path, infer_schema=False).select(column, "ndc").unique()
-                rows = drugs.collect(engine="streaming").sort(column, "ndc").rows()
-            for drug, ndc in rows:
-                if drug and (name := classes.get(ndc_key(ndc or ""))):
-                    yield drug, "in_atc_class", name
 
 
 if __name__ == "__main__":

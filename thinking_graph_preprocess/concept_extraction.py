@@ -45,7 +45,6 @@ from thinking_graph_preprocess.concept_files import FREE_TEXT, GRAPH_TASKS, SHOW
 from thinking_graph_preprocess.concept_lexicon import find_or_build
 from thinking_graph_preprocess.matchers import Matcher, check_quickumls, make_matcher
 
-QUICKUMLS_VARIABLES = ("QUICKUMLS", "QUICK_UMLS")
 WRITE_ROWS = 200_000  # least number of rows of concepts to write at a time, whole patients
 
 
@@ -117,7 +116,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     summary = Summary("concept_extraction")
     chunk = Chunk(args.chunk_num, args.chunk_idx)
 
-    quickumls = args.quickumls or next((Path(os.environ[v]) for v in QUICKUMLS_VARIABLES if os.environ.get(v)), None)
+    installed = os.environ.get("QUICKUMLS") or os.environ.get("QUICK_UMLS")
+    quickumls = args.quickumls or (Path(installed) if installed else None)
     matcher = args.matcher or ("quickumls" if quickumls else "dictionary")
     fix = f"make it with mimiciv_dataset/task_sample_info_gen.py --group patient --output_path {args.data_index_dir}"
     index = index_files(require(args.data_index_dir, "a task index by patient", fix))

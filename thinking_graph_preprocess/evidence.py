@@ -14,13 +14,13 @@ from mimiciv_dataset.tasks import Task
 from pipeline.errors import UserError
 from pipeline.files import require
 from thinking_graph_preprocess.concept_files import GRAPH_TASKS, normalise
-from thinking_graph_preprocess.packed_concepts import TABLES, PackedConcepts, decode
 from thinking_graph_preprocess.umls_graph import Graph, SearchLimits
 
 if TYPE_CHECKING:
     import numpy as np
 
     from thinking_graph_preprocess.matchers import Matcher
+    from thinking_graph_preprocess.packed_concepts import PackedConcepts
 
 # Task → `samples`, samples `with_graph`, `paths`, `hops` (relations of all paths), and pairs without a path by reason.
 TaskCounts = dict[str, Counter[str]]
@@ -49,16 +49,14 @@ class Pair(NamedTuple):
 
 
 class Associations:
-    """The co-occurrence of one task (a file of coexistence_concept.py), without weak pairs.
-
-    Args:
-        number: concept → its number.
-    """
+    """The co-occurrence of one task (a file of coexistence_concept.py) without weak pairs, by number of the concept."""
 
     def __init__(self, path: Path, number: dict[str, int], settings: EvidenceSettings) -> None:
         import numpy as np
         import pyarrow as pa
         import pyarrow.parquet as pq
+
+        from thinking_graph_preprocess.packed_concepts import decode
 
         path = require(path, "co-occurrence of this task", "make it with thinking_graph_preprocess/coexistence_concept.py")
         strong = [("lift", ">", settings.threshold), ("n_history", ">=", settings.min_support)]
@@ -105,8 +103,7 @@ class Evidence:
             return ""
         count = counts.setdefault(task.name, Counter(dict.fromkeys(COUNTED, 0)))
         paths = list(self._paths(task, row, count))
-        hops = sum(len(path) // 2 for path in paths)
-        count.update(samples=1, with_graph=int(bool(paths)), paths=len(paths), hops=hops)
+        count.update(samples=1, with_graph=bool(paths), paths=len(paths), hops=sum(len(path) // 2 for path in paths))
         return json.dumps({"umls_graph": paths}, ensure_ascii=False) if paths else ""
 
     def _paths(self, task: Task, row: dict[str, Any], count: Counter[str]) -> Iterator[list[str]]:
@@ -151,14 +148,7 @@ def history_of(concepts: PackedConcepts, task: Task, row: dict[str, Any]) -> np.
     """The concepts (numbers, ascending) of what the input of a sample shows: window, last discharge note, admission."""
     import numpy as np
 
-    begin, end = concepts.rows_of(row["subject_id"])
-    events, numbers, tables = (column[begin:end] for column in (concepts.event, concepts.concept, concepts.table))
-    low, high = np.searchsorted(events, [row["period_begin"], row["period_end"]])
-    hidden = [TABLES[table] for table in ("admissions", *task.hidden)]
-    parts = [numbers[low:high][~np.isin(tables[low:high], hidden)]]
-    admission = row.get("admissions_id") if task.name != "admissions" else None
-    for position in (row.get("last_discharge_id"), admission):
-        if position is not None:
-            low, high = np.searchsorted(events, [position, position + 1])
-            parts.append(numbers[low:high])
-    return np.unique(np.concatenate(parts))
+    positions = (row.get(name) for name in ("period_begin", "period_end", "admissions_id", "last_discharge_id"))
+    window, *notes = (slice(*span) for span in concepts.spans(task, [(row["subject_id"], *positions)])[0])
+    shown = concepts.concept[window][concepts.is_shown(task, window)]
+    return np.unique(np.concatenate([shown, *(concepts.concept[note] for note in notes)]))

@@ -39,7 +39,6 @@ from pipeline.work import Tick, Unit, run_units
 from thinking_graph_preprocess.concept_files import concept_files
 from thinking_graph_preprocess.evidence import COUNTED, Evidence, EvidenceSettings, TaskCounts
 from thinking_graph_preprocess.matchers import make_matcher
-from thinking_graph_preprocess.packed_concepts import PackedConcepts, find_or_pack
 from thinking_graph_preprocess.umls_graph import HOW_TO_MAKE, Graph, SearchLimits, add_search_flags
 
 COLUMN = "graph"
@@ -74,6 +73,8 @@ class EvidenceGeneration:
 
     @cached_property
     def evidence(self) -> Evidence:
+        from thinking_graph_preprocess.packed_concepts import PackedConcepts
+
         matcher = make_matcher(self.quickumls, self.lexicon) if self.lexicon or self.quickumls else None
         graph = Graph(self.graph_dir, SearchLimits(self.settings.max_hops, self.settings.max_nodes))
         return Evidence(self.settings, self.coexistence_dir, PackedConcepts(self.packed), graph, matcher)
@@ -167,6 +168,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if output.exists() and provenance.is_complete:
         print(f"{output}: already complete. Remove it to make it again.")
         return
+
+    from thinking_graph_preprocess.packed_concepts import find_or_pack
 
     packed = find_or_pack(concept_files(args.concept_dir), Trajectories(args.ehr_dir), args.coexistence_dir)
     directories = args.coexistence_dir, packed, args.graph

@@ -5,16 +5,16 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
 
 from pipeline.errors import UserError
 from pipeline.files import write_json
 from pipeline.progress import progress
 from thinking_graph_preprocess.umls_graph import FORMAT, INVERSE, simplify_term, term_hash
-
-if TYPE_CHECKING:
-    import numpy as np
-    import polars as pl
 
 SORT_ROWS = 1 << 20  # edges unpacked at a time
 LABEL_BITS = 16  # bits of the number of a relation in a packed edge
@@ -39,9 +39,6 @@ def write_graph(
         terms: the `term_table` of all names of all nodes.
         made_from: the source, for about.json.
     """
-    import numpy as np
-    import pyarrow as pa
-
     relations, inverse, index = with_inverses(edges.relations, edges.inverses)
     to_label, to_inverse = np.array(index, np.uint16), np.array(inverse, np.uint16)
     bits = max(1, (len(names) - 1).bit_length())
@@ -51,12 +48,11 @@ def write_graph(
     keys, size = np.empty(2 * edges.at_most, np.uint64), 0
     with progress(total=edges.at_most, desc="relations", unit="relation") as bar:
         for sources, targets, labels in edges.batches:
-            labels, end = to_label[labels], size + len(sources)
-            keys[size:end] = pack_edges(sources, targets, labels, bits)
-            size, end = end, end + len(sources)
-            keys[size:end] = pack_edges(targets, sources, to_inverse[labels], bits)
-            size = end
-            bar.update(len(sources))
+            labels = to_label[labels]
+            for statements in ((sources, targets, labels), (targets, sources, to_inverse[labels])):
+                keys[size : size + len(labels)] = pack_edges(*statements, bits)
+                size += len(labels)
+            bar.update(len(labels))
     arrays = dict(zip(("offsets", "neighbours", "labels"), sparse_rows(keys[:size], len(names), bits), strict=True))
     del keys
     text = names["name"].to_arrow().cast(pa.large_string())
@@ -93,8 +89,6 @@ def with_inverses(names: Sequence[str], inverses: Mapping[str, str]) -> tuple[li
 
 def pack_edges(sources: np.ndarray, targets: np.ndarray, labels: np.ndarray, bits: int) -> np.ndarray:
     """Each edge as one integer (uint64); integers are ordered by source, then target, then label."""
-    import numpy as np
-
     keys = (sources.astype(np.uint64) << np.uint64(bits)) | targets.astype(np.uint64)
     return (keys << np.uint64(LABEL_BITS)) | labels.astype(np.uint64)
 
@@ -108,8 +102,6 @@ def sparse_rows(keys: np.ndarray, nodes: int, bits: int) -> tuple[np.ndarray, np
     >>> offsets.tolist(), neighbours.tolist(), labels.tolist()
     ([0, 2, 2, 3], [1, 2, 0], [7, 5, 6])
     """
-    import numpy as np
-
     keys.sort()  # in place: argsort would need as much memory again
     first = np.ones(len(keys), bool)
     np.not_equal(keys[1:], keys[:-1], out=first[1:])
@@ -134,8 +126,6 @@ def term_table(terms: Iterable[tuple[str, int]]) -> tuple[np.ndarray, np.ndarray
     >>> [int(nodes[hashes.searchsorted(term_hash(term))]) for term in ("MG", "mg")], len(nodes)
     ([1, 2], 3)
     """
-    import numpy as np
-
     verbatim, simplified, nodes = array("Q"), array("Q"), array("i")
     for term, node in terms:
         verbatim.append(term_hash(term))

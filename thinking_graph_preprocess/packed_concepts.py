@@ -10,19 +10,20 @@ import contextlib
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from mimiciv_dataset.events import EVENTS
+from mimiciv_dataset.tasks import Task
 from mimiciv_dataset.trajectory import Trajectories
 from pipeline.errors import UserError
 from pipeline.files import atomic_dir
 from pipeline.work import Tick, Unit, run_units
 from thinking_graph_preprocess.concept_files import GRAPH_TASKS, TEXT
 from thinking_graph_preprocess.term_search import position_of
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pyarrow as pa
 
 TABLES = {name: number for number, name in enumerate(EVENTS)}  # table → its number in the packed rows
 _UNKNOWN = 255
@@ -40,8 +41,6 @@ class PackedConcepts:
     """
 
     def __init__(self, folder: Path) -> None:
-        import numpy as np
-
         self._folder = folder
         self.event, self.concept, self.table = (
             np.fromfile(path, kind) if not (path := folder / name).stat().st_size else np.asarray(np.memmap(path, kind, "r"))
@@ -59,13 +58,36 @@ class PackedConcepts:
         """Name → number of the concept."""
         return {name: number for number, name in enumerate(self.names)}
 
-    def rows_of(self, subject_id: str) -> tuple[int, int]:
-        """The rows of a patient as (begin, end)."""
-        at = position_of(int(subject_id), self.subjects)
-        if at is None:
-            expected = f"expected concepts of every patient of the index, got none of patient {subject_id}"
-            raise UserError(f"concepts: {expected}. Run thinking_graph_preprocess/concept_extraction.py with this index.")
-        return int(self.begins[at]), int(self.ends[at])
+    def spans(self, task: Task, samples: Sequence[tuple]) -> np.ndarray:
+        """(n, 3, 2): the rows (begin, end) of window, last discharge note and admission, which the input of a task shows.
+
+        Args:
+            samples: n tuples that begin with `SHOWN_EVENTS`.
+        """
+        events = np.zeros((len(samples), 3, 2), np.int64)  # positions of events (begin, end)
+        samples_of_patient: dict[str, list[int]] = {}
+        for i, (subject, begin, end, admission, discharge, *_) in enumerate(samples):
+            samples_of_patient.setdefault(subject, []).append(i)
+            events[i, 0] = begin, end
+            if discharge is not None:
+                events[i, 1] = discharge, discharge + 1
+            if admission is not None and task.name != "admissions":
+                events[i, 2] = admission, admission + 1
+        spans = np.empty_like(events)
+        for subject, chosen in samples_of_patient.items():
+            at = position_of(int(subject), self.subjects)
+            if at is None:
+                expected = f"expected concepts of every patient of the index, got none of patient {subject}"
+                raise UserError(f"concepts: {expected}. Run thinking_graph_preprocess/concept_extraction.py with this index.")
+            begin, end = self.begins[at], self.ends[at]
+            spans[chosen] = begin + np.searchsorted(self.event[begin:end], events[chosen])
+        return spans
+
+    def is_shown(self, task: Task, rows: np.ndarray | slice) -> np.ndarray:
+        """(n,) bool: whether the window of a task's input shows the concepts in some rows (`mimiciv_dataset/text.py`)."""
+        hidden = np.zeros(256, bool)
+        hidden[[TABLES[table] for table in ("admissions", *task.hidden)]] = True
+        return ~hidden[self.table[rows]]
 
 
 def find_or_pack(files: Sequence[Path], trajectories: Trajectories, coexistence_dir: Path) -> Path:
@@ -78,9 +100,6 @@ def find_or_pack(files: Sequence[Path], trajectories: Trajectories, coexistence_
 
 def _pack(files: Sequence[Path], trajectories: Trajectories, folder: Path, tick: Tick) -> None:
     """Write the concepts of some concept files as arrays."""
-    import numpy as np
-    import pyarrow.compute as pc
-
     names: set[str] = set()
     for path in files:
         names.update(pc.unique(_asserted(path, ["concept"])["concept"]).to_pylist())
@@ -112,9 +131,6 @@ def _pack(files: Sequence[Path], trajectories: Trajectories, folder: Path, tick:
 
 def _asserted(path: Path, columns: Sequence[str]) -> pa.Table:
     """Columns of a concept file without negated rows, in one chunk; text columns are dictionary-encoded."""
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
     texts = [column for column in columns if column != "event_id"]
     rows = pq.read_table(path, columns=[*columns, "negated"], read_dictionary=texts)
     return rows.filter(pc.invert(rows["negated"])).drop_columns("negated").unify_dictionaries().combine_chunks()
@@ -122,8 +138,6 @@ def _asserted(path: Path, columns: Sequence[str]) -> pa.Table:
 
 def decode(column: pa.ChunkedArray, value: Callable[[str], int], dtype: type) -> np.ndarray:
     """Map a dictionary-encoded column of one chunk to numbers, calling `value` once for each distinct text."""
-    import numpy as np
-
     if not column.num_chunks:
         return np.empty(0, dtype)
     encoded = column.chunk(0)
@@ -132,8 +146,6 @@ def decode(column: pa.ChunkedArray, value: Callable[[str], int], dtype: type) ->
 
 def _fill_in_tables(table: np.ndarray, subject: np.ndarray, event: np.ndarray, trajectories: Trajectories) -> None:
     """Fill in the tables of concepts in free text, whose key does not tell, from the trajectories. Rows are in order."""
-    import numpy as np
-
     rows = np.flatnonzero(table == _UNKNOWN)
     events = np.stack([subject[rows], event[rows]])
     first = np.diff(events, axis=1, prepend=-1).any(axis=0)

@@ -14,7 +14,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
 
-import argparse
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -69,15 +68,6 @@ def term_hash(term: str) -> int:
     return int.from_bytes(hashlib.blake2b(term.encode("utf-8"), digest_size=8).digest(), "little")
 
 
-def array_lengths(nodes: int, edges: int, terms: int) -> dict[str, int]:
-    """Name → length of the arrays of a graph directory, except `name_text`, whose length is the last of `name_offsets`.
-
-    `neighbours[offsets[n] : offsets[n + 1]]` are the neighbours of node n, ascending, `labels` the relations to them.
-    """
-    by_node = {"offsets": nodes + 1, "cuis": nodes, "name_offsets": nodes + 1}
-    return by_node | {"neighbours": edges, "labels": edges, "term_hashes": terms, "term_nodes": terms}
-
-
 class Graph:
     """A concept graph (output of build_umls_graph.py), memory-mapped. Nodes are integers.
 
@@ -89,14 +79,17 @@ class Graph:
 
         self.folder = require(folder, "a graph directory", HOW_TO_MAKE)
         self.limits = limits or SearchLimits()
-        self.about = read_json(require(self.folder / "about.json", "a complete graph directory", HOW_TO_MAKE))
-        if self.about.get("format") != FORMAT:
+        about = read_json(require(self.folder / "about.json", "a complete graph directory", HOW_TO_MAKE))
+        if about.get("format") != FORMAT:
             raise UserError(f"{self.folder}: expected a graph directory of this version, got another. {REMAKE}.")
-        self.relations: list[str] = self.about["relations"]["names"]
-        inverse: list[int] = self.about["relations"]["inverse"]
-        banned = [any(part in name for part in forbidden) for name in self.relations]
-        self._allowed = np.array([not (banned[number] or banned[inverse[number]]) for number in range(len(inverse))], bool)
-        for name, size in array_lengths(*(self.about[count] for count in ("nodes", "edges", "terms"))).items():
+        self.relations: list[str] = about["relations"]["names"]
+        banned = np.array([any(part in name for part in forbidden) for name in self.relations], bool)
+        self._allowed = ~(banned | banned[np.array(about["relations"]["inverse"], int)])
+        # neighbours[offsets[n] : offsets[n + 1]] are the neighbours of node n, ascending, labels the relations to them
+        lengths = dict.fromkeys(("offsets", "name_offsets"), about["nodes"] + 1) | {"cuis": about["nodes"]}
+        lengths |= dict.fromkeys(("neighbours", "labels"), about["edges"])
+        lengths |= dict.fromkeys(("term_hashes", "term_nodes"), about["terms"])
+        for name, size in lengths.items():
             setattr(self, f"_{name}", self._array(name, size))
         self._name_text = self._array("name_text", int(self._name_offsets[-1]))
         self._seen: np.ndarray | None = None
@@ -144,9 +137,7 @@ class Graph:
         import numpy as np
 
         if self._seen is None:  # by side and node: the last search that reached it, and its predecessor
-            self._seen = np.zeros((2, len(self)), np.int32)
-            self._parent = np.empty((2, len(self)), np.int32)
-            self._queue = np.empty((2, len(self)), np.int32)
+            self._seen, self._parent, self._queue = (np.zeros((2, len(self)), np.int32) for _ in range(3))
             self._searches = 0
         self._searches += 1
         limits = self.limits.max_hops, self.limits.max_nodes
@@ -251,14 +242,14 @@ def _compile_search() -> Callable[..., int]:
     return search
 
 
-def add_search_flags(cli: argparse.ArgumentParser) -> None:
+def add_search_flags(cli: Parser) -> None:
     """Add `--max_hops` and `--max_nodes`, the `SearchLimits`."""
     hops, nodes = SearchLimits.max_hops, SearchLimits.max_nodes
     cli.add_argument("--max_hops", type=at_least(1), default=hops, metavar="N", help=f"most relations of a path ({hops})")
     cli.add_argument("--max_nodes", type=at_least(1), default=nodes, metavar="N", help=f"most concepts to expand ({nodes})")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> None:
     cli = Parser(__doc__)
     cli.add_argument("terms", nargs="*", metavar="TERM", help="two terms")
     cli.add_argument("--graph", type=Path, required=True, help="output of build_umls_graph.py")
@@ -274,7 +265,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if graph.node_of_term(term) is None:
                 raise UserError(f"{term!r}: expected a term of the graph, got an unknown one. Check its spelling.")
         print(json.dumps(graph.path(*args.terms), ensure_ascii=False))
-        return 0
+        return
     summary = Summary("umls_graph")
     pairs = read_pairs(args.pairs)
     linked = 0
@@ -283,7 +274,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         linked += path is not None
         print(json.dumps(path, ensure_ascii=False))
     summary.print(f"{len(pairs):,} pairs, {linked:,} linked", len(pairs), "pairs", file=sys.stderr)
-    return 0
 
 
 def read_pairs(path: Path) -> list[tuple[str, str]]:
