@@ -93,10 +93,9 @@ class Provenance:
             raise UserError(f"{self.path}: expected a record of {self.step}, got files without a record. {fix}.")
         different = [] if record is None else differences(record, self.made_from)
         if stale := [name for name in different if name not in unread]:
-            raise UserError(
-                f"{self.path}: expected the same {', '.join(stale)} as when {self.step} started this output, got others. "
-                f"Remove the output to start afresh, or choose another {change}."
-            )
+            expected = f"the same {', '.join(stale)} as when {self.step} started this output"
+            fix = f"Remove the output to start afresh, or choose another {change}"
+            raise UserError(f"{self.path}: expected {expected}, got others. {fix}.")
         if record is None or different:
             write_json(self.path, self.made_from | {"complete": False, "code": git_revision()})
 

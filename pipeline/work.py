@@ -91,8 +91,7 @@ def map_lines(
     Args:
         parts: what is computed by one process at a time.
         compute: function of a part; a bound method or `functools.partial`, not a closure.
-        scratch: directory in which the temporary directory is made, usually that of the output.
-        num_workers, desc, unit: as in `run_units`.
+        scratch: directory in which the temporary directory is made; further arguments are those of `run_units`.
     """
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".parts-", dir=scratch) as temporary:
@@ -140,8 +139,7 @@ def _run_processes(units: Sequence[Unit], locks: Path, number: int, bar: Any) ->
     context = multiprocessing.get_context("spawn")  # a fork after polars or pyarrow have started threads can deadlock
     # Shared memory without locks: a worker that is killed while it holds one would block the others.
     counts, errors = context.RawArray("q", number), context.SimpleQueue()
-    shared = units, locks, counts, errors
-    workers = [context.Process(target=_worker, args=(*shared, index), daemon=True) for index in range(number)]
+    workers = [context.Process(target=_worker, args=(units, locks, counts, errors, i), daemon=True) for i in range(number)]
     try:
         with _environment_of_workers(number):
             for worker in workers:
@@ -159,7 +157,7 @@ def _run_processes(units: Sequence[Unit], locks: Path, number: int, bar: Any) ->
             raise UserError(f"--num_workers: expected all processes to finish, got one killed (out of memory?). {fix}.")
     finally:
         for worker in workers:
-            if worker.pid is not None:
+            if worker.pid is not None:  # it was started
                 worker.terminate()  # outputs are atomic: an unfinished unit is done again
                 worker.join()
 

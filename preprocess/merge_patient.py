@@ -61,8 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for table in sorted(tables, key=lambda table: -table.size)  # the largest first, so that workers end together
     ]
     total = sum(table.size for table in tables)
-    locks = args.output_path / ".locks"
-    run_units(units, locks, num_workers=args.num_workers, total=total, desc="merge_patient", unit="B")
+    run_units(units, args.output_path / ".locks", num_workers=args.num_workers, total=total, desc="merge_patient", unit="B")
     reports = {name: read_json(output / "table.json") for name, output in outputs.items()}
     rows = {name: report["rows"] for name, report in reports.items()}
     columns = {name: report["columns"] for name, report in reports.items()}

@@ -92,7 +92,7 @@ def read_columns(path: Path) -> tuple[str, ...]:
     except UnicodeDecodeError:
         raise UserError(f"{path}: expected a header line in UTF-8, got other bytes. Download the file again.") from None
     except (OSError, EOFError) as error:
-        raise UserError(f"{path}: expected a readable CSV file, got: {error}. Download the file again.") from None
+        raise UserError(f"{path}: expected a readable CSV file, got {error}. Download the file again.") from None
     columns = next(csv.reader([line]), [])
     if not columns:
         raise UserError(f"{path}: expected a header line, got an empty file. Download the file again.")

@@ -184,6 +184,7 @@ import functools, os, sys, time
 from pathlib import Path
 from pipeline.cli import run
 from pipeline.errors import UserError
+from pipeline.files import atomic_path
 from pipeline.work import Unit, run_units
 
 folder = Path(sys.argv[1])
@@ -200,7 +201,8 @@ def do(number, tick):
         if kind == "bug": raise ValueError("a bug")
         if kind == "full disk": raise OSError(28, "No space left on device", "out")
     time.sleep(0.02)
-    (folder / f"unit-{number}").write_text(str(number))
+    with atomic_path(folder / f"unit-{number}") as path:
+        path.write_text(str(number))
     tick(1)
 
 def main():
