@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     fix = "make one with mimiciv_dataset/data_index_gen.py"
     files = [require(name, "an index CSV or JSONL", fix) for name in evaluation.dataset_name.split(",")]
 
-    from evaluation.score import print_result, score_dir
+    from evaluation.score import format_result, score_dir
     from evaluation.training_info import training_warnings
     from inference.generation import finished_keys
     from inference.prompts import instructions_sha256
@@ -112,7 +112,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if chunk.number > 1 and not failed else 1
     trajectories = None if datasets[0].rendered else datasets[0].trajectories.digest
     about = {"arguments": as_json(evaluation, settings), "instructions_sha256": wording, "trajectories": trajectories}
-    print_result(score_dir(folder, evaluation.resamples, evaluation.seed, expected=len(samples), extra=about))
+    result = score_dir(folder, evaluation.resamples, evaluation.seed, expected=len(samples), extra=about)
+    print(format_result(result), flush=True)
     path = folder_record(folder)
     record = read_record(path)
     Provenance(path, record["step"], record["inputs"], record["settings"]).complete(samples=len(samples))

@@ -27,7 +27,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from evaluation.predictions import read_outputs, sample_id_of_output
 from mimiciv_dataset.index_files import clean_id, clean_position, parse_target, sample_id
@@ -44,14 +44,13 @@ if TYPE_CHECKING:
     from mimiciv_dataset.text import SampleText
 
 IndexRows = list[dict[str, Any]]
-Answers = Iterator[tuple[Line, str, float | None]]
-"""Output lines of the run with the baseline's reply, and its p(yes) for risk tasks."""
+Answers = Iterator[tuple[Line, str, float | None]]  # lines of the run, the baseline's replies, and p(yes) for risk tasks
 
 FOLDER = "baselines"
-COPIED = ("key", "sample_id", "task_info", "candidates", "input_sha256")
-"""Fields of the run's output lines that the baselines' lines have too; those about prompts and replies are left out."""
-
 PATIENTS_PER_PART = 200
+
+# Fields of the run's output lines that the baselines' lines have too; those about prompts and replies are left out.
+COPIED = ("key", "sample_id", "task_info", "candidates", "input_sha256")
 
 
 @dataclass(frozen=True)
@@ -83,10 +82,8 @@ class BaselineJob:
     def lines_by_patient(self) -> dict[str | None, list[Line]]:
         """Output lines of all but risk tasks by patient; None for lines without a patient."""
         patients: dict[str | None, list[Line]] = defaultdict(list)
-        for name, lines in self.lines.items():
-            if TASKS[name].kind != "risk":
-                for line in lines:
-                    patients[clean_id(line["task_info"].get("subject_id"))].append(line)
+        for line in [line for name, lines in self.lines.items() if TASKS[name].kind != "risk" for line in lines]:
+            patients[clean_id(line["task_info"].get("subject_id"))].append(line)
         return dict(patients)
 
     @cached_property
@@ -105,34 +102,16 @@ class BaselineJob:
         return positions
 
     def text(self, line: Line) -> SampleText:
-        """The input of the sample of an output line, before truncation.
-
-        Raises:
-            UserError: the run's index files do not hold the sample.
-        """
+        """The input of the sample of an output line, before truncation."""
         identity = sample_id_of_output(line)
         if identity not in self._positions:
-            raise UserError(
-                f"{self.settings.dataset_name}: expected the samples of {self.run_dir}, got others. Pass the run's index file "
-                "with --dataset_name."
-            )
+            expected = f"expected the samples of {self.run_dir}, got others"
+            raise UserError(f"{self.settings.dataset_name}: {expected}. Pass the run's index file with --dataset_name.")
         dataset, index = self._positions[identity]
         return dataset.text(index)
 
 
 # --- the baselines
-
-
-class Baseline(NamedTuple):
-    """A baseline.
-
-    Attributes:
-        parts: divides a job into parts, each a list of tasks or of patients that one process answers at a time.
-        answer: answers the samples of a part.
-    """
-
-    parts: Callable[[BaselineJob], list[Sequence[str]]]
-    answer: Callable[[BaselineJob, Sequence[str]], Answers]
 
 
 def majority(job: BaselineJob, tasks: Sequence[str]) -> Answers:
@@ -152,7 +131,7 @@ def frequent_answers(targets: Sequence[str | list[str]]) -> str:
     >>> frequent_answers([["b", "a"], ["b"], ["a", "b", "c"]])
     'b\na'
     """
-    from evaluation.metrics import label_list
+    from mimiciv_dataset.samples import label_list
 
     counts = Counter(label for target in targets for label in label_list(target))
     number = round(statistics.median(len(label_list(target)) for target in targets))
@@ -165,7 +144,7 @@ def copy_last(job: BaselineJob, patients: Sequence[str]) -> Answers:
     Uses the whole trajectory before the sample, of which the prompt shows only the context window.
     """
     from mimiciv_dataset.lookups import Lookups
-    from mimiciv_dataset.samples import decision_target
+    from mimiciv_dataset.samples import decision_target, label_list
     from mimiciv_dataset.trajectory import Trajectories
 
     trajectories = Trajectories(Path(job.settings.root_dir) / "patients_ehr")
@@ -174,22 +153,18 @@ def copy_last(job: BaselineJob, patients: Sequence[str]) -> Answers:
         timeline = trajectories.timeline(subject_id)
         for line in job.lines_by_patient[subject_id]:
             task = TASKS[line["task_info"]["task"]]
-            answer: str | list[str] | None = None
-            for position in range(clean_position(line["task_info"]["period_end"]) - 1, 0, -1):
-                if task.event in (None, timeline.file_names[position]):
-                    answer = decision_target(task, timeline, position, lookups)
-                if answer is not None:
-                    break
-            yield line, "\n".join(answer) if isinstance(answer, list) else answer or "", None
+            earlier = range(clean_position(line["task_info"]["period_end"]) - 1, 0, -1)
+            events = (position for position in earlier if task.event in (None, timeline.file_names[position]))
+            targets = (decision_target(task, timeline, position, lookups) for position in events)
+            target = next((target for target in targets if target is not None), "")
+            yield line, "\n".join(label_list(target)), None
 
 
 def _copy_last_parts(job: BaselineJob) -> list[Sequence[str]]:
     patients = list(job.lines_by_patient)
     if None in patients:
-        raise UserError(
-            f"{job.run_dir}: expected samples with subject_id for copy_last, got some without. Leave it out: --baselines "
-            "majority logistic_regression."
-        )
+        fix = "Leave it out: --baselines majority logistic_regression"
+        raise UserError(f"{job.run_dir}: expected samples with subject_id for copy_last, got some without. {fix}.")
     return [patients[start : start + PATIENTS_PER_PART] for start in range(0, len(patients), PATIENTS_PER_PART)]
 
 
@@ -208,14 +183,12 @@ def logistic_regression(job: BaselineJob, tasks: Sequence[str]) -> Answers:
         model = make_pipeline(DictVectorizer(), MaxAbsScaler(), LogisticRegression(max_iter=1000))
         model.fit([features(dataset.text(index)) for index in range(len(dataset))], list(map(is_positive, rows)))
         probabilities = model.predict_proba([features(job.text(line)) for line in lines])[:, 1]
-        for line, p_yes in zip(lines, probabilities, strict=True):
-            yield line, *risk_reply(float(p_yes))
+        yield from ((line, *risk_reply(float(p_yes))) for line, p_yes in zip(lines, probabilities, strict=True))
 
 
 def _logistic_regression_parts(job: BaselineJob) -> list[Sequence[str]]:
     tasks = job.trained_tasks("risk")
-    one_label = [task for task in tasks if len(set(map(is_positive, job.training[task]))) < 2]
-    if one_label:
+    if one_label := [task for task in tasks if len(set(map(is_positive, job.training[task]))) < 2]:
         print(f"logistic_regression: {', '.join(one_label)} left out, because all training rows have the same label")
     return [[task] for task in tasks if task not in one_label]
 
@@ -223,8 +196,7 @@ def _logistic_regression_parts(job: BaselineJob) -> list[Sequence[str]]:
 def features(text: SampleText) -> dict[str, float]:
     r"""Features for logistic regression: log(1 + n) of the events of each table and of each item, and age / 100.
 
-    The item of a record is its first displayed value. Everything is read from the text, so that the regression uses nothing
-    that a model is not shown.
+    The item of a record is its first displayed value. Everything is read from the text that a model is shown.
 
     >>> from mimiciv_dataset.text import SampleText
     >>> patient = "## Patient Demographics [None]\n- Anchor_Age: 61\n- Gender: F"
@@ -266,10 +238,12 @@ def risk_reply(p_yes: float) -> tuple[str, float]:
     return "yes" if p_yes >= 0.5 else "no", p_yes
 
 
-BASELINES = {
-    "majority": Baseline(lambda job: [[task] for task in job.trained_tasks("decision", "risk")], majority),
-    "copy_last": Baseline(_copy_last_parts, copy_last),
-    "logistic_regression": Baseline(_logistic_regression_parts, logistic_regression),
+# Name → how it divides a job into parts that one process answers at a time (some tasks or patients), and answers a part.
+Baseline = tuple[Callable[[BaselineJob], list[Sequence[str]]], Callable[[BaselineJob, Sequence[str]], Answers]]
+BASELINES: dict[str, Baseline] = {
+    "majority": (lambda job: [[task] for task in job.trained_tasks("decision", "risk")], majority),
+    "copy_last": (_copy_last_parts, copy_last),
+    "logistic_regression": (_logistic_regression_parts, logistic_regression),
 }
 
 
@@ -278,10 +252,9 @@ BASELINES = {
 
 def read_lines(run_dir: Path) -> dict[str, list[Line]]:
     """The fields `COPIED` of a run's output lines, by task."""
-    lines = {
-        key: {name: line.get(name) for name in COPIED if name != "sample_id" or name in line}
-        for key, _, line in read_outputs(run_dir)
-    }
+    lines: dict[str, Line] = {}
+    for key, _, line in read_outputs(run_dir):
+        lines[key] = {name: line.get(name) for name in COPIED if name != "sample_id" or name in line}
     by_task: dict[str, list[Line]] = {name: [] for name in TASKS}
     for line in lines.values():
         by_task[line["task_info"]["task"]].append(line)
@@ -289,11 +262,7 @@ def read_lines(run_dir: Path) -> dict[str, list[Line]]:
 
 
 def training_rows(tasks: Sequence[str], subjects: Collection[str], settings: BaselineSettings) -> dict[str, IndexRows]:
-    """Index rows of these patients, at most `max_train` per task, drawn at random.
-
-    Raises:
-        UserError: there are none.
-    """
+    """Index rows of these patients, at most `max_train` per task, drawn at random; an error if there are none."""
     import polars as pl
 
     from mimiciv_dataset.draws import draw_uniform, row_hashes
@@ -313,10 +282,8 @@ def training_rows(tasks: Sequence[str], subjects: Collection[str], settings: Bas
         for (task,), rows in frame.partition_by("task", as_dict=True).items():
             drawn[task].append(draw(task, rows))
     if not drawn:
-        raise UserError(
-            f"{settings.train_index}: expected rows of training patients for the run's tasks, got none. Check --train_index "
-            "and --train_subjects."
-        )
+        expected = "expected rows of training patients for the run's tasks, got none"
+        raise UserError(f"{settings.train_index}: {expected}. Check --train_index and --train_subjects.")
     return {task: draw(task, pl.concat(frames)).to_dicts() for task, frames in drawn.items()}
 
 
@@ -325,7 +292,7 @@ def output_lines(job: BaselineJob, part: tuple[str, Sequence[str]]) -> Iterator[
     from evaluation.metrics import sample_score
 
     name, members = part
-    for line, response, p_yes in BASELINES[name].answer(job, members):
+    for line, response, p_yes in BASELINES[name][1](job, members):
         info = line["task_info"]
         score = sample_score(info["task"], info["label"], response, p_yes)
         output = {"response": response, "reasoning": None, "p_yes": p_yes, "finish_reason": "stop"}
@@ -338,7 +305,7 @@ def write_baselines(job: BaselineJob, names: Sequence[str], result: Mapping[str,
 
     folder, parts = job.run_dir / FOLDER, []
     for name in names:
-        members = BASELINES[name].parts(job)
+        members = BASELINES[name][0](job)
         parts += [(name, each) for each in members]
         if not members:
             print(f"{name}: the run has no sample that it can answer, so nothing is written")
@@ -369,28 +336,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     summary = Summary("baselines")
     result = read_json(require(args.dir / "result.json", "the result of a finished run", "run test.py to its end first"))
     arguments = result.get("arguments", {})
+    dataset_name = args.dataset_name or arguments.get("dataset_name", "")
     root_dir = Path(args.root_dir or arguments.get("root_dir", ROOT_DIR))
-    settings = BaselineSettings(
-        dataset_name=args.dataset_name or arguments.get("dataset_name", ""),
-        root_dir=str(root_dir),
-        train_index=str(args.train_index or root_dir / "task_index/all"),
-        train_subjects=str(args.train_subjects or root_dir / "patient_data/train.csv"),
-        max_train=args.max_train,
-        seed=args.seed,
-    )
+    train_index = args.train_index or root_dir / "task_index/all"
+    train_subjects = args.train_subjects or root_dir / "patient_data/train.csv"
+    paths = map(str, (dataset_name, root_dir, train_index, train_subjects))
+    settings = BaselineSettings(*paths, args.max_train, args.seed)
 
     lines = read_lines(args.dir)
     subjects = set(read_subject_ids(settings.train_subjects))
     overlap = subjects & {clean_id(line["task_info"].get("subject_id")) for of_task in lines.values() for line in of_task}
     if overlap:
-        raise UserError(
-            f"{settings.train_subjects}: expected patients that are not in the run, got {len(overlap):,} of its patients. "
-            "Pass the training patients with --train_subjects."
-        )
+        got, fix = f"got {len(overlap):,} of its patients", "Pass the training patients with --train_subjects"
+        raise UserError(f"{settings.train_subjects}: expected patients that are not in the run, {got}. {fix}.")
     job = BaselineJob(args.dir, lines, training_rows(list(lines), subjects, settings), settings)
     write_baselines(job, args.baselines, result, args.num_workers)
-    without = [name for name in lines if name not in job.training]
-    if without:
+    if without := [name for name in lines if name not in job.training]:
         print(f"no training rows, so only copy_last can answer: {', '.join(without)}")
     number = sum(map(len, lines.values()))
     summary.print(f"{', '.join(args.baselines)} on {number:,} samples → {args.dir / FOLDER}", number, "samples")

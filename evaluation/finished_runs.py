@@ -30,50 +30,35 @@ class Output:
     """A prediction with the fields of its output line that the report uses; None where the line lacks one."""
 
     prediction: Prediction
+    answer_chars: int
+    finish_reason: str | None
     input_sha256: str | None
     prompt_sha256: str | None
     template_sha256: str | None
     prompt_chars: int | None
-    answer_chars: int
-    truncated: bool
-    finish_reason: str | None
+    truncated: bool | None
 
     @classmethod
     def from_line(cls, prediction: Prediction, line: Line) -> Output:
         """From a line of outputs.jsonl and its prediction."""
-        hashes = [line.get(name) for name in ("input_sha256", "prompt_sha256", "template_sha256")]
-        lengths = line.get("prompt_chars"), len(prediction.answer or "")
         finish_reason = (line.get("outputs") or [{}])[0].get("finish_reason")
-        return cls(prediction, *hashes, *lengths, bool(line.get("truncated")), finish_reason)
+        copied = ("input_sha256", "prompt_sha256", "template_sha256", "prompt_chars", "truncated")
+        return cls(prediction, len(prediction.answer or ""), finish_reason, *map(line.get, copied))
 
 
 @dataclass
 class FinishedRun:
-    """A run or a baseline.
-
-    Attributes:
-        folder: its directory.
-        name: name of the model or baseline; unique among the runs of `read_runs`.
-        baseline: whether it is a baseline.
-        result: content of its result.json.
-        outputs: by `sample_id`, so that runs of different models are aligned.
-    """
+    """A run or a baseline."""
 
     folder: Path
-    name: str
+    name: str  # of the model or baseline; unique among the runs of `read_runs`
     baseline: bool
-    result: dict[str, Any]
-    outputs: dict[str, Output]
+    result: dict[str, Any]  # content of result.json
+    outputs: dict[str, Output]  # by `sample_id`, so that runs of different models are aligned
 
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """The command-line arguments, as result.json records them."""
-        return self.result.get("arguments", {})
-
-    @property
-    def tasks(self) -> dict[str, dict[str, Any]]:
-        """Scores by task."""
-        return self.result["tasks"]
+    def __post_init__(self) -> None:
+        self.arguments: dict[str, Any] = self.result.get("arguments", {})
+        self.tasks: dict[str, dict[str, Any]] = self.result["tasks"]
 
     @cached_property
     def predictions(self) -> dict[str, list[Prediction]]:
@@ -102,11 +87,7 @@ class FinishedRun:
 
 
 def read_run(folder: Path, baseline: bool) -> FinishedRun:
-    """Read a run from its directory.
-
-    Raises:
-        UserError: there is no result.json, or it does not belong to the outputs.
-    """
+    """Read a run from its directory; an error if there is no result.json, or it does not belong to the outputs."""
     command = f"python -m evaluation.baselines {folder.parent.parent}" if baseline else "test.py"
     path = require(folder / "result.json", "the result of a finished run", f"run {command} to its end first")
     result = read_json(path)
@@ -142,11 +123,7 @@ def read_runs(folders: Sequence[Path]) -> list[FinishedRun]:
 def compare_runs(
     a: FinishedRun, b: FinishedRun, resamples: int
 ) -> tuple[dict[str, Comparison], dict[str, Comparison], dict[str, int]]:
-    """Compare two runs on the samples both have.
-
-    Returns:
-        The comparison by task, that of the macro averages by kind of task, and the number of common samples by task.
-    """
+    """Compare two runs on the samples both have: by task, macro averages by kind of task, number of samples by task."""
     from evaluation.metrics import compare
 
     common: dict[str, list[str]] = defaultdict(list)
@@ -163,19 +140,16 @@ def compare_runs(
     for kind in MACRO:
         of_kind = [values for task, values in tasks.items() if ALL_TASKS[task].kind == kind]
         if of_kind:
-            patients, statistics_a, statistics_b = zip(*of_kind, strict=True)
+            patients, *statistics = zip(*of_kind, strict=True)
             sizes = list(map(len, patients))
-            joined = list(itertools.chain(*patients))
-            macros[kind] = joined, mean_statistic(statistics_a, sizes), mean_statistic(statistics_b, sizes)
+            macros[kind] = list(itertools.chain(*patients)), *(mean_statistic(of_run, sizes) for of_run in statistics)
     return compare(tasks, resamples), compare(macros, resamples), {task: len(common[task]) for task in tasks}
 
 
 def mean_statistic(statistics: Sequence[Statistic], sizes: Sequence[int]) -> Statistic:
     """The mean of the statistics of several tasks as one statistic; tasks that are undefined in a resample are left out.
 
-    Args:
-        statistics: one per task.
-        sizes: number of samples of each task. The weights of the result are those of all samples, one task after another.
+    `sizes` are the numbers of samples. The weights of the result are those of all samples, one task after another.
     """
     import numpy as np
 

@@ -18,9 +18,8 @@ import numpy as np
 from inference.answers import read_items, read_yes_no
 from mimiciv_dataset.tasks import ALL_TASKS, NO, YES, Task
 
+# From weights, shape (R, n), to the metric under each row of weights, shape (R,); NaN where it is not defined.
 Statistic = Callable[[np.ndarray], np.ndarray]
-"""From weights, shape (R, n), to the metric under each row of weights, shape (R,); NaN where it is not defined."""
-
 _BLOCK_SIZE = 4_000_000  # weights in memory at once while resampling: 32 MB
 
 
@@ -83,7 +82,7 @@ def sample_score(task: str | Task, label: Any, answer: str | None, p_yes: float 
 
     Args:
         task: the task or its name.
-        label: correct answer or answers, a string or a list of strings.
+        label: the correct answer, or several.
         answer: the reply without its reasoning; None if it was cut off inside its reasoning.
         p_yes: for risk tasks, P(yes) / (P(yes) + P(no)); takes precedence over the text.
 
@@ -92,7 +91,7 @@ def sample_score(task: str | Task, label: Any, answer: str | None, p_yes: float 
     >>> sample_score("ICU_Stay_7day", "no", "No."), sample_score("ICU_Stay_7day", "no", "No.", p_yes=0.7)
     (1.0, 0.0)
     """
-    labels = label_list(label)
+    labels = [label] if isinstance(label, str) else label
     match (ALL_TASKS[task] if isinstance(task, str) else task).metric:
         case "auroc":
             yes = predicts_yes(answer, p_yes)
@@ -104,11 +103,6 @@ def sample_score(task: str | Task, label: Any, answer: str | None, p_yes: float 
             return float(len(items) == 1 and _folded(items) == _folded(labels))
         case _:
             return set_scores(read_items(answer), labels)[2]
-
-
-def label_list(label: str | Iterable[str]) -> list[str]:
-    """The labels of a sample as a list, whether it has one or several."""
-    return [label] if isinstance(label, str) else list(label)
 
 
 # --- many samples
@@ -154,12 +148,7 @@ def weighted_auroc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray |
 def auroc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> float | None:
     """Area under the ROC curve: the probability that a positive scores higher than a negative, ties counting half.
 
-    Computed as the Mann–Whitney statistic (Hanley & McNeil 1982). None if there is only one label.
-
-    Args:
-        labels: true for positives, shape (n,).
-        scores: higher is more positive, shape (n,).
-        weights: shape (n,), or None.
+    Computed as the Mann–Whitney statistic (Hanley & McNeil 1982). `labels` are true for positives; None if all are equal.
     """
     return as_number(weighted_auroc(labels, scores, weights)[0])
 
@@ -207,17 +196,15 @@ def calibration(labels: np.ndarray, p: np.ndarray, bins: int = 10) -> tuple[list
 
     ECE = Σ_b n_b/n · |share of positives in b − mean p in b| (Naeini et al. 2015).
 
-    Returns:
-        The bins that hold samples, each {"low", "high", "n", "p" (mean), "share" (of positives)}; the ECE, None for no
-        samples.
+    Returns the bins that hold samples, each {"low", "high", "n", "p" (mean), "share" (of positives)}, and the ECE or None.
     """
     labels, p = np.asarray(labels, dtype=float), np.asarray(p, dtype=float)
     bin_of_sample = np.minimum((p * bins).astype(int), bins - 1)
     filled: list[dict[str, float]] = []
     for number in np.unique(bin_of_sample).tolist():
         inside = bin_of_sample == number
-        share = {"p": float(p[inside].mean()), "share": float(labels[inside].mean())}
-        filled.append({"low": number / bins, "high": (number + 1) / bins, "n": int(inside.sum())} | share)
+        filled.append({"low": number / bins, "high": (number + 1) / bins, "n": int(inside.sum())})
+        filled[-1] |= {"p": float(p[inside].mean()), "share": float(labels[inside].mean())}
     ece = sum(each["n"] * abs(each["share"] - each["p"]) for each in filled) / len(p) if len(p) else None
     return filled, ece
 
@@ -232,29 +219,17 @@ def as_number(value: float | np.ndarray) -> float | None:
 
 @dataclass(frozen=True)
 class Resampling:
-    """How often each patient is drawn in each resample, shared by all metrics, tasks and models that are compared.
+    """How often each patient is drawn in each resample, shared by all metrics, tasks and models that are compared."""
 
-    Attributes:
-        position: patient → column of `counts`.
-        counts: shape (resamples, patients); every row sums to the number of patients.
-    """
-
-    position: Mapping[Any, int]
-    counts: np.ndarray
+    position: Mapping[Any, int]  # patient → column of `counts`
+    counts: np.ndarray  # shape (resamples, patients); every row sums to the number of patients
 
     def apply(self, patients: Sequence[Any], statistic: Statistic) -> np.ndarray:
-        """The statistic in every resample, shape (resamples,).
-
-        Args:
-            patients: patient of each sample, shape (n,).
-            statistic: function of the samples' weights, in the same order.
-        """
+        """The statistic of the samples of these patients, in the same order, in every resample; shape (resamples,)."""
         columns = np.array([self.position[patient] for patient in patients], dtype=int)
         block = max(1, _BLOCK_SIZE // max(1, len(columns)))
-        parts = [
-            statistic(self.counts[start : start + block, columns].astype(float)) for start in range(0, len(self.counts), block)
-        ]
-        return np.concatenate(parts) if parts else np.empty(0)
+        blocks = (self.counts[start : start + block, columns] for start in range(0, len(self.counts), block))
+        return np.concatenate([np.empty(0), *(statistic(counts.astype(float)) for counts in blocks)])
 
 
 def resample_patients(patients: Iterable[Any], resamples: int = 1000, seed: int = 0) -> Resampling:
@@ -307,8 +282,7 @@ def compare(
         tasks: task → (patient of each sample, statistic of model a, statistic of model b), samples in the same order.
         resamples, seed: of the bootstrap.
     """
-    patients_of_all = {patient for patients, _, _ in tasks.values() for patient in patients}
-    resampling = resample_patients(patients_of_all, resamples, seed)
+    resampling = resample_patients({patient for patients, _, _ in tasks.values() for patient in patients}, resamples, seed)
     results: dict[str, tuple[float | None, list[float] | None, float | None]] = {}
     for task, (patients, a, b) in tasks.items():
         weights = np.ones((1, len(patients)))

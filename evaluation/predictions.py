@@ -49,13 +49,7 @@ class Prediction:
 
 
 def read_predictions(path: Path | str) -> dict[str, Prediction]:
-    """The predictions of a directory by the key of their output.
-
-    Of several lines with the same key the last one counts; files are read in the order of their names.
-
-    Raises:
-        UserError: there are no outputs, or a line is not an output line. A truncated last line is skipped.
-    """
+    """The predictions of a directory by the key of their output; of several lines with the same key the last one counts."""
     predictions: dict[str, Prediction] = {}
     for key, prediction, _ in read_outputs(path):
         predictions.pop(key, None)
@@ -64,10 +58,9 @@ def read_predictions(path: Path | str) -> dict[str, Prediction]:
 
 
 def read_outputs(path: Path | str) -> Iterator[tuple[str, Prediction, Line]]:
-    """Yield (key, prediction, line) for every output line of a directory; a key can occur several times.
+    """Yield (key, prediction, line) for every output line of a directory, files by name; a key can occur several times.
 
-    Raises:
-        UserError: there are no outputs, or a line is not an output line. A truncated last line is skipped.
+    A truncated last line is skipped; any other line that is not an output line is an error.
     """
     folder = require(path, "a directory with outputs of a run", "run test.py first")
     files = chunk_paths(folder / "outputs.jsonl")
@@ -83,11 +76,7 @@ def read_outputs(path: Path | str) -> Iterator[tuple[str, Prediction, Line]]:
 
 
 def parse_output(line: Mapping[str, Any]) -> tuple[str, Prediction]:
-    """The key and the prediction of an output line.
-
-    Raises:
-        UserError: a field is missing or has another type or range; the message does not quote labels or replies.
-    """
+    """The key and the prediction of an output line; errors name the field and do not quote labels or replies."""
     info, error = line.get("task_info"), line.get("error")
     if not isinstance(info, dict):
         raise UserError("expected an object with task_info, got another one.")
@@ -127,7 +116,6 @@ def parse_output(line: Mapping[str, Any]) -> tuple[str, Prediction]:
 
 def sample_id_of_output(line: Mapping[str, Any]) -> str:
     """The `sample_id` of an output line; computed for lines of older versions, which do not have the field."""
-    if line.get("sample_id"):
-        return line["sample_id"]
     # Data without patient, window and input has no other identity than the key.
-    return sample_id(line["task_info"] | {"input_sha256": line.get("input_sha256"), "input": str(line["key"])})
+    text = {"input_sha256": line.get("input_sha256"), "input": str(line["key"])}
+    return line.get("sample_id") or sample_id(line["task_info"] | text)

@@ -29,7 +29,7 @@ class Published(NamedTuple):
     risk_auroc: float | None
 
 
-PUBLISHED: dict[str, Published] = {
+PUBLISHED = {
     "Llama3.3-70B": Published(0.2758, 0.8251),
     "GPT-4o": Published(0.3155, None),
     "Qwen2.5-72B": Published(0.3535, 0.8234),
@@ -51,19 +51,12 @@ def published_name(model: str) -> str | None:
     >>> published_name("meta-llama/Llama-3.3-70B-Instruct"), published_name("./models/ehr-r1-1.7b"), published_name("gpt2")
     ('Llama3.3-70B', 'EHR-R1-1.7B', None)
     """
-    return max((name for name in PUBLISHED if _normalised(name) in _normalised(model)), key=len, default=None)
-
-
-def _normalised(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
+    normalised = {name: re.sub(r"[^a-z0-9]", "", name.lower()) for name in (model, *PUBLISHED)}
+    return max((name for name in PUBLISHED if normalised[name] in normalised[model]), key=len, default=None)
 
 
 def compare_with_published(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """A table of the macro averages of runs, their intervals, the published values and the differences.
-
-    Args:
-        results: directory name → content of its result.json.
-    """
+    """A table of macro averages, intervals, published values and differences from directory name → content of result.json."""
     rows = []
     for folder, result in results.items():
         name = published_name(result.get("arguments", {}).get("model_name_or_path", folder)) or published_name(folder)

@@ -332,7 +332,7 @@ def lengths(runs: Sequence[FinishedRun], styles: Styles) -> page.Html:
             chart = page.line_chart(f"Length of the {title}", x, y, lines, (340, 220))
             charts.append(page.tag("figure", page.tag("h3", f"Length of the {title}"), chart))
     shares: tuple[tuple[str, Callable[[Output], bool]], ...] = (
-        ("Record truncated: oldest events left out", lambda output: output.truncated),
+        ("Record truncated: oldest events left out", lambda output: bool(output.truncated)),
         ("Prompt too long: not answered", lambda output: output.prediction.error is not None),
         ("Reply cut off at the longest length", lambda output: output.finish_reason == "length"),
     )

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from evaluation.predictions import Prediction, read_predictions
 from mimiciv_dataset.patients import DATA_USE
-from mimiciv_dataset.tasks import ALL_TASKS, TASKS, YES
+from mimiciv_dataset.tasks import ALL_TASKS, YES
 from pipeline.cli import Parser, at_least, run
 from pipeline.files import read_json, write_json
 from pipeline.progress import format_table
@@ -28,16 +28,14 @@ from pipeline.provenance import git_revision
 if TYPE_CHECKING:
     import numpy as np
 
-    from evaluation.metrics import Resampling, Statistic
+    from evaluation.metrics import Statistic
 
-SCORE_VERSION = 2
-"""Version of the scoring rules, raised whenever the same outputs would get other values."""
+SCORE_VERSION = 2  # of the scoring rules, raised whenever the same outputs would get other values
 
+# Keys of result.json that scoring computes; others are kept when outputs are scored again.
 _COMPUTED = ("tasks", "macro", "missing", "score_version", "git", "resamples", "seed", "data_use")
-"""Keys of result.json that scoring computes; others are kept when outputs are scored again."""
 
-MACRO = {"decision": "decision_f1", "risk": "risk_auroc"}
-"""Kind of task → name of its macro average."""
+MACRO = {"decision": "decision_f1", "risk": "risk_auroc"}  # kind of task → name of its macro average
 
 
 # --- computing
@@ -49,24 +47,25 @@ def score_predictions(predictions: Iterable[Prediction], resamples: int = 1000, 
     All intervals come from the same resampled patients, so that those of the macro averages account for patients who have
     samples of several tasks.
     """
+    import numpy as np
+
     from evaluation.metrics import as_number, interval, resample_patients
 
     by_task: dict[str, list[Prediction]] = defaultdict(list)
     for prediction in predictions:
         by_task[prediction.task].append(prediction)
-    patients = {prediction.subject_id for of_task in by_task.values() for prediction in of_task}
-    resampling = resample_patients(patients, resamples, seed)
+    patients = {task: [prediction.subject_id for prediction in of_task] for task, of_task in by_task.items()}
+    resampling = resample_patients({patient for of_task in patients.values() for patient in of_task}, resamples, seed)
     tasks: dict[str, dict[str, Any]] = {}
     replicates: dict[str, np.ndarray] = {}
     for name in [task for task in ALL_TASKS if task in by_task]:
-        of_task = by_task[name]
-        result, statistics = _score_task(name, of_task)
-        result = {"n": len(of_task), "patients": len({prediction.subject_id for prediction in of_task})} | result
-        for metric, (value, draws) in _with_replicates(of_task, statistics, resampling).items():
-            result[metric], result[f"{metric}_ci"] = as_number(value), interval(draws)
+        result, statistics = _score_task(name, by_task[name])
+        tasks[name] = {"n": len(patients[name]), "patients": len(set(patients[name]))} | result
+        for metric, statistic in statistics.items():
+            value, draws = statistic(np.ones((1, len(patients[name]))))[0], resampling.apply(patients[name], statistic)
+            tasks[name] |= {metric: as_number(value), f"{metric}_ci": interval(draws)}
             if metric == main_metric(name):
                 replicates[name] = draws
-        tasks[name] = result
     return {"tasks": tasks, "macro": _macro(tasks, replicates)}
 
 
@@ -82,45 +81,26 @@ def main_statistic(task: str, predictions: Sequence[Prediction]) -> Statistic | 
 
 def _score_task(name: str, predictions: Sequence[Prediction]) -> tuple[dict[str, Any], dict[str, Statistic]]:
     """The values of a task that have no interval, and the statistics that have one."""
-    return _score_risk(predictions) if ALL_TASKS[name].kind == "risk" else _score_text(name, predictions)
-
-
-def _with_replicates(
-    predictions: Sequence[Prediction], statistics: Mapping[str, Statistic], resampling: Resampling
-) -> dict[str, tuple[float, np.ndarray]]:
-    """The value of each statistic over all predictions, and its bootstrap replicates, shape (resamples,)."""
-    import numpy as np
-
-    patients, weights = [prediction.subject_id for prediction in predictions], np.ones((1, len(predictions)))
-    return {
-        metric: (float(statistic(weights)[0]), resampling.apply(patients, statistic))
-        for metric, statistic in statistics.items()
-    }
-
-
-def _score_text(name: str, predictions: Sequence[Prediction]) -> tuple[dict[str, Any], dict[str, Statistic]]:
-    """Values and statistics of a task whose answer is text: a list of items, or a note."""
     from evaluation.metrics import mean, sample_score, set_scores
     from inference.answers import read_items
 
+    kind, metric = ALL_TASKS[name].kind, main_metric(name)
+    if kind == "risk":
+        return _score_risk(predictions)
     answers, labels = [prediction.answer for prediction in predictions], [prediction.labels for prediction in predictions]
-    if main_metric(name) == "f1":
+    result = {"invalid": _share(not (read_items(answer) if kind == "decision" else answer) for answer in answers)}
+    if kind == "decision":
+        result["unanswerable"] = _share(map(_is_unanswerable, predictions))
+    if metric == "f1":
         triples = [set_scores(read_items(answer), target) for answer, target in zip(answers, labels, strict=True)]
         scores = dict(zip(("precision", "recall", "f1"), zip(*triples, strict=True), strict=True))
     else:
-        scores = {main_metric(name): list(map(partial(sample_score, name), labels, answers))}
-    if ALL_TASKS[name].kind == "decision":
-        result = {
-            "invalid": _share(not read_items(answer) for answer in answers),
-            "unanswerable": _share(map(_unanswerable, predictions)),
-        }
-    else:
-        result = {"invalid": _share(not answer for answer in answers)}
+        scores = {metric: list(map(partial(sample_score, name), labels, answers))}
     return result, {metric: partial(mean, values) for metric, values in scores.items()}
 
 
 def _score_risk(predictions: Sequence[Prediction]) -> tuple[dict[str, Any], dict[str, Statistic]]:
-    """Values and statistics of a yes/no task.
+    """`_score_task` of a yes/no task.
 
     A prediction without a readable answer (prompt too long, reply cut off, neither yes nor no) counts as wrong, and is
     assigned the worst-case probability (1 where the label is no, 0 where it is yes) in the metrics of probabilities. With
@@ -133,47 +113,36 @@ def _score_risk(predictions: Sequence[Prediction]) -> tuple[dict[str, Any], dict
     from evaluation.metrics import accuracy, brier, calibration, f1_binary, predicts_yes, weighted_auprc, weighted_auroc
 
     labels = np.array([prediction.labels[0] == YES for prediction in predictions])
-    complete = [prediction.error is None and not _cut_off(prediction) for prediction in predictions]
-    answers = [
-        predicts_yes(prediction.answer, prediction.p_yes) if is_complete else None
-        for prediction, is_complete in zip(predictions, complete, strict=True)
-    ]
-    predicted = np.array([answer if answer is not None else not label for label, answer in zip(labels, answers, strict=True)])
-    known = [prediction.p_yes if ok else None for prediction, ok in zip(predictions, complete, strict=True)]
-    probabilities = np.array(
-        [
-            p if p is not None else 0.5 if answer is not None else float(not label)
-            for p, answer, label in zip(known, answers, labels, strict=True)
-        ],
-        dtype=float,
-    )
-    result: dict[str, Any] = {"positives": int(labels.sum()), "invalid": _share(answer is None for answer in answers)}
-    statistics: dict[str, Statistic] = {
-        "accuracy": partial(accuracy, labels, predicted),
-        "f1": partial(f1_binary, labels, predicted),
-    }
-    if any(complete) and all(p is None for p in known):
+    answers: list[bool | None] = []
+    known: list[float | None] = []  # p_yes of the complete replies
+    num_complete = 0
+    for prediction in predictions:
+        answer = prediction.answer
+        if prediction.error is None and (answer is not None or not prediction.response.strip()):  # "": only p_yes was computed
+            num_complete += 1
+            answers.append(predicts_yes(answer, prediction.p_yes))
+            known.append(prediction.p_yes)
+        else:
+            answers.append(None)
+            known.append(None)
+    readable = np.array([answer is not None for answer in answers])
+    predicted = np.where(readable, [bool(answer) for answer in answers], ~labels)
+    probabilities = np.where(readable, [0.5 if p_yes is None else p_yes for p_yes in known], ~labels)
+    result: dict[str, Any] = {"positives": int(labels.sum()), "invalid": float(np.mean(~readable))}
+    statistics = {"accuracy": partial(accuracy, labels, predicted), "f1": partial(f1_binary, labels, predicted)}
+    if num_complete and all(p_yes is None for p_yes in known):
         note = "no p_yes in these outputs: AUROC and the other metrics of probabilities are not defined"
         undefined = ("auroc", "auroc_ci", "auprc", "auprc_ci", "brier", "brier_ci", "ece")
         return result | dict.fromkeys(undefined) | {"note": note}, statistics
-    without = sum(p is None and answer is not None for p, answer in zip(known, answers, strict=True))
-    if without:
+    if without := sum(p_yes is None and answer is not None for p_yes, answer in zip(known, answers, strict=True)):
         result["note"] = f"{without} of {len(predictions)} rows without p_yes count as 0.5"
     bins, ece = calibration(labels, probabilities)
-    ranking = {
-        "auroc": partial(weighted_auroc, labels, probabilities),
-        "auprc": partial(weighted_auprc, labels, probabilities),
-    }
-    statistics = ranking | statistics | {"brier": partial(brier, labels, probabilities)}
-    return result | {"ece": ece, "calibration": bins}, statistics
+    ranking = {"auroc": weighted_auroc, "auprc": weighted_auprc}
+    ranking = {metric: partial(function, labels, probabilities) for metric, function in ranking.items()}
+    return result | {"ece": ece, "calibration": bins}, ranking | statistics | {"brier": partial(brier, labels, probabilities)}
 
 
-def _cut_off(prediction: Prediction) -> bool:
-    """Whether the reply ended inside its reasoning. An empty reply did not: only p_yes was computed."""
-    return bool(prediction.response.strip()) and prediction.answer is None
-
-
-def _unanswerable(prediction: Prediction) -> bool:
+def _is_unanswerable(prediction: Prediction) -> bool:
     """Whether a correct answer is missing from the candidates."""
     candidates = {candidate.strip().casefold() for candidate in prediction.candidates}
     return bool(candidates) and any(label.strip().casefold() not in candidates for label in prediction.labels)
@@ -191,42 +160,38 @@ def _macro(tasks: Mapping[str, Mapping[str, Any]], replicates: Mapping[str, np.n
     risk_auroc is the mean AUROC. Tasks without a value are listed under `missing` and left out of the mean, so that only
     results with nothing missing are comparable.
     """
-    macro: dict[str, dict[str, Any]] = {}
     suites = {
-        "paper": [task for task in TASKS.values() if task.paper],
-        "released": [task for task in TASKS.values() if task.released],
+        "paper": [task for task in ALL_TASKS.values() if task.paper],
+        "released": [task for task in ALL_TASKS.values() if task.released],
         "ehrshot": [task for task in ALL_TASKS.values() if task.suite == "ehrshot"],
     }
     if not any(task.name in tasks for task in suites["ehrshot"]):
         del suites["ehrshot"]
+    macro: dict[str, dict[str, Any]] = {}
     for suite, members in suites.items():
-        result: dict[str, Any] = {}
-        missing = []
+        macro[suite], missing = {}, []
         for kind, title in MACRO.items():
-            names = [task.name for task in members if task.kind == kind]
-            if not names:
-                continue
-            values = {name: value for name in names if name in tasks and (value := tasks[name][main_metric(name)]) is not None}
-            missing += [name for name in names if name not in values]
-            mean, interval = mean_over_tasks(list(values.values()), [replicates[name] for name in values])
-            result |= {title: mean, f"{title}_ci": interval, f"{kind}_tasks": len(values)}
-        macro[suite] = result | {"missing": missing}
+            if names := [task.name for task in members if task.kind == kind]:
+                values = {name: tasks[name][main_metric(name)] for name in names if name in tasks}
+                values = {name: value for name, value in values.items() if value is not None}
+                missing += [name for name in names if name not in values]
+                mean, interval = mean_over_tasks(list(values.values()), [replicates[name] for name in values])
+                macro[suite] |= {title: mean, f"{title}_ci": interval, f"{kind}_tasks": len(values)}
+        macro[suite]["missing"] = missing
     return macro
 
 
 def mean_over_tasks(values: Sequence[float], replicates: Sequence[np.ndarray]) -> tuple[float | None, list[float] | None]:
-    """The unweighted mean of the tasks' values, and its 95 % interval.
+    """The unweighted mean of one value per task, and its 95 % interval; None for no tasks.
 
-    Args:
-        values: one per task.
-        replicates: bootstrap replicates of each task, shape (resamples,), on the same resampled patients. A small task may
-            be undefined (NaN) in a resample; the mean is then over the other tasks.
+    `replicates` are those of each task, shape (resamples,), on the same resampled patients. A small task may be undefined
+    (NaN) in a resample; the mean is then over the other tasks.
     """
     import numpy as np
 
     from evaluation.metrics import interval
 
-    if not len(values):
+    if not values:
         return None, None
     draws = np.stack(replicates)
     sums, counts = np.nansum(draws, axis=0), (~np.isnan(draws)).sum(axis=0)
@@ -237,11 +202,7 @@ def mean_over_tasks(values: Sequence[float], replicates: Sequence[np.ndarray]) -
 
 
 def score_dir(
-    path: Path | str,
-    resamples: int = 1000,
-    seed: int = 0,
-    expected: int | None = None,
-    extra: Mapping[str, Any] | None = None,
+    path: Path | str, resamples: int = 1000, seed: int = 0, expected: int | None = None, extra: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Score the outputs in a directory and write its result.json.
 
@@ -256,9 +217,6 @@ def score_dir(
         `<metric>_ci` [low, high], `invalid` (share of replies without a readable answer) and `unanswerable` (share of
         decision samples with a correct answer outside the candidates); `macro.paper` and `macro.released` (see `_macro`);
         `missing` (number of expected samples without an output); and the settings of the scoring.
-
-    Raises:
-        UserError: the outputs cannot be read.
     """
     predictions = read_predictions(path)
     target = Path(path) / "result.json"
@@ -266,15 +224,10 @@ def score_dir(
     kept = {key: value for key, value in earlier.items() if key not in _COMPUTED} if isinstance(earlier, dict) else {}
     if expected is not None:
         kept["expected"] = expected
-    result = score_predictions(predictions.values(), resamples, seed) | {
-        "missing": max(0, (kept.get("expected") or 0) - len(predictions)),
-        "score_version": SCORE_VERSION,
-        "git": git_revision(),
-        "resamples": resamples,
-        "seed": seed,
-        "data_use": DATA_USE,
-    }
-    result |= kept | dict(extra or {})
+    result = score_predictions(predictions.values(), resamples, seed)
+    result["missing"] = max(0, (kept.get("expected") or 0) - len(predictions))
+    result |= {"score_version": SCORE_VERSION, "git": git_revision(), "resamples": resamples, "seed": seed}
+    result |= {"data_use": DATA_USE} | kept | dict(extra or {})
     write_json(target, result)
     return result
 
@@ -293,12 +246,12 @@ def format_result(result: Mapping[str, Any]) -> str:
     for suite, macro in result["macro"].items():
         if not any(ALL_TASKS[name].suite in ("", suite) for name in result["tasks"]):
             continue  # only another benchmark was run
-        parts = [
-            f"{title} {' '.join(_value_and_interval(macro, title))} over {macro[f'{kind}_tasks']} tasks"
-            for kind, title in MACRO.items()
-            if title in macro
-        ]
-        lines.append(f"macro, {suite}: {'; '.join(parts)}")
+        means = {
+            kind: f"{title} {' '.join(_value_and_interval(macro, title))}" for kind, title in MACRO.items() if title in macro
+        }
+        lines.append(
+            f"macro, {suite}: " + "; ".join(f"{text} over {macro[f'{kind}_tasks']} tasks" for kind, text in means.items())
+        )
         if macro["missing"]:
             names = macro["missing"] if len(macro["missing"]) <= 12 else [f"{len(macro['missing'])} tasks"]
             lines.append(f"  without a value: {', '.join(names)}")
@@ -312,11 +265,6 @@ def _value_and_interval(values: Mapping[str, Any], metric: str) -> tuple[str, st
     return "–" if value is None else f"{value:.4f}", "–" if ci is None else f"[{ci[0]:.4f}, {ci[1]:.4f}]"
 
 
-def print_result(result: Mapping[str, Any]) -> None:
-    """Print `format_result`."""
-    print(format_result(result), flush=True)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     cli = Parser(__doc__)
     cli.add_argument("dir", type=Path, metavar="DIR", help="directory with outputs*.jsonl")
@@ -324,7 +272,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (0)")
     args = cli.parse_args(argv)
     result = score_dir(args.dir, args.resamples, args.seed)
-    print_result(result)
+    print(format_result(result))
     return 1 if result["missing"] else 0
 
 

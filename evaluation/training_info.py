@@ -7,11 +7,9 @@ from pathlib import Path
 
 from pipeline.files import read_json, sha256
 
-TRAINING_FILE = "ehr_training.json"
-"""File in a model's directory: data, stage and hashes of its training, written by sft.py and grpo.py."""
-
-PATIENTS_FILE = "train_patients.sha256"
-"""File in a model's directory: `patient_hash` of each training patient, one per line."""
+# Files in a model's directory, written by sft.py and grpo.py:
+TRAINING_FILE = "ehr_training.json"  # data, stage and hashes of its training
+PATIENTS_FILE = "train_patients.sha256"  # `patient_hash` of each training patient, one per line
 
 
 def patient_hash(subject_id: str) -> str:
@@ -44,9 +42,8 @@ def training_warnings(model: str, instructions_sha256: str, custom_instructions:
         )
     if (folder / PATIENTS_FILE).exists():
         trained_on = set((folder / PATIENTS_FILE).read_text(encoding="utf-8").split())
-        evaluated = {str(patient) for patient in patients}
-        overlap = sum(patient_hash(patient) in trained_on for patient in evaluated)
-        if overlap:
+        evaluated = set(map(str, patients))
+        if overlap := sum(patient_hash(patient) in trained_on for patient in evaluated):
             warnings.append(
                 f"{model}: {overlap:,} of the {len(evaluated):,} patients of this evaluation are in its training data, "
                 "scores overestimate its performance on new patients."

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from evaluation.metrics import label_list, sample_score
+from evaluation.metrics import sample_score
 from inference.answers import read_items, read_yes_no, split_reasoning
 from mimiciv_dataset.index_files import read_rows
+from mimiciv_dataset.samples import label_list
 from mimiciv_dataset.tasks import TASKS
 
 

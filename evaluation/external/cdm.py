@@ -36,9 +36,9 @@ QUESTIONS = {
     "diagnosis per line.",
 }
 
-Admission = dict[str, Any]
-"""The data of an admission, by the keys of the pickles."""
+Admission = dict[str, Any]  # the data of an admission, by the keys of the pickles
 
+# File name of a CSV → the columns that are read besides hadm_id.
 TABLES: dict[str, tuple[str, ...]] = {
     "history_of_present_illness.csv": ("hpi",),
     "physical_examination.csv": ("pe",),
@@ -48,7 +48,7 @@ TABLES: dict[str, tuple[str, ...]] = {
     "discharge_diagnosis.csv": ("discharge_diagnosis",),
     "icd_diagnosis.csv": ("icd_diagnosis",),
 }
-"""File name of a CSV → the columns that are read besides hadm_id."""
+LAB_KEYS = ("Laboratory Tests", "Reference Range Lower", "Reference Range Upper")
 
 # The dataset replaces an admission's own pathology and its operation in texts by blanks, so that a blank gives away the
 # answer. We replace the names of all four pathologies in every input, and all blanks by the same one.
@@ -61,33 +61,28 @@ _FIX = "Pass the directory of the dataset, as PhysioNet distributes it, with --c
 
 def main(argv: Sequence[str] | None = None) -> None:
     cli = Parser(__doc__)
-    cli.add_argument(
-        "--cdm_dir", type=Path, required=True, help="directory of the dataset: pickles or CSVs, and lab_test_mapping.csv"
-    )
+    cli.add_argument("--cdm_dir", type=Path, required=True, help="dataset: pickles or CSVs, and lab_test_mapping.csv")
     tasks = tuple(QUESTIONS)
     cli.add_argument("--task", nargs="+", default=tasks, choices=tasks, metavar="TASK", help=f"{', '.join(tasks)} (both)")
     cli.add_argument("--output_path", type=Path, required=True, help="JSONL to write")
-    names_help = "CSV with itemid and label, such as MIMIC-IV's d_labitems.csv (CDM_DIR/lab_test_mapping.csv)"
-    cli.add_argument("--lab_names", type=Path, help=names_help)
+    cli.add_argument("--lab_names", type=Path, help="CSV with itemid and label of the tests (CDM_DIR/lab_test_mapping.csv)")
     args = cli.parse_args(argv)
     check_output(args.output_path)
     summary = Summary("cdm")
     names = read_names(args.lab_names or args.cdm_dir / "lab_test_mapping.csv")
     admissions = list(read_admissions(args.cdm_dir))
-    num_unlabelled = 0
+    tasks = [task for task in tasks if task in args.task]
 
     def rows() -> Iterator[BenchmarkRow]:
-        nonlocal num_unlabelled
         for hadm_id, pathology, admission in progress(admissions, desc="cdm", unit="admission"):
             text = sample_input(admission, names)
             answers = {"cdm_pathology": pathology, "cdm_diagnoses": diagnoses(admission)}
             candidates = {"cdm_pathology": list(PATHOLOGIES), "cdm_diagnoses": None}
-            for task in QUESTIONS:
-                if task in args.task and answers[task]:
-                    yield make_row(task, QUESTIONS[task], text, answers[task], candidates[task], hadm_id=hadm_id)
-                num_unlabelled += task in args.task and not answers[task]
+            for task in [task for task in tasks if answers[task]]:
+                yield make_row(task, QUESTIONS[task], text, answers[task], candidates[task], hadm_id=hadm_id)
 
     count = write_rows(args.output_path, rows())
+    num_unlabelled = len(tasks) * len(admissions) - count
     text = f"{count:,} samples of {len(admissions):,} admissions, {num_unlabelled:,} without an answer left out"
     summary.print(f"{text} → {args.output_path}", count, "samples")
 
@@ -108,19 +103,14 @@ class PlainUnpickler(pickle.Unpickler):
 
 
 def read_pickle(path: Path) -> dict[Any, Admission]:
-    """The admissions in a pickle by hadm_id.
-
-    Raises:
-        UserError: the file is not a pickle of plain values, or holds something other than admissions.
-    """
+    """The admissions in a pickle of plain values by hadm_id."""
     try:
         with path.open("rb") as file:
             admissions = PlainUnpickler(file).load()
     except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path}: expected a pickle of dicts, lists, strings and numbers, got {error}; no code of it was run. Use the "
-            "file from PhysioNet, or the dataset's CSVs in a directory without pickles."
-        ) from None
+        got = f"expected a pickle of dicts, lists, strings and numbers, got {error}; no code of it was run"
+        fix = "Use the file from PhysioNet, or the dataset's CSVs in a directory without pickles"
+        raise UserError(f"{path}: {got}. {fix}.") from None
     except (EOFError, ValueError, IndexError, KeyError, AttributeError, TypeError, OverflowError, MemoryError):
         raise UserError(f"{path}: expected a pickle, got a damaged file. Download it again.") from None
     if not isinstance(admissions, dict) or not all(isinstance(admission, dict) for admission in admissions.values()):
@@ -146,11 +136,7 @@ def read_admissions(folder: Path) -> Iterator[tuple[str, str | None, Admission]]
 
 
 def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of a CSV as text.
-
-    Raises:
-        UserError: the file or a column is missing.
-    """
+    """The rows of a CSV with these columns, and others, as text."""
     csv.field_size_limit(1 << 30)  # radiology reports
     require(path, "a CSV of MIMIC-IV-Ext-CDM, or the four *_hadm_info_first_diag.pkl", _FIX)
     with path.open(newline="", encoding="utf-8-sig") as file:
@@ -175,8 +161,7 @@ def read_tables(folder: Path) -> dict[str, Admission]:
                 case "physical_examination.csv":
                     admission["Physical Examination"] = row["pe"]
                 case "laboratory_tests.csv":
-                    keys = ("Laboratory Tests", "Reference Range Lower", "Reference Range Upper")
-                    for key, column in zip(keys, ("valuestr", "ref_range_lower", "ref_range_upper"), strict=True):
+                    for key, column in zip(LAB_KEYS, TABLES[name][1:], strict=True):
                         admission.setdefault(key, {}).setdefault(row["itemid"], row[column])
                 case "microbiology.csv":
                     admission.setdefault("Microbiology", {}).setdefault(row["test_itemid"], row["valuestr"])
@@ -222,8 +207,7 @@ def value_text(value: Any) -> str:
     >>> value_text(" 7.0 K/uL "), value_text(float("nan")), value_text(None), value_text("")
     ('7.0 K/uL', 'nan', 'nan', 'nan')
     """
-    text = "" if value is None else str(value).strip()
-    return text or MISSING
+    return ("" if value is None else str(value).strip()) or MISSING
 
 
 def blanked(text: str) -> str:
@@ -240,30 +224,22 @@ def sample_input(admission: Admission, names: Mapping[str, str]) -> str:
 
     Titles and keys are those of our tables of the same kind, where there is one.
     """
-    lab_columns = ("Laboratory Tests", "Reference Range Lower", "Reference Range Upper")
-    labs, low, high = (admission.get(key) or {} for key in lab_columns)
-    lab_rows = [[name_of_test(item, names), *(value_text(column.get(item)) for column in (labs, low, high))] for item in labs]
-    cultures = admission.get("Microbiology") or {}
+
+    def test_rows(*keys: str) -> list[list[Any]]:
+        results = [admission.get(key) or {} for key in keys]
+        numbers = {item: str(clean_id(item)) for item in results[0]}
+        return [[names.get(number, number), *(value_text(of.get(item)) for of in results)] for item, number in numbers.items()]
+
     sections = [
         ("History of Present Illness", ("Text",), [[value_text(admission.get("Patient History"))]]),
         ("Physical Examination", ("Text",), [[value_text(admission.get("Physical Examination"))]]),
-        (EVENTS["labevents"].title, ("Item_Name", "Value", "Ref_Range_Lower", "Ref_Range_Upper"), lab_rows),
-        (
-            EVENTS["microbiologyevents"].title,
-            ("Test_Name", "Comments"),
-            [[name_of_test(item, names), value_text(value)] for item, value in cultures.items()],
-        ),
+        (EVENTS["labevents"].title, ("Item_Name", "Value", "Ref_Range_Lower", "Ref_Range_Upper"), test_rows(*LAB_KEYS)),
+        (EVENTS["microbiologyevents"].title, ("Test_Name", "Comments"), test_rows("Microbiology")),
     ]
     for report in admission.get("Radiology") or []:
         cells = [[value_text(report.get("Exam Name", report.get("Modality"))), value_text(report.get("Report"))]]
         sections.append((EVENTS["radiology"].title, ("Exam_Name", "Text"), cells))
     return "\n\n".join([blanked(event_text(title, None, keys, rows)) for title, keys, rows in sections if rows])
-
-
-def name_of_test(item: Any, names: Mapping[str, str]) -> str:
-    """The name of a laboratory or microbiology test, or its number if it has none."""
-    number = str(clean_id(item))
-    return names.get(number, number)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 _LAB = "From the record up to this moment, will the next result of this test show {}, mild or worse? Answer yes or no."
 _NEW = "From the record up to the day of discharge, will {} be diagnosed for the first time within a year? Answer yes or no."
 
+# The benchmark's 14 yes/no tasks, and the instruction of each.
 QUESTIONS = {
     "guo_los": "From the record up to the end of the day of admission, will this hospital stay last 7 days or longer? "
     "Answer yes or no.",
@@ -57,9 +58,6 @@ QUESTIONS = {
     "new_lupus": _NEW.format("lupus"),
     "new_acutemi": _NEW.format("an acute myocardial infarction"),
 }
-"""The benchmark's 14 yes/no tasks, and the instruction of each."""
-
-
 PATIENTS_PER_PART = 50
 
 
@@ -79,12 +77,11 @@ class EhrshotSettings:
 def main(argv: Sequence[str] | None = None) -> None:
     cli = Parser(__doc__)
     cli.add_argument("--ehrshot_dir", type=Path, required=True, help="EHRSHOT_ASSETS, as downloaded")
-    task_help = f"all (default), or some of {', '.join(QUESTIONS)}"
-    cli.add_argument("--task", nargs="+", default=["all"], choices=("all", *QUESTIONS), metavar="TASK", help=task_help)
+    tasks = ("all", *QUESTIONS)
+    cli.add_argument("--task", nargs="+", default=["all"], choices=tasks, metavar="TASK", help=f"{', '.join(tasks)} (all)")
     cli.add_argument("--split", default="test", choices=("train", "val", "test"), help="patients to ask about (test)")
     cli.add_argument("--output_path", type=Path, required=True, help="JSONL to write")
-    concept_help = "OMOP CONCEPT.csv (EHRSHOT_DIR/athena_download/CONCEPT.csv, or metadata/codes.parquet of a MEDS export)"
-    cli.add_argument("--concept", type=Path, help=concept_help)
+    cli.add_argument("--concept", type=Path, help="OMOP concepts (athena_download/CONCEPT.csv or metadata/codes.parquet)")
     cli.add_argument("--samples", type=at_least(1), help="draw N labels per task (all)", metavar="N")
     cli.add_argument("--days", type=at_least(1), help="show events of the last N days only (all)", metavar="N")
     cli.add_argument("--max_events", type=at_least(1), default=200, help="show the latest N events at most (200)", metavar="N")
@@ -104,14 +101,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     for task in tasks:
         by_split = read_labels(args.ehrshot_dir, task, splits, left_out)
         if not by_split[settings.split]:
-            raise UserError(
-                f"{args.ehrshot_dir}/benchmark/{task}: expected labels of {settings.split} patients, got none. The labels and "
-                "splits/person_id_map.csv must come from the same download."
-            )
+            expected = f"{args.ehrshot_dir}/benchmark/{task}: expected labels of {settings.split} patients, got none"
+            raise UserError(f"{expected}. Use labels and splits/person_id_map.csv of the same download.")
         labels[task], shots[task] = draw_labels(task, by_split, settings)
     of_patient: dict[str, list[tuple[str, EhrshotLabel]]] = defaultdict(list)
-    for task in tasks:
-        for label in labels[task]:
+    for task, of_task in labels.items():
+        for label in of_task:
             of_patient[label.patient_id].append((task, label))
     patients = set(of_patient) | {label.patient_id for of_task in shots.values() for label in of_task}
     events, unnamed = read_events(args.ehrshot_dir, patients, args.concept)
@@ -155,10 +150,9 @@ class EhrshotJob:
             patient = Patient.of(self.frames[patient_id])
             for task, label in self.labels[patient_id]:
                 text = patient.text_before(label.time, self.settings)
-                info = {"subject_id": patient_id, "prediction_time": str(label.time), "split": self.settings.split}
-                info["shots"] = self.settings.shots
-                sample_input = self.examples[task] + str(text)
-                row = make_row(task, QUESTIONS[task], sample_input, label.answer, [YES, NO], **info)
+                info = {"subject_id": patient_id, "prediction_time": str(label.time)}
+                info |= {"split": self.settings.split, "shots": self.settings.shots}
+                row = make_row(task, QUESTIONS[task], self.examples[task] + str(text), label.answer, [YES, NO], **info)
                 yield {"row": row, "note": None if text.window else "kept although nothing happened before them"}
 
 
@@ -177,8 +171,7 @@ class Patient(NamedTuple):
     def of(cls, frame: pl.DataFrame) -> Patient:
         """From the patient's rows of `read_events`; records of the same table and time become one event."""
         birth, demographics, times, texts = None, {}, [], []
-        columns = frame.select("time", "table", "code", "name", "value", "unit")
-        for (time, table), group in groupby(columns.iter_rows(named=True), key=lambda row: (row["time"], row["table"])):
+        for (time, table), group in groupby(frame.iter_rows(named=True), key=lambda row: (row["time"], row["table"])):
             records = list(group)
             if table == "person":
                 for record in records:
@@ -190,13 +183,12 @@ class Patient(NamedTuple):
                     elif vocabulary in ("Race", "Ethnicity"):
                         demographics[vocabulary] = record["name"]
             elif time is not None and table in DISPLAYED:
-                event, columns_of_keys = DISPLAYED[table]
+                event, columns = DISPLAYED[table]
                 cells = [
-                    [MISSING if record[column] is None else record[column] for column in columns_of_keys.values()]
-                    for record in records
+                    [MISSING if record[name] is None else record[name] for name in columns.values()] for record in records
                 ]
                 times.append(time)
-                texts.append(event_text(EVENTS[event].title, str(time), [key.title() for key in columns_of_keys], cells))
+                texts.append(event_text(EVENTS[event].title, str(time), [key.title() for key in columns], cells))
         return cls(birth, demographics, times, texts)
 
     def text_before(self, time: datetime, settings: EhrshotSettings) -> SampleText:
@@ -216,9 +208,7 @@ def age(birth: datetime | None, time: datetime) -> str:
     >>> [age(datetime(1980, 5, 2), datetime(2020, 5, day)) for day in (1, 2)], age(None, datetime(2020, 5, 1))
     (['39', '40'], 'nan')
     """
-    if birth is None:
-        return MISSING
-    return str(time.year - birth.year - ((time.month, time.day) < (birth.month, birth.day)))
+    return str(time.year - birth.year - ((time.month, time.day) < (birth.month, birth.day))) if birth else MISSING
 
 
 # --- draws and few-shot examples
@@ -237,21 +227,15 @@ def draw_labels(
 
 
 def draw_shots(task: str, labels: Sequence[EhrshotLabel], shots: int, seed: int) -> list[EhrshotLabel]:
-    """Draw labels of `shots` different patients, alternating between yes and no.
-
-    Raises:
-        UserError: there are too few patients with one of the answers.
-    """
+    """Draw labels of `shots` different patients, alternating between yes and no."""
     order = random.Random(f"{seed} {task} shots").sample(list(labels), len(labels)) if shots else []
     drawn: list[EhrshotLabel] = []
     for number in range(shots):
         answer, patients = (YES, NO)[number % 2], {label.patient_id for label in drawn}
         label = next((label for label in order if label.answer == answer and label.patient_id not in patients), None)
         if label is None:
-            raise UserError(
-                f"--shots {shots}: expected another training patient with the answer {answer} to {task}, got none. Use fewer "
-                "shots."
-            )
+            expected = f"expected another training patient with the answer {answer} to {task}, got none"
+            raise UserError(f"--shots {shots}: {expected}. Use fewer shots.")
         drawn.append(label)
     return drawn
 
@@ -262,9 +246,6 @@ def examples_text(
     """The solved examples before the input, the same for all samples of a task so that servers can cache the prefix.
 
     The oldest events of an example are left out until its input has at most `shot_chars` characters. Empty without shots.
-
-    Raises:
-        UserError: a patient drawn for an example has no events.
     """
     parts = []
     for number, label in enumerate(shots, 1):

@@ -16,6 +16,9 @@ from pipeline.files import require
 if TYPE_CHECKING:
     import polars as pl
 
+# OMOP table → the table of ours whose title its events get, and key in the text → column of `read_events`. The titles and keys
+# are those a model trained on our text knows. Ends of visits and exposures are not displayed, since they may lie after the
+# prediction time. Other OMOP tables are left out.
 DISPLAYED = {
     "visit_occurrence": ("admissions", {"admission_type": "name"}),
     "visit_detail": ("transfers", {"careunit": "name"}),
@@ -26,12 +29,8 @@ DISPLAYED = {
     "measurement": ("labevents", {"item_name": "name", "valuenum": "value", "valueuom": "unit"}),
     "observation": ("omr", {"result_name": "name", "result_value": "value"}),
 }
-"""OMOP table → the table of ours whose title its events get, and key in the text → column of `read_events`.
 
-The titles and keys are those a model trained on our text knows. Ends of visits and exposures are not displayed, since they
-may lie after the prediction time. Other OMOP tables are left out.
-"""
-
+# Vocabulary of a code → OMOP table of its events, for exports that do not name the table; others are observations.
 VOCABULARIES = {
     "Visit": "visit_occurrence", "ICD10CM": "condition_occurrence", "ICD9CM": "condition_occurrence",
     "SNOMED": "condition_occurrence", "RxNorm": "drug_exposure", "RxNorm Extension": "drug_exposure",
@@ -39,11 +38,8 @@ VOCABULARIES = {
     "ICD10PCS": "procedure_occurrence", "ICD9Proc": "procedure_occurrence", "LOINC": "measurement",
     "Gender": "person", "Race": "person", "Ethnicity": "person",
 }  # fmt: skip
-"""Vocabulary of a code → OMOP table of its events, for exports that do not name the table; others are observations."""
 
-BIRTH = ("SNOMED/3950001", "MEDS_BIRTH")
-"""Codes of the event at the time of birth."""
-
+BIRTH = ("SNOMED/3950001", "MEDS_BIRTH")  # codes of the event at the time of birth
 DOWNLOAD = "Download EHRSHOT_ASSETS and pass its directory with --ehrshot_dir"
 
 
@@ -60,11 +56,7 @@ class EhrshotLabel:
 
 
 def read_csv(path: Path, content: str, columns: Sequence[str]) -> pl.DataFrame:
-    """Columns of a CSV as text; `content` names the table in errors.
-
-    Raises:
-        UserError: the file or a column is missing, or the file is damaged.
-    """
+    """Columns of a CSV as text; `content` names the table in errors."""
     import polars as pl
 
     require(path, f"EHRSHOT's {content}", DOWNLOAD)
@@ -72,11 +64,7 @@ def read_csv(path: Path, content: str, columns: Sequence[str]) -> pl.DataFrame:
 
 
 def select_columns(path: Path, frame: pl.LazyFrame, content: str, columns: Sequence[str]) -> pl.LazyFrame:
-    """Columns of a lazy frame.
-
-    Raises:
-        UserError: a column is missing, or the file is damaged.
-    """
+    """Columns of a lazy frame of the file at `path`; `content` names it in errors."""
     import polars as pl
 
     try:
@@ -89,11 +77,7 @@ def select_columns(path: Path, frame: pl.LazyFrame, content: str, columns: Seque
 
 
 def collect(frame: pl.LazyFrame, path: Path) -> pl.DataFrame:
-    """The rows of a lazy frame.
-
-    Raises:
-        UserError: the file is damaged; the message does not quote values, as that of polars would.
-    """
+    """The rows of a lazy frame; errors do not quote values, as those of polars would."""
     import polars as pl
 
     try:
@@ -122,11 +106,7 @@ def read_splits(folder: Path) -> dict[str, str]:
 
 
 def read_labels(folder: Path, task: str, splits: Mapping[str, str], left_out: Counter[str]) -> dict[str, list[EhrshotLabel]]:
-    """The labels of a task by split, in the order of the file; those without value or split are counted in `left_out`.
-
-    Raises:
-        UserError: the file is missing, or a row is not a label.
-    """
+    """The labels of a task by split, in the order of the file; those without value or split are counted in `left_out`."""
     import polars as pl
 
     path = folder / f"benchmark/{task}/labeled_patients.csv"
@@ -139,9 +119,8 @@ def read_labels(folder: Path, task: str, splits: Mapping[str, str], left_out: Co
         elif patient_id not in splits:
             left_out["of patients in no split"] += 1
         elif time is None:
-            raise UserError(
-                f"{path}, line {number}: expected a prediction_time like 2018-03-04T23:59:00, got another text. {DOWNLOAD}."
-            )
+            expected = "expected a prediction_time like 2018-03-04T23:59:00, got another text"
+            raise UserError(f"{path}, line {number}: {expected}. {DOWNLOAD}.")
         elif (answer := parse_answer(value)) is None:
             raise UserError(f"{path}, line {number}: expected True, False or a number, got another value. {DOWNLOAD}.")
         else:
@@ -155,11 +134,8 @@ def parse_answer(value: str) -> str | None:
     >>> [parse_answer(value) for value in ("True", "false", "0", "0.0", "3", "severe")]
     ['yes', 'no', 'no', 'no', 'yes', None]
     """
-    booleans = {"true": YES, "false": NO}
-    if value.casefold() in booleans:
-        return booleans[value.casefold()]
     try:
-        return YES if float(value) > 0 else NO
+        return YES if float({"true": 1, "false": 0}.get(value.casefold(), value)) > 0 else NO
     except ValueError:
         return None
 
@@ -172,15 +148,12 @@ def read_events(folder: Path, patients: set[str], concept: Path | None) -> tuple
 
     Args:
         folder: directory of EHRSHOT.
-        patients: ids of the patients.
+        patients: their patient_id.
         concept: OMOP concept table; None: `athena_download/CONCEPT.csv`, or `metadata/codes.parquet` of a MEDS export.
 
     Returns:
         Columns patient_id, time (null if unknown), code, value, unit, table (an OMOP table) and name (of the concept; the
         code if it has none); and the share of displayed events without a name.
-
-    Raises:
-        UserError: there are no events in the format of EHRSHOT's CSV or of MEDS.
     """
     import polars as pl
 
@@ -194,14 +167,9 @@ def read_events(folder: Path, patients: set[str], concept: Path | None) -> tuple
         missing = {"unit", "table", "text_value"} - set(frame.collect_schema().names())
         frame = frame.with_columns(pl.lit(None, pl.String).alias(name) for name in missing)
         columns = ("subject_id", "time", "code", "numeric_value", "text_value", "unit", "table")
-        frame = select_columns(path, frame, "MEDS events", columns).select(
-            pl.col("subject_id").cast(pl.String).alias("patient_id"),
-            pl.col("time").dt.to_string("iso").alias("text"),
-            pl.col("code").cast(pl.String),
-            pl.coalesce(pl.col("numeric_value").cast(pl.String), pl.col("text_value").cast(pl.String)).alias("value"),
-            pl.col("unit").cast(pl.String),
-            pl.col("table").cast(pl.String),
-        )
+        frame = select_columns(path, frame, "MEDS events", columns).with_columns(pl.col("time").dt.to_string("iso"))
+        frame = frame.cast(pl.String).rename({"subject_id": "patient_id", "time": "text"})
+        frame = frame.with_columns(value=pl.coalesce("numeric_value", "text_value")).drop("numeric_value", "text_value")
     else:
         raise UserError(f"{path}: expected EHRSHOT's events or a MEDS export (data/**/*.parquet), got neither. {DOWNLOAD}.")
     vocabulary = pl.col("code").str.split("/").list.first()

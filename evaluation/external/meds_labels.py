@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 MICROSECONDS = 1_000_000
 PATIENTS_PER_PART = 50
-IN_WINDOW = "have their answer in the window"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -62,28 +61,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     scratch = args.output_path.parent
     for line in map_lines(parts, job.labels, scratch, num_workers=args.num_workers, desc="meds_labels", unit="part"):
         if line["label"] is None:
-            left_out[IN_WINDOW] += 1
+            left_out["have their answer in the window"] += 1
         else:
             labels[line["task"]].append(tuple(line["label"]))
-    for name in TASKS:
-        if name in labels:
-            ordered = sorted(labels[name], key=lambda label: label[0])
-            write_labels(args.output_path / f"{name}.parquet", TASKS[name], [label[1:] for label in ordered])
+    for name, of_task in labels.items():
+        ordered = sorted(of_task, key=lambda label: label[0])
+        write_labels(args.output_path / f"{name}.parquet", TASKS[name], [label[1:] for label in ordered])
     count = sum(map(len, labels.values()))
     notes = "".join(f", {number:,} left out that {why}" for why, number in left_out.items())
     summary.print(f"{count:,} labels of {len(labels)} tasks{notes} → {args.output_path}", count, "labels")
 
 
 def task_of_row(row: dict[str, Any], path: Path) -> Task:
-    """The task of an index row.
-
-    Raises:
-        UserError: it is not a row of our index.
-    """
+    """The task of an index row; an error for rows of other benchmarks, or with text."""
     if "input" in row or row["task"] not in TASKS:
-        raise UserError(
-            f"{path}: expected an index CSV of our tasks, got other rows. Make one with mimiciv_dataset/data_index_gen.py."
-        )
+        fix = "Make one with mimiciv_dataset/data_index_gen.py"
+        raise UserError(f"{path}: expected an index CSV of our tasks, got other rows. {fix}.")
     return TASKS[row["task"]]
 
 
@@ -101,10 +94,7 @@ class MedsJob:
         return Trajectories(self.ehr_dir)
 
     def labels(self, patients: Sequence[str]) -> Iterator[Line]:
-        """Yield {"task": name, "label": (position, subject_id, microseconds since 1970, value)} for each row.
-
-        The label is None if the answer is in the window.
-        """
+        """Yield {"task": name, "label": (position, subject_id, time, value)} for each row; None for answers in the window."""
         for subject_id in patients:
             timeline = self.trajectories.timeline(subject_id)
             for number, row in self.rows[subject_id]:
@@ -116,11 +106,7 @@ class MedsJob:
 
 
 def check_sample(task: Task, t: Timeline, row: dict[str, Any]) -> None:
-    """Check that a row is a sample of this trajectory: event and, for risk tasks, outcome are those of the row.
-
-    Raises:
-        UserError: they are not.
-    """
+    """Check that a row is a sample of this trajectory: event and, for risk tasks, outcome are those of the row."""
     begin, end = row["period_begin"], row["period_end"]
     position = own_event(task, begin, end)
     fits = 0 < begin < end <= len(t) and position < len(t) and t.file_names[position] == (row.get("event") or task.event)
@@ -129,11 +115,9 @@ def check_sample(task: Task, t: Timeline, row: dict[str, Any]) -> None:
         outcome = task.rule(t, position, end)
         fits = outcome is not None and (YES if outcome.yes else NO) == row["target"]
     if not fits:
-        raise UserError(
-            f"{task.name}, patient {row['subject_id']}, events {begin} to {end}: expected a sample of these trajectories, got "
-            "another event or answer. The index and the trajectories belong to different builds: check them with "
-            "mimiciv_dataset/validate_index.py."
-        )
+        where = f"{task.name}, patient {row['subject_id']}, events {begin} to {end}"
+        fix = "Index and trajectories belong to different builds: check them with mimiciv_dataset/validate_index.py"
+        raise UserError(f"{where}: expected a sample of these trajectories, got another event or answer. {fix}.")
 
 
 def own_event(task: Task, begin: int, end: int) -> int:

@@ -11,22 +11,13 @@ from mimiciv_dataset.tasks import ALL_TASKS
 from pipeline.errors import UserError
 from pipeline.files import atomic_path
 
-BenchmarkRow = dict[str, Any]
-"""A rendered sample: instruction, input, output, candidates and task_info."""
+BenchmarkRow = dict[str, Any]  # a rendered sample: instruction, input, output, candidates and task_info
 
 
 def make_row(
     task: str, question: str, text: str, answer: str | list[str], candidates: list[str] | None, **info: Any
 ) -> BenchmarkRow:
-    """A rendered sample with the fields that scoring needs in `task_info`.
-
-    Args:
-        task: name of a task of `EXTERNAL_TASKS`.
-        question: the instruction.
-        text: the input.
-        answer: the label, or the list of labels.
-        candidates: the answers to choose from, or None.
-        info: further fields of `task_info`, such as subject_id.
+    """A rendered sample of a task of `EXTERNAL_TASKS`, whose `task_info` has the fields that scoring needs and `info`.
 
     >>> make_row("guo_icu", "Intensive care?", "## …", "no", ["yes", "no"], subject_id="7")["task_info"]
     {'task': 'guo_icu', 'metric': 'auroc', 'task_type': 'risk', 'label': 'no', 'target': 'no', 'subject_id': '7'}
@@ -37,15 +28,10 @@ def make_row(
     return {"instruction": question, "input": text, "output": output, "candidates": candidates, "task_info": task_info}
 
 
-def check_output(path: Path) -> Path:
-    """Return `path` if its name ends in .jsonl.
-
-    Raises:
-        UserError: it does not, so that test.py would not recognise the format.
-    """
+def check_output(path: Path) -> None:
+    """Check that the name of an output file ends in .jsonl, by which test.py recognises the format."""
     if path.suffix != ".jsonl":
         raise UserError(f"{path}: expected a file name ending in .jsonl, got another one. Choose another --output_path.")
-    return path
 
 
 def write_rows(path: Path, rows: Iterable[BenchmarkRow]) -> int:
