@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from html import escape
 from typing import NamedTuple
 
@@ -55,19 +54,11 @@ def join(*contents: Content) -> Html:
 def document(title: str, lead: Content, sections: Sequence[tuple[str, Content]]) -> str:
     """A complete page: title, lead paragraph, links to the sections, and the sections (heading, content)."""
     links = [tag("a", heading, href=f"#{_anchor(heading)}") for heading, _ in sections]
-    head = (
-        Html('<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'),
-        Html(f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'),
-        Html('<link rel="icon" href="data:,">'),
-        tag("title", title),
-        tag("style", Html(_STYLE)),
-    )
-    body = (
-        tag("header", tag("h1", title), tag("p", lead, class_="lead"), tag("nav", *links, aria_label="Sections")),
-        tag("main", *(tag("section", tag("h2", heading), content, id=_anchor(heading)) for heading, content in sections)),
-        tag("script", Html(_SCRIPT)),
-    )
-    return f'<!DOCTYPE html>\n<html lang="en"><head>{join(*head)}</head>\n<body>{join(*body)}</body></html>\n'
+    header = tag("header", tag("h1", title), tag("p", lead, class_="lead"), tag("nav", *links, aria_label="Sections"))
+    parts = [tag("section", tag("h2", heading), content, id=_anchor(heading)) for heading, content in sections]
+    head = join(Html(_META), tag("title", title), tag("style", Html(_STYLE)))
+    body = join(header, tag("main", *parts), tag("script", Html(_SCRIPT)))
+    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>{body}</body></html>\n'
 
 
 def _anchor(heading: str) -> str:
@@ -75,6 +66,10 @@ def _anchor(heading: str) -> str:
 
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+_META = (
+    '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+    f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}"><link rel="icon" href="data:,">'
+)
 
 _STYLE = """
 :root { color-scheme: light; --ink: #1b2430; --soft: #566273; --line: #dde2e9; --paper: #fff; --tint: #f5f7fa;
@@ -179,8 +174,7 @@ def details(summary: Content, *content: Content) -> Html:
 # --- tables
 
 
-LONG = 30
-"""Text of a cell that is longer than this number of characters may wrap."""
+LONG = 30  # text of a cell that is longer than this number of characters may wrap
 
 
 class Cell(NamedTuple):
@@ -191,13 +185,9 @@ class Cell(NamedTuple):
 
 
 def html_table(caption: Content, columns: Sequence[str], rows: Sequence[Sequence[Content | Cell]], sort: bool = True) -> Html:
-    """A table whose first column is the header of its rows.
+    """A table whose first column is the header of its rows; a column is numeric if all its values are numbers or None.
 
-    Args:
-        caption: of the table.
-        columns: headers of the columns.
-        rows: one cell per column; a column is numeric if all its values are numbers or None.
-        sort: whether a click on the header of a column sorts the rows (numbers: highest first).
+    With `sort`, a click on the header of a column sorts the rows (numbers: highest first).
     """
     cells = [[cell if isinstance(cell, Cell) else Cell(cell, cell) for cell in row] for row in rows]
     numeric = [index > 0 and not any(isinstance(row[index].value, str) for row in cells) for index in range(len(columns))]
@@ -224,29 +214,18 @@ def html_table(caption: Content, columns: Sequence[str], rows: Sequence[Sequence
 # --- charts
 
 
-@dataclass(frozen=True)
-class Style:
-    """How the values of a model are drawn in all charts of a page.
+class Style(NamedTuple):
+    """How the values of a model are drawn in all charts of a page."""
 
-    Attributes:
-        colour: of lines and bars.
-        dash: SVG dash pattern of lines; None draws solid lines.
-        hollow: whether bars are outlines, for values that were not measured here.
-    """
-
-    colour: str
-    dash: str | None = None
-    hollow: bool = False
+    colour: str  # of lines and bars
+    dash: str | None = None  # SVG dash pattern of lines; None draws solid lines
+    hollow: bool = False  # whether bars are outlines, for values that were not measured here
 
 
+# Colours of models, distinguishable with colour vision deficiency (after Okabe and Ito 2008), and styles of baselines.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#5b3fa0")
-"""Colours of models, distinguishable with colour vision deficiency (after Okabe and Ito 2008)."""
-
 GREYS = (Style("#6b7785", "5 3"), Style("#9aa4b0", "2 3"), Style("#434c58", "7 2 2 2"))
-"""Styles of baselines."""
-
-OUTLINE = Style("#8b95a3", hollow=True)
-"""Style of published values."""
+OUTLINE = Style("#8b95a3", hollow=True)  # of published values
 
 
 class Bar(NamedTuple):
@@ -265,14 +244,12 @@ def bar_chart(title: str, bars: Sequence[Bar], chance: float | None = None, note
         return tag("line", x1=f"{x * 100:.2f}", x2=f"{x * 100:.2f}", vector_effect="non-scaling-stroke", **attributes)
 
     def drawn(bar: Bar) -> Html:
-        fill = "none" if bar.style.hollow else bar.style.colour
         parts = [line(x, y1=0, y2=30, stroke="#dde2e9") for x in (0, 0.25, 0.5, 0.75, 1)]
         if chance is not None:
             parts.append(line(chance, y1=0, y2=30, stroke="#566273", stroke_dasharray="3 3"))
         thin = {"vector_effect": "non-scaling-stroke"}
-        parts.append(
-            tag("rect", x=0, y=7, width=f"{bar.value * 100:.2f}", height=16, fill=fill, stroke=bar.style.colour, **thin)
-        )
+        paint = {"fill": "none" if bar.style.hollow else bar.style.colour, "stroke": bar.style.colour}
+        parts.append(tag("rect", x=0, y=7, width=f"{bar.value * 100:.2f}", height=16, **paint, **thin))
         if bar.interval:
             low, high = bar.interval
             parts += [line(end, y1=10, y2=20, stroke="#1b2430", stroke_width="1.5") for end in (low, high)]
@@ -284,11 +261,9 @@ def bar_chart(title: str, bars: Sequence[Bar], chance: float | None = None, note
     for bar in bars:
         value = tag("td", tag("b", bar.value), tag("small", interval_text(bar.interval)))
         rows.append(tag("tr", tag("th", bar.name, scope="row"), tag("td", drawn(bar)), value))
-    heading = tag("h3", title)
-    if not rows:
-        return tag("figure", heading, tag("figcaption", "No model has a value."))
-    shown = tag("table", tag("tbody", *rows), class_="bars", aria_label=title)
-    return tag("figure", heading, shown, tag("figcaption", note) if note else "")
+    shown = tag("table", tag("tbody", *rows), class_="bars", aria_label=title) if rows else ""
+    caption = note if rows else "No model has a value."
+    return tag("figure", tag("h3", title), shown, tag("figcaption", caption) if caption else "")
 
 
 def interval_text(interval: Sequence[float] | None) -> str:
@@ -326,7 +301,8 @@ def log_axis(label: str, low: float, high: float) -> Axis:
     >>> log_axis("tokens", 30, 1200).ticks
     ((1, '10'), (2, '100'), (3, '1k'), (4, '10k'))
     """
-    first, last = math.floor(math.log10(low)), max(math.ceil(math.log10(high)), math.floor(math.log10(low)) + 1)
+    first = math.floor(math.log10(low))
+    last = max(math.ceil(math.log10(high)), first + 1)
     names = ("1", "10", "100", "1k", "10k", "100k", "1M", "10M", "100M")
     return Axis(label, first, last, tuple((power, names[power]) for power in range(first, last + 1)))
 
@@ -343,10 +319,8 @@ def line_chart(title: str, x: Axis, y: Axis, lines: Sequence[Curve], size: tuple
     def path(points: Sequence[tuple[float, float]]) -> str:
         return " ".join(f"{a:.1f},{b:.1f}" for a, b in map(at, points))
 
-    parts = [
-        tag("title", title),
-        tag("rect", x=left, y=top, width=right - left, height=bottom - top, fill="none", stroke="#dde2e9"),
-    ]
+    frame = tag("rect", x=left, y=top, width=right - left, height=bottom - top, fill="none", stroke="#dde2e9")
+    parts = [tag("title", title), frame]
     for value, text in x.ticks:
         across, _ = at((value, y.low))
         parts.append(tag("line", x1=f"{across:.1f}", x2=f"{across:.1f}", y1=top, y2=bottom, stroke="#eef1f5"))

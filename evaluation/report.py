@@ -13,6 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
 
 import itertools
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -34,21 +35,19 @@ if TYPE_CHECKING:
 
 KINDS = {"decision": "Decision-making", "risk": "Risk prediction", "generation": "Note generation"}
 
+# Kind of task → key of its macro average in result.json, name of the metric, and its expected value for random answers.
 HEADLINES = {"decision": ("decision_f1", "F1", None), "risk": ("risk_auroc", "AUROC", 0.5)}
-"""Kind of task → key of its macro average in result.json, name of the metric, and its expected value for random answers."""
 
-GROUPS = {"hosp": "hospital", "ed": "ED", "icu": "ICU", "note": "notes"}
-"""Groups of tasks: by the module of the event that a sample is about."""
+GROUPS = {"hosp": "hospital", "ed": "ED", "icu": "ICU", "note": "notes"}  # of tasks: by the module of their event
 
+# Arguments of a run that the page shows.
 SETTINGS = (
     "model_name_or_path", "lora_path", "dataset_name", "limit", "prompt", "think_prompt", "direct_answer", "think_risk",
     "oracle_reasoning", "empty_think", "instructions", "max_seq_len", "max_new_tokens", "temperature", "seed", "dtype",
     "use_vllm", "train_index", "max_train",
 )  # fmt: skip
-"""Arguments of a run that the page shows."""
 
-Styles = Mapping[str, page.Style]
-"""Name of a run → style of its lines and bars."""
+Styles = Mapping[str, page.Style]  # name of a run → style of its lines and bars
 
 
 # --- the page
@@ -93,11 +92,9 @@ def warnings(runs: Sequence[FinishedRun]) -> list[page.Content]:
     models = [run for run in runs if not run.baseline]
     texts: list[page.Content] = []
     for run in models:
-        missing = run.result.get("missing")
-        if missing:
+        if missing := run.result.get("missing"):
             texts.append(f"{run.name}: {_count(missing, 'sample')} not answered yet; its figures are not final.")
-        noted = [task for task, result in run.tasks.items() if result.get("note")]
-        if noted:
+        if noted := [task for task, result in run.tasks.items() if result.get("note")]:
             texts.append(
                 f"{run.name}: p(yes) is missing, in part or whole, in {', '.join(noted)}; without any there is no "
                 "AUROC, and a single one that is missing counts as 0.5."
@@ -115,11 +112,9 @@ def warnings(runs: Sequence[FinishedRun]) -> list[page.Content]:
             "own samples; the comparison is over those in common."
         )
     hashes = ({run.outputs[sample_id].input_sha256 for run in models} - {None, ""} for sample_id in common)
-    different = sum(len(of_sample) > 1 for of_sample in hashes)
-    if different:
+    if different := sum(len(of_sample) > 1 for of_sample in hashes):
         texts.append(f"The runs have {_count(different, 'sample')} in common whose records read differently.")
-    wordings = {run.result.get("instructions_sha256") for run in models} - {None}
-    if len(wordings) > 1:
+    if len({run.result.get("instructions_sha256") for run in models} - {None}) > 1:
         texts.append("The runs have different instruction wording (see Settings): their figures differ for that too.")
     if len(runs) == len(models):
         command = f"python -m evaluation.baselines {models[0].folder}"
@@ -142,12 +137,10 @@ def overview(runs: Sequence[FinishedRun], styles: Styles) -> page.Html:
     rows: list[list[page.Content | page.Cell]] = []
     for run in runs:
         paper, released = (run.result["macro"][suite] for suite in ("paper", "released"))
-        row: list[page.Content | page.Cell] = [run.name]
-        for kind, (key, _, _) in HEADLINES.items():
-            row += [_value_cell(paper, key), paper[f"{kind}_tasks"]]
-        rows.append([*row, *(_value_cell(released, key) for key, _, _ in HEADLINES.values()), len(run.outputs)])
-    for name, published in PUBLISHED.items():
-        f1, auroc = published
+        cells = [cell for kind, (key, *_) in HEADLINES.items() for cell in (_value_cell(paper, key), paper[f"{kind}_tasks"])]
+        cells += [_value_cell(released, key) for key, *_ in HEADLINES.values()]
+        rows.append([run.name, *cells, len(run.outputs)])
+    for name, (f1, auroc) in PUBLISHED.items():
         rows.append([f"{name}, published", f1, 24, auroc, None if auroc is None else 18, None, None, None])
     caption = "Macro averages: the paper's 42 tasks, and the released benchmark's 45."
     return page.join(page.grid(charts, 340), page.tag("p", note, class_="note"), page.html_table(caption, columns, rows))
@@ -155,13 +148,11 @@ def overview(runs: Sequence[FinishedRun], styles: Styles) -> page.Html:
 
 def macro_bars(runs: Sequence[FinishedRun], key: str, styles: Styles) -> list[page.Bar]:
     """A macro average of the runs, then the published ones from high to low; models without a value are left out."""
-    bars = []
-    for run in runs:
-        macro = run.result["macro"]["paper"]
-        if macro[key] is not None:
-            bars.append(page.Bar(run.name, macro[key], macro[f"{key}_ci"], styles[run.name]))
-    values = {name: value for name, published in PUBLISHED.items() if (value := getattr(published, key)) is not None}
-    return bars + [page.Bar(name, values[name], None, page.OUTLINE) for name in sorted(values, key=values.get, reverse=True)]
+    macros = [(run.name, run.result["macro"]["paper"]) for run in runs]
+    bars = [page.Bar(name, macro[key], macro[f"{key}_ci"], styles[name]) for name, macro in macros]
+    published = [page.Bar(name, getattr(values, key), None, page.OUTLINE) for name, values in PUBLISHED.items()]
+    bars, published = ([bar for bar in group if bar.value is not None] for group in (bars, published))
+    return bars + sorted(published, key=lambda bar: bar.value, reverse=True)
 
 
 def _value_cell(result: Mapping[str, Any], metric: str, bold: bool = False, extra: str = "") -> page.Cell:
@@ -192,13 +183,9 @@ def _cells(runs: Sequence[FinishedRun], task: str) -> Iterator[page.Cell]:
     values = [run.tasks[task].get(metric) for run in runs if task in run.tasks]
     best = max((value for value in values if value is not None), default=None)
     for run in runs:
-        result = run.tasks.get(task)
-        if result is None:
-            yield page.Cell("–", None)
-            continue
+        result = run.tasks.get(task, {})
         shares = [f"{name} {result[name]:.3f}" for name in ("invalid", "unanswerable") if result.get(name)]
-        value = result.get(metric)
-        yield _value_cell(result, metric, value is not None and value == best, ", ".join(shares))
+        yield _value_cell(result, metric, best is not None and result.get(metric) == best, ", ".join(shares))
 
 
 def groups(runs: Sequence[FinishedRun], styles: Styles) -> page.Html:
@@ -210,11 +197,11 @@ def groups(runs: Sequence[FinishedRun], styles: Styles) -> page.Html:
             names = [task.name for task in of_kind if EVENTS[task.event].module == module]
             bars, num_tasks = [], 0
             for run in runs:
-                values = {name: run.tasks[name].get(main_metric(name)) for name in names if name in run.tasks}
+                values = {name: run.tasks.get(name, {}).get(main_metric(name)) for name in names}
                 values = {name: value for name, value in values.items() if value is not None}
-                value, interval = mean_over_tasks(list(values.values()), [run.replicates[name] for name in values])
-                if value is not None:
-                    bars.append(page.Bar(run.name, value, interval, styles[run.name]))
+                if values:
+                    mean_and_interval = mean_over_tasks(list(values.values()), [run.replicates[name] for name in values])
+                    bars.append(page.Bar(run.name, *mean_and_interval, styles[run.name]))
                 num_tasks = max(num_tasks, len(values))
             if bars:
                 charts.append(page.bar_chart(f"{KINDS[kind]}, {title}: {metric} of {_count(num_tasks, 'task')}", bars, chance))
@@ -233,11 +220,8 @@ def comparison(runs: Sequence[FinishedRun], resamples: int) -> page.Html:
         better, worse = sum(difference > 0 for difference in significant), sum(difference < 0 for difference in significant)
         counts = [sum(sizes.values()), better, worse, len(tasks) - len(significant)]
         rows.append([name, *(cell for kind in HEADLINES for cell in _difference_cells(macros.get(kind))), *counts])
-        task_rows = [
-            [task, sizes[task], main_metric(task), *_difference_cells(each), _p_cell(each.p_holm)]
-            for task, each in tasks.items()
-        ]
-        if task_rows:
+        cells = {task: (*_difference_cells(each), _p_cell(each.p_holm)) for task, each in tasks.items()}
+        if task_rows := [[task, sizes[task], main_metric(task), *cells[task]] for task in tasks]:
             columns = ["task", "common samples", "metric", "difference", "p", "p, Holm"]
             by_task = page.html_table(f"{name}: above 0, {a.name} is better.", columns, task_rows)
             parts.append(page.details(f"{name}: by task", by_task))
@@ -255,9 +239,7 @@ def comparison(runs: Sequence[FinishedRun], resamples: int) -> page.Html:
 
 def _difference_cells(result: Comparison | None) -> tuple[page.Cell | None, page.Cell | None]:
     """A difference with its interval, and its p-value."""
-    if result is None:
-        return None, None
-    return _value_cell({"d": result.difference, "d_ci": result.ci}, "d"), _p_cell(result.p)
+    return (_value_cell({"d": result.difference, "d_ci": result.ci}, "d"), _p_cell(result.p)) if result else (None, None)
 
 
 def _p_cell(p: float | None) -> page.Cell:
@@ -267,35 +249,28 @@ def _p_cell(p: float | None) -> page.Cell:
 
 def roc_and_calibration(runs: Sequence[FinishedRun], tasks: Sequence[str], styles: Styles) -> page.Html:
     """ROC curve and reliability diagram of every risk task, from the stored p(yes)."""
-    fraction = {"low": 0, "high": 1, "ticks": page.FRACTION_TICKS}
     cards = []
     for task in tasks:
-        shown = [run for run in runs if run.tasks.get(task, {}).get("calibration")]
-        if ALL_TASKS[task].kind != "risk" or not shown:
-            continue
         roc, reliability = [], []
-        for run in shown:
+        for run in [run for run in runs if run.tasks.get(task, {}).get("calibration")]:
             bins = [(each["p"], each["share"]) for each in run.tasks[task]["calibration"]]
             reliability.append(page.Curve(bins, styles[run.name], dots=True))
             if points := roc_points(run.predictions[task]):
                 roc.append(page.Curve(points, styles[run.name]))
-        charts = [
-            page.line_chart(
-                f"{task}: {title}", page.Axis(x, **fraction), page.Axis(y, **fraction), lines, (174, 180), diagonal=True
-            )
-            for title, x, y, lines in (
-                ("ROC", "1 − specificity", "sensitivity", roc),
-                ("calibration", "p(yes)", "share of yes", reliability),
-            )
-        ]
-        cards.append(page.tag("figure", page.tag("h3", task), page.tag("div", *charts, class_="pair")))
+        if reliability:
+            curves = {"ROC": roc, "calibration": reliability}
+            labels = {"ROC": ("1 − specificity", "sensitivity"), "calibration": ("p(yes)", "share of yes")}
+            axes = {title: [page.Axis(label, 0, 1, page.FRACTION_TICKS) for label in labels[title]] for title in labels}
+            charts = [
+                page.line_chart(f"{task}: {each}", *axes[each], curves[each], (174, 180), diagonal=True) for each in curves
+            ]
+            cards.append(page.tag("figure", page.tag("h3", task), page.tag("div", *charts, class_="pair")))
     if not cards:
         return page.tag("p", "No run has p(yes) of a risk task.")
     note = "Left: ROC. Right: calibration in ten bins of p(yes). Dashed: by chance, and perfectly calibrated."
     calibrated = [run.name for run in runs if any(values.get("calibration") for values in run.tasks.values())]
-    return page.join(
-        page.tag("p", note, class_="note"), page.legend([(name, styles[name]) for name in calibrated]), page.grid(cards, 356)
-    )
+    legend = page.legend([(name, styles[name]) for name in calibrated])
+    return page.join(page.tag("p", note, class_="note"), legend, page.grid(cards, 356))
 
 
 def roc_points(predictions: Sequence[Prediction], max_points: int = 200) -> list[tuple[float, float]]:
@@ -331,18 +306,14 @@ def lengths(runs: Sequence[FinishedRun], styles: Styles) -> page.Html:
             lines = [page.Curve(distribution(of_run), styles[name]) for name, of_run in numbers.items()]
             chart = page.line_chart(f"Length of the {title}", x, y, lines, (340, 220))
             charts.append(page.tag("figure", page.tag("h3", f"Length of the {title}"), chart))
-    shares: tuple[tuple[str, Callable[[Output], bool]], ...] = (
-        ("Record truncated: oldest events left out", lambda output: bool(output.truncated)),
-        ("Prompt too long: not answered", lambda output: output.prediction.error is not None),
-        ("Reply cut off at the longest length", lambda output: output.finish_reason == "length"),
-    )
-    for title, holds in shares:
-        bars = [
-            page.Bar(run.name, sum(map(holds, run.outputs.values())) / len(run.outputs), None, styles[run.name])
-            for run in models
-            if run.outputs
-        ]
-        charts.append(page.bar_chart(title, bars))
+    conditions: dict[str, Callable[[Output], bool]] = {
+        "Record truncated: oldest events left out": lambda output: bool(output.truncated),
+        "Prompt too long: not answered": lambda output: output.prediction.error is not None,
+        "Reply cut off at the longest length": lambda output: output.finish_reason == "length",
+    }
+    for title, holds in conditions.items():
+        shares = {run.name: sum(map(holds, run.outputs.values())) / len(run.outputs) for run in models if run.outputs}
+        charts.append(page.bar_chart(title, [page.Bar(name, share, None, styles[name]) for name, share in shares.items()]))
     return page.join(page.legend([(run.name, styles[run.name]) for run in models]), page.grid(charts, 340))
 
 
@@ -352,11 +323,9 @@ def distribution(lengths: Sequence[int], steps: int = 100) -> list[tuple[float, 
     >>> distribution([10, 100, 1000], steps=2)
     [(1.0, 0.3333333333333333), (2.0, 0.6666666666666666), (3.0, 1.0)]
     """
-    from math import log10
-
     ranked = sorted(lengths)
     ranks = dict.fromkeys(round((len(ranked) - 1) * step / steps) for step in range(steps + 1))
-    return [(log10(ranked[rank]), (rank + 1) / len(ranked)) for rank in ranks]
+    return [(math.log10(ranked[rank]), (rank + 1) / len(ranked)) for rank in ranks]
 
 
 def all_metrics(run: FinishedRun) -> page.Html:
@@ -379,12 +348,10 @@ def settings(runs: Sequence[FinishedRun]) -> page.Html:
         "template_sha256": [next((output.template_sha256 for output in run.outputs.values()), None) for run in runs],
         "prompts_sha256": [None if run.baseline else run.hash(lambda _, output: output.prompt_sha256) for run in runs],
         "samples_sha256": [run.hash(lambda sample_id, _: sample_id) for run in runs],
-        "trajectories": [run.result.get("trajectories") for run in runs],
-        "git": [run.result.get("git") for run in runs],
-        "score_version": [run.result.get("score_version") for run in runs],
-        "resamples": [run.result.get("resamples") for run in runs],
-        "folder": [str(run.folder) for run in runs],
     }
+    for name in ("trajectories", "git", "score_version", "resamples"):
+        values_of[name] = [run.result.get(name) for run in runs]
+    values_of["folder"] = [str(run.folder) for run in runs]
     rows = []
     for name, values in values_of.items():
         if all(value in (None, "") for value in values):
@@ -414,14 +381,13 @@ def markdown(runs: Sequence[FinishedRun]) -> str:
 
     macro = [["model", "decision F1", "risk AUROC"]]
     for run in runs:
-        macro.append([run.name, *(value_text(run.result["macro"]["paper"], key) for key, _, _ in HEADLINES.values())])
+        macro.append([run.name, *(value_text(run.result["macro"]["paper"], key) for key, *_ in HEADLINES.values())])
     for name, published in PUBLISHED.items():
         macro.append([f"{name}, published", *("–" if value is None else f"{value:.3f}" for value in published)])
     tasks = [["task", "n", "metric", *(run.name for run in runs)]]
-    for task in ALL_TASKS:
-        if any(task in run.tasks for run in runs):
-            values = [value_text(run.tasks.get(task, {}), main_metric(task)) for run in runs]
-            tasks.append([task, str(_sizes(runs, task).content), main_metric(task), *values])
+    for task in [task for task in ALL_TASKS if any(task in run.tasks for run in runs)]:
+        values = [value_text(run.tasks.get(task, {}), main_metric(task)) for run in runs]
+        tasks.append([task, str(_sizes(runs, task).content), main_metric(task), *values])
     return "\n".join([*markdown_table(macro), *markdown_table(tasks)])
 
 
