@@ -14,6 +14,7 @@ from tiny_umls import write_umls
 from mimiciv_dataset.tasks import TASKS
 from pipeline.errors import UserError
 from pipeline.files import sha256
+from pipeline.provenance import digest_of, folder_record
 from thinking_graph_preprocess.concept_files import GRAPH_TASKS, normalise
 from thinking_graph_preprocess.evidence_generation import evidence_files
 from thinking_graph_preprocess.umls_graph import Graph
@@ -130,6 +131,7 @@ def test_any_number_of_processes_gives_the_same_bytes(
     assert two.read_bytes() == one.read_bytes() == small.read_bytes() and "rows," in done.stdout
     records = [json.loads(path.with_suffix(".provenance.json").read_text()) for path in (one, two, small)]
     assert records[0]["tasks"] == records[1]["tasks"] == records[2]["tasks"] and records[0]["complete"]
+    assert records[0]["inputs"]["graph"] == digest_of(folder_record(built / "graph")) is not None
     assert {path.name for path in small.parent.iterdir()} == {".locks", "out.csv", "out.provenance.json"}, "parts are removed"
 
 
@@ -312,6 +314,7 @@ def test_what_a_graph_may_hold(by_hand: Path) -> None:
 
 
 def test_ties_go_by_support_then_by_name(by_hand: Path) -> None:
+    (by_hand / "graph/provenance.json").unlink()  # as in graphs of earlier versions
     even = [("aspirin", name, 6.0, support) for name, support in (("heparin", 5), ("chest pain", 5), ("hypertension", 6))]
     assert [path[0] for path in paths_of(by_hand, even)[0]] == ["hypertension", "chest pain", "heparin"]
     assert [path[0] for path in paths_of(by_hand, even, "--topk", 2)[0]] == ["hypertension", "chest pain"]

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from tiny_umls import INVERSES, write_umls
 
 from pipeline.errors import UserError
+from pipeline.provenance import digest_of, folder_record
 from thinking_graph_preprocess.build_umls_graph import main
 from thinking_graph_preprocess.graph_writer import Edges, term_table, write_graph
 from thinking_graph_preprocess.umls_graph import Graph, SearchLimits, simplify_term, term_hash
@@ -160,6 +161,16 @@ def test_processes_that_build_the_same_graph(tmp_path: Path) -> None:
     for out, err, code in ends:  # one that starts when the graph exists is refused
         assert "7 concepts" in out if code == 0 else "expected a new directory" in err
     assert Graph(tmp_path / "graph").path("DM", "Insulin")
+
+
+def test_the_record_names_the_content(folder: Path, tmp_path: Path) -> None:
+    """Equal sources give an equal digest; another release gives another."""
+    digests = [digest_of(folder_record(folder))]
+    for name, relations in (("same", RELATIONS), ("other", RELATIONS[1:])):
+        write_umls(tmp_path / name, NAMES, relations)
+        main(["--umls_dir", str(tmp_path / name), "--output_path", str(tmp_path / f"{name}-graph")])
+        digests.append(digest_of(folder_record(tmp_path / f"{name}-graph")))
+    assert digests[0] == digests[1] != digests[2] and None not in digests
 
 
 def test_the_preferred_name_of_a_string_that_stands_twice(tmp_path: Path) -> None:
