@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from inference.answers import read_items, read_yes_no
+from mimiciv_dataset.samples import label_list
 from mimiciv_dataset.tasks import ALL_TASKS, NO, YES, Task
 
 # From weights, shape (R, n), to the metric under each row of weights, shape (R,); NaN where it is not defined.

@@ -1,5 +1,6 @@
 """Prompts: what a model reads, the same for training, RL and evaluation.
 
+A prompt is built from the input of a sample; `mimiciv_dataset/text.py` decides what of a trajectory becomes the input.
 There are three modes (docs/data.md): `plain` (thinking off), `think` (thinking on), `no_think` (thinking off, and the prompt
 asks for no thinking). An input that is too long for the model loses whole events, oldest first; text is never cut in the
 middle of an event.

@@ -21,10 +21,10 @@ from mimiciv_dataset.tasks import Task
 from mimiciv_dataset.timeline import Timeline, example  # noqa: F401  (example: for the doctests)
 
 FLAGS = ("outcome_in_window", "stay_ended_in_window", "label_vs_hospital_expire_flag", "target_in_context")
-
+# broken into two lines, as the headers of a printed table
 FLAG_HEADERS = ("outcome_\nin_window", "stay_ended_\nin_window", "label_vs_hospital_\nexpire_flag", "target_\nin_context")
-"""`FLAGS` broken into two lines, as the headers of a printed table."""
 
+# tables that can show the answers of a decision task, by the task's event
 RELATED = {
     "prescriptions": ("pharmacy", "emar"),
     "emar": ("prescriptions", "pharmacy"),
@@ -33,23 +33,16 @@ RELATED = {
     "diagnosis": ("diagnoses_icd",),
     "diagnoses_icd": ("diagnosis",),
 }
-"""Tables that can show the answers of a decision task, by the task's event."""
-
+# the dod rules of the tasks about death in hospital
 DEATH_IN_HOSPITAL = {
     "ED_Inpatient_Mortality": labels.ed_mortality,
     "ED_Critical_Outcomes": labels.ed_mortality,
     "Inpatient_Mortality": labels.inpatient_mortality,
 }
-"""The dod rules of the tasks about death in hospital."""
 
 
 def audit_risk(task: Task, t: Timeline, anchor: int, end: int, outcome: Outcome) -> list[str]:
-    """The flags of a risk sample.
-
-    Args:
-        anchor: position of the anchor event.
-        end: one past the last event of the window.
-        outcome: what the label rule returned.
+    """The flags of a risk sample, given the outcome of its label rule; `anchor` and `end` as in `labels.py`.
 
     >>> from mimiciv_dataset.tasks import TASKS
     >>> t = example(("patients", None, None, {"dod": 0}), ("icustays", 1, "a", {"outtime": 9}), ("emar", 10, "a"))
@@ -69,16 +62,12 @@ def audit_risk(task: Task, t: Timeline, anchor: int, end: int, outcome: Outcome)
     if stay_end is not None and now is not None and stay_end <= now:
         flags.append("stay_ended_in_window")
     if task.name in DEATH_IN_HOSPITAL:
-        death = DEATH_IN_HOSPITAL[task.name](t, anchor, end)
-        flag = _expire_flag(t, t.hadm_ids[anchor])
+        death, hadm_id = DEATH_IN_HOSPITAL[task.name](t, anchor, end), t.hadm_ids[anchor]
+        admission = None if hadm_id is None else t.next_of_stay("admissions", 0, hadm_id)
+        flag = None if admission is None else t.value(admission, "hospital_expire_flag")
         if death is not None and flag is not None and death.yes != (flag == "1"):
             flags.append("label_vs_hospital_expire_flag")
     return flags
-
-
-def _expire_flag(t: Timeline, hadm_id: str | None) -> str | None:
-    admission = t.next_of_stay("admissions", 0, hadm_id) if hadm_id is not None else None
-    return None if admission is None else t.value(admission, "hospital_expire_flag")
 
 
 class ShownValues:

@@ -15,7 +15,7 @@ import csv
 import hashlib
 import random
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
 
@@ -27,11 +27,7 @@ HEADER = "item"
 
 
 class Candidates:
-    """The candidates of samples, from the files of `cache/`; those of a task are read on first use.
-
-    Args:
-        cache_dir: directory with `item_set/` and `similar_item/`.
-    """
+    """The candidates of samples, from the directory `cache/`; the files of a task are read on first use."""
 
     def __init__(self, cache_dir: Path | str) -> None:
         self.cache_dir = Path(cache_dir)
@@ -71,18 +67,15 @@ class Candidates:
 class Vocabulary:
     """The distinct answers of a task, and the neighbours of each, nearest first.
 
-    Neighbours are stored as numbers: a hundred names for each of thirty thousand answers would fill a worker's memory.
-
-    Args:
-        items: the answers.
-        similar: lists of an answer and its neighbours.
+    `similar` has lists of an answer and its neighbours. Neighbours are stored as numbers: a hundred names for each of
+    thirty thousand answers would fill a worker's memory.
 
     >>> v = Vocabulary(["a", "b"], [["a", "b", "c"], ["c", "a"]])
     >>> v.items, v.neighbours("a"), v.neighbours("b"), v.neighbours("c")
     (['a', 'b', 'c'], ['b', 'c'], [], ['a'])
     """
 
-    def __init__(self, items: Sequence[str], similar: Iterator[list[str]] | Sequence[list[str]] = ()) -> None:
+    def __init__(self, items: Sequence[str], similar: Iterable[list[str]] = ()) -> None:
         self._number: dict[str, int] = {}
         self._neighbours: dict[int, array[int]] = {}
         for item in items:
@@ -95,14 +88,11 @@ class Vocabulary:
 
     @classmethod
     def read(cls, item_set: Path, similar_item: Path) -> Vocabulary | None:
-        """Read a vocabulary from its two files, either of which can be missing; None if both are.
-
-        The first line of an item set is its header if it is `item`; a similar_item file has no header.
-        """
+        """Read a vocabulary from its two files, either of which can be missing; None if both are."""
         if not item_set.exists() and not similar_item.exists():
             return None
         items = [row[0] for row in _read_csv(item_set)] if item_set.exists() else []
-        items = items[1:] if items[:1] == [HEADER] else items
+        items = items[1:] if items[:1] == [HEADER] else items  # a file without a header is accepted
         return cls(items, _read_csv(similar_item) if similar_item.exists() else ())
 
     def neighbours(self, answer: str) -> list[str]:
@@ -111,11 +101,7 @@ class Vocabulary:
 
 
 def _read_csv(path: Path) -> Iterator[list[str]]:
-    """The non-empty lines of a CSV.
-
-    Raises:
-        UserError: the file is not a CSV in UTF-8.
-    """
+    """Yield the non-empty lines of a CSV."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             yield from (row for row in csv.reader(file) if row and row[0])
@@ -126,38 +112,25 @@ def _read_csv(path: Path) -> Iterator[list[str]]:
 def choose(vocabulary: Vocabulary, answers: Sequence[str], key: str, max_candidates: int = MAX_CANDIDATES) -> list[str]:
     """Choose the candidates of a sample: its answers, and other names up to `max_candidates` in all.
 
-    A small vocabulary is used whole:
+    A small vocabulary is used whole. From a larger one, neighbours are taken from each answer in turn, so that every answer is
+    represented. If there are too few, pseudorandom names fill the list, so that the answer is not the only candidate.
 
-    >>> v = Vocabulary(["a", "b", "c"])
-    >>> sorted(choose(v, ["a"], "key")), sorted(choose(v, ["x"], "key"))
-    (['a', 'b', 'c'], ['a', 'b', 'c', 'x'])
-
-    From a larger one, neighbours are taken from each answer in turn, so that every answer is represented:
-
-    >>> v = Vocabulary("abcdefgh", [["a", "c", "d", "e"], ["b", "f", "c", "g"]])
-    >>> sorted(choose(v, ["a"], "key", max_candidates=3)), sorted(choose(v, ["a", "b"], "key", max_candidates=5))
-    (['a', 'c', 'd'], ['a', 'b', 'c', 'd', 'f'])
-
-    If there are too few neighbours, pseudorandom names fill the list, so that the answer is not the only candidate:
-
-    >>> len(choose(v, ["x"], "key", max_candidates=4)), "x" in choose(v, ["x"], "key", max_candidates=4)
+    >>> small, large = Vocabulary(["a", "b", "c"]), Vocabulary("abcdefgh", [["a", "c", "d", "e"], ["b", "f", "c", "g"]])
+    >>> sorted(choose(small, ["x"], "key")), sorted(choose(large, ["a", "b"], "key", max_candidates=5))
+    (['a', 'b', 'c', 'x'], ['a', 'b', 'c', 'd', 'f'])
+    >>> len(choose(large, ["x"], "key", max_candidates=4)), "x" in choose(large, ["x"], "key", max_candidates=4)
     (4, True)
-
-    The result depends on the key:
-
-    >>> choose(v, ["x"], "key", max_candidates=4) == choose(v, ["x"], "other", max_candidates=4)
+    >>> choose(large, ["x"], "key", max_candidates=4) == choose(large, ["x"], "other", max_candidates=4)
     False
     """
     names = dict.fromkeys(answers)
     if len(vocabulary.items) <= max_candidates:
-        names.update(dict.fromkeys(vocabulary.items))
-        return shuffle_names(list(names), key)
+        return shuffle_names([*names | dict.fromkeys(vocabulary.items)], key)
     turns = zip_longest(*(vocabulary.neighbours(answer) for answer in names))
-    for name in chain.from_iterable(turns):
+    for name in filter(None, chain.from_iterable(turns)):
         if len(names) >= max_candidates:
             break
-        if name is not None:
-            names[name] = None
+        names[name] = None
     draw = generator(key)
     while len(names) < max_candidates:
         names[vocabulary.items[draw.randrange(len(vocabulary.items))]] = None

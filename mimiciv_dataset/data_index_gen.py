@@ -25,8 +25,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
 
 import argparse
+import csv
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -47,10 +49,9 @@ from pipeline.work import map_lines
 if TYPE_CHECKING:
     import polars as pl
 
+TaskFiles = dict[str, list[Path]]  # the index files with the rows of each task
 STEP = "data_index_gen"
-
-_BATCH_FILES = 200
-"""Files of patient-grouped indexes that are sorted into tasks at a time."""
+_BATCH_FILES = 200  # files of patient-grouped indexes that are sorted into tasks at a time
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -60,16 +61,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_argument("--data_config", type=Path, required=True, help='JSON {"task": count}, see scripts/data_configs/')
     cli.add_argument("--output_path", type=Path, required=True, help="CSV to write")
     cli.add_argument("--kind", choices=("decision", "risk"), help="only the config's tasks of this kind")
-    cli.add_argument(
-        "--force_task_num", type=float, metavar="N", help="N ≥ 1 or -1 (all) replaces every count, N < 1 scales it"
-    )
+    cli.add_argument("--force_task_num", type=float, metavar="N", help="N ≥ 1 or -1 (all): every count; N < 1 scales them")
     cli.add_argument("--balance_sample", action="store_true", help="weight the rows of all tasks by target_weight")
     cli.add_argument("--balance_force", action="store_true", help="equally many rows of each label for risk tasks")
     cli.add_argument("--min_window", type=int, default=10, help="windows have more events than this (10)")
     cli.add_argument("--max_window", type=int, default=100, help="windows have fewer events than this (100)")
-    cli.add_argument(
-        "--exclude_audit", default=(), type=audit_flags, metavar="FLAG,...", help=f"exclude rows with {', '.join(FLAGS)}"
-    )
+    flags = f"exclude rows with {', '.join(FLAGS)}"
+    cli.add_argument("--exclude_audit", default=(), type=audit_flags, metavar="FLAG,...", help=flags)
     cli.add_argument("--out_data_index_dir", type=Path, help="index (directory or CSV) whose rows are excluded")
     cli.add_argument("--in_label_data_index_dir", type=Path, help="index (directory or CSV) whose labels alone are allowed")
     cli.add_argument("--seed", type=int, default=42, help="seed of the draw (42)")
@@ -77,9 +75,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = cli.parse_args(argv)
     summary = Summary(STEP)
     numbers = read_config(args.data_config, args.force_task_num, args.kind)
-    filters = Filters(
-        args.min_window, args.max_window, args.exclude_audit, args.out_data_index_dir, args.in_label_data_index_dir
-    )
+    others = args.out_data_index_dir, args.in_label_data_index_dir
+    filters = Filters(args.min_window, args.max_window, args.exclude_audit, *others)
     draw = Draw(args.balance_sample, args.balance_force, args.seed)
     subjects = frozenset(read_subject_ids(args.subject_id_path))
     index = index_files(args.data_index_dir)
@@ -111,12 +108,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         print_reports(reports, filters.active)
         total = sum(report["counts"]["drawn"] for report in reports.values())
         if not total:
-            raise UserError(
-                f"{args.data_index_dir}: expected rows of the patients of {args.subject_id_path}, got none that pass the "
-                "filters. The table shows which filter excludes them."
-            )
+            expected = f"rows of the patients of {args.subject_id_path}, got none that pass the filters"
+            raise UserError(f"{args.data_index_dir}: expected {expected}. The table shows which filter excludes them.")
         provenance.path.unlink(missing_ok=True)  # an existing set is replaced
-    write_audit(args.output_path.with_suffix(".audit.csv"), [report["audit"] for report in reports.values()])
+    with atomic_path(args.output_path.with_suffix(".audit.csv")) as temporary, temporary.open("w", encoding="utf-8") as file:
+        audit = csv.DictWriter(file, next(iter(reports.values()))["audit"], lineterminator="\n")
+        audit.writeheader()
+        audit.writerows(report["audit"] for report in reports.values())
     counts = {task: report["counts"] for task, report in reports.items()}
     provenance.complete(sha256_file(args.output_path), tasks=counts, data_use=DATA_USE)
     tasks = sum(count["drawn"] > 0 for count in counts.values())
@@ -124,20 +122,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     summary.print(f"{total:,} rows of {tasks} tasks → {args.output_path}", read, "index rows")
 
 
-# --- configs
-
-
 def read_config(path: Path, force: float | None, kind: str | None = None) -> dict[str, float]:
-    """The number of rows to draw of each task, as `Draw.rows` takes it.
-
-    Args:
-        path: the config.
-        force: --force_task_num.
-        kind: keep the tasks of this kind only.
-
-    Raises:
-        UserError: the config is not {"task": count} with known tasks, or `force` is not a number of rows.
-    """
+    """The number of rows to draw of each task, as `Draw.rows` takes it: a config's, after --force_task_num and --kind."""
     require(path, 'a config, {"task": count}', "see scripts/data_configs/")
     config = read_json(path)
     if not isinstance(config, dict) or not all(type(count) is int and count >= ALL for count in config.values()):
@@ -159,9 +145,7 @@ def task_count(count: int, force: float | None) -> float:
     >>> task_count(500, None), task_count(500, 20), task_count(500, 0.2), task_count(-1, 0.2), task_count(500, -1)
     (500, 20, 100, 0.2, -1)
 
-    A fraction leaves at least one row:
-
-    >>> task_count(500, 0.0001)
+    >>> task_count(500, 0.0001)  # at least one row
     1
     """
     if force is None or count == 0:
@@ -188,23 +172,18 @@ def audit_flags(text: str) -> tuple[str, ...]:
     return flags
 
 
-# --- the draw
-
-
-def split_by_task(
-    files: Sequence[Path], tasks: Collection[str], subjects: Collection[str], folder: Path
-) -> dict[str, list[Path]]:
-    """The files with the rows of each task.
+def split_by_task(files: Sequence[Path], tasks: dict[str, float], subjects: frozenset[str], folder: Path) -> TaskFiles:
+    """The files with the rows of each task of `tasks`.
 
     A file named after its task is used as it is. Other files (one per patient) are read once, in batches, and their rows
     sorted into files of one task each in `folder`; files named after a patient who is not in `subjects` are skipped.
     """
     import polars as pl
 
-    of_task, mixed = {}, []
+    of_task, mixed = defaultdict(list), []
     for path in files:
         if (task := task_of_file(path)) is not None:
-            of_task.setdefault(task, []).append(path)
+            of_task[task].append(path)
         elif not path.stem.isdecimal() or path.stem in subjects:
             mixed.append(path)
     for start in range(0, len(mixed), _BATCH_FILES):
@@ -215,23 +194,17 @@ def split_by_task(
         for (task,), rows in pl.concat(frames).partition_by("task", as_dict=True).items():
             part = folder / f"{task}-{start:08d}.csv"
             rows.write_csv(part)
-            of_task.setdefault(task, []).append(part)
+            of_task[task].append(part)
     return of_task
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """Draws the rows of each task.
+    """Draws the rows of each task."""
 
-    Attributes:
-        files: index files of each task.
-        numbers: rows to draw of each task, as `Draw.rows` takes them.
-        subjects: patients to draw from.
-    """
-
-    files: dict[str, list[Path]]
-    numbers: dict[str, float]
-    subjects: frozenset[str]
+    files: TaskFiles
+    numbers: dict[str, float]  # rows to draw of each task, as `Draw.rows` takes them
+    subjects: frozenset[str]  # patients to draw from
     filters: Filters
     draw: Draw
 
@@ -252,9 +225,6 @@ class Sampler:
         yield {"counts": counts, "note": note, "audit": audit_row(task, rows, drawn)}
         for piece in to_samples(drawn).iter_slices():
             yield {"rows": piece.write_csv(include_header=False)}
-
-
-# --- outputs
 
 
 def to_samples(rows: pl.DataFrame) -> pl.DataFrame:
@@ -288,14 +258,6 @@ def print_reports(reports: dict[str, dict[str, Any]], filters: Sequence[str]) ->
         print("\nRows with an audit flag: before the draw / drawn")
         pairs = [[row["task"], *(f"{row[flag]:,} / {row[f'drawn_{flag}']:,}" for flag in FLAGS)] for row in audit]
         print_table(("task", *FLAG_HEADERS), pairs)
-
-
-def write_audit(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write the rows of `audit_row` as a CSV."""
-    import polars as pl
-
-    with atomic_path(path) as temporary:
-        pl.DataFrame(rows).write_csv(temporary)
 
 
 if __name__ == "__main__":

@@ -16,11 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
     import polars as pl
 
-ALL = -1
-"""As a number of rows: all of them."""
-
-KEY = ("subject_id", "event", "context_begin", "context_end")
-"""The columns that identify a row of a task."""
+ALL = -1  # as a number of rows: all of them
+KEY = ("subject_id", "event", "context_begin", "context_end")  # the columns that identify a row of a task
 
 
 @dataclass(frozen=True)
@@ -38,16 +35,10 @@ class Draw:
     seed: int = 42
 
     def rows(self, task: Task, rows: pl.DataFrame, number: float) -> tuple[pl.DataFrame, str]:
-        """Draw from the rows of a task.
-
-        Args:
-            number: how many rows; `ALL`, or a fraction of the rows if below 1.
+        """Draw `number` of the rows of a task: `ALL`, a number, or a fraction of the rows if below 1.
 
         Returns:
             The rows drawn, in their order, and a note if there are fewer than requested.
-
-        Raises:
-            UserError: rows drawn by weight lack weights.
         """
         if number == 0 or not rows.height:
             return rows.clear(), "" if number == 0 else "no rows"
@@ -91,10 +82,8 @@ def row_hashes(task: str, rows: pl.DataFrame, seed: int) -> np.ndarray:
     for name in KEY:
         column = rows[name]
         if name in ("subject_id", "event"):
-            texts = column.unique().to_list()
-            column = column.cast(pl.String).replace_strict(
-                texts, [text_hash(text or "") for text in texts], return_dtype=pl.UInt64
-            )
+            hashes = {text: text_hash(text or "") for text in column.unique()}
+            column = column.cast(pl.String).replace_strict(hashes, return_dtype=pl.UInt64)
         state = _mix(state ^ column.to_numpy().astype(np.uint64))
     return state
 
@@ -133,15 +122,11 @@ def draw_weighted(hashes: np.ndarray, weights: np.ndarray, number: int) -> np.nd
     the other, each with probability proportional to its weight among the remaining ones (Efraimidis and Spirakis, "Weighted
     random sampling with a reservoir", Information Processing Letters 97, 2006).
 
-    With u = 1/2 in every row, the largest weights are drawn:
+    With the same u in every row, the largest weights are drawn; with equal weights, the largest u:
 
     >>> import numpy as np
-    >>> half = np.full(4, 2**63, dtype=np.uint64)
-    >>> draw_weighted(half, np.array([0.1, 1.0, 0.2, 0.5]), 2).tolist()
+    >>> draw_weighted(np.full(4, 2**63, dtype=np.uint64), np.array([0.1, 1.0, 0.2, 0.5]), 2).tolist()
     [1, 3]
-
-    With equal weights, the largest u are drawn:
-
     >>> draw_weighted(np.array([5, 9, 7], dtype=np.uint64) << np.uint64(60), np.ones(3), 2).tolist()
     [1, 2]
     """

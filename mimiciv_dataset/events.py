@@ -1,6 +1,6 @@
 """The event registry: every MIMIC-IV table that is read, declared once.
 
-Preprocessing, text, index generation and docs use this table; a new event type is one entry in `EVENTS`. docs/data.md explains
+To add an event type, add an entry to `EVENTS`: preprocessing, text, index generation and docs follow it. docs/data.md explains
 the order and times of events and the columns of floats, docs/tasks.md the targets.
 """
 
@@ -8,27 +8,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-MODULES = ("hosp", "note", "ed", "icu")
-"""The modules of MIMIC-IV, in the order that breaks ties between records of the same time."""
-
-MISSING = "nan"
-"""A missing value in a record."""
-
+MODULES = ("hosp", "note", "ed", "icu")  # in the order that breaks ties between records of the same time
+MISSING = "nan"  # a missing value in a record
+# Texts in raw files that mean a missing value: the defaults of pandas.read_csv, with which the release was made.
 MISSING_TEXTS = (
     "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
     "NULL", "NaN", "None", "n/a", "nan", "null",
 )  # fmt: skip
-"""Texts in raw files that mean a missing value: the defaults of pandas.read_csv, with which the release was made."""
 
 
 @dataclass(frozen=True)
 class Lookup:
-    """How a key is looked up in a dictionary by columns of the record.
-
-    Attributes:
-        source: the dictionary; see `lookups.py`.
-        by: the columns that form the key of the dictionary.
-    """
+    """How a key is looked up: the dictionary (see `lookups.py`), and the columns of the record that form its key."""
 
     source: str
     by: tuple[str, ...]
@@ -92,21 +83,19 @@ class EventType:
         ('subject_id', 'chartdate', 'result_name', 'result_value')
         """
         looked_up = dict(self.lookups)
-        columns = ["subject_id", self.time, self.time_fallback, *self.tie]
-        columns += ["stay_id"] if self.stay_time else []
+        columns = ["subject_id", self.time, self.time_fallback, *self.tie, self.stay_time and "stay_id"]
         columns += [key for key in self.shown if key not in looked_up]
         columns += [column for lookup in looked_up.values() for column in lookup.by]
-        return tuple(dict.fromkeys(column for column in (*columns, *self.needs) if column))
+        return tuple(dict.fromkeys(filter(None, (*columns, *self.needs))))
 
 
 def _item_name(table: str) -> tuple[tuple[str, Lookup], ...]:
     return (("item_name", Lookup(table, ("itemid",))),)
 
 
-def _coded(key: str | None, names: str, ccs: str) -> tuple[tuple[str, Lookup], ...]:
+def _coded(key: str) -> tuple[tuple[str, Lookup], ...]:
     by = ("icd_code", "icd_version")
-    named = ((key, Lookup(names, by)),) if key else ()
-    return (*named, ("CCS Type", Lookup(ccs, by)))
+    return (key, Lookup(f"d_icd_{key}", by)), ("CCS Type", Lookup(f"d_ccs_{key}", by))
 
 
 _ATC = (("ATC Type", Lookup("d_atc_prescriptions", ("ndc",))),)
@@ -117,119 +106,71 @@ _HADM = ("hadm_id",)
 
 _TABLES = (
     # --- hosp
-    EventType(
-        "patients", "hosp", "Patient Demographics", ("anchor_age", "gender"), needs=("dod",),
-    ),
-    EventType(
-        "admissions", "hosp", "Admissions", ("admission_type", "admission_location", "admission_info"),
-        time="admittime", needs=("hadm_id", "dischtime", "hospital_expire_flag"),
-    ),
-    EventType(
-        "diagnoses_icd", "hosp", "Diagnoses on International Classification of Diseases", ("diagnoses", "CCS Type"),
-        lookups=_coded("diagnoses", "d_icd_diagnoses", "d_ccs_diagnoses"), untimed_rank=1, needs=_HADM,
-    ),
+    EventType("patients", "hosp", "Patient Demographics", ("anchor_age", "gender"), needs=("dod",)),
+    EventType("admissions", "hosp", "Admissions", ("admission_type", "admission_location", "admission_info"),
+              time="admittime", needs=("hadm_id", "dischtime", "hospital_expire_flag")),
+    EventType("diagnoses_icd", "hosp", "Diagnoses on International Classification of Diseases", ("diagnoses", "CCS Type"),
+              lookups=_coded("diagnoses"), untimed_rank=1, needs=_HADM),
     EventType("drgcodes", "hosp", untimed_rank=2, needs=_HADM),
-    EventType(
-        "emar", "hosp", "Electronic Medicine Administration Record", ("medication", "event_txt"),
-        time="charttime", needs=_HADM,
-    ),
+    EventType("emar", "hosp", "Electronic Medicine Administration Record", ("medication", "event_txt"), time="charttime",
+              needs=_HADM),
     EventType("hcpcsevents", "hosp", time="chartdate", needs=_HADM),
-    EventType(
-        "labevents", "hosp", "Labotary Test Events",  # as spelled in the released data
-        ("item_name", "valuenum", "valueuom", "ref_range_lower", "ref_range_upper", "flag", "comments"),
-        time="charttime", floats=("valuenum", "ref_range_lower", "ref_range_upper"),
-        lookups=_item_name("d_labitems"), needs=_HADM,
-    ),
-    EventType(
-        "microbiologyevents", "hosp", "Microbiology Test Events",
-        ("test_name", "dilution_text", "interpretation", "comments", "ab_name"),
-        time="charttime", time_fallback="chartdate", floats=("dilution_value",), needs=_HADM,
-    ),
+    # "Labotary": as in the released data
+    EventType("labevents", "hosp", "Labotary Test Events",
+              ("item_name", "valuenum", "valueuom", "ref_range_lower", "ref_range_upper", "flag", "comments"),
+              time="charttime", floats=("valuenum", "ref_range_lower", "ref_range_upper"), lookups=_item_name("d_labitems"),
+              needs=_HADM),
+    EventType("microbiologyevents", "hosp", "Microbiology Test Events",
+              ("test_name", "dilution_text", "interpretation", "comments", "ab_name"), time="charttime",
+              time_fallback="chartdate", floats=("dilution_value",), needs=_HADM),
     EventType("omr", "hosp", "Online Medical Record", ("result_name", "result_value"), time="chartdate"),
-    EventType(
-        "pharmacy", "hosp", "Pharmacy", ("medication", "proc_type", "status"),
-        time="entertime", floats=("doses_per_24_hrs",), needs=_HADM,
-    ),
+    EventType("pharmacy", "hosp", "Pharmacy", ("medication", "proc_type", "status"), time="entertime",
+              floats=("doses_per_24_hrs",), needs=_HADM),
     EventType("poe", "hosp", "Provider Order Entry", ("order_type", "order_subtype"), time="ordertime", needs=_HADM),
-    EventType(
-        "prescriptions", "hosp", "Prescriptions",
-        ("drug", "ATC Type", "prod_strength", "dose_val_rx", "dose_unit_rx"),
-        time="starttime", floats=("doses_per_24_hrs",), lookups=_ATC, needs=_HADM,
-    ),
-    EventType(
-        "procedures_icd", "hosp", "Procedures on International Classification of Diseases", ("procedures", "CCS Type"),
-        time="chartdate", lookups=_coded("procedures", "d_icd_procedures", "d_ccs_procedures"), needs=_HADM,
-    ),
+    EventType("prescriptions", "hosp", "Prescriptions", ("drug", "ATC Type", "prod_strength", "dose_val_rx", "dose_unit_rx"),
+              time="starttime", floats=("doses_per_24_hrs",), lookups=_ATC, needs=_HADM),
+    EventType("procedures_icd", "hosp", "Procedures on International Classification of Diseases", ("procedures", "CCS Type"),
+              time="chartdate", lookups=_coded("procedures"), needs=_HADM),
     EventType("services", "hosp", "Services", ("curr_service",), time="transfertime", needs=_HADM),
     EventType("transfers", "hosp", "Transfers", ("eventtype", "careunit"), time="intime", needs=_HADM),
     # --- note
-    EventType(
-        "discharge", "note", "Discharge", ("note_type", "text"), time="charttime", tie=("note_seq",), needs=_HADM,
-    ),
-    EventType(
-        "radiology", "note", "Radiology Examinations", ("note_type", "exam_name", "text"),
-        time="charttime", tie=("note_seq",),
-        lookups=(("exam_name", Lookup("radiology_detail", ("note_id",))),), needs=_HADM,
-    ),
+    EventType("discharge", "note", "Discharge", ("note_type", "text"), time="charttime", tie=("note_seq",), needs=_HADM),
+    EventType("radiology", "note", "Radiology Examinations", ("note_type", "exam_name", "text"), time="charttime",
+              tie=("note_seq",), lookups=(("exam_name", Lookup("radiology_detail", ("note_id",))),), needs=_HADM),
     # --- ed
-    EventType(
-        "edstays", "ed", "EDstays", ("gender", "race"),
-        time="intime", tie=("stay_id",), tie_rank=0, needs=("hadm_id", "outtime"),
-    ),
-    EventType(
-        "triage", "ed", "Triage", (*_VITALS, "pain", "acuity", "chiefcomplaint"),
-        stay_time="intime", stay_offset_s=1, floats=(*_VITALS, "acuity"), tie=("stay_id",), tie_rank=1,
-    ),
-    EventType(
-        "medrecon", "ed", "Medrecon", ("name", "ATC Type"),
-        time="charttime", lookups=_ATC, tie=("stay_id",), tie_rank=2,
-    ),
+    EventType("edstays", "ed", "EDstays", ("gender", "race"), time="intime", tie=("stay_id",), tie_rank=0,
+              needs=("hadm_id", "outtime")),
+    EventType("triage", "ed", "Triage", (*_VITALS, "pain", "acuity", "chiefcomplaint"), stay_time="intime", stay_offset_s=1,
+              floats=(*_VITALS, "acuity"), tie=("stay_id",), tie_rank=1),
+    EventType("medrecon", "ed", "Medrecon", ("name", "ATC Type"), time="charttime", lookups=_ATC, tie=("stay_id",),
+              tie_rank=2),
     EventType("pyxis", "ed", "Pyxis", ("name",), time="charttime", tie=("stay_id",), tie_rank=3),
-    EventType(
-        "vitalsign", "ed", "Vitalsign", (*_VITALS, "pain", "rhythm"),
-        time="charttime", floats=_VITALS, tie=("stay_id",), tie_rank=4,
-    ),
-    EventType(
-        "diagnosis", "ed", "ED Diagnoses on International Classification of Diseases", ("icd_title", "CCS Type"),
-        stay_time="outtime", lookups=_coded(None, "", "d_ccs_diagnoses"), tie=("stay_id",), tie_rank=5,
-    ),
+    EventType("vitalsign", "ed", "Vitalsign", (*_VITALS, "pain", "rhythm"), time="charttime", floats=_VITALS,
+              tie=("stay_id",), tie_rank=4),
+    EventType("diagnosis", "ed", "ED Diagnoses on International Classification of Diseases", ("icd_title", "CCS Type"),
+              stay_time="outtime", lookups=_coded("diagnoses")[1:], tie=("stay_id",), tie_rank=5),
     # --- icu
     EventType("icustays", title="ICUstays", time="intime", floats=("los",), **{**_ICU, "tie_rank": 0},
               needs=("outtime",)),
-    EventType(
-        "chartevents", title="Chart Events", shown=("item_name", "valuenum", "valueuom", "warning"),
-        time="charttime", floats=("valuenum",), lookups=_item_name("d_items"), **_ICU,
-    ),
-    EventType(
-        "datetimeevents", title="Datetime Events", shown=("item_name",),
-        time="charttime", lookups=_item_name("d_items"), **_ICU,
-    ),
-    EventType(
-        "ingredientevents", title="Ingredient Events", shown=("item_name", "amount", "amountuom", "rate", "rateuom"),
-        time="starttime", floats=_RATES, lookups=_item_name("d_items"), **_ICU,
-    ),
-    EventType(
-        "inputevents", title="Input Events", shown=("item_name", "amount", "amountuom", "rate", "rateuom"),
-        time="starttime", floats=(*_RATES, "patientweight", "totalamount"), lookups=_item_name("d_items"), **_ICU,
-    ),
-    EventType(
-        "outputevents", title="Output Events", shown=("item_name", "value", "valueuom"),
-        time="charttime", floats=("value",), lookups=_item_name("d_items"), **_ICU,
-    ),
-    EventType(
-        "procedureevents", title="Procedure Events",
-        shown=("item_name", "value", "valueuom", "location", "locationcategory"),
-        time="starttime", floats=("value", "patientweight", "ORIGINALAMOUNT", "ORIGINALRATE"),
-        lookups=_item_name("d_items"), **_ICU,
-    ),
+    EventType("chartevents", title="Chart Events", shown=("item_name", "valuenum", "valueuom", "warning"), time="charttime",
+              floats=("valuenum",), lookups=_item_name("d_items"), **_ICU),
+    EventType("datetimeevents", title="Datetime Events", shown=("item_name",), time="charttime",
+              lookups=_item_name("d_items"), **_ICU),
+    EventType("ingredientevents", title="Ingredient Events", shown=("item_name", "amount", "amountuom", "rate", "rateuom"),
+              time="starttime", floats=_RATES, lookups=_item_name("d_items"), **_ICU),
+    EventType("inputevents", title="Input Events", shown=("item_name", "amount", "amountuom", "rate", "rateuom"),
+              time="starttime", floats=(*_RATES, "patientweight", "totalamount"), lookups=_item_name("d_items"), **_ICU),
+    EventType("outputevents", title="Output Events", shown=("item_name", "value", "valueuom"), time="charttime",
+              floats=("value",), lookups=_item_name("d_items"), **_ICU),
+    EventType("procedureevents", title="Procedure Events",
+              shown=("item_name", "value", "valueuom", "location", "locationcategory"), time="starttime",
+              floats=("value", "patientweight", "ORIGINALAMOUNT", "ORIGINALRATE"), lookups=_item_name("d_items"), **_ICU),
 )  # fmt: skip
 
-EVENTS: dict[str, EventType] = {event.name: event for event in _TABLES}
-"""Every table that is read, by name."""
+EVENTS: dict[str, EventType] = {event.name: event for event in _TABLES}  # every table that is read, by name
 
-DICTIONARY_TABLES = {
+DICTIONARY_TABLES = {  # raw tables that are copied to `index_mapping/`, by module
     "hosp": ("d_hcpcs", "d_icd_diagnoses", "d_icd_procedures", "d_labitems"),
     "icu": ("d_items",),
     "note": ("radiology_detail", "discharge_detail"),
 }
-"""Raw tables that are copied to `index_mapping/`, by module."""

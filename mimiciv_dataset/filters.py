@@ -21,15 +21,7 @@ MAX_CHART_NAMES = 10
 
 @dataclass(frozen=True)
 class Filters:
-    """Settings of the filters.
-
-    Attributes:
-        min_window: windows have more events than this.
-        max_window: windows have fewer events than this.
-        exclude_audit: flags of the leak audit that exclude a row.
-        out_data_index_dir: index whose rows are excluded; None: none are.
-        in_label_data_index_dir: index whose labels alone are allowed; None: all are.
-    """
+    """Settings of the filters: the flags of `data_index_gen.py` of the same names."""
 
     min_window: int = 10
     max_window: int = 100
@@ -45,23 +37,14 @@ class Filters:
 
 
 class Exclusions(NamedTuple):
-    """What the filters take from other indexes, each None if there is no such index.
+    """What the filters take from other indexes, each None if there is no such index."""
 
-    Attributes:
-        seen: rows to exclude: task, subject_id and context_end.
-        allowed: labels to keep: task and label.
-    """
-
-    seen: pl.DataFrame | None
-    allowed: pl.DataFrame | None
+    seen: pl.DataFrame | None  # rows to exclude: task, subject_id and context_end
+    allowed: pl.DataFrame | None  # labels to keep: task and label
 
 
 def read_exclusions(filters: Filters, tasks: Collection[str]) -> Exclusions:
-    """Read the other indexes that the filters name.
-
-    Raises:
-        UserError: an index has none of the tasks.
-    """
+    """Read the other indexes that the filters name."""
     import polars as pl
 
     seen = allowed = None
@@ -98,9 +81,6 @@ def filter_rows(
 
     Returns:
         The rows, and the number of rows read (`rows`) and left by each filter.
-
-    Raises:
-        UserError: a row lacks its patient, window or target, or two rows of the same sample differ.
     """
     import polars as pl
 
@@ -112,20 +92,16 @@ def filter_rows(
     for path in files:
         with reading(path):
             frame = scan(path)
-            of_file = frame.select(
-                rows=(pl.col("task") == task.name).sum(),
-                subjects=selected.sum(),
-                window=in_window.sum(),
-                incomplete=pl.any_horizontal(pl.col("subject_id", "context_begin", "context_end", "target").is_null()).sum(),
-            ).collect(engine="streaming")
+            incomplete = pl.any_horizontal(pl.col("subject_id", "context_begin", "context_end", "target").is_null())
+            of_task = pl.col("task") == task.name
+            flags = {"rows": of_task, "subjects": selected, "window": in_window, "incomplete": incomplete}
+            of_file = frame.select(**{name: flag.sum() for name, flag in flags.items()}).collect(engine="streaming")
             # tens of millions of rows of next_event have few distinct values in these columns
             compact = pl.col("task", "event", "audit").cast(pl.Categorical)
             frames.append(frame.filter(in_window).with_columns(compact).collect(engine="streaming"))
         if of_file["incomplete"][0]:
-            raise UserError(
-                f"{path}: expected subject_id, window and target in every row, got {of_file['incomplete'][0]:,} rows without. "
-                "Make the index again with task_sample_info_gen.py."
-            )
+            found = f"got {of_file['incomplete'][0]:,} rows without. Make the index again with task_sample_info_gen.py"
+            raise UserError(f"{path}: expected subject_id, window and target in every row, {found}.")
         for name in ("rows", "subjects", "window"):
             counts[name] += of_file[name][0]
     rows = pl.concat(frames) if frames else pl.DataFrame(schema=dict.fromkeys(INDEX_COLUMNS, pl.String))
@@ -145,11 +121,7 @@ def filter_rows(
 
 
 def distinct(task: Task, rows: pl.DataFrame) -> pl.DataFrame:
-    """The rows without repetitions.
-
-    Raises:
-        UserError: two rows of the same sample differ, so they come from different builds.
-    """
+    """The rows without repetitions; an error if two rows of the same sample differ, as those of different builds do."""
     import numpy as np
 
     if len(np.unique(row_hashes(task.name, rows, seed=0))) == rows.height:
@@ -158,10 +130,8 @@ def distinct(task: Task, rows: pl.DataFrame) -> pl.DataFrame:
     contradicting = rows.filter(rows.select(KEY).is_duplicated())
     if contradicting.height:
         first = sample_id(contradicting.sort(KEY).row(0, named=True))
-        raise UserError(
-            f"{task.name}: expected one row per sample, got {contradicting.height:,} rows that contradict another, such as "
-            f"those of {first}. Do not mix indexes of two builds."
-        )
+        found = f"{contradicting.height:,} rows that contradict another, such as those of {first}"
+        raise UserError(f"{task.name}: expected one row per sample, got {found}. Do not mix indexes of two builds.")
     return rows
 
 
@@ -187,9 +157,8 @@ def unseen(rows: pl.DataFrame, seen: pl.DataFrame) -> pl.DataFrame:
     """
     import polars as pl
 
-    return rows.with_columns(pl.col("task").cast(pl.String)).join(
-        seen, on=["task", "subject_id", "context_end"], how="anti", maintain_order="left"
-    )
+    key = ["task", "subject_id", "context_end"]
+    return rows.with_columns(pl.col("task").cast(pl.String)).join(seen, on=key, how="anti", maintain_order="left")
 
 
 def with_labels(task: Task, rows: pl.DataFrame, allowed: pl.DataFrame) -> pl.DataFrame:

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mimiciv_dataset.lookups import csv_fault
+from mimiciv_dataset.lookups import read_text_csv
 from mimiciv_dataset.tasks import TASKS
 from pipeline.errors import UserError
 from pipeline.files import require, sha256
@@ -29,32 +29,15 @@ from pipeline.provenance import digest_of, file_record, folder_record
 if TYPE_CHECKING:
     import polars as pl
 
-INDEX_COLUMNS = (
-    "subject_id", "hadm_id", "task", "event", "context_begin", "context_end", "target", "target_weight",
-    "admissions_id", "last_discharge_id", "audit",
-)  # fmt: skip
-"""Columns of a task index."""
-
-SAMPLE_COLUMNS = (
-    "subject_id", "hadm_id", "task", "event", "period_begin", "period_end", "admissions_id", "last_discharge_id",
-    "target", "audit",
-)  # fmt: skip
-"""Columns of a sampled set."""
-
-REQUIRED = ("subject_id", "task", "event", "target")
 IDS = ("subject_id", "hadm_id")
-POSITIONS = ("context_begin", "context_end", "admissions_id", "last_discharge_id")
-
-MISSING_CELLS = ("", "nan", "NaN", "None", "null")
-"""Spellings of a missing value in the id and position columns of index files."""
-
-_WINDOWS = (("context_begin", "context_end"), ("period_begin", "period_end"))
-"""The names of the window columns: `context_*` in a task index, `period_*` in a sampled set and in released files."""
-
+_EARLIER = ("admissions_id", "last_discharge_id")
+_BEGINS, _ENDS = ("context_begin", "period_begin"), ("context_end", "period_end")  # in a task index, in other files
+# Columns of a task index, and of a sampled set.
+INDEX_COLUMNS = (*IDS, "task", "event", "context_begin", "context_end", "target", "target_weight", *_EARLIER, "audit")
+SAMPLE_COLUMNS = (*IDS, "task", "event", "period_begin", "period_end", *_EARLIER, "target", "audit")
+REQUIRED = ("subject_id", "task", "event", "target")
+MISSING_CELLS = ("", "nan", "NaN", "None", "null")  # spellings of a missing value in the columns of ids and positions
 HOW_TO_GET_INDEX = "Make it with mimiciv_dataset/task_sample_info_gen.py, or use a released index"
-
-
-# --- single values
 
 
 def clean_id(value: Any) -> str | None:
@@ -80,19 +63,15 @@ def clean_position(value: Any) -> int | None:
 def sample_id(row: Mapping[str, Any]) -> str:
     """The identity of a sample: which row of which patient, the same in index, outputs, scores and reports.
 
-    Args:
-        row: an index row or a sample's `task_info`, with `task`, `subject_id` and the window under either spelling. If patient
-            or window is missing, `input_sha256` or `input` identifies the row by its text.
+    `row` is an index row or a sample's `task_info`. If it lacks patient or window, its text identifies it.
 
     >>> sample_id({"task": "emar", "subject_id": 7.0, "period_begin": 3, "period_end": "9"})
     'emar/7/3-9'
     >>> sample_id({"task": "emar", "input": "text"})
     'emar/982d9e3eb996f559'
     """
-    begin, end = (
-        next((row[name] for name in pair if row.get(name) is not None), None) for pair in zip(*_WINDOWS, strict=True)
-    )
-    subject, begin, end = clean_id(row.get("subject_id")), clean_id(begin), clean_id(end)
+    begin, end = (next((row[name] for name in names if row.get(name) is not None), None) for names in (_BEGINS, _ENDS))
+    subject, begin, end = map(clean_id, (row.get("subject_id"), begin, end))
     if None not in (subject, begin, end):
         return f"{row['task']}/{subject}/{begin}-{end}"
     return f"{row['task']}/{(row.get('input_sha256') or sha256(row['input']))[:16]}"
@@ -120,11 +99,7 @@ def parse_target(text: str) -> Any:
 
 
 def read_header(path: Path) -> list[str]:
-    """The column names of a CSV.
-
-    Raises:
-        UserError: the file is empty or not UTF-8, or a column occurs twice.
-    """
+    """The column names of an index CSV, which are distinct."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             header = next(csv.reader(file), [])
@@ -139,10 +114,7 @@ def read_header(path: Path) -> list[str]:
 
 
 def window_columns(path: Path | str, columns: Sequence[str], required: Sequence[str] = REQUIRED) -> tuple[str, str]:
-    """The names of the two window columns of an index.
-
-    Raises:
-        UserError: a window column or one of `required` is missing.
+    """The names of the two window columns of an index, which must have the columns `required`, too.
 
     >>> window_columns("x.csv", ["subject_id", "task", "event", "period_begin", "period_end", "target"])
     ('period_begin', 'period_end')
@@ -151,12 +123,11 @@ def window_columns(path: Path | str, columns: Sequence[str], required: Sequence[
     pipeline.errors.UserError: x.csv: expected columns event, target, context_begin/period_begin, got
     subject_id, task, period_end. Make it with mimiciv_dataset/task_sample_info_gen.py, or use a released index.
     """
+    begin, end = (next((name for name in names if name in columns), None) for names in (_BEGINS, _ENDS))
     missing = [name for name in required if name not in columns]
-    names = [next((name for name in pair if name in columns), None) for pair in zip(*_WINDOWS, strict=True)]
-    missing += ["/".join(pair) for pair, name in zip(zip(*_WINDOWS, strict=True), names, strict=True) if name is None]
+    missing += ["/".join(names) for name, names in ((begin, _BEGINS), (end, _ENDS)) if name is None]
     if missing:
         raise UserError(f"{path}: expected columns {', '.join(missing)}, got {', '.join(columns)}. {HOW_TO_GET_INDEX}.")
-    begin, end = names
     return begin, end
 
 
@@ -175,13 +146,10 @@ def normalise_row(row: dict[str, Any], where: str = "row") -> dict[str, Any]:
     if row.get("input") is not None:
         return clean
     try:
-        for name in IDS:
-            if name in clean:
-                clean[name] = clean_id(clean[name])
-        for name in ("admissions_id", "last_discharge_id"):
-            if name in clean:
-                clean[name] = clean_position(clean[name])
-        for context, period in zip(*_WINDOWS, strict=True):
+        for name in clean:
+            if name in (*IDS, *_EARLIER):
+                clean[name] = (clean_id if name in IDS else clean_position)(clean[name])
+        for context, period in (_BEGINS, _ENDS):
             value = clean.pop(context, None)
             clean[period] = clean_position(clean.get(period, value))
         if isinstance(clean.get("target"), str):
@@ -217,10 +185,10 @@ class Rows(Sequence[dict[str, Any]]):
         if self._lines:
             try:
                 values = json.loads(values["line"])
-            except json.JSONDecodeError as error:
-                raise UserError(f"{where}: expected a JSON object, got other text ({error.msg}). Fix the file.") from None
+            except json.JSONDecodeError:
+                values = None
             if not isinstance(values, dict):
-                raise UserError(f"{where}: expected a JSON object, got {type(values).__name__}. Fix the file.")
+                raise UserError(f"{where}: expected a JSON object, got something else. Fix the file.")
             if "input" not in values:
                 window_columns(where, list(values), required=("subject_id", "task"))
         return normalise_row(values, where)
@@ -245,13 +213,8 @@ class Rows(Sequence[dict[str, Any]]):
 
 
 def read_rows(path: Path | str) -> Rows:
-    """Read the rows of an index CSV (`.csv`) or JSONL (`.jsonl`, `.json`).
-
-    Raises:
-        UserError: the file does not exist, is neither, or lacks a column.
-    """
+    """Read the rows of an index CSV (`.csv`) or JSONL (`.jsonl`, `.json`)."""
     import pyarrow as pa
-    import pyarrow.csv as pc
 
     path = require(path, "an index CSV or JSONL", HOW_TO_GET_INDEX)
     if path.is_dir():
@@ -262,32 +225,14 @@ def read_rows(path: Path | str) -> Rows:
         return Rows(path, pa.table({"line": lines}), lines=True)
     columns = read_header(path)
     window_columns(path, columns, required=("subject_id", "task"))
-    try:
-        table = pc.read_csv(
-            path,
-            parse_options=pc.ParseOptions(newlines_in_values=True),
-            convert_options=pc.ConvertOptions(
-                column_types={column: pa.string() for column in columns},
-                null_values=["", "nan"],
-                strings_can_be_null=True,
-            ),
-        )
-    except pa.ArrowInvalid as error:
-        raise UserError(
-            f"{path}: expected a CSV with columns {', '.join(columns)}, got {csv_fault(error)}. {HOW_TO_GET_INDEX}."
-        ) from None
-    return Rows(path, table, lines=False)
+    return Rows(path, read_text_csv(path, columns, missing=("", "nan")), lines=False)
 
 
 # --- frames, for samplers
 
 
 def index_files(path: Path | str) -> list[Path]:
-    """The CSVs of an index: the file itself, or all CSVs of a directory, sorted by name.
-
-    Raises:
-        UserError: there are none.
-    """
+    """The CSVs of an index: the file itself, or all CSVs of a directory, sorted by name."""
     path = require(path, "a task index (a directory of CSVs, or a CSV)", HOW_TO_GET_INDEX)
     files = [path] if path.is_file() else sorted(file for file in path.glob("*.csv") if not file.name.startswith("."))
     files = [file for file in files if not file.name.endswith(".audit.csv")]
@@ -305,25 +250,18 @@ def scan(path: Path) -> pl.LazyFrame:
     """An index CSV as a lazy frame with the columns `INDEX_COLUMNS`: clean ids as text, positions as integers.
 
     Malformed lines raise when the frame is collected; see `reading`.
-
-    Raises:
-        UserError: a column is missing.
     """
     import polars as pl
 
     columns = read_header(path)
     begin, end = window_columns(path, columns)
-    frame = pl.scan_csv(path, infer_schema=False)
-    frame = frame.rename({begin: "context_begin", end: "context_end"})
+    frame = pl.scan_csv(path, infer_schema=False).rename({begin: "context_begin", end: "context_end"})
     optional = [name for name in INDEX_COLUMNS if name not in (*columns, "context_begin", "context_end")]
     frame = frame.with_columns(pl.lit(None, pl.String).alias(name) for name in optional)
-    present = [pl.when(~pl.col(name).is_in(MISSING_CELLS)).then(pl.col(name).str.strip_suffix(".0")) for name in IDS]
-    positions = [
-        pl.when(~pl.col(name).is_in(MISSING_CELLS)).then(pl.col(name).str.strip_suffix(".0")).cast(pl.Int32)
-        for name in POSITIONS
-    ]
-    weight = pl.col("target_weight").cast(pl.Float64)
-    return frame.with_columns(*present, *positions, weight).select(INDEX_COLUMNS)
+    positions = ("context_begin", "context_end", *_EARLIER)
+    numbers = pl.col(*IDS, *positions)
+    frame = frame.with_columns(pl.when(~numbers.is_in(MISSING_CELLS)).then(numbers.str.strip_suffix(".0")))
+    return frame.cast(dict.fromkeys(positions, pl.Int32) | {"target_weight": pl.Float64}).select(INDEX_COLUMNS)
 
 
 def target_labels() -> pl.Expr:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from mimiciv_dataset.timeline import HOUR, Timeline, example  # noqa: F401  (example: for the doctests)
+from mimiciv_dataset.timeline import DAY, Timeline, example  # noqa: F401  (example: for the doctests)
 
 
 class Outcome(NamedTuple):
@@ -22,7 +22,6 @@ class Outcome(NamedTuple):
 
 
 Rule = Callable[[Timeline, int, int], Outcome | None]
-
 NEGATIVE = Outcome(False)
 
 
@@ -84,9 +83,7 @@ def critical(t: Timeline, anchor: int, end: int) -> Outcome | None:
     (True, True, True, False)
     """
     transfer = icu_transfer(t, anchor, end)
-    if transfer is None or transfer.yes:
-        return transfer
-    return ed_mortality(t, anchor, end)
+    return transfer if transfer is None or transfer.yes else ed_mortality(t, anchor, end)
 
 
 def reattendance(t: Timeline, anchor: int, end: int) -> Outcome | None:
@@ -120,8 +117,7 @@ def length_of_stay(days: int) -> Rule:
         admitted, discharged = t.starts[anchor], t.time(anchor, "dischtime")
         if discharged is None or t.starts[end - 1] >= discharged:
             return None
-        hours = days * 24
-        return Outcome(True, time=admitted + hours * HOUR) if t.gap(admitted, discharged) > hours else NEGATIVE
+        return Outcome(True, time=admitted + days * DAY) if t.gap(admitted, discharged) > days * 24 else NEGATIVE
 
     return rule
 
@@ -175,8 +171,7 @@ def icu_stay(days: int) -> Rule:
         start, out = t.starts[anchor], t.time(anchor, "outtime")
         if out is None:
             return None
-        hours = days * 24
-        return Outcome(True, time=start + hours * HOUR) if t.gap(start, out) >= hours else NEGATIVE
+        return Outcome(True, time=start + days * DAY) if t.gap(start, out) >= days * 24 else NEGATIVE
 
     return rule
 

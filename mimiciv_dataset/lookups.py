@@ -54,36 +54,26 @@ def ndc_key(ndc: str) -> str:
     return "" if code in ("", "0", MISSING) else code.zfill(11)
 
 
-def read_text_csv(path: Path, columns: tuple[str, ...]) -> Any:
-    """Read columns of a CSV or CSV.gz as a pyarrow table of text.
-
-    Raises:
-        UserError: a column is missing, or the file is not a CSV.
-    """
+def read_text_csv(path: Path, columns: Sequence[str], missing: Sequence[str] = MISSING_TEXTS) -> Any:
+    """Read columns of a CSV or CSV.gz as a pyarrow table of text, in which the texts `missing` are null."""
     import pyarrow as pa
     import pyarrow.csv as pc
 
+    options = {"parse_options": pc.ParseOptions(newlines_in_values=True), "convert_options": text_columns(columns, missing)}
     try:
-        table = pc.read_csv(
-            path,
-            parse_options=pc.ParseOptions(newlines_in_values=True),
-            convert_options=text_columns(columns),
-        )
+        return pc.read_csv(path, **options)
     except (pa.ArrowInvalid, pa.ArrowKeyError, OSError, EOFError) as error:
-        raise UserError(
-            f"{path}: expected a CSV with columns {', '.join(columns)}, got {csv_fault(error)}. Download or make it again."
-        ) from None
-    return table
+        fault = f"expected a CSV with columns {', '.join(columns)}, got {csv_fault(error)}"
+        raise UserError(f"{path}: {fault}. Download or make it again.") from None
 
 
-def text_columns(columns: Sequence[str]) -> Any:
-    """Options of pyarrow.csv that read `columns` only, as text with missing values null."""
+def text_columns(columns: Sequence[str], missing: Sequence[str] = MISSING_TEXTS) -> Any:
+    """Options of pyarrow.csv that read `columns` only, as text, in which the texts `missing` are null."""
     import pyarrow as pa
     import pyarrow.csv as pc
 
     types = dict.fromkeys(columns, pa.string())
-    nulls = list(MISSING_TEXTS)
-    return pc.ConvertOptions(include_columns=columns, column_types=types, null_values=nulls, strings_can_be_null=True)
+    return pc.ConvertOptions(include_columns=columns, column_types=types, null_values=missing, strings_can_be_null=True)
 
 
 def csv_fault(error: Exception) -> str:

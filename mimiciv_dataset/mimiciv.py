@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.utils.data import Dataset
 from mimiciv_dataset.candidates import Candidates
 from mimiciv_dataset.index_files import Rows, normalise_row, read_rows, sample_id
 from mimiciv_dataset.lookups import Lookups
-from mimiciv_dataset.samples import target_of_row
+from mimiciv_dataset.samples import label_list, target_of_row
 from mimiciv_dataset.tasks import ALL_TASKS, TASKS, Task, load_instructions
 from mimiciv_dataset.text import Renderer, SampleText
 from mimiciv_dataset.trajectory import Trajectories
@@ -21,7 +22,6 @@ from pipeline.errors import UserError
 from pipeline.progress import progress
 
 Row = dict[str, Any]
-
 SHUFFLE_SEED = 42
 
 
@@ -51,9 +51,6 @@ class MIMICIV(Dataset):
         instructions: JSON file, task → instruction, that replaces the default instructions.
         ehr_dir: trajectories; `root_dir/patients_ehr` by default.
 
-    Raises:
-        UserError: a file is missing or malformed, or a row does not belong to the trajectories.
-
     Examples:
         ds = MIMICIV("./datas", "./datas/task_index/risk_prediction/test.csv", lazzy_mode=True)
         sample = ds[0]
@@ -79,7 +76,6 @@ class MIMICIV(Dataset):
         self.lookups = Lookups(self.root_dir / "index_mapping")
         self.renderer = Renderer(self.lookups)
         self.candidates = Candidates(self.root_dir / "cache")
-        self._trajectories: Trajectories | None = None
         self._order = list(range(len(self.rows)))
         if shuffle:
             random.Random(SHUFFLE_SEED).shuffle(self._order)
@@ -88,12 +84,10 @@ class MIMICIV(Dataset):
             indices = range(len(self))
             self._samples = [self._make(i) for i in (progress(indices, desc="samples", unit="sample") if log else indices)]
 
-    @property
+    @cached_property
     def trajectories(self) -> Trajectories:
         """The trajectories of the rows."""
-        if self._trajectories is None:
-            self._trajectories = Trajectories(self.ehr_dir)
-        return self._trajectories
+        return Trajectories(self.ehr_dir)
 
     def __len__(self) -> int:
         return len(self._order)
@@ -109,11 +103,7 @@ class MIMICIV(Dataset):
         return len(self) > 0 and "input" in self.row(0)
 
     def task(self, row: Row) -> Task:
-        """The task of a row.
-
-        Raises:
-            UserError: there is no such task.
-        """
+        """The task of a row."""
         name = row.get("task") or row.get("task_info", {}).get("task")
         if name not in (ALL_TASKS if "input" in row else TASKS):
             where = self.rows.path if isinstance(self.rows, Rows) else "sample_info"
@@ -139,18 +129,12 @@ class MIMICIV(Dataset):
         return self._make(index, text), text
 
     def _text(self, row: Row) -> SampleText:
-        task, begin, end = self.task(row), row["period_begin"], row["period_end"]
         note, admission = row.get("last_discharge_id"), row.get("admissions_id")
-        window = range(begin, end)
+        window = range(row["period_begin"], row["period_end"])
         positions = [0, *window, *(position for position in (note, admission) if position is not None)]
         events = dict(zip(positions, self.trajectories.events(row["subject_id"], positions), strict=True))
-        return self.renderer.sample(
-            task,
-            patient=events[0],
-            last_discharge=None if note is None else events[note],
-            admission=None if admission is None else events[admission],
-            window=[events[position] for position in window],
-        )
+        shown = [events[position] for position in window]
+        return self.renderer.sample(self.task(row), events[0], events.get(note), events.get(admission), shown)
 
     def _make(self, index: int, text: SampleText | None = None) -> Row:
         row = self.row(index)
@@ -160,11 +144,15 @@ class MIMICIV(Dataset):
             text = {"input": row["input"], "output": row["output"], "candidates": row.get("candidates")}
             idx, instruction = row.get("idx", self._order[index]), row.get("instruction", "")
             return {"idx": idx, "instruction": instruction, **text, "task_info": info}
-        target = row.get("target")
+        begin, end, target = row["period_begin"], row["period_end"], row.get("target")
         if target is None:
-            target = self._target(task, row)
-        answers = target if isinstance(target, list) else [target]
-        key = f"{task.name} {row['subject_id']} {row['period_begin']} {row['period_end']}"
+            target = target_of_row(task, begin, end, self.trajectories.timeline(row["subject_id"]), self.lookups)
+        if target is None:
+            fix = "Use an index and trajectories of the same build"
+            raise UserError(f"{sample_id(row)}: expected a target in the row or the trajectory, got neither. {fix}.")
+        answers = label_list(target)
+        key = f"{task.name} {row['subject_id']} {begin} {end}"
+        info = {"task": task.name, "event": row.get("event") or task.event, "metric": task.metric, "task_type": task.kind}
         columns = {name: value for name, value in row.items() if name not in ("task", "event", "target")}
         return {
             "idx": self._order[index],
@@ -172,23 +160,5 @@ class MIMICIV(Dataset):
             "input": str(text or self._text(row)),
             "output": "\n".join(answers),
             "candidates": self.candidates.of(task, answers, key),
-            "task_info": {
-                "task": task.name,
-                "event": row.get("event") or task.event,
-                "metric": task.metric,
-                "task_type": task.kind,
-                "label": target,
-                "target": target,
-                **columns,
-            },
+            "task_info": {**info, "label": target, "target": target, **columns},
         }
-
-    def _target(self, task: Task, row: Row) -> list[str] | str:
-        window = {"task": task.name, "context_begin": row["period_begin"], "context_end": row["period_end"]}
-        target = target_of_row(window, self.trajectories.timeline(row["subject_id"]), self.lookups)
-        if target is None:
-            raise UserError(
-                f"{sample_id(row)}: expected a target in the row or in the trajectory, got neither. Use an index and "
-                "trajectories of the same build."
-            )
-        return target

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
 
 from mimiciv_dataset.audit import ShownValues, audit_risk
 from mimiciv_dataset.events import EVENTS, MISSING
@@ -54,18 +55,17 @@ def decision_target(task: Task, t: Timeline, position: int, lookups: Lookups) ->
     event = EVENTS[table]
     if task.event is None:
         return table if event.rendered else None
+    columns, rows = records = t.records(position)
     if task.kind == "generation":
-        text = t.records(position).first(task.target[0])
-        return text if len(t.records(position).rows) == 1 and text not in (None, MISSING) else None
-    columns, rows = t.records(position)
+        text = records.first(task.target[0])
+        return text if len(rows) == 1 and text not in (None, MISSING) else None
     getters = [lookups.getter(event, key, columns) for key in task.target]
     answers: dict[str, None] = {}
     for row in rows:
         for get in getters:
             value = get(row)
             values = [name.strip() for name in (value if isinstance(value, list) else [value]) if name is not None]
-            values = [name for name in values if name not in ("", MISSING)]
-            if values:
+            if values := [name for name in values if name not in ("", MISSING)]:
                 answers.update(dict.fromkeys(values))
                 break
     return list(answers) or None
@@ -95,22 +95,20 @@ def find_samples(
     next_event 2 (1, 2) emar
     """
     admissions_ids, discharge_ids = t.anchors()
-    of_table: dict[str | None, list[int]] = {None: list(range(1, len(t)))}
+    of_table: dict[str | None, list[int]] = defaultdict(list)
     for position in range(1, len(t)):
-        of_table.setdefault(t.file_names[position], []).append(position)
-    begins: dict[int, int | None] = {}
+        of_table[None].append(position)
+        of_table[t.file_names[position]].append(position)
+    begin_at = cache(t.decision_begin)
     shown = ShownValues(t, lookups)
 
     def sample(task: Task, position: int, window: tuple[int, int], target: Target, flags: Sequence[str]) -> Sample:
-        event, hadm_id, anchors = (
-            t.file_names[position],
-            t.hadm_ids[position],
-            (admissions_ids[position], discharge_ids[position]),
-        )
-        return Sample(task.name, event, position, hadm_id, *window, *anchors, target, tuple(flags))
+        event, hadm_id = t.file_names[position], t.hadm_ids[position]
+        earlier = admissions_ids[position], discharge_ids[position]
+        return Sample(task.name, event, position, hadm_id, *window, *earlier, target, tuple(flags))
 
     for task in tasks:
-        for position in of_table.get(task.event, []):
+        for position in of_table[task.event]:
             if task.kind == "risk":
                 window = risk_window(task, t, position)
                 outcome = task.rule(t, position, window[1]) if window else None
@@ -118,42 +116,32 @@ def find_samples(
                     flags = audit_risk(task, t, position, window[1], outcome) if audit else []
                     yield sample(task, position, window, YES if outcome.yes else NO, flags)
                 continue
-            if position not in begins:
-                begins[position] = t.decision_begin(position)
-            begin = begins[position]
+            begin = begin_at(position)
             target = None if begin is None else decision_target(task, t, position, lookups)
             if target is not None:
                 leaks = audit and shown.target_in_context(task, begin, position, target)
                 yield sample(task, position, (begin, position), target, ["target_in_context"] if leaks else [])
 
 
-def target_of_row(row: dict[str, Any], t: Timeline, lookups: Lookups) -> Target | None:
-    """The target of an index row according to the trajectory, or None if there is none.
+def target_of_row(task: Task, begin: int, end: int, t: Timeline, lookups: Lookups) -> Target | None:
+    """The target of an index row with the window [begin, end) according to the trajectory, or None if there is none.
 
-    The sample's event is at context_end for decision tasks, and at context_begin for risk tasks (the last event of the window
-    for Readmission).
-
-    Args:
-        row: `task`, and `context_begin` and `context_end` as integers.
+    The sample's event is at `end` for decision tasks, and at `begin` for risk tasks (the last event of the window for
+    Readmission).
     """
-    task = TASKS[row["task"]]
-    begin, end = row["context_begin"], row["context_end"]
     if task.kind != "risk":
         return decision_target(task, t, end, lookups)
     outcome = task.rule(t, end - 1 if task.window == "note" else begin, end)
     return None if outcome is None else YES if outcome.yes else NO
 
 
-def label_list(target: Target) -> list[str]:
-    """The labels of a target, as a list."""
-    return target if isinstance(target, list) else [target]
+def label_list(target: str | Iterable[str]) -> list[str]:
+    """The labels of a target as a list, whether it has one or several."""
+    return [target] if isinstance(target, str) else list(target)
 
 
 def target_weight(target: Target, counts: dict[str, int]) -> float:
-    """The weight of a row: 1 / the mean frequency of its labels in the task.
-
-    Args:
-        counts: rows of the task with each label.
+    """The weight of a row: 1 / the mean frequency of its labels; `counts` has the rows of the task with each label.
 
     >>> target_weight(["a", "b"], {"a": 1, "b": 3})
     0.5

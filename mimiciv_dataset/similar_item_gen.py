@@ -31,8 +31,7 @@ from pipeline.progress import Summary, print_table
 from pipeline.provenance import Provenance, digest_lines, folder_record
 from pipeline.work import map_lines
 
-_BLOCK_CELLS = 32 << 20
-"""Similarities computed at a time, in a block of answers against all of them: 128 MiB of float32."""
+_BLOCK_CELLS = 32 << 20  # similarities computed at a time, of a block of answers with all of them: 128 MiB of float32
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -42,27 +41,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_path("--subject_id_path", default="patient_data/train.csv", help="CSV of the patients whose answers are used")
     cli.add_path("--output_path", "--cache_dir", default="cache", help="directory for item_set/ and similar_item/")
     cli.add_argument("--task", nargs="+", choices=decision, metavar="TASK", help="these decision tasks only (all)")
-    cli.add_argument(
-        "--top_k", type=at_least(1), default=MAX_CANDIDATES, help=f"nearest answers to keep of each answer ({MAX_CANDIDATES})"
-    )
+    keep = f"nearest answers to keep of each answer ({MAX_CANDIDATES})"
+    cli.add_argument("--top_k", type=at_least(1), default=MAX_CANDIDATES, help=keep)
     cli.add_argument("--sentence_transformer", metavar="MODEL", help="compare answers by the embeddings of this model")
     cli.add_num_workers()
     args = cli.parse_args(argv)
     summary = Summary("similar_item_gen")
     if args.sentence_transformer and find_spec("sentence_transformers") is None:
-        raise UserError(
-            "--sentence_transformer: expected the library sentence-transformers, which is not installed. Install it with pip "
-            "install sentence-transformers."
-        )
+        package = "the package sentence-transformers, which is not installed. Run pip install sentence-transformers"
+        raise UserError(f"--sentence_transformer: expected {package}.")
     tasks = args.task or decision
     subjects = set(read_subject_ids(args.subject_id_path))
     answers = read_answers(index_files(args.data_index_dir), tasks, subjects)
     counts = {task: len(items) for task, items in answers.items()}
     if not any(counts.values()):
-        raise UserError(
-            f"{args.data_index_dir}: expected rows of decision tasks for the patients of {args.subject_id_path}, got none. "
-            "Use an index and a patient list of the same data."
-        )
+        expected = f"rows of decision tasks for the patients of {args.subject_id_path}"
+        raise UserError(f"{args.data_index_dir}: expected {expected}, got none. Use an index and patients of the same data.")
     provenance = Provenance(
         folder_record(args.output_path),
         "similar_item_gen",
@@ -87,17 +81,14 @@ def read_answers(files: Sequence[Path], tasks: Sequence[str], subjects: Collecti
     import polars as pl
 
     answers: dict[str, set[str]] = {task: set() for task in tasks}
+    selected = pl.col("task").is_in(list(tasks)) & pl.col("subject_id").is_in(list(subjects))
     for path in files:
-        if task_of_file(path) not in (None, *tasks):
-            continue
-        if path.stem.isdecimal() and path.stem not in subjects:
-            continue  # --group patient: the file of another patient
+        if task_of_file(path) not in (None, *tasks) or (path.stem.isdecimal() and path.stem not in subjects):
+            continue  # the file of another task or patient
         with reading(path):
-            selected = pl.col("task").is_in(list(tasks)) & pl.col("subject_id").is_in(list(subjects))
-            frame = scan(path).filter(selected).select("task", label=target_labels()).explode("label").unique()
+            frame = scan(path).filter(selected).select("task", label=target_labels()).explode("label").drop_nulls().unique()
             for task, label in frame.collect(engine="streaming").iter_rows():
-                if label is not None:
-                    answers[task].add(label)
+                answers[task].add(label)
     return {task: sorted(labels) for task, labels in answers.items()}
 
 
@@ -126,14 +117,10 @@ def tfidf(items: Sequence[str]) -> Any:
 
 
 def nearest(vectors: Any, top_k: int) -> Iterator[list[int]]:
-    """Yield, for each vector, the row numbers of the `top_k` nearest other vectors, nearest first.
+    """Yield, for each vector, the row numbers of the `top_k` nearest other vectors (all if there are fewer), nearest first.
 
-    Similarities are rounded to 5 decimals, so that the result does not depend on the order of summation; ties go to the
-    smaller row number.
-
-    Args:
-        vectors: dense or sparse rows of length 1.
-        top_k: neighbours of each vector; fewer if there are not as many vectors.
+    `vectors` are dense or sparse rows of length 1. Similarities are rounded to 5 decimals, so that the result does not depend
+    on the order of summation; ties go to the smaller row number.
 
     >>> import numpy as np
     >>> list(nearest(np.array([[1, 0], [0, 1], [0.6, 0.8], [0, 1]], dtype=np.float32), 2))
@@ -150,10 +137,7 @@ def nearest(vectors: Any, top_k: int) -> Iterator[list[int]]:
         similar = np.round(similar.toarray() if issparse(similar) else similar, 5)
         for row, scores in enumerate(similar, start):
             scores[row] = -np.inf
-            if top_k < 1:
-                yield []
-                continue
-            threshold = np.partition(scores, number - top_k)[number - top_k]
+            threshold = np.partition(scores, -top_k)[-top_k] if top_k else np.inf
             above = np.flatnonzero(scores > threshold)
             ties = np.flatnonzero(scores == threshold)[: top_k - len(above)]
             chosen = np.concatenate([above, ties])

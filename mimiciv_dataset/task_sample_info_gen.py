@@ -16,7 +16,7 @@ import argparse
 import csv
 import json
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -38,8 +38,7 @@ from pipeline.provenance import Provenance, digest_lines, folder_record, require
 from pipeline.work import Tick, Unit, run_units
 
 STEP = "task_sample_info_gen"
-UNIT_PATIENTS = 200
-"""Patients of a work unit: what an interrupted process has to index again."""
+UNIT_PATIENTS = 200  # of a work unit: what an interrupted process has to index again
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -52,9 +51,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_argument("--task", nargs="+", choices=tuple(TASKS), metavar="TASK", help="index these tasks only (all)")
     cli.add_argument("--traj_len_min", type=int, default=1, metavar="N", help="minimum events of a patient (1)")
     cli.add_argument("--traj_len_max", type=int, default=1200, metavar="N", help="maximum events of a patient (1200)")
-    cli.add_argument(
-        "--audit", action=argparse.BooleanOptionalAction, default=True, help="flag rows whose answer leaks (docs/tasks.md)"
-    )
+    flag = argparse.BooleanOptionalAction
+    cli.add_argument("--audit", action=flag, default=True, help="flag rows whose answer leaks (docs/tasks.md)")
     cli.add_argument("--list_tasks", action="store_true", help="print the table of tasks and exit")
     cli.add_num_workers()
     args = cli.parse_args(argv)
@@ -82,34 +80,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     counts = record["tasks"].items()
     table = [(name, c["rows"], c["labels"], c.get("yes"), *(c["flags"][flag] for flag in FLAGS)) for name, c in counts]
     print_table(("task", "rows", "labels", "yes", *FLAG_HEADERS), table)
-    rows = sum(c["rows"] for _, c in counts)
-    summary.print(
-        f"{rows:,} rows of {len(subjects):,} patients → {args.output_path}; omitted {short:,} patients with fewer than "
-        f"{args.traj_len_min} events and {long:,} with more than {args.traj_len_max}",
-        len(subjects),
-        "patients",
-    )
+    made = f"{sum(c['rows'] for _, c in counts):,} rows of {len(subjects):,} patients → {args.output_path}"
+    omitted = f"{short:,} patients with fewer than {args.traj_len_min} events and {long:,} with more than {args.traj_len_max}"
+    summary.print(f"{made}; omitted {omitted}", len(subjects), "patients")
 
 
 def select_patients(
     path: Path | None, trajectories: Trajectories, traj_len_min: int, traj_len_max: int
 ) -> tuple[list[str], int, int]:
-    """The patients to index, ascending, and how many have too few and too many events.
+    """The patients to index, ascending, and how many others have too few and too many events.
 
-    Args:
-        path: CSV of patients; None: all patients that have a trajectory.
-
-    Raises:
-        UserError: a patient of the list has no trajectory.
+    `path` is a CSV of patients; None: all that have a trajectory.
     """
     known = trajectories.subject_ids()
     subjects = known if path is None else sorted(set(read_subject_ids(path)), key=int)
     missing = set(subjects) - set(known)
     if missing:
-        raise UserError(
-            f"{path}: expected patients of {trajectories.folder}, got {len(missing):,} without a trajectory. Make the list "
-            "again with preprocess/split_patients.py."
-        )
+        found = f"{len(missing):,} without a trajectory. Make the list again with preprocess/split_patients.py"
+        raise UserError(f"{path}: expected patients of {trajectories.folder}, got {found}.")
     lengths = {subject_id: trajectories.length(subject_id) for subject_id in subjects}
     short = sum(length < traj_len_min for length in lengths.values())
     long = sum(length > traj_len_max for length in lengths.values())
@@ -118,33 +106,22 @@ def select_patients(
 
 def warn_of_empty_tasks(tasks: Sequence[Task], lookups: Lookups) -> None:
     """Warn of tasks that cannot have rows because the dictionary of their answers is missing."""
+    answers = {task.name: [EVENTS[task.event].lookup(key) for key in task.target] for task in tasks if task.event}
     for name in lookups.missing_files():
-        empty = [
-            task.name
-            for task in tasks
-            if task.event
-            and task.target
-            and all((lookup := EVENTS[task.event].lookup(key)) and lookup.source == name for key in task.target)
-        ]
+        empty = [task for task, keys in answers.items() if {lookup and lookup.source for lookup in keys} == {name}]
         if empty:
             print(f"warning: {lookups.folder}: no {name}.csv, so no rows for {', '.join(empty)}. {HOW_TO_GET_DICTIONARIES}.")
 
 
 @dataclass(frozen=True)
 class Index:
-    """An index that is being made, first in parts of some patients each, then as CSVs with weights.
+    """An index that is being made, first in parts of some patients each, then as CSVs with weights."""
 
-    Attributes:
-        output: directory of the index; `.work/` holds the parts until the index is complete.
-        provenance: its record, with the settings.
-        parts: the patients of each part.
-    """
-
-    output: Path
-    provenance: Provenance
+    output: Path  # directory of the index; `.work/` holds the parts until the index is complete
+    provenance: Provenance  # its record, with the settings
     trajectories: Trajectories
     lookups: Lookups
-    parts: tuple[tuple[str, ...], ...]
+    parts: tuple[tuple[str, ...], ...]  # the patients of each part
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -230,10 +207,9 @@ class Index:
             parts = range(len(self.parts))
             write_index(self.output / f"{name}.csv", (row for part in parts for row in self.rows(part, name)))
         else:
-            of_patient: dict[str, list[list[str]]] = {}
-            for task in self.tasks:
-                for row in self.rows(name, task):
-                    of_patient.setdefault(row[0], []).append(row)
+            of_patient: dict[str, list[list[str]]] = defaultdict(list)
+            for row in (row for task in self.tasks for row in self.rows(name, task)):
+                of_patient[row[0]].append(row)
             for subject_id, rows in of_patient.items():
                 write_index(self.output / f"{subject_id}.csv", rows)
         self._marker(name).touch()

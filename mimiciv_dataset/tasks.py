@@ -6,10 +6,9 @@ and a label rule in `labels.py`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import partial
 from pathlib import Path
 
 from mimiciv_dataset import labels
@@ -66,12 +65,8 @@ class Task:
     @property
     def when(self) -> str:
         """The time of the prediction, in words."""
-        return {
-            "": "just before the event",
-            "until_out": "at ED outtime",
-            "first_day": "24 h into the stay",
-            "note": "at the discharge note",
-        }[self.window]
+        stays = {"until_out": "at ED outtime", "first_day": "24 h into the stay", "note": "at the discharge note"}
+        return stays.get(self.window, "just before the event")
 
 
 def _decision(name: str, target: str | tuple[str, ...], cap: int, event: str | None = None, **attributes: object) -> Task:
@@ -79,22 +74,7 @@ def _decision(name: str, target: str | tuple[str, ...], cap: int, event: str | N
     return Task(name, "decision", event or name, "f1", keys, cap=cap, answer=" or ".join(keys), **attributes)
 
 
-def _risk(name: str, event: str, window: str, rule: labels.Rule, answer: str, horizon: str, cap: int, **attributes: object):
-    return Task(
-        name,
-        "risk",
-        event,
-        "auroc",
-        window=window,
-        rule=rule,
-        answer=answer,
-        horizon=horizon,
-        cap=cap,
-        weighted=True,
-        **attributes,
-    )
-
-
+_risk = partial(Task, kind="risk", metric="auroc", weighted=True)
 _NO_NOTE = {"hidden": ("discharge",)}
 _CODED = {"hidden": ("discharge",), "inside": True}
 _ED = {"event": "edstays", "window": "until_out", "stay_end": "outtime", "cap": 40_000}
@@ -130,14 +110,10 @@ _TASKS = (
     _decision("outputevents", "item_name", 20_000),
     _decision("pyxis", "name", 200_000, paper=False),
     _decision("chartevents", "item_name", 200_000, paper=False, weighted=True),
-    Task(
-        "next_event", "decision", None, "accuracy", cap=100_000, paper=False, weighted=True,
-        answer="the table of the event",
-    ),
-    Task(
-        "discharge", "generation", "discharge", "rouge1", ("text",), paper=False, released=False,
-        answer="the note's text (events of one note)",
-    ),
+    Task("next_event", "decision", None, "accuracy", cap=100_000, paper=False, weighted=True,
+         answer="the table of the event"),
+    Task("discharge", "generation", "discharge", "rouge1", ("text",), paper=False, released=False,
+         answer="the note's text (events of one note)"),
     # --- risk prediction
     _risk("ED_Hospitalization", rule=labels.hospitalization, horizon="the same visit",
           answer="a later admission has the ED stay's hadm_id", **_ED),
@@ -175,14 +151,15 @@ _TASKS = (
     ),
 )  # fmt: skip
 
-TASKS: dict[str, Task] = {task.name: task for task in _TASKS}
-"""Every task, by name: decision tasks, then risk tasks."""
+TASKS: dict[str, Task] = {task.name: task for task in _TASKS}  # decision tasks, then risk tasks
 
 
 def _external(suite: str, kind: str, metric: str, *names: str) -> dict[str, Task]:
     return {name: Task(name, kind, None, metric, paper=False, released=False, suite=suite) for name in names}
 
 
+# Tasks of other benchmarks (docs/external.md). Their rows have their own text and question, so that models are run and scored
+# as on `TASKS`. They have no event or window, and are in no index, training set or macro average.
 EXTERNAL_TASKS: dict[str, Task] = {
     **_external(
         "ehrshot", "risk", "auroc", "guo_los", "guo_readmission", "guo_icu", "lab_thrombocytopenia", "lab_hyperkalemia",
@@ -192,11 +169,8 @@ EXTERNAL_TASKS: dict[str, Task] = {
     **_external("cdm", "decision", "accuracy", "cdm_pathology"),
     **_external("cdm", "decision", "f1", "cdm_diagnoses"),
 }  # fmt: skip
-"""Tasks of other benchmarks (docs/external.md). Their rows have their own text and question, so that models are run and scored
-as on `TASKS`. They have no event or window, and are in no index, training set or macro average."""
 
-ALL_TASKS = TASKS | EXTERNAL_TASKS
-"""The tasks that can be run and scored."""
+ALL_TASKS = TASKS | EXTERNAL_TASKS  # those that can be run and scored
 
 
 def needs_modules(task: Task) -> set[str]:
@@ -208,24 +182,12 @@ def needs_modules(task: Task) -> set[str]:
     return {EVENTS[task.event].module} - {"hosp"} if task.event else set()
 
 
-@cache
-def _instructions() -> dict[str, str]:
-    return json.loads((Path(__file__).parent / "instructions.json").read_text(encoding="utf-8"))
-
-
 def load_instructions(path: Path | str | None = None) -> dict[str, str]:
-    """The instruction of each task.
-
-    Args:
-        path: JSON file, task → instruction, that replaces the default instructions.
-
-    Raises:
-        UserError: the file is not such a mapping.
-    """
+    """The instruction of each task; those in the JSON file `path`, task → instruction, replace the default ones."""
     replaced = {} if path is None else read_json(path)
     if not isinstance(replaced, dict) or not all(isinstance(text, str) for text in replaced.values()):
         raise UserError(f"{path}: expected a JSON object, task → instruction, got other JSON.")
-    return _instructions() | replaced
+    return read_json(Path(__file__).with_name("instructions.json")) | replaced
 
 
 def task_table(tasks: Sequence[Task] = _TASKS) -> str:

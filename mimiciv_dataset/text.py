@@ -1,12 +1,14 @@
-"""The text of a trajectory that a model reads: the `input` of a sample.
+"""What of a trajectory a model reads: the `input` of a sample.
 
-Released checkpoints were trained on exactly this text. docs/data.md describes it, and tests compare it with golden files.
+The index says which events are in the window (`samples.py`); this module decides which of them are shown, and their text.
+`inference/prompts.py` builds the prompt from the input: instruction, candidates, chat template and truncation. Released
+checkpoints were trained on exactly this text. docs/data.md describes it, and tests compare it with golden files.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -112,10 +114,6 @@ class Renderer:
 
     def __init__(self, lookups: Lookups) -> None:
         self.lookups = lookups
-        self._columns: dict[tuple[str, tuple[str, ...]], list[tuple[str, Callable[[list[Any]], Any]]]] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"lookups": self.lookups, "_columns": {}}
 
     def event(self, event: Event) -> str:
         """The text of an event; "" if its table is not rendered.
@@ -136,21 +134,12 @@ class Renderer:
         if not kind.rendered:
             return ""
         names, rows = event.records()
-        columns = self._columns.get((kind.name, names))
-        if columns is None:
-            columns = [(key.title(), self.lookups.getter(kind, key, names)) for key in kind.shown]
-            self._columns[kind.name, names] = columns
-        return event_text(
-            kind.title, event.starttime, [key for key, _ in columns], [[value(row) for _, value in columns] for row in rows]
-        )
+        getters = [self.lookups.getter(kind, key, names) for key in kind.shown]
+        values = [[get(row) for get in getters] for row in rows]
+        return event_text(kind.title, event.starttime, [key.title() for key in kind.shown], values)
 
     def sample(
-        self,
-        task: Task,
-        patient: Event,
-        last_discharge: Event | None,
-        admission: Event | None,
-        window: Sequence[Event],
+        self, task: Task, patient: Event, last_discharge: Event | None, admission: Event | None, window: Sequence[Event]
     ) -> SampleText:
         """The text of a sample: patient, note, admission, and the events of the window that its task does not hide."""
         hidden = {"admissions", *task.hidden}
@@ -159,10 +148,6 @@ class Renderer:
         if task.kind == "risk" and shown:
             anchor_event = window[-1] if task.window == "note" else window[0]
             anchor = next((i for i, event in enumerate(shown) if event is anchor_event), None)
-        return SampleText(
-            patient=self.event(patient),
-            last_discharge=self.event(last_discharge) if last_discharge else "",
-            admission=self.event(admission) if admission and task.name != "admissions" else "",
-            window=tuple(self.event(event) for event in shown),
-            anchor=anchor,
-        )
+        discharge = self.event(last_discharge) if last_discharge else ""
+        admitted = self.event(admission) if admission and task.name != "admissions" else ""
+        return SampleText(self.event(patient), discharge, admitted, tuple(map(self.event, shown)), anchor)

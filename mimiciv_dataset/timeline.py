@@ -10,7 +10,7 @@ import json
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import accumulate
 from typing import Any
 
@@ -18,9 +18,6 @@ from mimiciv_dataset.records import Event, Records
 
 HOUR = 3600
 DAY = 24 * HOUR
-
-_EPOCH = datetime(1970, 1, 1)
-_SECOND = timedelta(seconds=1)
 
 
 def seconds(text: str | None) -> int | None:
@@ -31,7 +28,7 @@ def seconds(text: str | None) -> int | None:
     """
     if not text or text == "nan":
         return None
-    return (datetime.fromisoformat(text) - _EPOCH) // _SECOND
+    return (datetime.fromisoformat(text) - datetime(1970, 1, 1)) // timedelta(seconds=1)
 
 
 class Positions:
@@ -55,9 +52,6 @@ class Positions:
         i = bisect_left(self._earliest_to_come, time)
         return self.positions[i - 1] if i else None
 
-    def last(self) -> int | None:
-        return self.positions[-1] if self.positions else None
-
 
 _NOWHERE = Positions([], [])
 
@@ -74,7 +68,7 @@ class Timeline:
         self.file_names = [event.file_name for event in events]
         self.hadm_ids = [event.hadm_id for event in events]
         self.starts = [seconds(event.starttime) for event in events]
-        self._events = list(events)
+        self._events = events
         self._records: dict[int, Records] = {}
         self._of_table: dict[str, list[int]] = {}
         self._of_table_stay: dict[tuple[str, str | None], list[int]] = {}
@@ -127,26 +121,21 @@ class Timeline:
 
     def last_timed(self, hadm_id: str | None) -> int | None:
         """The last timed event of an admission."""
-        return self._of_stay.get(hadm_id, _NOWHERE).last()
+        return self._of_stay.get(hadm_id, _NOWHERE).last_before(math.inf)
 
     # --- windows
-
-    def sample_time(self, position: int) -> int | None:
-        """The time of a sample about an event: its start, or that of the preceding event for diagnoses_icd, which has none."""
-        if self.file_names[position] == "diagnoses_icd" and position:
-            return self.starts[position - 1]
-        return self.starts[position]
 
     def decision_begin(self, position: int) -> int | None:
         """The first event of a decision sample's window: the earliest of the last 24 h with the same hadm_id.
 
-        None if there is none, so that there is no sample. Event 0, the patient, is never in a window.
+        None if there is none, so that there is no sample. Event 0, the patient, is never in a window. diagnoses_icd has no
+        time; that of the preceding event is used.
 
         >>> t = example(("patients",), ("transfers", 0, "a"), ("emar", 1, "a"), ("labevents", 24, "a"), ("omr", 24))
         >>> t.decision_begin(3), t.decision_begin(2), t.decision_begin(1), t.decision_begin(4)
         (2, 1, None, None)
         """
-        time = self.sample_time(position)
+        time = self.starts[position - 1 if self.file_names[position] == "diagnoses_icd" else position]
         if time is None:
             return None
         begin = self._of_stay.get(self.hadm_ids[position], _NOWHERE).first_after(time - DAY)
@@ -182,8 +171,7 @@ class Timeline:
         >>> t.anchors()
         ([None, 1, 1, None, 4], [None, None, None, 2, 2])
         """
-        admissions_ids: list[int | None] = []
-        discharge_ids: list[int | None] = []
+        admissions_ids, discharge_ids = [], []
         admission = discharge = None
         for position, (table, hadm_id) in enumerate(zip(self.file_names, self.hadm_ids, strict=True)):
             if table == "admissions":
@@ -198,10 +186,7 @@ class Timeline:
 
 
 def example(*events: tuple[Any, ...]) -> Timeline:
-    """Make a timeline for doctests.
-
-    Args:
-        events: `(table, hours, hadm_id, record)`; hours after 2100-01-01, or None. Numbers in the record are hours, too.
+    """Make a timeline for doctests from `(table, hours after 2100-01-01, hadm_id, record)`; numbers in records are hours, too.
 
     >>> t = example(("patients",), ("edstays", 0.5, "a", {"outtime": 4}))
     >>> t.starts[1] - seconds("2100-01-01"), t.value(1, "outtime"), t.hadm_ids
@@ -209,10 +194,7 @@ def example(*events: tuple[Any, ...]) -> Timeline:
     """
 
     def text(hours: float | None) -> str | None:
-        if hours is None:
-            return None
-        moment = datetime(2100, 1, 1, tzinfo=UTC) + timedelta(hours=hours)
-        return moment.strftime("%Y-%m-%d %H:%M:%S")
+        return None if hours is None else str(datetime(2100, 1, 1) + timedelta(hours=hours))[:19]
 
     def make(table: str, hours: float | None = None, hadm_id: str | None = None, record: Any = None) -> Event:
         values = {key: text(value) if isinstance(value, int | float) else value for key, value in (record or {}).items()}

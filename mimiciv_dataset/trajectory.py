@@ -11,8 +11,8 @@ The reader needs pyarrow and numpy only, opens files on first use, and works in 
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from mimiciv_dataset.records import Event
 from mimiciv_dataset.timeline import Timeline
 from pipeline.errors import UserError
+from pipeline.files import atomic_path
 from pipeline.provenance import digest_of, folder_record
 
 if TYPE_CHECKING:
@@ -28,30 +29,16 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 COLUMNS = ("file_name", "starttime", "endtime", "hadm_id", "items")
-BATCH_EVENTS = 32
-"""Events in a record batch of a shard, which is decompressed as a whole."""
-
-ROW_GROUP_EVENTS = 128
-"""Events in a row group of a patient's parquet file."""
-
+BATCH_EVENTS = 32  # in a record batch of a shard, which is decompressed as a whole
+ROW_GROUP_EVENTS = 128  # in a row group of a patient's parquet file
 SUBJECTS = "subjects.arrow"
-GROUP_FILES = 500
-"""Patients in a group of `Trajectories.groups`, in the layout `patient`."""
-
-OPEN_FILES = 32
-"""Shards that a reader keeps open."""
-
+GROUP_FILES = 500  # patients in a group of `Trajectories.groups`, in the layout `patient`
+OPEN_FILES = 32  # shards that a reader keeps open
 _MISSING_VALUES = (None, "", "nan", "NaN", "None", "NaT", "<NA>")
 
 
 def write_shard(events: pa.Table, path: Path, metadata: dict[str, str]) -> None:
-    """Write the events of a shard.
-
-    Args:
-        events: the columns `COLUMNS`, with the events of a patient contiguous.
-        path: file to write.
-        metadata: metadata of the file's schema.
-    """
+    """Write the events of a shard: the columns `COLUMNS`, with those of a patient contiguous; `metadata` is of the schema."""
     import pyarrow as pa
 
     events = events.replace_schema_metadata(metadata)
@@ -64,16 +51,13 @@ def write_shard(events: pa.Table, path: Path, metadata: dict[str, str]) -> None:
 
 
 def write_subjects(folder: Path, subjects: Sequence[tuple[int, int, int, int]], columns: dict[str, Sequence[str]]) -> None:
-    """Write the location of each patient, and the columns of each table's records.
+    """Write `subjects.arrow`, without which a directory of shards is not read.
 
     Args:
-        folder: directory of the trajectories.
         subjects: (subject_id, shard, position of the first event in the shard, number of events) of each patient.
         columns: columns of the records, by table.
     """
     import pyarrow as pa
-
-    from pipeline.files import atomic_path
 
     parts = list(zip(*sorted(subjects), strict=True)) or [(), (), (), ()]
     names = ("subject_id", "shard", "first", "events")
@@ -92,25 +76,17 @@ def write_patient(events: pa.Table, path: Path) -> None:
 
 
 class Trajectories:
-    """Reads trajectories of either layout by patient and position.
-
-    Args:
-        folder: directory of the trajectories.
-
-    Raises:
-        UserError: the directory has neither layout.
-    """
+    """Reads the trajectories of a directory, in either layout, by patient and position."""
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
         self.sharded = (self.folder / SUBJECTS).exists()
-        self._open: OrderedDict[Any, Any] = OrderedDict()
+        self._open: OrderedDict[int, pa.ipc.RecordBatchFileReader] = OrderedDict()
         if not self.sharded and next(self.folder.glob("*.parquet"), None) is None:
             found = "a directory without them" if self.folder.is_dir() else "no such directory"
-            raise UserError(
-                f"{self.folder}: expected trajectories ({SUBJECTS} and shards, or one parquet file per patient), got {found}. "
-                "Make them with preprocess/combination.py, or unpack a release with scripts/unpack_release.sh."
-            )
+            fix = "Make them with preprocess/combination.py, or unpack a release with scripts/unpack_release.sh"
+            layouts = f"{SUBJECTS} and shards, or one parquet file per patient"
+            raise UserError(f"{self.folder}: expected trajectories ({layouts}), got {found}. {fix}.")
 
     def __getstate__(self) -> dict[str, Any]:
         return {"folder": self.folder, "sharded": self.sharded, "_open": OrderedDict()}
@@ -163,10 +139,8 @@ class Trajectories:
         return tuple(int(self._subjects[name][row]) for name in ("shard", "first", "events"))
 
     def _no_patient(self, subject_id: str) -> UserError:
-        return UserError(
-            f"{self.folder}: expected a trajectory of patient {subject_id}, got none. Use an index and trajectories of the "
-            "same build; mimiciv_dataset/validate_index.py compares them."
-        )
+        fix = "Use an index and trajectories of the same build; mimiciv_dataset/validate_index.py compares them"
+        return UserError(f"{self.folder}: expected a trajectory of patient {subject_id}, got none. {fix}.")
 
     def has(self, subject_id: str) -> bool:
         """Whether the patient has a trajectory."""
@@ -184,20 +158,17 @@ class Trajectories:
             return self._find(subject_id)[2]
         return self._parquet(subject_id).metadata.num_rows
 
-    def _cached(self, key: Any, make: Callable[[], Any]) -> Any:
-        if key not in self._open:
-            self._open[key] = make()
-            if len(self._open) > OPEN_FILES:
-                self._open.popitem(last=False)
-        self._open.move_to_end(key)
-        return self._open[key]
-
     def _shard(self, shard: int) -> pa.ipc.RecordBatchFileReader:
         import pyarrow as pa
 
-        path = self.folder / f"shard-{shard:05d}.arrow"
-        options = pa.ipc.IpcReadOptions(use_threads=False)  # batches are too small for threads to pay
-        return self._cached(shard, lambda: pa.ipc.open_file(pa.memory_map(str(path)), options=options))
+        if shard not in self._open:
+            options = pa.ipc.IpcReadOptions(use_threads=False)  # batches are too small for threads to pay
+            path = self.folder / f"shard-{shard:05d}.arrow"
+            self._open[shard] = pa.ipc.open_file(pa.memory_map(str(path)), options=options)
+            if len(self._open) > OPEN_FILES:
+                self._open.popitem(last=False)
+        self._open.move_to_end(shard)
+        return self._open[shard]
 
     def _parquet(self, subject_id: str) -> pq.ParquetFile:
         import pyarrow.parquet as pq
@@ -208,20 +179,14 @@ class Trajectories:
         return pq.ParquetFile(path)
 
     def events(self, subject_id: str, positions: Iterable[int]) -> list[Event]:
-        """The events at `positions` of a patient's trajectory, in the order of `positions`.
-
-        Raises:
-            UserError: there is no such patient or position.
-        """
+        """The events at `positions` of a patient's trajectory, in the order of `positions`."""
         positions = list(positions)
         source = self._find(subject_id) if self.sharded else self._parquet(subject_id)
         length = source[2] if self.sharded else source.metadata.num_rows
         for position in positions:
             if not 0 <= position < length:
-                raise UserError(
-                    f"{self.folder}: expected event {position} of patient {subject_id}, got a trajectory of {length} events. "
-                    "Use an index and trajectories of the same build."
-                )
+                found = f"a trajectory of {length} events. Use an index and trajectories of the same build"
+                raise UserError(f"{self.folder}: expected event {position} of patient {subject_id}, got {found}.")
         events = (self._from_shard if self.sharded else self._from_parquet)(source, list(dict.fromkeys(positions)))
         return [events[position] for position in positions]
 
@@ -244,9 +209,9 @@ class Trajectories:
         shard, first, _ = location
         reader = self._shard(shard)
         events: dict[int, Event] = {}
-        by_batch: dict[int, list[int]] = {}
-        for position in positions:
-            by_batch.setdefault((first + position) // BATCH_EVENTS, []).append(first + position)
+        by_batch: dict[int, list[int]] = defaultdict(list)
+        for row in (first + position for position in positions):
+            by_batch[row // BATCH_EVENTS].append(row)
         for number, rows in by_batch.items():
             low = min(rows)
             piece = reader.get_batch(number).slice(low % BATCH_EVENTS, max(rows) - low + 1)
@@ -261,7 +226,7 @@ class Trajectories:
         return self.events(subject_id, range(self.length(subject_id)))
 
     def timeline(self, subject_id: str) -> Timeline:
-        """The trajectory of a patient as a `Timeline`."""
+        """The events of a patient, for label rules and windows."""
         return Timeline(self.trajectory(subject_id))
 
 
@@ -272,10 +237,5 @@ def _event(file_name: str, starttime: Any, endtime: Any, hadm_id: Any, items: An
         return None if value in _MISSING_VALUES or value != value else str(value)[:19]
 
     hadm = text(hadm_id)
-    return Event(
-        file_name,
-        text(starttime),
-        text(endtime),
-        hadm.removesuffix(".0") if hadm else None,
-        items if isinstance(items, str) else json.dumps(items),
-    )
+    items = items if isinstance(items, str) else json.dumps(items)
+    return Event(file_name, text(starttime), text(endtime), hadm.removesuffix(".0") if hadm else None, items)

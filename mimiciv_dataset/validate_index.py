@@ -17,20 +17,18 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
-from mimiciv_dataset.index_files import read_rows, sample_id
+from mimiciv_dataset.index_files import index_files, read_rows, sample_id
 from mimiciv_dataset.lookups import Lookups
 from mimiciv_dataset.samples import target_of_row
 from mimiciv_dataset.tasks import TASKS
 from mimiciv_dataset.timeline import Timeline
 from mimiciv_dataset.trajectory import Trajectories
 from pipeline.cli import Parser, run
-from pipeline.errors import UserError
 from pipeline.progress import Summary, print_table
 from pipeline.work import map_lines
 
 UNIT_PATIENTS = 200
 AGREE = "agree"
-
 open_rows = lru_cache(maxsize=1)(read_rows)
 
 
@@ -43,17 +41,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_num_workers()
     args = cli.parse_args(argv)
     summary = Summary("validate_index")
-    files = [path for given in args.index for path in (sorted(given.glob("*.csv")) if given.is_dir() else [given])]
-    files = [path for path in files if not path.name.endswith(".audit.csv")]
-    if not files:
-        raise UserError(f"{args.index[0]}: expected index files, got none. Give CSV or JSONL files, or a directory of CSVs.")
+    files = [path for given in args.index for path in index_files(given)]
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     shown: Counter[Path] = Counter()
     check = partial(check_block, Trajectories(args.ehr_dir), Lookups(args.index_mapping), args.show)
     parts = [(path, block) for path in files for block in blocks(path)]
-    results = map_lines(
-        parts, check, Path(tempfile.gettempdir()), num_workers=args.num_workers, desc="validate_index", unit="block"
-    )
+    scratch = Path(tempfile.gettempdir())
+    results = map_lines(parts, check, scratch, num_workers=args.num_workers, desc="validate_index", unit="block")
     for (path, _), result in zip(parts, results, strict=True):
         for task, of_task in result["counts"].items():
             counts[task].update(of_task)
@@ -121,9 +115,9 @@ def disagreement(row: dict[str, Any], timeline: Timeline | None, lookups: Lookup
     if row.get("event") not in (None, timeline.file_names[at]):
         return f"different event: {sample_id(row)}, expected {row['event']}, got {timeline.file_names[at]} at {at}"
     stated = row.get("target", row.get("label"))
-    target = target_of_row({"task": task.name, "context_begin": begin, "context_end": end}, timeline, lookups)
     if stated is None:
         return None
+    target = target_of_row(task, begin, end, timeline, lookups)
     same = set(stated) == set(target or ()) if isinstance(stated, list) else stated == target
     return None if same else f"different target: {sample_id(row)}"
 

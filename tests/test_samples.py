@@ -79,8 +79,8 @@ def test_any_trajectory_gives_samples_that_its_index_rows_give_again(events: lis
     t, lookups = Timeline(events), Lookups("nowhere")
     for sample in find_samples(t, lookups):
         assert 0 < sample.context_begin <= sample.context_end <= len(events)
-        row = {"task": sample.task, "context_begin": sample.context_begin, "context_end": sample.context_end}
-        assert target_of_row(row, t, lookups) == sample.target
+        window = sample.context_begin, sample.context_end
+        assert target_of_row(TASKS[sample.task], *window, t, lookups) == sample.target
 
 
 def make_index(root: Path, *flags: object) -> dict[str, list[dict[str, str]]]:
