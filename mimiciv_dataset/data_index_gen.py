@@ -61,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_argument("--data_config", type=Path, required=True, help='JSON {"task": count}, see scripts/data_configs/')
     cli.add_argument("--output_path", type=Path, required=True, help="CSV to write")
     cli.add_argument("--kind", choices=("decision", "risk"), help="only the config's tasks of this kind")
-    cli.add_argument("--force_task_num", type=float, metavar="N", help="N ≥ 1 or -1 (all): every count; N < 1 scales them")
+    counts = "N ≥ 1 or -1 (all) replaces every count, N < 1 scales it"
+    cli.add_argument("--force_task_num", type=float, metavar="N", help=counts)
     cli.add_argument("--balance_sample", action="store_true", help="weight the rows of all tasks by target_weight")
     cli.add_argument("--balance_force", action="store_true", help="equally many rows of each label for risk tasks")
     cli.add_argument("--min_window", type=int, default=10, help="windows have more events than this (10)")
@@ -112,9 +113,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise UserError(f"{args.data_index_dir}: expected {expected}. The table shows which filter excludes them.")
         provenance.path.unlink(missing_ok=True)  # an existing set is replaced
     with atomic_path(args.output_path.with_suffix(".audit.csv")) as temporary, temporary.open("w", encoding="utf-8") as file:
-        audit = csv.DictWriter(file, next(iter(reports.values()))["audit"], lineterminator="\n")
-        audit.writeheader()
-        audit.writerows(report["audit"] for report in reports.values())
+        audit = [report["audit"] for report in reports.values()]
+        csv.writer(file, lineterminator="\n").writerows([audit[0].keys(), *(row.values() for row in audit)])
     counts = {task: report["counts"] for task, report in reports.items()}
     provenance.complete(sha256_file(args.output_path), tasks=counts, data_use=DATA_USE)
     tasks = sum(count["drawn"] > 0 for count in counts.values())
@@ -123,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def read_config(path: Path, force: float | None, kind: str | None = None) -> dict[str, float]:
-    """The number of rows to draw of each task, as `Draw.rows` takes it: a config's, after --force_task_num and --kind."""
+    """The number of rows to draw of each task, as `Draw.rows` takes it: a config after --force_task_num and --kind."""
     require(path, 'a config, {"task": count}', "see scripts/data_configs/")
     config = read_json(path)
     if not isinstance(config, dict) or not all(type(count) is int and count >= ALL for count in config.values()):

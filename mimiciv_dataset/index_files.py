@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 IDS = ("subject_id", "hadm_id")
-_EARLIER = ("admissions_id", "last_discharge_id")
+_EARLIER = ("admissions_id", "last_discharge_id")  # positions of earlier events
 _BEGINS, _ENDS = ("context_begin", "period_begin"), ("context_end", "period_end")  # in a task index, in other files
 # Columns of a task index, and of a sampled set.
 INDEX_COLUMNS = (*IDS, "task", "event", "context_begin", "context_end", "target", "target_weight", *_EARLIER, "audit")
@@ -99,7 +99,7 @@ def parse_target(text: str) -> Any:
 
 
 def read_header(path: Path) -> list[str]:
-    """The column names of an index CSV, which are distinct."""
+    """The column names of an index CSV; an error if one occurs twice."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             header = next(csv.reader(file), [])

@@ -94,11 +94,7 @@ def csv_fault(error: Exception) -> str:
 
 
 class Lookups:
-    """The dictionaries of an `index_mapping/` directory.
-
-    Args:
-        folder: the directory, with `hosp/`, `icu/` and `note/`; files are `.csv` or `.csv.gz`.
-    """
+    """The dictionaries of an `index_mapping/` directory: `.csv` or `.csv.gz` files in `hosp/`, `icu/` and `note/`."""
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
@@ -111,10 +107,8 @@ class Lookups:
     def path(self, name: str) -> Path | None:
         """The file of a dictionary, or None if there is none."""
         module = DICTIONARIES[name].module if name in DICTIONARIES else "note"
-        for suffix in (".csv", ".csv.gz"):
-            if (path := self.folder / module / f"{name}{suffix}").exists():
-                return path
-        return None
+        paths = (self.folder / module / f"{name}{suffix}" for suffix in (".csv", ".csv.gz"))
+        return next(filter(Path.exists, paths), None)
 
     def dictionary(self, name: str) -> dict[Any, str]:
         """The names of a dictionary by key; a key of several columns is a tuple. Empty if there is no file."""
@@ -137,14 +131,9 @@ class Lookups:
         return _ExamNames(self.path("radiology_detail"))
 
     def getter(self, event: EventType, key: str, columns: tuple[str, ...]) -> Callable[[list[Any]], Any]:
-        """A function that takes the values of a record and returns the value of a shown or target key.
+        """A function that takes the values of a record with these `columns` and returns the value of a shown or target key.
 
         The value is text, or a list of names for `exam_name`; None if the record lacks the column or the dictionary the code.
-
-        Args:
-            event: the table of the record.
-            key: a column or a key of `event.lookups`.
-            columns: the columns of the record.
         """
         if (event.name, key, columns) not in self._getters:
             self._getters[event.name, key, columns] = self._make_getter(event, key, columns)
