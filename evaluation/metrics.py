@@ -92,7 +92,7 @@ def sample_score(task: str | Task, label: Any, answer: str | None, p_yes: float 
     >>> sample_score("ICU_Stay_7day", "no", "No."), sample_score("ICU_Stay_7day", "no", "No.", p_yes=0.7)
     (1.0, 0.0)
     """
-    labels = [label] if isinstance(label, str) else label
+    labels = label_list(label)
     match (ALL_TASKS[task] if isinstance(task, str) else task).metric:
         case "auroc":
             yes = predicts_yes(answer, p_yes)
