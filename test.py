@@ -17,15 +17,12 @@ from typing import TYPE_CHECKING
 from inference.settings import InferenceSettings, Settings, add_flags, add_inference_flags, as_json, flag, parse_model
 from pipeline.cli import Chunk, Parser, at_least, run
 from pipeline.errors import UserError
-from pipeline.files import append_jsonl, require
+from pipeline.files import append_jsonl
 from pipeline.progress import Summary, progress
 from pipeline.provenance import Provenance, folder_record, read_record
 
 if TYPE_CHECKING:
-    from inference.generation import SamplePrompt
-    from mimiciv_dataset.mimiciv import MIMICIV
-
-    Samples = list[tuple[MIMICIV, int]]
+    from inference.generation import DatasetRow, SamplePrompt
 
 
 @dataclass(frozen=True)
@@ -42,14 +39,6 @@ class EvaluationSettings(Settings):
     resume: bool = flag(False, help="resume in a used directory; only what is missing is done")
     resamples: int = flag(1000, help="bootstrap resamples for the intervals", type=at_least(1))
 
-    @property
-    def outputs(self) -> Path:
-        return self.output_path / "outputs.jsonl"
-
-    @property
-    def chunk(self) -> Chunk:
-        return Chunk(self.chunk_num, self.chunk_idx)
-
 
 def make_parser() -> Parser:
     cli = Parser(__doc__)
@@ -63,54 +52,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_model(make_parser(), argv)
     evaluation, settings = EvaluationSettings.from_args(args), InferenceSettings.from_args(args)
     summary = Summary("test.py")
-    folder, chunk, replicas = evaluation.output_path, evaluation.chunk, settings.model.data_parallel_size
+    folder, outputs = evaluation.output_path, evaluation.output_path / "outputs.jsonl"
+    chunk, replicas = Chunk(evaluation.chunk_num, evaluation.chunk_idx), settings.model.data_parallel_size
     if replicas > 1 and (chunk.number > 1 or settings.server.url):
         raise UserError("--data_parallel_size: expected neither --chunk_num, which it sets, nor --url, got one of them.")
-    own = chunk.path(evaluation.outputs)
-    used = [own] if own.exists() else [] if chunk.number > 1 else sorted(folder.glob("outputs*.jsonl"))
+    log = chunk.path(outputs)
+    used = [log] if log.exists() else [] if chunk.number > 1 else sorted(folder.glob("outputs*.jsonl"))
     if used and not evaluation.resume:
         raise UserError(f"{folder}: expected no outputs, got {used[0].name}. Add --resume, or choose another --output_path.")
-    fix = "make one with mimiciv_dataset/data_index_gen.py"
-    files = [require(name, "an index CSV or JSONL", fix) for name in evaluation.dataset_name.split(",")]
 
     from evaluation.score import format_result, score_dir
     from evaluation.training_info import training_warnings
-    from inference.generation import finished_keys
+    from inference.generation import finished_keys, read_samples
     from inference.prompts import instructions_sha256
     from inference.replicas import run_replicas
-    from mimiciv_dataset.index_files import sample_id
-    from mimiciv_dataset.mimiciv import MIMICIV
 
-    own_wording = settings.prompt.instructions
-    datasets = [MIMICIV(args.root_dir, path, lazzy_mode=True, shuffle=False, instructions=own_wording) for path in files]
-    by_id: dict[tuple[str, int | None], tuple[MIMICIV, int]] = {}  # a row that appears twice is one sample
-    for dataset in datasets:
-        for index in range(len(dataset)):
-            row = dataset.row(index)
-            info = row.get("task_info", {}) | row
-            number = row.get("idx") if info.get("subject_id") is None else None  # patients unknown: texts may repeat
-            by_id.setdefault((sample_id(info), number), (dataset, index))
-    samples = list(by_id.values())[: evaluation.limit]
-    if not samples:
-        raise UserError(f"{evaluation.dataset_name}: expected samples, got none. Give an index file with rows.")
-    wording = instructions_sha256(datasets[0].instructions)
-    patients = {str(row["subject_id"]) for dataset, index in samples if "subject_id" in (row := dataset.row(index))}
-    for warning in training_warnings(settings.model.model_name_or_path, wording, own_wording is not None, patients):
+    samples = read_samples(args.root_dir, evaluation.dataset_name, settings.prompt.instructions)[: evaluation.limit]
+    dataset = samples[0][0]
+    wording = instructions_sha256(dataset.instructions)
+    patients = {str(row["subject_id"]) for data, index in samples if "subject_id" in (row := data.row(index))}
+    own_wording = settings.prompt.instructions is not None
+    for warning in training_warnings(settings.model.model_name_or_path, wording, own_wording, patients):
         print(f"warning: {warning}", file=sys.stderr)
 
     failed, done = False, f"{replicas} processes"
     if replicas > 1:
-        argv, num_finished = sys.argv[1:] if argv is None else argv, len(finished_keys(evaluation.outputs))
-        run_replicas(argv, settings.model, folder, len(samples), num_finished)
+        run_replicas(sys.argv[1:] if argv is None else argv, settings.model, folder, len(samples))
     else:
-        done, failed = run_samples(samples, evaluation, settings, wording)
-    num_finished = len(finished_keys(evaluation.outputs))  # other chunks may have made progress meanwhile
+        done, failed = run_samples(samples, outputs, chunk, settings, wording)
+    num_finished = len(finished_keys(outputs))  # other chunks may have made progress meanwhile
     if num_finished < len(samples):
         why = "the other chunks are not finished. When they are" if chunk.number > 1 else "some got no reply. As it is"
         print(f"{num_finished:,} of {len(samples):,} samples are there; {why}: python -m evaluation.score {folder}")
-        summary.print(f"{done} → {own}")
+        summary.print(f"{done} → {log}")
         return 0 if chunk.number > 1 and not failed else 1
-    trajectories = None if datasets[0].rendered else datasets[0].trajectories.digest
+    trajectories = None if dataset.rendered else dataset.trajectories.digest
     about = {"arguments": as_json(evaluation, settings), "instructions_sha256": wording, "trajectories": trajectories}
     result = score_dir(folder, evaluation.resamples, evaluation.seed, expected=len(samples), extra=about)
     print(format_result(result), flush=True)
@@ -122,42 +98,37 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_samples(
-    samples: Samples, evaluation: EvaluationSettings, settings: InferenceSettings, wording: str
+    samples: list[DatasetRow], outputs: Path, chunk: Chunk, settings: InferenceSettings, wording: str
 ) -> tuple[str, bool]:
-    """Answer the samples (dataset, position) of this process; returns what was done, and whether some got no reply."""
+    """Answer the samples of this process; returns what was done, and whether some got no reply."""
     from evaluation.metrics import sample_score
     from inference.backends import load_backend
     from inference.generation import Prompter, finished_keys, generate_and_record, output_line, reply_settings
 
-    def length(dataset: MIMICIV, index: int) -> int:
-        row = dataset.row(index)  # events of its window, or characters
+    def length(sample: DatasetRow) -> int:
+        row = sample[0].row(sample[1])  # characters, or events of its window
         return len(row["input"]) if "input" in row else row["period_end"] - row["period_begin"]
 
-    if evaluation.chunk_num > 1:  # chunks with as many long samples as short ones
-        samples = evaluation.chunk.of(sorted(samples, key=lambda sample: length(*sample)))
+    if chunk.number > 1:  # chunks with as many long samples as short ones
+        samples = chunk.of(sorted(samples, key=length))
     samples.sort(key=lambda sample: str(sample[0].row(sample[1]).get("subject_id")))  # prompts of a patient share a prefix
     backend = load_backend(settings)
-    provenance = Provenance(
-        folder_record(evaluation.output_path),
-        "test.py",
-        inputs={"instructions": wording, "template": backend.builder.template_sha256},
-        settings=reply_settings(settings) | as_json(replace(settings.prompt, instructions=None)),
-    )
-    provenance.claim(change="--output_path", used=False)
+    made_with = reply_settings(settings) | as_json(replace(settings.prompt, instructions=None))
+    inputs = {"instructions": wording, "template": backend.builder.template_sha256}
+    Provenance(folder_record(outputs.parent), "test.py", inputs, made_with).claim(change="--output_path", used=False)
     prompters = {id(dataset): Prompter(dataset, backend.builder, settings) for dataset, _ in samples}
-    log = evaluation.chunk.path(evaluation.outputs)
-    with append_jsonl(log) as write, progress(total=len(samples), desc="test.py", unit="sample") as bar:
-        finished = finished_keys(evaluation.outputs)
+    with append_jsonl(chunk.path(outputs)) as write, progress(total=len(samples), desc="test.py", unit="sample") as bar:
+        finished = finished_keys(outputs)
         num_before = len(finished)
 
         def prompts() -> Iterator[SamplePrompt]:
             for dataset, index in samples:
                 prompt = prompters[id(dataset)](index)
-                if prompt.key not in finished:
+                if prompt.key in finished:
+                    bar.update()
+                else:
                     finished.add(prompt.key)
                     yield prompt
-                else:
-                    bar.update()
 
         tally = generate_and_record(prompts(), backend, write, partial(output_line, scorer=sample_score), bar)
     for reason, count in tally.errors.most_common():

@@ -1,6 +1,11 @@
-"""Backends, which turn prompts into replies, behind one interface.
+"""Backends turn prompts into replies, behind one interface: Transformers, vLLM, and servers with the OpenAI API.
 
-A new backend is one class with `answer` (see `Backend`) and one entry in `BACKENDS`.
+A new backend, for a library or for another kind of server, is a module in `inference/` with one class that has `answer` (see
+`Backend`), and one entry in `BACKENDS`; `InferenceSettings.backend` chooses the entry from the flags.
+
+How p(yes) is computed: P(yes) / (P(yes) + P(no)), where each is the sum of the probabilities of all tokens that spell the
+word, whatever their case and white space (`yes_no_tokens`), as the first token after the prompt, from one forward pass without
+temperature. `p_yes` has the formula; `openai_backend.p_yes_of_top` is the same for servers that give the top tokens only.
 """
 
 from __future__ import annotations
@@ -10,6 +15,7 @@ import importlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from math import exp, fsum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from inference.prompts import PromptBuilder
@@ -30,40 +36,25 @@ class Query:
 
 @dataclass(frozen=True)
 class Generation:
-    """A reply.
+    """A reply."""
 
-    Attributes:
-        text: the raw text; "" if there is none.
-        finish_reason: why it ended: `stop`, `length` if it was cut off, `scored` if only p(yes) was computed.
-        p_yes: P(yes) / (P(yes) + P(no)), or None.
-        error: why there is no reply, or None.
-        response: the response of the server as it came (all choices, usage); None from a model in this process.
-    """
-
-    text: str
-    finish_reason: str
+    text: str  # as generated; "" if there is none
+    finish_reason: str  # `stop`, `length` if it was cut off, `scored` if only p(yes) was computed, or `error`
     p_yes: float | None = None
-    error: str | None = None
-    response: Any = None
+    error: str | None = None  # why there is no reply
+    response: Any = None  # of the server as it came (all choices, usage); None from a model in this process
 
     @classmethod
     def scored(cls, p_yes: float) -> Generation:
         """The reply to a query that asks for p(yes) only."""
         return cls("yes" if p_yes >= 0.5 else "no", "scored", p_yes)
 
-    @classmethod
-    def failed(cls, error: str) -> Generation:
-        """A reply that did not come."""
-        return cls("", "error", error=error)
-
 
 class Backend(Protocol):
     """Answers queries."""
 
-    builder: PromptBuilder
-    """Renders the prompts that this backend reads."""
-    continues: bool
-    """Whether a prompt may end in the middle of a reply; the chat endpoint's may not."""
+    builder: PromptBuilder  # renders the prompts that this backend reads
+    continues: bool  # whether a prompt may end in the middle of a reply; the chat endpoint's may not
 
     def answer(self, queries: Iterable[Query]) -> Iterator[tuple[int, Generation]]:
         """Yield (position of the query, reply) as replies finish, in any order.
@@ -73,15 +64,10 @@ class Backend(Protocol):
 
 
 class LocalBackend:
-    """A model in this process, which answers a window of queries at once.
-
-    Attributes:
-        window: queries that are answered at once: enough to batch, few enough that replies reach the disk often.
-        decoding: how replies are decoded.
-    """
+    """A model in this process, which answers a window of queries at once."""
 
     continues = True
-    window: int
+    window: int  # queries answered at once: enough to batch, few enough that replies reach the disk often
     decoding: DecodingSettings
 
     def generate(self, prompts: Sequence[str], decoding: DecodingSettings) -> Iterator[tuple[int, Generation]]:
@@ -96,38 +82,29 @@ class LocalBackend:
         """See `Backend.answer`."""
         numbered = enumerate(queries)
         while window := list(islice(numbered, self.window)):
-            scored = [(number, query.prompt) for number, query in window if query.score]
-            for position, reply in self.score_yes_no([prompt for _, prompt in scored]):
-                yield scored[position][0], reply
-            generated = [(number, query.prompt) for number, query in window if not query.score]
-            for position, reply in self.generate([prompt for _, prompt in generated], self.decoding):
-                yield generated[position][0], reply
+            for score in (True, False):
+                numbers = [number for number, query in window if query.score == score]
+                prompts = [query.prompt for _, query in window if query.score == score]
+                answers = self.score_yes_no(prompts) if score else self.generate(prompts, self.decoding)
+                yield from ((numbers[position], reply) for position, reply in answers)
 
 
+# Module and class of each backend, imported when it is chosen; the constructor takes `InferenceSettings`.
 BACKENDS = {
     "transformers": "inference.transformers_backend:TransformersBackend",
     "vllm": "inference.vllm_backend:VLLMBackend",
     "openai": "inference.openai_backend:OpenAIBackend",
 }
-"""Module and class of each backend, imported when it is chosen; the constructor takes `InferenceSettings`."""
 
 
 def load_backend(settings: InferenceSettings) -> Any:
-    """Make the backend that the settings choose.
-
-    Raises:
-        UserError: it is not installed, or the model cannot be loaded.
-    """
+    """Make the backend that the settings choose."""
     module, _, name = BACKENDS[settings.backend].partition(":")
     return getattr(importlib.import_module(module), name)(settings)
 
 
 def load_tokenizer(model: str, **options: Any) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder or Hub id.
-
-    Raises:
-        UserError: it cannot be loaded.
-    """
+    """The tokenizer of a model folder or Hub id."""
     from transformers import AutoTokenizer
 
     try:
@@ -138,15 +115,7 @@ def load_tokenizer(model: str, **options: Any) -> PreTrainedTokenizerBase:
 
 @contextlib.contextmanager
 def reading_model(name: str, *errors: type[Exception]) -> Iterator[None]:
-    """Turn the errors of a missing, broken or unsupported model into one line.
-
-    Args:
-        name: folder or Hub id of the model.
-        errors: further exceptions that can only come from the model here.
-
-    Raises:
-        UserError: the model cannot be loaded.
-    """
+    """Turn the errors of a missing, broken or unsupported model into a `UserError`; `errors` are further types of them."""
     from safetensors import SafetensorError
 
     try:
@@ -164,9 +133,6 @@ def yes_no_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[i
     """Token ids that spell yes, and those that spell no, whatever their case and white space.
 
     If the vocabulary has no such token, the first token of the word counts.
-
-    Raises:
-        UserError: yes and no begin with the same token.
     """
     texts = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
     ids = {word: [i for i, text in enumerate(texts) if text.strip().lower() == word] for word in ("yes", "no")}
@@ -198,8 +164,6 @@ def p_yes(logprobs_yes: Sequence[float], logprobs_no: Sequence[float]) -> float:
     >>> round(p_yes([log(0.2), log(0.1)], [log(0.1)]), 6)
     0.75
     """
-    from math import exp, fsum
-
     top = max([*logprobs_yes, *logprobs_no])
     yes, no = (fsum(exp(value - top) for value in values) for values in (logprobs_yes, logprobs_no))
     return yes / (yes + no)

@@ -8,6 +8,7 @@ pause for all requests when a server asks for it, and replies in the order in wh
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import os
 import re
@@ -31,27 +32,23 @@ KEY_VARIABLE = "OPENAI_API_KEY"
 
 MAX_TRIES = 7  # of a request, before its error is reported
 MAX_WAIT = 60.0  # seconds between two tries, unless the server asks for more
+# Statuses that every other request would get too, so that the run ends, and what to do about them.
 FATAL = {
     401: f"expected a key that the server accepts, got another one or none. Set ${KEY_VARIABLE}.",
     403: f"expected a key that may use this model, got a refusal. Check the key in ${KEY_VARIABLE}.",
     404: "expected this model and endpoint on the server, got neither. Check the URL (…/v1) and the name of the model.",
 }
-"""Statuses that every other request would get too, so that the run ends, and what to do about them."""
-
 RETRIED = {408, 409, 425, 429}  # statuses that another try may not get; and all from 500 on
 MAX_FAILURES = 20  # requests that failed in all tries before a run ends: the first ones, or consecutive ones later on
 
 
 @dataclass(frozen=True)
 class Request:
-    """A request: the endpoint (`chat` or `completions`) and the arguments of its `create`.
-
-    `tokens` estimates prompt and reply, for a limit of tokens a minute; the server's own count corrects it.
-    """
+    """A request: the endpoint (`chat` or `completions`) and the arguments of its `create`."""
 
     endpoint: str
     body: dict[str, Any]
-    tokens: int = 0
+    tokens: int = 0  # of prompt and reply, estimated, for a limit of tokens a minute; the server's count corrects it
 
 
 @dataclass(frozen=True)
@@ -102,11 +99,7 @@ class Pace:
 
 
 class Client:
-    """Sends requests to one server.
-
-    Raises:
-        UserError: the URL is invalid, or its host is remote and not allowed.
-    """
+    """Sends requests to one server."""
 
     def __init__(self, settings: ServerSettings, max_tries: int = MAX_TRIES) -> None:
         self.settings, self.max_tries, self.url = settings, max_tries, settings.url
@@ -133,11 +126,8 @@ class Client:
         """Send requests and yield (position, reply) as replies come.
 
         Requests are drawn when one may be sent. Closing the iterator cancels those in flight.
-
-        Raises:
-            UserError: the server refuses all requests of this kind (`FATAL`), or does not reply (`MAX_FAILURES`).
         """
-        stream = self.stream(requests)
+        stream = self._stream(requests)
 
         async def next_reply() -> tuple[int, Reply] | None:
             return await anext(stream, None)
@@ -148,8 +138,7 @@ class Client:
         finally:
             self._runner.run(stream.aclose())
 
-    async def stream(self, requests: Iterable[Request]) -> AsyncIterator[tuple[int, Reply]]:
-        """`send` for a running event loop."""
+    async def _stream(self, requests: Iterable[Request]) -> AsyncIterator[tuple[int, Reply]]:
         self._openai = self._openai or self._connect()
         numbered = enumerate(requests)
         replies: asyncio.Queue[tuple[int, Reply] | None] = asyncio.Queue()
@@ -160,7 +149,7 @@ class Client:
             try:
                 while await free.acquire() and (item := next(numbered, None)):
                     position, request = item
-                    reply = await self.ask(request)
+                    reply = await self._ask(request)
                     replies.put_nowait((position, reply))
                     self._check(reply)
             finally:
@@ -184,36 +173,24 @@ class Client:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
 
-    async def ask(self, request: Request) -> Reply:
-        """Send one request, repeated if need be.
-
-        Raises:
-            UserError: as `send`.
-        """
+    async def _ask(self, request: Request) -> Reply:
+        """Send one request, repeated if need be."""
         from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
 
-        attempts = AsyncRetrying(
-            stop=stop_after_attempt(self.max_tries),
-            wait=_wait,
-            retry=retry_if_exception(lambda error: isinstance(error, RequestError) and error.retry),
-            reraise=True,
-        )
+        retry = retry_if_exception(lambda error: isinstance(error, RequestError) and error.retry)
+        attempts = AsyncRetrying(stop=stop_after_attempt(self.max_tries), wait=_wait, retry=retry, reraise=True)
+        response, reason = None, None
         try:
             async for attempt in attempts:
                 with attempt:
                     self.usage.retries += attempt.retry_state.attempt_number > 1
                     response = await self._try(request)
         except RequestError as error:
-            return Reply(None, str(error), attempts.statistics["attempt_number"])
-        return Reply(response, tries=attempts.statistics["attempt_number"])
+            reason = str(error)
+        return Reply(response, reason, attempts.statistics["attempt_number"])
 
     async def _try(self, request: Request) -> ChatCompletion | Completion:
-        """Send a request once, when limits and pauses allow it.
-
-        Raises:
-            RequestError: there is no usable response.
-            UserError: the server refuses all requests of this kind.
-        """
+        """Send a request once, when limits and pauses allow it; a `RequestError` if there is no usable response."""
         import openai
 
         await self._pause()
@@ -255,10 +232,8 @@ class Client:
         self._failures += 1
         self._consecutive_failures += not reply.error.startswith("HTTP 4")  # these may be the fault of the request
         if self._consecutive_failures >= MAX_FAILURES or (self._failures >= MAX_FAILURES and not self._answered):
-            raise UserError(
-                f"{self.url}: expected replies, got errors only, such as {reply.error}. Fix the cause and run the same "
-                "command again to resume."
-            )
+            fix = "Fix the cause and run the same command again to resume"
+            raise UserError(f"{self.url}: expected replies, got errors only, such as {reply.error}. {fix}.")
 
     async def _pause(self) -> None:
         while (pause := self._resume_at - time.monotonic()) > 0:
@@ -285,9 +260,6 @@ def _wait(state: RetryCallState) -> float:
 
 def check_host(url: str, allow_remote: bool = False) -> bool:
     """Whether the host of a URL, with all addresses of its name, is this machine or in a private network.
-
-    Raises:
-        UserError: it is not an HTTP URL, its host is unknown, or it is remote and `allow_remote` is False.
 
     >>> check_host("http://127.0.0.1:8000/v1"), check_host("http://[::1]:8000/v1"), check_host("http://10.1.2.3/v1")
     (True, True, True)
@@ -325,17 +297,10 @@ def retry_after(headers: Any) -> float | None:
     """
     from email.utils import parsedate_to_datetime
 
-    text = headers.get("retry-after")
-    if text is None:
-        return None
-    try:
-        return max(0.0, float(text))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except ValueError:
-        return None
+    for read in (float, lambda date: parsedate_to_datetime(date).timestamp() - time.time()):
+        with contextlib.suppress(ValueError):
+            return max(0.0, read(headers.get("retry-after", "")))
+    return None
 
 
 def error_message(body: Any, request: Request) -> str:

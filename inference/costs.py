@@ -16,11 +16,7 @@ PRICE = between(0, float("inf"))
 
 @dataclass(frozen=True)
 class CostSettings(Settings):
-    """Prices, and what may be spent.
-
-    Raises:
-        UserError: there is a limit, and a price is missing.
-    """
+    """Prices, and what may be spent."""
 
     price_in: float | None = flag(None, help="price of a million prompt tokens, to show the cost", type=PRICE)
     price_out: float | None = flag(None, help="price of a million tokens of replies", type=PRICE)
@@ -73,11 +69,7 @@ class Meter:
         self.reserved += self.costs.of(prompt_tokens, self.reply_tokens)
 
     def add(self, prompt_tokens: int, usage: Mapping[str, int] | None, failed: bool) -> None:
-        """Count a finished request, by the estimate given to `reserve` and the server's own count.
-
-        Raises:
-            UserError: there is a limit, and the server does not say what it used.
-        """
+        """Count a finished request, by the estimate given to `reserve` and the server's own count."""
         self.requests += 1
         self.reserved -= self.costs.of(prompt_tokens, self.reply_tokens)
         if usage:

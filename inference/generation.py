@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,44 +22,32 @@ from mimiciv_dataset.index_files import sample_id
 from mimiciv_dataset.tasks import ALL_TASKS, Task
 from pipeline.cli import chunk_paths
 from pipeline.errors import UserError
-from pipeline.files import Line, read_jsonl, sha256
+from pipeline.files import Line, read_jsonl, require, sha256
 
 if TYPE_CHECKING:
     from inference.costs import Meter
     from mimiciv_dataset.mimiciv import MIMICIV
     from mimiciv_dataset.text import SampleText
 
-TOO_LONG = "does not fit"
-"""The error of a prompt that is too long for the model even after truncation."""
+TOO_LONG = "does not fit"  # the error of a prompt that is too long for the model even after truncation
+END_OF_REASONING = 8  # tokens reserved where p(yes) is computed after the reasoning, which is closed anew
+ID_COLUMNS = ("task", "subject_id", "period_begin", "period_end")  # identify a sample in index rows, lines and keys
 
-END_OF_REASONING = 8
-"""Tokens reserved where p(yes) is computed after the reasoning, which is closed anew."""
-
-ID_COLUMNS = ("task", "subject_id", "period_begin", "period_end")
-"""Columns that identify a sample, in index rows, lines and keys."""
+# The score of an answer, from (task, label, answer, p(yes)): `evaluation.metrics.sample_score`.
+Scorer = Callable[[Task, Any, "str | None", "float | None"], float]
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A rendered prompt, how it is answered, and what its line says.
+    """A rendered prompt, how it is answered, and what its line says."""
 
-    Attributes:
-        key: identifies what is asked: the sample, the prompt and the decoding. A line with this key is not asked for again.
-        text: what the model reads; for the chat endpoint, messages as JSON.
-        line: what the line says besides the reply.
-        truncation: what was dropped from the input; None if nothing was.
-        scored: the answer is p(yes) right after the prompt; nothing is generated.
-        scored_after_reasoning: p(yes) is computed after the reasoning of the reply.
-        tokens: estimated length, for a limit of cost.
-    """
-
-    key: str
-    text: str
-    line: Line = field(default_factory=dict)
-    truncation: Truncation | None = None
-    scored: bool = False
-    scored_after_reasoning: bool = False
-    tokens: int = 0
+    key: str  # identifies the sample, the prompt and the decoding; a prompt whose key is in the log is not run again
+    text: str  # what the model reads; for the chat endpoint, messages as JSON
+    line: Line = field(default_factory=dict)  # what the line says besides the reply
+    truncation: Truncation | None = None  # what was dropped from the input; None if nothing was
+    scored: bool = False  # the answer is p(yes) right after the prompt; nothing is generated
+    scored_after_reasoning: bool = False  # p(yes) is computed after the reasoning of the reply
+    tokens: int = 0  # estimated length, for a limit of cost
 
     @property
     def fits(self) -> bool:
@@ -95,10 +83,9 @@ def generate_and_record(
     bar: Any,
     meter: Meter | None = None,
 ) -> Tally:
-    """Answer prompts and write a line for each reply as it comes.
+    """Answer prompts, which are drawn as the backend needs them, and record each reply as it comes.
 
     Args:
-        prompts: drawn as the backend needs them.
         write: appends a line to the log (`pipeline.files.append_jsonl`).
         line_of: makes the line of a reply; None: none is written. Prompts that do not fit get the error `TOO_LONG`.
         bar: a progress bar, which counts prompts.
@@ -163,12 +150,12 @@ def replies(prompts: Iterable[P], backend: Backend, meter: Meter | None = None) 
         finished = False
         for position, reply in backend.answer(queries()):
             prompt, generated = sent.pop(position)
-            if meter and generated is None:
-                meter.add(prompt.tokens, usage_of(reply.response), failed=bool(reply.error))
             finished = True
             if generated is not None:
                 yield prompt, replace(generated, p_yes=reply.p_yes, error=reply.error)
                 continue
+            if meter:
+                meter.add(prompt.tokens, usage_of(reply.response), failed=bool(reply.error))
             text = after_reasoning(prompt.text, reply.text) if prompt.scored_after_reasoning and backend.continues else None
             if text:
                 reasoned.append((prompt, reply, text))
@@ -191,11 +178,7 @@ def after_reasoning(prompt: str, reply: str) -> str | None:
 
 
 def finished_keys(path: Path, meter: Meter | None = None) -> set[str]:
-    """Keys of the prompts that have a reply, in the logs of all chunks of `path`; a meter counts the cost of all lines.
-
-    Raises:
-        UserError: a line has no key.
-    """
+    """Keys of the prompts that have a reply, in the logs of all chunks of `path`; a meter counts the cost of all lines."""
     keys = set()
     for file in chunk_paths(path):
         for number, (_, line) in enumerate(read_jsonl(file), 1):
@@ -211,8 +194,25 @@ def finished_keys(path: Path, meter: Meter | None = None) -> set[str]:
 # --- prompts and lines of samples
 
 
-Scorer = Callable[[Task, Any, "str | None", "float | None"], float]
-"""The score of an answer, from (task, label, answer, p(yes)): `evaluation.metrics.sample_score`."""
+DatasetRow = tuple["MIMICIV", int]  # a sample: its dataset, and its position there
+
+
+def read_samples(root_dir: Path, names: str, instructions: Path | None) -> list[DatasetRow]:
+    """The samples of index files (comma-separated names); a row that appears several times is one sample."""
+    from mimiciv_dataset.mimiciv import MIMICIV
+
+    samples: dict[tuple[str, int | None], DatasetRow] = {}
+    fix = "make one with mimiciv_dataset/data_index_gen.py"
+    for path in [require(name, "an index CSV or JSONL", fix) for name in names.split(",")]:
+        dataset = MIMICIV(root_dir, path, lazzy_mode=True, shuffle=False, instructions=instructions)
+        for index in range(len(dataset)):
+            row = dataset.row(index)
+            info = row.get("task_info", {}) | row
+            number = row.get("idx") if info.get("subject_id") is None else None  # patients unknown: texts may repeat
+            samples.setdefault((sample_id(info), number), (dataset, index))
+    if not samples:
+        raise UserError(f"{names}: expected samples, got none. Give an index file with rows.")
+    return list(samples.values())
 
 
 @dataclass(frozen=True)
@@ -233,18 +233,14 @@ class Prompter:
         self.reply_settings = reply_settings(settings)
 
     def __call__(self, index: int) -> SamplePrompt:
-        """The prompt of sample `index`.
-
-        Raises:
-            UserError: its reasoning is to be pre-filled, and it has none.
-        """
+        """The prompt of sample `index`."""
         sample, text = self.dataset.with_text(index)
-        info = sample["task_info"]
-        reasoning = info.get("reasoning") if self.settings.prompt.oracle_reasoning else None
-        if self.settings.prompt.oracle_reasoning and not reasoning:
+        info, flags = sample["task_info"], self.settings.prompt
+        reasoning = info.get("reasoning") if flags.oracle_reasoning else ""
+        if flags.oracle_reasoning and not reasoning:
             raise UserError("--oracle_reasoning: expected a column reasoning in the index, got a row without one.")
         task, instruction = ALL_TASKS[info["task"]], sample["instruction"]
-        if self.settings.prompt.prompt:
+        if flags.prompt:
             instruction = with_candidates(instruction, task, sample["candidates"])
         prompt = sample_prompt(text, instruction, task, self.builder, self.settings, reasoning)
         window = [info.get(name) for name in ID_COLUMNS]
@@ -261,7 +257,7 @@ class Prompter:
             "prompt_sha256": hashes["prompt_sha256"],
             "template_sha256": self.builder.template_sha256,
             "thinking_open": prompt.thinking_open,
-            "truncated": prompt.truncation.to_dict() if prompt.truncation else None,
+            "truncated": asdict(prompt.truncation) if prompt.truncation else None,
         }
         return replace(prompt, key=line["key"], line=line, label=info["label"])
 
@@ -284,21 +280,18 @@ def sample_prompt(
     task: Task | None,
     builder: PromptBuilder,
     settings: InferenceSettings,
-    reasoning: str | None = None,
+    reasoning: str = "",
 ) -> SamplePrompt:
     """The prompt of a sample, truncated to leave room for the reply; key and line are the caller's.
 
-    Args:
-        task: None: the instruction is the user's own, and is answered as a decision task.
-        reasoning: to pre-fill.
+    Without a task, the instruction is answered as that of a decision task. `reasoning` is pre-filled.
     """
     flags, is_risk = settings.prompt, task is not None and task.kind == "risk"
     mode = evaluation_mode(task.kind if task else "decision", flags.think_prompt, flags.direct_answer, flags.think_risk)
-    prefix = ""
-    if reasoning:
-        mode, prefix = THINK, f"<think>\n{reasoning}\n</think>\n\n"
-    reply_tokens = 1 if is_risk and mode != THINK else settings.decoding.max_new_tokens
-    reply_tokens += END_OF_REASONING if is_risk and mode == THINK else 0
+    mode, prefix = (THINK, f"<think>\n{reasoning}\n</think>\n\n") if reasoning else (mode, "")
+    reply_tokens = settings.decoding.max_new_tokens
+    if is_risk:
+        reply_tokens = reply_tokens + END_OF_REASONING if mode == THINK else 1
     prompt, truncation = builder.fit(text, instruction, mode, flags.max_seq_len - reply_tokens, prefix)
     reasons = mode == THINK and not prefix
     scored = {"scored": is_risk and not reasons, "scored_after_reasoning": is_risk and reasons}
@@ -335,7 +328,7 @@ def chat_line(prompt: Prompt, reply: Generation) -> Line | None:
         return prompt.line | {"choices": [], "finish_reasons": [], "usage": None, "error": reply.error}
     texts = [message_text(choice).strip() for choice in reply.response.choices]
     reasons = [getattr(choice, "finish_reason", None) for choice in reply.response.choices]
-    error = None if any(texts) else f"no text ({', '.join(sorted({str(reason) for reason in reasons}))})"
+    error = None if any(texts) else f"no text ({', '.join(sorted(set(map(str, reasons))))})"
     usage = usage_of(reply.response)
     return prompt.line | {"choices": [] if error else texts, "finish_reasons": reasons, "usage": usage, "error": error}
 
@@ -343,6 +336,4 @@ def chat_line(prompt: Prompt, reply: Generation) -> Line | None:
 def usage_of(response: Any) -> dict[str, int] | None:
     """The tokens that the server counted; None if it does not say."""
     usage = getattr(response, "usage", None)
-    if usage is None:
-        return None
-    return {name: getattr(usage, name, None) or 0 for name in ("prompt_tokens", "completion_tokens")}
+    return usage and {name: getattr(usage, name, None) or 0 for name in ("prompt_tokens", "completion_tokens")}

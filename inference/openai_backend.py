@@ -25,18 +25,12 @@ if TYPE_CHECKING:
     from openai.types.chat.chat_completion import Choice
     from transformers import PreTrainedTokenizerBase
 
-TOP_LOGPROBS = 20
-"""Log-probabilities of a position, where a server gives only the most likely tokens: the maximum that APIs allow."""
-
+TOP_LOGPROBS = 20  # most likely tokens of a position that servers are asked for: the maximum that APIs allow
 TOKEN_ID = "token_id:"
 
 
 class OpenAIBackend:
-    """A model behind `--url`.
-
-    Raises:
-        UserError: the host is remote and not allowed, or the tokenizer cannot be loaded.
-    """
+    """A model behind `--url`."""
 
     def __init__(self, settings: InferenceSettings) -> None:
         model, server = settings.model, settings.server
@@ -46,10 +40,8 @@ class OpenAIBackend:
         self._model = model.model_name_or_path
         self._gives_logprobs = True
         if model.lora_path:
-            raise UserError(
-                "--lora_path: expected no adapter with --url, got one. Load it into the server, and give its name there as "
-                "--model_name_or_path."
-            )
+            fix = "Load it into the server, and give its name there as --model_name_or_path"
+            raise UserError(f"--lora_path: expected no adapter with --url, got one. {fix}.")
         if server.chat:
             tokenizer = load_tokenizer(server.tokenizer) if server.tokenizer else None
             self.builder: PromptBuilder = ChatPromptBuilder(tokenizer)
@@ -83,11 +75,8 @@ class OpenAIBackend:
                     return
                 score = query.score and self._gives_logprobs
                 sent[position] = number, query.prompt, score
-                if score:
-                    yield self._request(query.prompt, 1, 0.0, score=True)
-                else:
-                    temperature = 0.0 if query.score else self.decoding.temperature
-                    yield self._request(query.prompt, self.decoding.max_new_tokens, temperature, score=False)
+                temperature = 0.0 if query.score else self.decoding.temperature
+                yield self._request(query.prompt, 1 if score else self.decoding.max_new_tokens, temperature, score)
 
         while True:
             for position, reply in self.client.send(requests()):
@@ -96,7 +85,7 @@ class OpenAIBackend:
                     self._gives_logprobs = False
                     unscored.append((number, prompt))
                 elif reply.response is None:
-                    yield number, Generation.failed(reply.error)
+                    yield number, Generation("", "error", error=reply.error)
                 elif score:
                     p_yes = p_yes_of_top(self._form.first_position(reply.response.choices[0]))
                     if p_yes is None:
@@ -163,7 +152,6 @@ class ChatForm:
     endpoint = "chat"
 
     def body(self, prompt: str, max_new_tokens: int, score: bool) -> dict[str, Any]:
-        """The arguments of a request."""
         body: dict[str, Any] = {"messages": json.loads(prompt), "max_completion_tokens": max_new_tokens}
         return body | {"logprobs": True, "top_logprobs": TOP_LOGPROBS} if score else body
 
@@ -181,7 +169,6 @@ class ChatForm:
         return text, finish_reason or "stop"
 
     def first_position(self, choice: Choice) -> Iterator[tuple[str, float]]:
-        """Yield (token text, log-probability) of the first position."""
         positions = choice.logprobs.content if choice.logprobs else None
         for entry in positions[0].top_logprobs if positions else ():
             yield entry.token, entry.logprob

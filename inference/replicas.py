@@ -19,9 +19,6 @@ TEST = Path(__file__).resolve().parent.parent / "test.py"
 def gpu_groups(gpus: Sequence[str], replicas: int, each: int) -> list[list[str]]:
     """The GPUs of each replica; none on a machine without GPUs.
 
-    Raises:
-        UserError: there are not enough.
-
     >>> gpu_groups(["0", "1", "2", "3"], replicas=2, each=2), gpu_groups([], replicas=2, each=1)
     ([['0', '1'], ['2', '3']], [[], []])
     """
@@ -44,18 +41,8 @@ def visible_gpus() -> list[str]:
     return listed.stdout.split() if listed.returncode == 0 else []
 
 
-def run_replicas(argv: Sequence[str], model: ModelSettings, output: Path, num_samples: int, num_finished: int) -> None:
-    """Run test.py `data_parallel_size` times in parallel, one chunk each, and wait; logs go to OUTPUT/logs/.
-
-    Args:
-        argv: the command line of this process; each replica gets it with its own chunk.
-        model: numbers of replicas and GPUs.
-        output: directory of the outputs.
-        num_samples, num_finished: for the progress bar.
-
-    Raises:
-        UserError: a process failed. The others have finished their chunks.
-    """
+def run_replicas(argv: Sequence[str], model: ModelSettings, output: Path, num_samples: int) -> None:
+    """Run test.py `data_parallel_size` times in parallel with `argv` and one chunk each, and wait; logs go to OUTPUT/logs/."""
     replicas = model.data_parallel_size
     groups = gpu_groups(visible_gpus(), replicas, (model.tensor_parallel_size or 1) * model.pipeline_parallel_size)
     logs = output / "logs"
@@ -71,8 +58,9 @@ def run_replicas(argv: Sequence[str], model: ModelSettings, output: Path, num_sa
                 command = [sys.executable, str(TEST), *argv, *flags]
                 process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
             processes[process] = log
-        with progress(total=num_samples, initial=num_finished, desc=f"{replicas} processes", unit="sample") as bar:
-            sizes: dict[Path, int] = {path: path.stat().st_size for path in output.glob("outputs*.jsonl")}
+        sizes: dict[Path, int] = {}
+        finished = _new_lines(output, sizes)
+        with progress(total=num_samples, initial=finished, desc=f"{replicas} processes", unit="sample") as bar:
             while any(process.poll() is None for process in processes):
                 time.sleep(0.2)
                 bar.update(_new_lines(output, sizes))

@@ -34,11 +34,8 @@ def add_flags(cli: argparse._ActionsContainer, settings: type, omit: Sequence[st
         default = None if each.default is MISSING else each.default
         shown = f"{default:g}" if isinstance(default, float) else default
         text = each.metadata["help"] + ("" if default is None or default is False else f" ({shown})")
-        if default is False:
-            cli.add_argument(f"--{each.name}", action="store_true", help=text)
-        else:
-            options = {"default": default, "required": each.default is MISSING}
-            cli.add_argument(f"--{each.name}", type=each.metadata["type"], help=text, **options)
+        typed = {"type": each.metadata["type"], "default": default, "required": each.default is MISSING}
+        cli.add_argument(f"--{each.name}", help=text, **({"action": "store_true"} if default is False else typed))
 
 
 class Settings:
@@ -116,28 +113,17 @@ class PromptSettings(Settings):
 
 @dataclass(frozen=True)
 class DecodingSettings(Settings):
-    """How replies are decoded.
-
-    Attributes:
-        max_new_tokens: tokens of a reply at most.
-        temperature: of sampling; 0 is greedy.
-        seed: of sampling; None: none is sent to a server.
-        n: replies to each prompt, from the chat endpoint; None: not sent, which gives one.
-    """
+    """How replies are decoded."""
 
     max_new_tokens: int = 2048
-    temperature: float = 0.0
-    seed: int | None = 0
-    n: int | None = None
+    temperature: float = 0.0  # 0 is greedy
+    seed: int | None = 0  # of sampling; None: none is sent to a server
+    n: int | None = None  # replies to each prompt, from the chat endpoint; None: not sent, which gives one
 
 
 @dataclass(frozen=True)
 class InferenceSettings:
-    """All settings of inference.
-
-    Raises:
-        UserError: no tokens are left for a prompt.
-    """
+    """All settings of inference."""
 
     model: ModelSettings
     server: ServerSettings = field(default_factory=ServerSettings)
@@ -151,11 +137,7 @@ class InferenceSettings:
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> InferenceSettings:
-        """Settings from the flags of `add_inference_flags`.
-
-        Raises:
-            UserError: flags contradict each other.
-        """
+        """Settings from the flags of `add_inference_flags`."""
         model, server, prompt = (each.from_args(args) for each in (ModelSettings, ServerSettings, PromptSettings))
         if server.url is None and (server.chat or server.tokenizer):
             raise UserError("--chat, --tokenizer: expected --url with them, got none.")
@@ -166,19 +148,17 @@ class InferenceSettings:
         tokens = args.max_new_tokens or (4096 if prompt.think_prompt else 2048)
         return cls(model, server, prompt, DecodingSettings.from_args(args, max_new_tokens=tokens))
 
+    @classmethod
+    def of_chat(cls, model: str, server: ServerSettings, max_seq_len: int, decoding: DecodingSettings) -> InferenceSettings:
+        """Settings for other prompts than those of samples, which go to the chat endpoint of a server."""
+        return cls(ModelSettings(model), replace(server, chat=True), PromptSettings(max_seq_len=max_seq_len), decoding)
+
     @property
     def backend(self) -> str:
         """The entry of `inference.backends.BACKENDS` that runs the model."""
         if self.server.url is not None:
             return "openai"
         return "vllm" if self.model.use_vllm else "transformers"
-
-
-def chat_settings(model: str, server: ServerSettings, max_seq_len: int, decoding: DecodingSettings) -> InferenceSettings:
-    """Settings for other prompts than those of samples, which go to the chat endpoint of a server."""
-    return InferenceSettings(
-        ModelSettings(model), replace(server, chat=True), PromptSettings(max_seq_len=max_seq_len), decoding
-    )
 
 
 def add_inference_flags(cli: Parser, omit: Sequence[str] = ()) -> None:
@@ -195,11 +175,7 @@ def add_inference_flags(cli: Parser, omit: Sequence[str] = ()) -> None:
 
 
 def parse_model(cli: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse a command line; a short name of `--models` stands for the flags it lists, which flags given override.
-
-    Raises:
-        UserError: the file of short names cannot be read, or has an unknown flag.
-    """
+    """Parse a command line; a short name of `--models` stands for the flags it lists, which flags given override."""
     args = cli.parse_args(argv)
     entry = short_names(args.models).get(args.model_name_or_path)
     if entry is None:
@@ -216,11 +192,7 @@ def parse_model(cli: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def short_names(path: Path) -> dict[str, dict[str, Any]]:
-    """Read a models.yaml: short name → flags.
-
-    Raises:
-        UserError: there is no such file, or it is not a mapping of mappings.
-    """
+    """Read a models.yaml: short name → flags."""
     import yaml
 
     try:

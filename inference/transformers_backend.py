@@ -14,15 +14,10 @@ from inference.settings import DecodingSettings, InferenceSettings
 
 
 class TransformersBackend(LocalBackend):
-    """A causal language model of Transformers.
-
-    Raises:
-        UserError: the model or its adapter cannot be loaded.
-    """
+    """A causal language model of Transformers."""
 
     def __init__(self, settings: InferenceSettings) -> None:
-        model = settings.model
-        self.decoding = settings.decoding
+        model, self.decoding = settings.model, settings.decoding
         self.batch = model.batch
         self.window = max(64, 8 * model.batch)
         self.tokenizer = load_tokenizer(model.model_name_or_path, padding_side="left")
@@ -32,9 +27,8 @@ class TransformersBackend(LocalBackend):
         device = model.device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = "float32" if (model.dtype, device) == ("auto", "cpu") else model.dtype
         with reading_model(model.model_name_or_path, ValueError):
-            self.model = AutoModelForCausalLM.from_pretrained(
-                model.model_name_or_path, dtype=dtype, device_map=model.device_map or {"": device}
-            )
+            options = {"dtype": dtype, "device_map": model.device_map or {"": device}}
+            self.model = AutoModelForCausalLM.from_pretrained(model.model_name_or_path, **options)
         if model.lora_path:
             from peft import PeftModel
 
@@ -46,10 +40,9 @@ class TransformersBackend(LocalBackend):
         self._yes, self._no = yes_no_tokens(self.tokenizer)
 
     def _batches(self, prompts: Sequence[str]) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
-        """Batches of similar length, longest first, so that one too large for the memory fails at once.
+        """Yield positions of prompts, and their `input_ids` and `attention_mask` of shape (batch, longest prompt).
 
-        Yields:
-            Positions of the prompts, and `input_ids` and `attention_mask` of shape (batch, longest prompt).
+        Prompts of a batch have similar lengths; the longest come first, so that one too large for the memory fails at once.
         """
         ids = self.tokenizer(list(prompts), add_special_tokens=False)["input_ids"] if prompts else []
         order = sorted(range(len(prompts)), key=lambda i: (-len(ids[i]), i))
@@ -81,7 +74,6 @@ class TransformersBackend(LocalBackend):
         for rows, batch in self._batches(prompts):
             positions = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)
             logits = self.model(**batch, position_ids=positions, logits_to_keep=1).logits[:, -1].float()
-            yes = logits[:, self._yes].logsumexp(-1)
-            no = logits[:, self._no].logsumexp(-1)
+            yes, no = (logits[:, tokens].logsumexp(-1) for tokens in (self._yes, self._no))
             for row, p_yes in zip(rows, torch.sigmoid(yes - no).tolist(), strict=True):
                 yield row, Generation.scored(p_yes)

@@ -24,19 +24,14 @@ class VLLMBackend(LocalBackend):
     """A causal language model in vLLM, in this process.
 
     p(yes) comes from the log-probabilities of the model itself, before any temperature or bias (`raw_logprobs`).
-
-    Raises:
-        UserError: vLLM is not installed, or cannot load the model.
     """
 
     window = 512
 
     def __init__(self, settings: InferenceSettings) -> None:
         if find_spec("vllm") is None:
-            raise UserError(
-                "--use_vllm: expected the package vllm, got none. Install requirements.txt (GPU) or requirements-cpu.txt, or "
-                "omit --use_vllm."
-            )
+            fix = "Install requirements.txt (GPU) or requirements-cpu.txt, or omit --use_vllm"
+            raise UserError(f"--use_vllm: expected the package vllm, got none. {fix}.")
         import torch
 
         model, self.decoding = settings.model, settings.decoding
@@ -61,10 +56,8 @@ class VLLMBackend(LocalBackend):
             )
         except (OSError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:300].rstrip(".")
-            raise UserError(
-                f"{model.model_name_or_path}: expected a model that vLLM can run here, got: {reason}. Check the flags of the "
-                "model, or omit --use_vllm."
-            ) from None
+            message = f"{model.model_name_or_path}: expected a model that vLLM can run here, got: {reason}."
+            raise UserError(f"{message} Check the flags of the model, or omit --use_vllm.") from None
         self._lora = None
         if model.lora_path:
             from vllm.lora.request import LoRARequest
@@ -78,19 +71,16 @@ class VLLMBackend(LocalBackend):
             return []
         from vllm import SamplingParams
 
-        outputs = self.engine.generate(
-            [{"prompt_token_ids": ids} for ids in self.tokenizer(list(prompts), add_special_tokens=False)["input_ids"]],
-            SamplingParams(temperature=temperature, seed=self.decoding.seed if temperature > 0 else None, **sampling),
-            use_tqdm=False,
-            lora_request=self._lora,
-        )
+        ids = self.tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
+        parameters = SamplingParams(temperature=temperature, seed=self.decoding.seed if temperature > 0 else None, **sampling)
+        tokens = [{"prompt_token_ids": prompt} for prompt in ids]
+        outputs = self.engine.generate(tokens, parameters, use_tqdm=False, lora_request=self._lora)
         return [output.outputs[0] for output in outputs]
 
     def generate(self, prompts: Sequence[str], decoding: DecodingSettings) -> Iterator[tuple[int, Generation]]:
         # Decoded here, as in the Transformers backend: the same tokens give the same text.
         limits = {"max_tokens": decoding.max_new_tokens, "stop_token_ids": self._end_ids}
-        completions = self._run(prompts, decoding.temperature, detokenize=False, **limits)
-        for row, completion in enumerate(completions):
+        for row, completion in enumerate(self._run(prompts, decoding.temperature, detokenize=False, **limits)):
             yield row, decoded(self.tokenizer, list(completion.token_ids), self._end_ids)
 
     def score_yes_no(self, prompts: Sequence[str]) -> Iterator[tuple[int, Generation]]:
@@ -103,28 +93,16 @@ class VLLMBackend(LocalBackend):
 
 
 def device_options(gpus: int, model: ModelSettings) -> dict[str, Any]:
-    """Options of vLLM for this machine: its visible GPUs, or those of the CPU build.
-
-    Args:
-        gpus: number of visible GPUs.
-
-    Raises:
-        UserError: more GPUs are needed than are visible.
-    """
+    """Options of vLLM for a machine with this number of visible GPUs; without any, those of the CPU build."""
     pipeline = model.pipeline_parallel_size
     tensor = model.tensor_parallel_size or max(1, gpus // pipeline)
     if pipeline * tensor > max(gpus, 1):
-        raise UserError(
-            f"--tensor_parallel_size {tensor}, --pipeline_parallel_size {pipeline}: expected a product of at most "
-            f"{max(gpus, 1)}, got {pipeline * tensor} (visible GPUs: {gpus})."
-        )
+        flags = f"--tensor_parallel_size {tensor}, --pipeline_parallel_size {pipeline}"
+        product = f"expected a product of at most {max(gpus, 1)}, got {pipeline * tensor}"
+        raise UserError(f"{flags}: {product} (visible GPUs: {gpus}).")
     if gpus:
-        return {
-            "dtype": model.dtype,
-            "gpu_memory_utilization": model.gpu_memory_utilization,
-            "tensor_parallel_size": tensor,
-            "pipeline_parallel_size": pipeline,
-        }
+        parallel = {"tensor_parallel_size": tensor, "pipeline_parallel_size": pipeline}
+        return {"dtype": model.dtype, "gpu_memory_utilization": model.gpu_memory_utilization} | parallel
     for name, value in CPU_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     return {"dtype": "float32" if model.dtype == "auto" else model.dtype, "enforce_eager": True, "max_num_seqs": 64}

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages 
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from inference.settings import InferenceSettings, add_inference_flags, parse_model
 from mimiciv_dataset.tasks import TASKS, load_instructions
@@ -26,12 +27,8 @@ from pipeline.files import require, sha256
 def make_parser() -> Parser:
     cli = Parser(__doc__)
     cli.add_argument("record", metavar="RECORD", help="file with the input of a sample, or - for standard input")
-    cli.add_argument(
-        "--task",
-        choices=tuple(TASKS),
-        metavar="TASK",
-        help="ask this task's question (--list_tasks of mimiciv_dataset/task_sample_info_gen.py shows the tasks)",
-    )
+    text = "ask this task's question (--list_tasks of mimiciv_dataset/task_sample_info_gen.py shows the tasks)"
+    cli.add_argument("--task", choices=tuple(TASKS), metavar="TASK", help=text)
     cli.add_argument("--instruction", help="the question itself, instead of a task's wording")
     cli.add_argument("--json", action="store_true", help="print reasoning, items, p(yes) and more as one JSON object")
     add_inference_flags(cli, omit=("prompt", "oracle_reasoning"))
@@ -56,16 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     prompt = sample_prompt(SampleText.parse(input_text, task), instruction, task, backend.builder, settings)
     truncation = prompt.truncation
     if truncation:
-        print(
-            f"truncated: the prompt has {truncation.tokens_before:,} tokens; dropped the {truncation.events:,} oldest events "
-            f"and {truncation.lines:,} lines of the last discharge note",
-            file=sys.stderr,
-        )
+        dropped = f"the {truncation.events:,} oldest events and {truncation.lines:,} lines of the last discharge note"
+        print(f"truncated: the prompt has {truncation.tokens_before:,} tokens; dropped {dropped}", file=sys.stderr)
     if not prompt.fits:
-        raise UserError(
-            f"{args.record}: expected a prompt that fits after truncation, got {truncation.tokens_after:,} tokens. Raise "
-            "--max_seq_len or shorten the input."
-        )
+        got = f"got {truncation.tokens_after:,} tokens. Raise --max_seq_len or shorten the input"
+        raise UserError(f"{args.record}: expected a prompt that fits after truncation, {got}.")
     ((_, reply),) = replies([prompt], backend)
     if reply.error:
         raise UserError(f"{settings.server.url}: expected a reply, got none: {reply.error}.")
@@ -78,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "answer": answer,
             "items": read_items(answer),
             "mode": prompt.mode,
-            "truncated": truncation.to_dict() if truncation else None,
+            "truncated": asdict(truncation) if truncation else None,
             "prompt_sha256": sha256(prompt.text),
         }
         print(json.dumps(result, ensure_ascii=False))
@@ -91,11 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def read_input(name: str) -> str:
-    """Read the input of a sample; one line end at its end belongs to the file and is dropped.
-
-    Raises:
-        UserError: there is no such file, it is empty, or it is not UTF-8.
-    """
+    """Read the input of a sample; one line end at its end belongs to the file and is dropped."""
     try:
         if name == "-":
             text = sys.stdin.read()

@@ -29,16 +29,7 @@ from typing import Any
 from inference.answers import split_reasoning
 from inference.costs import CostSettings, Meter
 from inference.generation import ID_COLUMNS, Prompt, chat_line, finished_keys, generate_and_record
-from inference.settings import (
-    DecodingSettings,
-    InferenceSettings,
-    ServerSettings,
-    Settings,
-    add_flags,
-    as_json,
-    chat_settings,
-    flag,
-)
+from inference.settings import DecodingSettings, InferenceSettings, ServerSettings, Settings, add_flags, as_json, flag
 from mimiciv_dataset.index_files import SAMPLE_COLUMNS, sample_id
 from mimiciv_dataset.patients import DATA_USE
 from mimiciv_dataset.samples import label_list
@@ -49,27 +40,17 @@ from pipeline.files import Line, append_jsonl, atomic_path, read_jsonl, read_jso
 from pipeline.progress import Summary, print_table, progress
 from pipeline.provenance import Provenance, file_record
 from pipeline.work import map_lines
-from thinking_graph_preprocess.chains import (
-    REASONS,
-    AnswerLimits,
-    CitedEvents,
-    Fault,
-    answer_faults,
-    before_conclusion,
-    cited_events,
-    conclusion,
-    faults,
-    right_answers,
-)
+from thinking_graph_preprocess import chains
+from thinking_graph_preprocess.chains import REASONS, AnswerLimits, CitedEvents, Fault
 from thinking_graph_preprocess.reasoning_generation import (
     NO_URL,
     PROMPTS,
     REPLIES,
     VERIFIER,
     WITHOUT_FORMAT,
-    Evidence,
+    EvidenceFiles,
+    EvidenceFileSettings,
     EvidenceRow,
-    EvidenceSettings,
     add_server_flags,
     chat_prompt,
     read_prompt,
@@ -77,9 +58,8 @@ from thinking_graph_preprocess.reasoning_generation import (
 )
 
 VERDICTS = "verified.jsonl"
-COLUMNS = ("rows", "answered", "kept", "chains", "passed")
-"""Columns of the table before the reasons: rows of the index, those with chains, those with one to keep; chains, good ones."""
-
+# Counts of the table before the reasons: rows of the index, those with chains, those with one to keep; chains, good ones.
+COUNTS = ("rows", "answered", "kept", "chains", "passed")
 ROWS_PER_PART = 200
 
 
@@ -105,7 +85,7 @@ def make_parser() -> Parser:
     cli.add_num_workers()
     verifier = cli.add_argument_group("verifier model")
     verifier.add_argument("--prompts", type=Path, default=PROMPTS, help="directory with verifier.txt (this repository's)")
-    add_flags(verifier, EvidenceSettings)
+    add_flags(verifier, EvidenceFileSettings)
     verifier.add_argument("--max_new_tokens", type=at_least(1), default=1024, help="tokens of its answer at most (1024)")
     verifier.add_argument("--max_seq_len", type=at_least(1), default=16384, help="tokens of prompt and answer at most (16384)")
     add_server_flags(verifier)
@@ -117,11 +97,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.verifier_model and args.base_url is None:
         raise UserError(NO_URL)
     server, decoding = ServerSettings.from_args(args, url=args.base_url), DecodingSettings(args.max_new_tokens, 0, None)
-    inference = chat_settings(args.verifier_model or "", server, args.max_seq_len, decoding)
-    settings, evidence_settings = FilterSettings.from_args(args), EvidenceSettings.from_args(args)
+    inference = InferenceSettings.of_chat(args.verifier_model or "", server, args.max_seq_len, decoding)
+    settings, evidence_settings = FilterSettings.from_args(args), EvidenceFileSettings.from_args(args)
     costs, chunk = CostSettings.from_args(args), Chunk(args.chunk_num, args.chunk_idx)
     summary = Summary("filter_reasoning")
-    evidence = Evidence(evidence_settings)
+    evidence = EvidenceFiles(evidence_settings)
     offsets = reply_offsets(settings.reasoning_path)
     rows = [(row, offsets.get(sample_id(evidence.columns(row)), ())) for row in chunk.of(evidence.rows())]
     judge = Judge(settings, evidence)
@@ -131,11 +111,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 1
     output = chunk.path(args.output_path)
     table = write_outputs(judge, rows, output, args.num_workers)
-    total = {name: sum(counts[name] for counts in table.values()) for name in (*COLUMNS, *REASONS)}
-    names = [*COLUMNS, *(reason for reason in REASONS if total[reason])]
+    total = {name: sum(counts[name] for counts in table.values()) for name in (*COUNTS, *REASONS)}
+    names = [*COUNTS, *(reason for reason in REASONS if total[reason])]
     lines = [[task, *(counts[name] for name in names)] for task, counts in {**table, "all": total}.items()]
     print_table(["task", *names], lines)
-    for reason in names[len(COLUMNS) :]:
+    for reason in names[len(COUNTS) :]:
         print(f"  {reason}: {REASONS[reason]}")
     arguments = as_json(settings, evidence_settings, inference, costs, chunk) | {"output_path": str(args.output_path)}
     reasons = {"tasks": table, "all": total, "reasons": REASONS, "arguments": arguments, "data_use": DATA_USE}
@@ -151,16 +131,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 # --- judging
 
-Offsets = Sequence[tuple[Path, int]]
-"""Where the replies to a row are: log, and offset of the line in bytes."""
+Offsets = Sequence[tuple[Path, int]]  # where the replies to a row are: log, and offset of the line in bytes
 
 
 def reply_offsets(folder: Path) -> dict[str, list[tuple[Path, int]]]:
-    """Where the replies to each sample are, by `sample_id`. The replies themselves can be larger than the memory.
-
-    Raises:
-        UserError: there are none, or they are not those of reasoning_generation.py.
-    """
+    """Where the replies to each sample are, by `sample_id`. The replies themselves can be larger than the memory."""
     fix = "Run thinking_graph_preprocess/reasoning_generation.py"
     files = chunk_paths(require(folder, "a directory of chains", fix) / REPLIES)
     if not files:
@@ -209,7 +184,7 @@ class JudgedRow:
 class Judge:
     """Judges the chains of rows, by the verdicts of a verifier model too if there is one."""
 
-    def __init__(self, settings: FilterSettings, evidence: Evidence) -> None:
+    def __init__(self, settings: FilterSettings, evidence: EvidenceFiles) -> None:
         self.evidence = evidence
         self.limits = AnswerLimits(settings.min_right, settings.max_wrong)
         self.verifier: Verifier | None = None
@@ -223,9 +198,9 @@ class Judge:
             sections = line.get("prompt") != WITHOUT_FORMAT
             for number, (reply, finish_reason) in enumerate(zip(line["choices"], line["finish_reasons"], strict=True)):
                 chain = split_reasoning(reply)[1] or ""  # after the think block of a model that thinks first
-                chain_faults = faults(chain, finish_reason, events, judged.target, self.limits, sections)
-                right = right_answers(conclusion(chain), judged.target)
-                judged.chains.append(Chain(line["key"], number, chain, chain_faults, right, cited_events(chain)))
+                chain_faults = chains.faults(chain, finish_reason, events, judged.target, self.limits, sections)
+                right, cited = chains.right_answers(chains.conclusion(chain), judged.target), chains.cited_events(chain)
+                judged.chains.append(Chain(line["key"], number, chain, chain_faults, right, cited))
         if self.verifier and with_verdicts:
             for chain in judged.chains:
                 chain.faults += [] if chain.faults else self.verifier.faults(judged, chain, self.limits)
@@ -247,7 +222,7 @@ class Judge:
 def write_outputs(
     judge: Judge, rows: Sequence[tuple[EvidenceRow, Offsets]], output: Path, num_workers: int
 ) -> dict[str, dict[str, int]]:
-    """Judge rows and write OUTPUT.csv and OUTPUT.rejects.jsonl; returns the counts (`COLUMNS`, `REASONS`) of each task."""
+    """Judge rows and write OUTPUT.csv and OUTPUT.rejects.jsonl; returns the counts (`COUNTS`, `REASONS`) of each task."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     parts = [rows[start : start + ROWS_PER_PART] for start in range(0, len(rows), ROWS_PER_PART)]
     with (
@@ -258,14 +233,13 @@ def write_outputs(
     ):
         writer = csv.writer(kept, lineterminator="\n")
         writer.writerow([*SAMPLE_COLUMNS, "reasoning"])
-        for line in map_lines(
-            parts, judge.lines, output.parent, num_workers=num_workers, desc="filter_reasoning", unit="part"
-        ):
+        options = {"num_workers": num_workers, "desc": "filter_reasoning", "unit": "part"}
+        for line in map_lines(parts, judge.lines, output.parent, **options):
             counts[line["task"]].update(line["counts"])
             rejects.writelines(json.dumps(rejected, ensure_ascii=False) + "\n" for rejected in line["rejects"])
             if line["kept"]:
                 writer.writerow(line["kept"])
-    return {task: {name: counts[task][name] for name in (*COLUMNS, *REASONS)} for task in counts}
+    return {task: {name: counts[task][name] for name in (*COUNTS, *REASONS)} for task in counts}
 
 
 # --- the verifier
@@ -301,19 +275,19 @@ class Verifier:
         """Hash of all that decides the reply."""
         settings = [self.inference.model.model_name_or_path, self.inference.decoding.max_new_tokens]
         settings += [self.inference.prompt.max_seq_len, self.inference.server.tokenizer]
-        shown = [str(judged.text), judged.question, before_conclusion(chain.text), self.template]
+        shown = [str(judged.text), judged.question, chains.before_conclusion(chain.text), self.template]
         return sha256(json.dumps([[judged.columns[name] for name in ID_COLUMNS], shown, settings]))
 
     def prompt(self, judged: JudgedRow, chain: Chain) -> Prompt:
         """The prompt about a chain."""
         max_tokens = self.inference.prompt.max_seq_len - self.inference.decoding.max_new_tokens
         line = {name: judged.columns[name] for name in ID_COLUMNS} | {"model": self.inference.model.model_name_or_path}
-        values = {"question": judged.question, "reasoning": before_conclusion(chain.text)}
+        values = {"question": judged.question, "reasoning": chains.before_conclusion(chain.text)}
         return chat_prompt(self.template, judged.text, self.count, max_tokens, self.key(judged, chain), line, **values)
 
     def faults(self, judged: JudgedRow, chain: Chain, limits: AnswerLimits) -> list[Fault]:
         """`not_reached` if the answer of the verifier is not good enough, or the chain and its record were too long for it."""
-        chain_faults = answer_faults(self.answers.get(self.key(judged, chain), ""), judged.target, limits)
+        chain_faults = chains.answer_faults(self.answers.get(self.key(judged, chain), ""), judged.target, limits)
         return [Fault("not_reached", "; ".join(fault.detail for fault in chain_faults))] if chain_faults else []
 
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from inference.costs import CostSettings, Meter
 from inference.generation import ID_COLUMNS, Prompt, chat_line, finished_keys, generate_and_record
 from inference.prompts import TokenCounter, shorten
-from inference.settings import DecodingSettings, InferenceSettings, ServerSettings, Settings, add_flags, chat_settings, flag
+from inference.settings import DecodingSettings, InferenceSettings, ServerSettings, Settings, add_flags, flag
 from mimiciv_dataset.index_files import sample_id
 from mimiciv_dataset.samples import label_list
 from pipeline.cli import Chunk, Parser, at_least, between, run
@@ -40,14 +40,13 @@ if TYPE_CHECKING:
 PROMPTS = Path(__file__).parent / "prompts"
 WITH_KNOWLEDGE, WITHOUT_KNOWLEDGE, WITHOUT_FORMAT = "with_knowledge", "without_knowledge", "without_format"
 VERIFIER = "verifier"
+# The prompt files, and the slots of each, written {record}.
 SLOTS = {
     WITH_KNOWLEDGE: {"record", "question", "answer", "knowledge"},
     WITHOUT_KNOWLEDGE: {"record", "question", "answer"},
     WITHOUT_FORMAT: {"record", "question", "answer", "knowledge"},
     VERIFIER: {"record", "question", "reasoning"},
 }
-"""The prompt files, and the slots of each, written {record}."""
-
 REPLIES = "reasoning.jsonl"
 NO_URL = (
     "--base_url: expected the URL of an OpenAI-compatible API, got none. There is no default: data of MIMIC-IV patients may "
@@ -57,7 +56,7 @@ NO_URL = (
 
 
 @dataclass(frozen=True)
-class EvidenceSettings(Settings):
+class EvidenceFileSettings(Settings):
     """Where evidence rows (`data_index_dir`, a CSV or a directory of CSVs) and trajectories (`ehr_dir`) are."""
 
     root_dir: Path
@@ -83,7 +82,7 @@ def make_parser() -> Parser:
     cli.add_argument("--filter_nograph", action="store_true", help="only rows that have a graph")
     add_flags(cli.add_mutually_exclusive_group(), ChainSettings)
     cli.add_argument("--prompts", type=Path, default=PROMPTS, help="directory with the prompt files (this repository's)")
-    add_flags(cli, EvidenceSettings)
+    add_flags(cli, EvidenceFileSettings)
     cli.add_argument("--limit", type=at_least(1), help="the first N rows of the chunk only")
     cli.add_argument("--dry_run", action="store_true", help="print the first prompt, with the patient's record, and stop")
     cli.add_chunks()
@@ -94,8 +93,7 @@ def make_parser() -> Parser:
     model.add_argument("--max_new_tokens", type=at_least(1), default=4096, help="tokens of a chain at most (4096)")
     text = "tokens of prompt and chain at most (12288, as in training on chains); longer inputs lose their oldest events"
     model.add_argument("--max_seq_len", type=at_least(1), default=12288, help=text)
-    server = cli.add_argument_group("server")
-    add_server_flags(server)
+    add_server_flags(cli.add_argument_group("server"))
     return cli
 
 
@@ -112,9 +110,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.base_url is None and not args.dry_run:
         raise UserError(NO_URL)
     server, decoding = ServerSettings.from_args(args, url=args.base_url), DecodingSettings.from_args(args, seed=None)
-    settings = chat_settings(args.model, server, args.max_seq_len, decoding)
+    settings = InferenceSettings.of_chat(args.model, server, args.max_seq_len, decoding)
     summary = Summary("reasoning_generation")
-    evidence = Evidence(EvidenceSettings.from_args(args))
+    evidence = EvidenceFiles(EvidenceFileSettings.from_args(args))
     prompter = ChainPrompter(evidence, ChainSettings.from_args(args), settings)
     backend = None
     if not args.dry_run:
@@ -122,20 +120,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         backend = OpenAIBackend(settings)  # refuses a remote host before anything is read
     meter = Meter(CostSettings.from_args(args), settings.decoding.n * settings.decoding.max_new_tokens)
-    rows = Chunk(args.chunk_num, args.chunk_idx).of(evidence.rows(args.filter_nograph))[: args.limit]
+    chunk = Chunk(args.chunk_num, args.chunk_idx)
+    rows = chunk.of(evidence.rows(args.filter_nograph))[: args.limit]
     if not rows:
-        raise UserError(
-            f"{args.data_index_dir}: expected rows to write chains for, got none in this chunk. --filter_nograph omits rows "
-            "without a graph, and rows of discharge, which has no list of answers, are always omitted."
-        )
+        omitted = "rows of discharge, which has no list of answers, and with --filter_nograph rows without a graph"
+        raise UserError(f"{args.data_index_dir}: expected rows to write chains for, got none in this chunk besides {omitted}.")
     if backend is None:
-        prompt = next(filter(lambda prompt: prompt.fits, map(prompter, rows)), None)
+        prompt = next((prompt for prompt in map(prompter, rows) if prompt.fits), None)
         if prompt is None:
             raise UserError(f"--max_seq_len {args.max_seq_len}: expected room for an input, got none for any row. Raise it.")
         print(json.loads(prompt.text)[0]["content"])
         return 0
     replies = args.output_path / REPLIES
-    log = Chunk(args.chunk_num, args.chunk_idx).path(replies)
+    log = chunk.path(replies)
     with append_jsonl(log) as write:
         finished = finished_keys(replies, meter)
         pending = [row for row in rows if prompter.key(row) not in finished]
@@ -164,14 +161,13 @@ class EvidenceRow(NamedTuple):
     index: int
 
 
-Paths = tuple[tuple[str, ...], ...]
-"""Paths of a graph: term, relation, term, …"""
+Paths = tuple[tuple[str, ...], ...]  # of a graph: term, relation, term, …
 
 
-class Evidence:
+class EvidenceFiles:
     """Evidence files, which are opened when they are needed, and by each worker process anew."""
 
-    def __init__(self, settings: EvidenceSettings) -> None:
+    def __init__(self, settings: EvidenceFileSettings) -> None:
         self.settings = settings
         self._datasets: dict[Path, MIMICIV] = {}
 
@@ -190,21 +186,16 @@ class Evidence:
         return self._datasets[path]
 
     def rows(self, only_graph: bool = False) -> list[EvidenceRow]:
-        """The rows that can have chains (`only_graph`: and have a graph), each sample once, in the order of the files.
-
-        Raises:
-            UserError: there is no such file, a chunk is missing, or a row is malformed.
-        """
+        """The rows that can have chains (`only_graph`: and have a graph), each sample once, in the order of the files."""
         from thinking_graph_preprocess.evidence_generation import evidence_files
 
         rows: dict[str, EvidenceRow] = {}
         for path in evidence_files(self.settings.data_index_dir):
             dataset = self.dataset(path)
             if only_graph and "graph" not in dataset.rows.columns:
-                raise UserError(
-                    f"{path}: expected a column graph for --filter_nograph, got {', '.join(dataset.rows.columns)}. Make it "
-                    "with thinking_graph_preprocess/evidence_generation.py."
-                )
+                fix = "Make it with thinking_graph_preprocess/evidence_generation.py"
+                got = ", ".join(dataset.rows.columns)
+                raise UserError(f"{path}: expected a column graph for --filter_nograph, got {got}. {fix}.")
             for index in range(len(dataset)):
                 columns = dataset.row(index)
                 task = dataset.task(columns)
@@ -231,9 +222,6 @@ class Evidence:
 def read_graph(text: str | None) -> Paths:
     """The paths of a row's `graph`; none if it is empty.
 
-    Raises:
-        UserError: it is malformed.
-
     >>> read_graph('{"umls_graph": [["Pain", "may be treated by", "Aspirin"]]}'), read_graph(None)
     ((('Pain', 'may be treated by', 'Aspirin'),), ())
     >>> read_graph("[1]")
@@ -255,11 +243,7 @@ def read_graph(text: str | None) -> Paths:
 
 
 def read_prompt(folder: Path, name: str) -> str:
-    """Read a prompt file.
-
-    Raises:
-        UserError: there is none, or its slots are not those of `SLOTS`.
-    """
+    """Read a prompt file."""
     path = require(folder / f"{name}.txt", "a prompt", f"copy and change those in {PROMPTS}")
     text = path.read_text(encoding="utf-8").strip()
     slots = set(re.findall(r"\{(\w+)\}", text))
@@ -284,7 +268,7 @@ def fill(template: str, **values: str) -> str:
 def chat_prompt(
     template: str, text: SampleText, count: TokenCounter, max_tokens: int, key: str, line: dict[str, Any], **values: str
 ) -> Prompt:
-    """A template, filled with `values` and a record, as a prompt to the chat endpoint; the record is shortened to fit."""
+    """A prompt to the chat endpoint: a template filled with `values` and the input of a row, which is shortened to fit."""
     prompt, truncation = shorten(text, lambda record: fill(template, record=record, **values), count, max_tokens)
     messages = json.dumps([{"role": "user", "content": prompt}], ensure_ascii=False)
     return Prompt(key, messages, {"key": key} | line, truncation, tokens=count(prompt))
@@ -300,16 +284,11 @@ def knowledge(paths: Paths) -> str:
 
 
 class ChainPrompter:
-    """Makes the prompts of evidence rows.
+    """Makes the prompts of evidence rows."""
 
-    Raises:
-        UserError: a prompt file is missing or malformed.
-    """
-
-    def __init__(self, evidence: Evidence, chains: ChainSettings, settings: InferenceSettings) -> None:
+    def __init__(self, evidence: EvidenceFiles, chains: ChainSettings, settings: InferenceSettings) -> None:
         self.evidence, self.chains, self.settings = evidence, chains, settings
-        names = (WITH_KNOWLEDGE, WITHOUT_KNOWLEDGE, WITHOUT_FORMAT)
-        self.templates = {name: read_prompt(chains.prompts, name) for name in names}
+        self.templates = {name: read_prompt(chains.prompts, name) for name in SLOTS if name != VERIFIER}
         self.count = token_counter(settings.server.tokenizer)
 
     def variant(self, paths: Paths) -> str:
@@ -333,21 +312,15 @@ class ChainPrompter:
 
     def __call__(self, row: EvidenceRow) -> Prompt:
         """The prompt of a row."""
-        columns, settings = self.evidence.columns(row), self.settings
+        columns, text, question = self.evidence.columns(row), self.evidence.text(row), self.evidence.question(row)
         paths = read_graph(columns.get("graph"))
         variant = self.variant(paths)
+        max_tokens = self.settings.prompt.max_seq_len - self.settings.decoding.max_new_tokens
         line = {name: columns[name] for name in ID_COLUMNS}
-        return chat_prompt(
-            self.templates[variant],
-            self.evidence.text(row),
-            self.count,
-            settings.prompt.max_seq_len - settings.decoding.max_new_tokens,
-            self.key(row),
-            line | {"model": settings.model.model_name_or_path, "prompt": variant},
-            question=self.evidence.question(row),
-            knowledge=knowledge(paths),
-            answer="\n".join(f"- {name}" for name in label_list(columns["target"])),
-        )
+        line |= {"model": self.settings.model.model_name_or_path, "prompt": variant}
+        answer = "\n".join(f"- {name}" for name in label_list(columns["target"]))
+        values = {"question": question, "knowledge": knowledge(paths), "answer": answer}
+        return chat_prompt(self.templates[variant], text, self.count, max_tokens, self.key(row), line, **values)
 
 
 def token_counter(tokenizer: str | None) -> TokenCounter:
