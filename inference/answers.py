@@ -11,7 +11,6 @@ import re
 
 # (opening, closing) marks of a reasoning block: most models; MedGemma with thinking on.
 _THINK_MARKS = (("<think>", "</think>"), ("<unused94>", "<unused95>"))
-
 # gpt-oss writes messages in channels; decoding that skips special tokens leaves only the text between them.
 _FINAL_CHANNEL = re.compile(r"<\|channel\|>[ \n]*final[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>")
 _CHANNEL = re.compile(r"<\|(?:start|channel|message|end|return|call|constrain)\|>")
@@ -32,24 +31,15 @@ _YES_NO = re.compile(rf"(?<![^\W_])(?:yes(?![^\W_]|-\w)|no(?![^\W_]|-\w|[ \t]+(?
 
 
 def split_reasoning(text: str, thinking_open: bool = False) -> tuple[str | None, str | None]:
-    """Split a reply into its reasoning and its answer.
+    """Split a reply into its reasoning (None without one) and its answer (None if it was cut off inside its reasoning).
 
-    Args:
-        text: the reply as generated.
-        thinking_open: the prompt ended inside an open reasoning block, so the reply starts in it.
-
-    Returns:
-        (reasoning, answer). The answer follows the last closing mark, or is in the last final channel. The reasoning is None
-        if there is none; the answer is None if the reply was cut off inside its reasoning.
+    The answer follows the last closing mark, or is in the last final channel. With `thinking_open` the prompt ended inside an
+    open reasoning block, so the reply starts in it.
 
     >>> split_reasoning("<think>Fever, so culture.</think>Blood Culture")
     ('Fever, so culture.', 'Blood Culture')
-    >>> split_reasoning("<think>Fever, so")
-    ('Fever, so', None)
-    >>> split_reasoning("Fever, so", thinking_open=True)
-    ('Fever, so', None)
-    >>> split_reasoning("yes")
-    (None, 'yes')
+    >>> split_reasoning("<think>Fever, so"), split_reasoning("Fever, so", thinking_open=True), split_reasoning("yes")
+    (('Fever, so', None), ('Fever, so', None), (None, 'yes'))
     >>> split_reasoning("<|channel|>analysis<|message|>Old.<|end|><|start|>assistant<|channel|>final<|message|>yes")
     ('Old.', 'yes')
     >>> split_reasoning("analysisThe patient is old.assistantfinalyes")
@@ -150,8 +140,7 @@ def _read_python_list(inside: str) -> list[str] | None:
         match = _QUOTED.match(inside, position)
         if match is None:
             return None
-        text = match[1] if match[1] is not None else match[2]
-        items.append(_ESCAPED.sub(r"\1", text) if "\\" in text else text)
+        items.append(_ESCAPED.sub(r"\1", match[1] if match[1] is not None else match[2]))
         position = match.end()
     return items
 

@@ -72,9 +72,6 @@ class Tally:
     errors: Counter[str] = field(default_factory=Counter)
 
 
-# --- the loop
-
-
 def generate_and_record(
     prompts: Iterable[P],
     backend: Backend,

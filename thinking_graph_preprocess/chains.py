@@ -15,6 +15,7 @@ from mimiciv_dataset.text import SampleText
 
 EXTRACTION, REASONING, FINAL = SECTIONS
 
+# Why a chain is rejected, in the order of the table.
 REASONS = {
     "unfinished": "cut off, or not ended by the model itself",
     "sections": "the sections are incomplete, out of order, repeated or empty",
@@ -27,7 +28,6 @@ REASONS = {
     "uncited": "a line under Extraction does not begin with a citation",
     "not_reached": "the verifier model does not reach the answer by this reasoning",
 }
-"""Why a chain is rejected, in the order of the table."""
 
 _CITATION = r"\*\*\s*([^*\[\]\n]+?)\s*\[([^\[\]*\n]*)\]\s*:?\s*\*\*"
 _CITED = re.compile(_CITATION)
@@ -111,11 +111,8 @@ def faults(
     """All faults of a chain; none if it can be trained on.
 
     Args:
-        chain: its text.
         reason: why the model ended: `stop` if it was done.
-        events: that it can cite.
         target: the right answers.
-        limits: of right and wrong answers.
         sections: whether all sections were asked for, or the last one only.
     """
     if reason != "stop" or not chain.strip():
@@ -151,22 +148,14 @@ def split_sections(chain: str, headings: Sequence[str] = SECTIONS) -> dict[str, 
     return parts if all(text.strip() for text in parts.values()) else None
 
 
-def before_conclusion(chain: str) -> str:
-    r"""A chain up to its conclusion.
+def split_conclusion(chain: str) -> tuple[str, str]:
+    r"""A chain up to its conclusion, and the conclusion; "" if it has none.
 
-    >>> before_conclusion("## Reasoning\nPain.\n## Final Results\n- Aspirin")
-    '## Reasoning\nPain.'
+    >>> split_conclusion("## Reasoning\nPain.\n## Final Results\n- Aspirin")
+    ('## Reasoning\nPain.', '- Aspirin')
     """
-    return _CONCLUSION.split(chain, maxsplit=1)[0].strip()
-
-
-def conclusion(chain: str) -> str:
-    r"""The conclusion of a chain; "" if it has none.
-
-    >>> conclusion("## Reasoning\nPain.\n## Final Results\n- Aspirin")
-    '- Aspirin'
-    """
-    return "".join(_CONCLUSION.split(chain, maxsplit=1)[1:]).strip()
+    before, *after = _CONCLUSION.split(chain, maxsplit=1)
+    return before.strip(), "".join(after).strip()
 
 
 def answer_faults(answer: str, target: Sequence[str], limits: AnswerLimits) -> list[Fault]:
@@ -187,11 +176,7 @@ def answer_faults(answer: str, target: Sequence[str], limits: AnswerLimits) -> l
 
 
 def right_answers(answer: str, target: Sequence[str]) -> int:
-    """The number of right answers in an answer.
-
-    >>> right_answers("1. **Aspirin**\\n2. Zinc", ["aspirin", "K"])
-    1
-    """
+    """The number of right answers in an answer."""
     return len(set(map(_folded, read_items(answer))) & set(map(_folded, target)))
 
 
@@ -220,10 +205,7 @@ def cited_events(chain: str) -> int:
 
 
 def extraction_faults(extraction: str, events: CitedEvents) -> list[Fault]:
-    """Lines without a citation, and numbers that are not in the event cited before them.
-
-    An indented line continues the line before.
-    """
+    """Lines without a citation (an indented line continues the one before), and numbers not in the event cited before them."""
     result = [
         Fault("uncited", line.strip()[:80])
         for line in extraction.splitlines()

@@ -199,8 +199,8 @@ class Judge:
             for number, (reply, finish_reason) in enumerate(zip(line["choices"], line["finish_reasons"], strict=True)):
                 chain = split_reasoning(reply)[1] or ""  # after the think block of a model that thinks first
                 chain_faults = chains.faults(chain, finish_reason, events, judged.target, self.limits, sections)
-                right, cited = chains.right_answers(chains.conclusion(chain), judged.target), chains.cited_events(chain)
-                judged.chains.append(Chain(line["key"], number, chain, chain_faults, right, cited))
+                right = chains.right_answers(chains.split_conclusion(chain)[1], judged.target)
+                judged.chains.append(Chain(line["key"], number, chain, chain_faults, right, chains.cited_events(chain)))
         if self.verifier and with_verdicts:
             for chain in judged.chains:
                 chain.faults += [] if chain.faults else self.verifier.faults(judged, chain, self.limits)
@@ -210,13 +210,11 @@ class Judge:
         """Yield for each row its task and counts, the lines of rejected chains, and the cells of a kept row."""
         for row, offsets in rows:
             judged = self.row(row, offsets)
-            best = judged.best()
-            yield {
-                "task": judged.columns["task"],
-                "counts": count(judged),
-                "rejects": [reject(judged, chain) for chain in judged.chains if chain.faults],
-                "kept": [*sample_cells(judged.columns), best.text] if best else None,
-            }
+            best, sample = judged.best(), {name: judged.columns[name] for name in ID_COLUMNS}
+            rejected = [(chain, [fault._asdict() for fault in chain.faults]) for chain in judged.chains if chain.faults]
+            rejects = [{"key": chain.key, **sample, "choice": chain.number, "reasons": faults} for chain, faults in rejected]
+            kept = [*sample_cells(judged.columns), best.text] if best else None
+            yield {"task": sample["task"], "counts": count(judged), "rejects": rejects, "kept": kept}
 
 
 def write_outputs(
@@ -268,21 +266,21 @@ class Verifier:
             for _, line in read_jsonl(path):
                 if not line.get("error"):
                     finished = line["finish_reasons"][0] == "stop"
-                    answers[line["key"]] = (split_reasoning(line["choices"][0])[1] or "") if finished else ""
+                    answers[line["key"]] = (finished and split_reasoning(line["choices"][0])[1]) or ""
         return answers
 
     def key(self, judged: JudgedRow, chain: Chain) -> str:
         """Hash of all that decides the reply."""
         settings = [self.inference.model.model_name_or_path, self.inference.decoding.max_new_tokens]
         settings += [self.inference.prompt.max_seq_len, self.inference.server.tokenizer]
-        shown = [str(judged.text), judged.question, chains.before_conclusion(chain.text), self.template]
+        shown = [str(judged.text), judged.question, chains.split_conclusion(chain.text)[0], self.template]
         return sha256(json.dumps([[judged.columns[name] for name in ID_COLUMNS], shown, settings]))
 
     def prompt(self, judged: JudgedRow, chain: Chain) -> Prompt:
         """The prompt about a chain."""
         max_tokens = self.inference.prompt.max_seq_len - self.inference.decoding.max_new_tokens
         line = {name: judged.columns[name] for name in ID_COLUMNS} | {"model": self.inference.model.model_name_or_path}
-        values = {"question": judged.question, "reasoning": chains.before_conclusion(chain.text)}
+        values = {"question": judged.question, "reasoning": chains.split_conclusion(chain.text)[0]}
         return chat_prompt(self.template, judged.text, self.count, max_tokens, self.key(judged, chain), line, **values)
 
     def faults(self, judged: JudgedRow, chain: Chain, limits: AnswerLimits) -> list[Fault]:
@@ -332,12 +330,6 @@ def sample_cells(columns: dict[str, Any]) -> list[Any]:
     """
     cells = columns | {"target": json.dumps(columns["target"], ensure_ascii=False)}
     return ["" if cells.get(name) is None else cells[name] for name in SAMPLE_COLUMNS]
-
-
-def reject(judged: JudgedRow, chain: Chain) -> dict[str, Any]:
-    """The line of a rejected chain: which one it is, and what is wrong with it."""
-    sample = {name: judged.columns[name] for name in ID_COLUMNS}
-    return {"key": chain.key, **sample, "choice": chain.number, "reasons": [fault._asdict() for fault in chain.faults]}
 
 
 def count(judged: JudgedRow) -> Counter[str]:
