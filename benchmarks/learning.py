@@ -166,7 +166,7 @@ def choose_rows(root: Path, rows: int, test_rows: int) -> None:
         test += [row for row, _ in held_out_rows]
         if task in RISK:
             labels, probabilities = zip(*((is_positive(row), p) for row, p in held_out_rows), strict=True)
-            optimum[task] = auroc(np.array(labels), np.array(probabilities))
+            optimum[task] = float(auroc(np.array(labels), np.array(probabilities))[0])
     write_json(root / "optimum.json", optimum)
     write_rows(root / "train.csv", train)
     write_rows(root / "test.csv", test)

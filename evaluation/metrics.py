@@ -138,37 +138,28 @@ def _weights_by_score(labels: np.ndarray, scores: np.ndarray, weights: np.ndarra
     return np.add.reduceat(rows * labels, starts, axis=1), np.add.reduceat(rows * ~labels, starts, axis=1)
 
 
-def weighted_auroc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """`auroc` under each row of weights, shape (R,); NaN where only one label has weight."""
+def auroc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Area under the ROC curve: the probability that a positive scores higher than a negative, ties counting half.
+
+    Computed as the Mann–Whitney statistic (Hanley & McNeil 1982); shape (R,). NaN where only one label has weight.
+    """
     positives, negatives = _weights_by_score(labels, scores, weights)
     below = negatives.cumsum(1) - negatives
     concordant = (positives * (below + negatives / 2)).sum(1)
     return _divide(concordant, positives.sum(1) * negatives.sum(1))
 
 
-def auroc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> float | None:
-    """Area under the ROC curve: the probability that a positive scores higher than a negative, ties counting half.
+def auprc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Average precision, Σ (R_k − R_{k−1})·P_k over the distinct thresholds, without interpolation; shape (R,).
 
-    Computed as the Mann–Whitney statistic (Hanley & McNeil 1982). `labels` are true for positives; None if all are equal.
+    Defined as scikit-learn's `average_precision_score`; NaN where only one label has weight. A constant score gets the share
+    of positives.
     """
-    return as_number(weighted_auroc(labels, scores, weights)[0])
-
-
-def weighted_auprc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """`auprc` under each row of weights, shape (R,); NaN where only one label has weight."""
     positives, negatives = _weights_by_score(labels, scores, weights)
     true, predicted = (part[:, ::-1].cumsum(1)[:, ::-1] for part in (positives, positives + negatives))
     precision = np.divide(true, predicted, out=np.zeros_like(true), where=predicted > 0)
     value = _divide((positives * precision).sum(1), positives.sum(1))
     return np.where(negatives.sum(1) > 0, value, np.nan)
-
-
-def auprc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> float | None:
-    """Average precision, Σ (R_k − R_{k−1})·P_k over the distinct thresholds, without interpolation; None for one label.
-
-    Args and definition as scikit-learn's `average_precision_score`. A constant score gets the share of positives.
-    """
-    return as_number(weighted_auprc(labels, scores, weights)[0])
 
 
 def brier(labels: np.ndarray, p: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:

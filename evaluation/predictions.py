@@ -16,29 +16,17 @@ from pipeline.files import Line, read_jsonl, require
 
 @dataclass(frozen=True)
 class Prediction:
-    """A model's reply to a sample, and what scoring needs to know about the sample.
-
-    Attributes:
-        task: name of the task.
-        labels: the correct answers.
-        subject_id: the patient; the key of the output in data without patients.
-        sample_id: identity of the sample, the same for every model.
-        response: the reply as generated.
-        p_yes: P(yes) / (P(yes) + P(no)) at the answer position, or None.
-        thinking_open: whether the prompt ended inside an open reasoning block, so that the reply starts in it.
-        candidates: the answers offered in the prompt; empty if there were none.
-        error: why there is no reply, or None.
-    """
+    """A model's reply to a sample, and what scoring needs to know about the sample."""
 
     task: str
-    labels: tuple[str, ...]
-    subject_id: str
-    sample_id: str = ""
-    response: str = ""
-    p_yes: float | None = None
-    thinking_open: bool = False
-    candidates: tuple[str, ...] = ()
-    error: str | None = None
+    labels: tuple[str, ...]  # the correct answers
+    subject_id: str  # the patient; the key of the output in data without patients
+    sample_id: str = ""  # identity of the sample, the same for every model
+    response: str = ""  # the reply as generated
+    p_yes: float | None = None  # P(yes) / (P(yes) + P(no)) at the answer position
+    thinking_open: bool = False  # whether the prompt ended inside an open reasoning block, so that the reply starts in it
+    candidates: tuple[str, ...] = ()  # the answers offered in the prompt
+    error: str | None = None  # why there is no reply
 
     @property
     def answer(self) -> str | None:
@@ -100,18 +88,9 @@ def parse_output(line: Mapping[str, Any]) -> tuple[str, Prediction]:
     if p_yes is not None and not (isinstance(p_yes, (int, float)) and 0 <= p_yes <= 1):
         raise UserError(f"p_yes: expected a number from 0 to 1 or null, got {p_yes!r}.")
     key, candidates, patient = str(line["key"]), line.get("candidates"), info.get("subject_id")
-    prediction = Prediction(
-        task=task.name,
-        labels=tuple(labels),
-        subject_id=key if patient is None else str(patient),
-        sample_id=sample_id_of_output(line),
-        response=response,
-        p_yes=p_yes,
-        thinking_open=bool(line.get("thinking_open")),
-        candidates=tuple(map(str, candidates)) if isinstance(candidates, list) else (),
-        error=error,
-    )
-    return key, prediction
+    candidates = tuple(map(str, candidates)) if isinstance(candidates, list) else ()
+    sample = task.name, tuple(labels), key if patient is None else str(patient), sample_id_of_output(line)
+    return key, Prediction(*sample, response, p_yes, bool(line.get("thinking_open")), candidates, error)
 
 
 def sample_id_of_output(line: Mapping[str, Any]) -> str:

@@ -110,7 +110,7 @@ def _score_risk(predictions: Sequence[Prediction]) -> tuple[dict[str, Any], dict
     """
     import numpy as np
 
-    from evaluation.metrics import accuracy, brier, calibration, f1_binary, predicts_yes, weighted_auprc, weighted_auroc
+    from evaluation.metrics import accuracy, auprc, auroc, brier, calibration, f1_binary, predicts_yes
 
     labels = np.array([prediction.labels[0] == YES for prediction in predictions])
     answers: list[bool | None] = []
@@ -137,7 +137,7 @@ def _score_risk(predictions: Sequence[Prediction]) -> tuple[dict[str, Any], dict
     if without := sum(p_yes is None and answer is not None for p_yes, answer in zip(known, answers, strict=True)):
         result["note"] = f"{without} of {len(predictions)} rows without p_yes count as 0.5"
     bins, ece = calibration(labels, probabilities)
-    ranking = {"auroc": weighted_auroc, "auprc": weighted_auprc}
+    ranking = {"auroc": auroc, "auprc": auprc}
     ranking = {metric: partial(function, labels, probabilities) for metric, function in ranking.items()}
     return result | {"ece": ece, "calibration": bins}, ranking | statistics | {"brier": partial(brier, labels, probabilities)}
 

@@ -114,7 +114,7 @@ def test_rows_of_weights_give_a_value_each() -> None:
     rows = RNG(1).integers(0, 3, (7, len(labels)))
     predicted = scores >= 0.5
     for statistic, values in (
-        (metrics.weighted_auroc, scores), (metrics.weighted_auprc, scores), (metrics.brier, scores),
+        (metrics.auroc, scores), (metrics.auprc, scores), (metrics.brier, scores),
         (metrics.f1_binary, predicted), (metrics.accuracy, predicted),
     ):  # fmt: skip
         one_by_one = [statistic(labels, values, row)[0] for row in rows]
@@ -123,8 +123,8 @@ def test_rows_of_weights_give_a_value_each() -> None:
 
 @pytest.mark.parametrize("labels", [[], [True], [False, False]])
 def test_one_label_has_no_ranking(labels: list[bool]) -> None:
-    assert metrics.auroc(np.array(labels), np.full(len(labels), 0.3)) is None
-    assert metrics.auprc(np.array(labels), np.full(len(labels), 0.3)) is None
+    assert np.isnan(metrics.auroc(np.array(labels), np.full(len(labels), 0.3)))
+    assert np.isnan(metrics.auprc(np.array(labels), np.full(len(labels), 0.3)))
 
 
 @given(scored())
@@ -182,7 +182,7 @@ def test_samples_of_a_patient_are_drawn_together() -> None:
 
 def test_resampling_in_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     labels, scores, _ = sample(2)
-    statistic = partial(metrics.weighted_auroc, labels, scores)
+    statistic = partial(metrics.auroc, labels, scores)
     whole = metrics.bootstrap(range(300), statistic, 40)
     monkeypatch.setattr(metrics, "_BLOCK_SIZE", 1000)
     assert metrics.bootstrap(range(300), statistic, 40) == pytest.approx(whole)
@@ -210,7 +210,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say(metric: str, studies: in
     drawn = metrics.resample_patients(COHORT.tolist(), 1000)
     truth = 0.4 if metric == "f1" else NormalDist().cdf(1 / (2 * (0.7**2 + 0.8**2)) ** 0.5)
     for _ in range(studies):
-        statistic = partial(metrics.mean, f1_like(rng)) if metric == "f1" else partial(metrics.weighted_auroc, *risk_like(rng))
+        statistic = partial(metrics.mean, f1_like(rng)) if metric == "f1" else partial(metrics.auroc, *risk_like(rng))
         low, high = metrics.interval(drawn.apply(COHORT.tolist(), statistic))
         covered += low <= truth <= high
     assert 0.93 <= covered / studies <= 0.97
@@ -227,8 +227,8 @@ def test_models_that_are_alike_seldom_differ() -> None:
         labels, a, b = risk_like(rng, models=2)
         tasks[f"auroc {study}"] = (
             COHORT.tolist(),
-            partial(metrics.weighted_auroc, labels, a),
-            partial(metrics.weighted_auroc, labels, b),
+            partial(metrics.auroc, labels, a),
+            partial(metrics.auroc, labels, b),
         )
     found = metrics.compare(tasks, 1000)
     for metric in ("f1", "auroc"):
@@ -250,7 +250,7 @@ def test_a_clear_difference_on_every_task_survives_the_correction() -> None:
 
 def test_nothing_to_resample() -> None:
     assert metrics.bootstrap([], partial(metrics.mean, [])) is None
-    one_label = partial(metrics.weighted_auroc, np.ones(3, dtype=bool), np.arange(3))
+    one_label = partial(metrics.auroc, np.ones(3, dtype=bool), np.arange(3))
     assert metrics.bootstrap("abc", one_label) is None
 
 
@@ -271,7 +271,7 @@ def test_comparison_of_models() -> None:
 
 
 def test_a_comparison_without_a_metric_is_no_test() -> None:
-    nothing = partial(metrics.weighted_auroc, np.ones(3, dtype=bool), np.arange(3))
+    nothing = partial(metrics.auroc, np.ones(3, dtype=bool), np.arange(3))
     assert metrics.compare({"t": ([1, 2, 3], nothing, nothing)}, 20)["t"] == (None, None, None, None)
 
 

@@ -21,7 +21,6 @@ from datetime import datetime, timedelta
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
-from evaluation.external.ehrshot_files import BIRTH, DISPLAYED, DOWNLOAD, EhrshotLabel, read_events, read_labels, read_splits
 from evaluation.external.rows import BenchmarkRow, check_output, make_row, write_rows
 from mimiciv_dataset.events import EVENTS, MISSING
 from mimiciv_dataset.tasks import NO, YES
@@ -34,6 +33,8 @@ from pipeline.work import map_lines
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from evaluation.external.ehrshot_files import EhrshotLabel
 
 _LAB = "From the record up to this moment, will the next result of this test show {}, mild or worse? Answer yes or no."
 _NEW = "From the record up to the day of discharge, will {} be diagnosed for the first time within a year? Answer yes or no."
@@ -94,6 +95,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     summary = Summary("ehrshot")
     settings = EhrshotSettings(**{name: getattr(args, name) for name in EhrshotSettings.__dataclass_fields__})
     tasks = list(QUESTIONS) if "all" in args.task else list(dict.fromkeys(args.task))
+
+    from evaluation.external.ehrshot_files import DOWNLOAD, read_events, read_labels, read_splits
 
     splits, left_out = read_splits(args.ehrshot_dir), Counter()
     labels: dict[str, list[EhrshotLabel]] = {}
@@ -170,6 +173,8 @@ class Patient(NamedTuple):
     @classmethod
     def of(cls, frame: pl.DataFrame) -> Patient:
         """From the patient's rows of `read_events`; records of the same table and time become one event."""
+        from evaluation.external.ehrshot_files import BIRTH, DISPLAYED
+
         birth, demographics, times, texts = None, {}, [], []
         for (time, table), group in groupby(frame.iter_rows(named=True), key=lambda row: (row["time"], row["table"])):
             records = list(group)

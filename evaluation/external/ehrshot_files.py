@@ -7,14 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import polars as pl
 
 from mimiciv_dataset.tasks import NO, YES
 from pipeline.errors import UserError
 from pipeline.files import require
-
-if TYPE_CHECKING:
-    import polars as pl
 
 # OMOP table → the table of ours whose title its events get, and key in the text → column of `read_events`. The titles and keys
 # are those a model trained on our text knows. Ends of visits and exposures are not displayed, since they may lie after the
@@ -57,16 +55,12 @@ class EhrshotLabel:
 
 def read_csv(path: Path, content: str, columns: Sequence[str]) -> pl.DataFrame:
     """Columns of a CSV as text; `content` names the table in errors."""
-    import polars as pl
-
     require(path, f"EHRSHOT's {content}", DOWNLOAD)
     return collect(select_columns(path, pl.scan_csv(path, infer_schema=False), content, columns), path)
 
 
 def select_columns(path: Path, frame: pl.LazyFrame, content: str, columns: Sequence[str]) -> pl.LazyFrame:
     """Columns of a lazy frame of the file at `path`; `content` names it in errors."""
-    import polars as pl
-
     try:
         header = frame.collect_schema().names()
     except (pl.exceptions.PolarsError, OSError):
@@ -78,8 +72,6 @@ def select_columns(path: Path, frame: pl.LazyFrame, content: str, columns: Seque
 
 def collect(frame: pl.LazyFrame, path: Path) -> pl.DataFrame:
     """The rows of a lazy frame; errors do not quote values, as those of polars would."""
-    import polars as pl
-
     try:
         return frame.collect(engine="streaming")
     except pl.exceptions.PolarsError:
@@ -88,8 +80,6 @@ def collect(frame: pl.LazyFrame, path: Path) -> pl.DataFrame:
 
 def parse_times(column: str) -> pl.Expr:
     """Times in a text column: `2018-03-04T23:59:00`, `2018-03-04 23:59` or `2018-03-04`; null for other texts."""
-    import polars as pl
-
     text = pl.col(column).str.replace("T", " ", literal=True)
     formats = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M")
     parsed = [text.str.to_datetime(each, time_unit="us", strict=False) for each in formats]
@@ -107,8 +97,6 @@ def read_splits(folder: Path) -> dict[str, str]:
 
 def read_labels(folder: Path, task: str, splits: Mapping[str, str], left_out: Counter[str]) -> dict[str, list[EhrshotLabel]]:
     """The labels of a task by split, in the order of the file; those without value or split are counted in `left_out`."""
-    import polars as pl
-
     path = folder / f"benchmark/{task}/labeled_patients.csv"
     frame = read_csv(path, "labels", ("patient_id", "prediction_time", "label_type", "value"))
     labels: dict[str, list[EhrshotLabel]] = defaultdict(list)
@@ -155,8 +143,6 @@ def read_events(folder: Path, patients: set[str], concept: Path | None) -> tuple
         Columns patient_id, time (null if unknown), code, value, unit, table (an OMOP table) and name (of the concept; the
         code if it has none); and the share of displayed events without a name.
     """
-    import polars as pl
-
     path, files = folder / "data/ehrshot.csv", sorted((folder / "data").rglob("*.parquet"))
     if path.exists():
         columns = ("patient_id", "start", "code", "value", "unit", "omop_table")
@@ -184,8 +170,6 @@ def read_events(folder: Path, patients: set[str], concept: Path | None) -> tuple
 
 
 def _add_names(events: pl.DataFrame, folder: Path, concept: Path | None) -> tuple[pl.DataFrame, float]:
-    import polars as pl
-
     path, codes = concept or folder / "athena_download/CONCEPT.csv", folder / "metadata/codes.parquet"
     if concept is None and not path.exists() and codes.exists():
         names = select_columns(codes, pl.scan_parquet(codes), "code metadata", ("code", "description"))
