@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 from evaluation.predictions import read_outputs, sample_id_of_output
 from mimiciv_dataset.index_files import clean_id, clean_position, parse_target, sample_id
 from mimiciv_dataset.patients import read_subject_ids
-from mimiciv_dataset.tasks import TASKS, YES
+from mimiciv_dataset.tasks import NO, TASKS, YES
 from pipeline.cli import ROOT_DIR, Parser, at_least, run
 from pipeline.errors import UserError
 from pipeline.files import Line, atomic_path, read_json, require, write_json
@@ -218,7 +218,7 @@ def features(text: SampleText) -> dict[str, float]:
 
 
 def items_of_event(lines: Sequence[str]) -> list[str]:
-    """The first displayed value of each record in the lines of a rendered event without its title.
+    """The first displayed value of each record of a rendered event, from its lines after the title.
 
     >>> items_of_event(["- Medication: Aspirin", "- Event_Txt: Administered"])
     ['Aspirin']
@@ -235,7 +235,7 @@ def is_positive(row: Mapping[str, Any]) -> bool:
 
 def risk_reply(p_yes: float) -> tuple[str, float]:
     """The reply to a risk task, and its p(yes)."""
-    return "yes" if p_yes >= 0.5 else "no", p_yes
+    return YES if p_yes >= 0.5 else NO, p_yes
 
 
 # Name → how it divides a job into parts that one process answers at a time (some tasks or patients), and answers a part.

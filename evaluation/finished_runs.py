@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from evaluation.metrics import Comparison, Statistic
 
+    Comparisons = dict[str, Comparison]
+
 
 @dataclass(frozen=True)
 class Output:
@@ -99,9 +101,8 @@ def read_run(folder: Path, baseline: bool) -> FinishedRun:
     if scored != len(outputs):
         raise UserError(f"{path}: expected a result of the {len(outputs):,} outputs in the directory, got {scored:,}. {fix}")
     arguments = result.get("arguments", {})
-    name = Path(str(arguments.get("model_name_or_path") or folder.name)).name
-    if arguments.get("lora_path"):
-        name += f" + {Path(arguments['lora_path']).name}"
+    parts = [arguments.get("model_name_or_path") or folder.name, arguments.get("lora_path")]
+    name = " + ".join(Path(str(part)).name for part in parts if part)
     by_sample = {output.prediction.sample_id: output for output in outputs.values()}
     return FinishedRun(folder, name, baseline, result, by_sample)
 
@@ -120,9 +121,7 @@ def read_runs(folders: Sequence[Path]) -> list[FinishedRun]:
     return runs
 
 
-def compare_runs(
-    a: FinishedRun, b: FinishedRun, resamples: int
-) -> tuple[dict[str, Comparison], dict[str, Comparison], dict[str, int]]:
+def compare_runs(a: FinishedRun, b: FinishedRun, resamples: int) -> tuple[Comparisons, Comparisons, dict[str, int]]:
     """Compare two runs on the samples both have: by task, macro averages by kind of task, number of samples by task."""
     from evaluation.metrics import compare
 
@@ -138,8 +137,7 @@ def compare_runs(
             tasks[task] = ([prediction.subject_id for prediction in of_a], *statistics)
     macros = {}
     for kind in MACRO:
-        of_kind = [values for task, values in tasks.items() if ALL_TASKS[task].kind == kind]
-        if of_kind:
+        if of_kind := [values for task, values in tasks.items() if ALL_TASKS[task].kind == kind]:
             patients, *statistics = zip(*of_kind, strict=True)
             sizes = list(map(len, patients))
             macros[kind] = list(itertools.chain(*patients)), *(mean_statistic(of_run, sizes) for of_run in statistics)

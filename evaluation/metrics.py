@@ -21,6 +21,7 @@ from mimiciv_dataset.tasks import ALL_TASKS, NO, YES, Task
 
 # From weights, shape (R, n), to the metric under each row of weights, shape (R,); NaN where it is not defined.
 Statistic = Callable[[np.ndarray], np.ndarray]
+_LEVEL = 0.95  # of intervals
 _BLOCK_SIZE = 4_000_000  # weights in memory at once while resampling: 32 MB
 
 
@@ -237,19 +238,10 @@ def resample_patients(patients: Iterable[Any], resamples: int = 1000, seed: int 
     return Resampling({patient: index for index, patient in enumerate(unique)}, counts)
 
 
-def interval(replicates: np.ndarray, level: float = 0.95) -> list[float] | None:
-    """Percentile interval [low, high] of bootstrap replicates (Efron 1979), ignoring NaN; None if all are NaN."""
+def interval(replicates: np.ndarray) -> list[float] | None:
+    """95 % percentile interval [low, high] of bootstrap replicates (Efron 1979), ignoring NaN; None if all are NaN."""
     values = replicates[~np.isnan(replicates)]
-    if not len(values):
-        return None
-    return [float(value) for value in np.quantile(values, [(1 - level) / 2, (1 + level) / 2])]
-
-
-def bootstrap(
-    patients: Sequence[Any], statistic: Statistic, resamples: int = 1000, seed: int = 0, level: float = 0.95
-) -> list[float] | None:
-    """Percentile interval of a statistic, resampling patients; use `Resampling.apply` for several that share patients."""
-    return interval(resample_patients(patients, resamples, seed).apply(patients, statistic), level)
+    return np.quantile(values, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2]).tolist() if len(values) else None
 
 
 class Comparison(NamedTuple):

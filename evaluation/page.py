@@ -193,11 +193,9 @@ def html_table(caption: Content, columns: Sequence[str], rows: Sequence[Sequence
     numeric = [index > 0 and not any(isinstance(row[index].value, str) for row in cells) for index in range(len(columns))]
 
     def head(name: str, number: bool) -> Html:
-        text = None if number else "text"
-        if not sort:
-            return tag("th", name, scope="col", class_=text)
-        first = "descending" if number else "ascending"
-        return tag("th", tag("button", name, type="button"), scope="col", class_=text, aria_sort="none", data_first=first)
+        content = tag("button", name, type="button") if sort else name
+        order = {"aria_sort": "none", "data_first": "descending" if number else "ascending"} if sort else {}
+        return tag("th", content, scope="col", class_=None if number else "text", **order)
 
     def body(cell: Cell, first: bool, number: bool) -> Html:
         value = ("" if cell.value is None else cell.value) if sort else None
@@ -251,9 +249,8 @@ def bar_chart(title: str, bars: Sequence[Bar], chance: float | None = None, note
         paint = {"fill": "none" if bar.style.hollow else bar.style.colour, "stroke": bar.style.colour}
         parts.append(tag("rect", x=0, y=7, width=f"{bar.value * 100:.2f}", height=16, **paint, **thin))
         if bar.interval:
-            low, high = bar.interval
-            parts += [line(end, y1=10, y2=20, stroke="#1b2430", stroke_width="1.5") for end in (low, high)]
-            ends = {"x1": f"{low * 100:.2f}", "x2": f"{high * 100:.2f}"}
+            parts += [line(end, y1=10, y2=20, stroke="#1b2430", stroke_width="1.5") for end in bar.interval]
+            ends = {name: f"{end * 100:.2f}" for name, end in zip(("x1", "x2"), bar.interval, strict=True)}
             parts.append(tag("line", **ends, y1=15, y2=15, stroke="#1b2430", stroke_width="1.5", **thin))
         return tag("svg", *parts, viewBox="0 0 100 30", preserveAspectRatio="none", aria_hidden="true")
 

@@ -51,8 +51,7 @@ def read_outputs(path: Path | str) -> Iterator[tuple[str, Prediction, Line]]:
     A truncated last line is skipped; any other line that is not an output line is an error.
     """
     folder = require(path, "a directory with outputs of a run", "run test.py first")
-    files = chunk_paths(folder / "outputs.jsonl")
-    if not files:
+    if not (files := chunk_paths(folder / "outputs.jsonl")):
         raise UserError(f"{folder}: expected outputs*.jsonl, got none. Run test.py first.")
     for file in files:
         for offset, line in read_jsonl(file):

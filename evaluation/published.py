@@ -66,9 +66,9 @@ def compare_with_published(results: Mapping[str, Mapping[str, Any]]) -> str:
             published = getattr(PUBLISHED[name], metric) if name else None
             difference = None if None in (value, published) else f"{value - published:+.4f}"
             interval = f"[{ci[0]:.4f}, {ci[1]:.4f}]" if ci else None
-            values = [None if number is None else f"{number:.4f}" for number in (value, published)]
-            run_name = f"{folder} ({name or 'not in the paper'})"
-            rows.append([run_name, metric, values[0], interval, values[1], difference, macro[f"{kind}_tasks"]])
+            value, published = (None if number is None else f"{number:.4f}" for number in (value, published))
+            cells = metric, value, interval, published, difference, macro[f"{kind}_tasks"]
+            rows.append([f"{folder} ({name or 'not in the paper'})", *cells])
     return format_table(("run", "metric", "value", "95 % interval", "published", "difference", "tasks"), rows)
 
 

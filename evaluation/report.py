@@ -258,12 +258,11 @@ def roc_and_calibration(runs: Sequence[FinishedRun], tasks: Sequence[str], style
             if points := roc_points(run.predictions[task]):
                 roc.append(page.Curve(points, styles[run.name]))
         if reliability:
-            curves = {"ROC": roc, "calibration": reliability}
-            labels = {"ROC": ("1 − specificity", "sensitivity"), "calibration": ("p(yes)", "share of yes")}
-            axes = {title: [page.Axis(label, 0, 1, page.FRACTION_TICKS) for label in labels[title]] for title in labels}
-            charts = [
-                page.line_chart(f"{task}: {each}", *axes[each], curves[each], (174, 180), diagonal=True) for each in curves
-            ]
+            charts = []
+            kinds = ("ROC", "1 − specificity", "sensitivity", roc), ("calibration", "p(yes)", "share of yes", reliability)
+            for title, x, y, curves in kinds:
+                axes = [page.Axis(label, 0, 1, page.FRACTION_TICKS) for label in (x, y)]
+                charts.append(page.line_chart(f"{task}: {title}", *axes, curves, (174, 180), diagonal=True))
             cards.append(page.tag("figure", page.tag("h3", task), page.tag("div", *charts, class_="pair")))
     if not cards:
         return page.tag("p", "No run has p(yes) of a risk task.")
@@ -332,10 +331,9 @@ def all_metrics(run: FinishedRun) -> page.Html:
     """Every metric of a run by task."""
     metrics = ("f1", "precision", "recall", "accuracy", "rouge1", "auroc", "auprc", "brier", "ece", "invalid", "unanswerable")
     shown = [metric for metric in metrics if any(metric in values for values in run.tasks.values())]
-    rows = [
-        [task, values["n"], values["patients"], values.get("positives"), *(_value_cell(values, metric) for metric in shown)]
-        for task, values in run.tasks.items()
-    ]
+    rows = []
+    for task, values in run.tasks.items():
+        rows.append([task, *map(values.get, ("n", "patients", "positives")), *(_value_cell(values, each) for each in shown)])
     columns = ["task", "n", "patients", "yes", *shown]
     return page.details(run.name, page.html_table(f"{run.name}: all metrics, 95 % intervals below.", columns, rows))
 
@@ -398,11 +396,10 @@ def write_png(path: Path, runs: Sequence[FinishedRun]) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    styles = run_styles(runs)
     figure, axes = pyplot.subplots(1, 2, figsize=(12, 1.4 + 0.28 * (len(runs) + len(PUBLISHED))), layout="constrained")
     figure.get_layout_engine().set(wspace=0.1)
     for axis, (kind, (key, metric, chance)) in zip(axes, HEADLINES.items(), strict=True):
-        bars = macro_bars(runs, key, styles)[::-1]
+        bars = macro_bars(runs, key, run_styles(runs))[::-1]
         for position, bar in enumerate(bars):
             fill = "none" if bar.style.hollow else bar.style.colour
             axis.barh(position, bar.value, height=0.7, color=fill, edgecolor=bar.style.colour)

@@ -118,13 +118,11 @@ def _score_risk(predictions: Sequence[Prediction]) -> tuple[dict[str, Any], dict
     num_complete = 0
     for prediction in predictions:
         answer = prediction.answer
-        if prediction.error is None and (answer is not None or not prediction.response.strip()):  # "": only p_yes was computed
-            num_complete += 1
-            answers.append(predicts_yes(answer, prediction.p_yes))
-            known.append(prediction.p_yes)
-        else:
-            answers.append(None)
-            known.append(None)
+        is_empty = not prediction.response.strip()  # only p_yes was computed
+        is_complete = prediction.error is None and (answer is not None or is_empty)
+        num_complete += is_complete
+        answers.append(predicts_yes(answer, prediction.p_yes) if is_complete else None)
+        known.append(prediction.p_yes if is_complete else None)
     readable = np.array([answer is not None for answer in answers])
     predicted = np.where(readable, [bool(answer) for answer in answers], ~labels)
     probabilities = np.where(readable, [0.5 if p_yes is None else p_yes for p_yes in known], ~labels)
@@ -246,12 +244,11 @@ def format_result(result: Mapping[str, Any]) -> str:
     for suite, macro in result["macro"].items():
         if not any(ALL_TASKS[name].suite in ("", suite) for name in result["tasks"]):
             continue  # only another benchmark was run
-        means = {
-            kind: f"{title} {' '.join(_value_and_interval(macro, title))}" for kind, title in MACRO.items() if title in macro
-        }
-        lines.append(
-            f"macro, {suite}: " + "; ".join(f"{text} over {macro[f'{kind}_tasks']} tasks" for kind, text in means.items())
-        )
+        parts = []
+        for kind, title in [(kind, title) for kind, title in MACRO.items() if title in macro]:
+            value = " ".join(_value_and_interval(macro, title))
+            parts.append(f"{title} {value} over {macro[f'{kind}_tasks']} tasks")
+        lines.append(f"macro, {suite}: {'; '.join(parts)}")
         if macro["missing"]:
             names = macro["missing"] if len(macro["missing"]) <= 12 else [f"{len(macro['missing'])} tasks"]
             lines.append(f"  without a value: {', '.join(names)}")

@@ -20,32 +20,23 @@ def patient_hash(subject_id: str) -> str:
 def training_warnings(model: str, instructions_sha256: str, custom_instructions: bool, patients: Iterable[str]) -> list[str]:
     """Reasons why the scores of an evaluation may be misleading: other instruction wording, patients seen in training.
 
-    Args:
-        model: local directory or Hub id.
-        instructions_sha256: hash of the instructions used in the evaluation.
-        custom_instructions: whether `--instructions` was given, so that the wording is the user's choice.
-        patients: subject_ids of the evaluation.
+    `model` is a local directory or Hub id. With `custom_instructions` (`--instructions`) the wording is the user's choice.
     """
     folder, warnings = Path(model), []
     if (folder / TRAINING_FILE).exists():
         trained_with = read_json(folder / TRAINING_FILE)["data"]["instructions_sha256"]
         if trained_with != instructions_sha256:
-            warnings.append(
-                f"{model}: other instruction wording in training ({trained_with[:12]}, now {instructions_sha256[:12]}), "
-                "so its scores may suffer. Pass the wording of its training with --instructions."
-            )
+            hashes = f"{trained_with[:12]}, now {instructions_sha256[:12]}"
+            text = f"{model}: other instruction wording in training ({hashes}), so its scores may suffer."
+            warnings.append(f"{text} Pass the wording of its training with --instructions.")
     elif "ehr-r1" in model.lower() and not custom_instructions:
-        warnings.append(
-            f"{model}: this looks like a released EHR-R1 checkpoint, which was trained with other instruction wording than "
-            "ours. Extract that wording from a released JSONL with scripts/extract_instructions.py and pass it with "
-            "--instructions."
-        )
+        text = f"{model}: looks like a released EHR-R1 checkpoint, which was trained with other instruction wording than ours."
+        fix = "Extract its wording from a released JSONL with scripts/extract_instructions.py and pass it with --instructions."
+        warnings.append(f"{text} {fix}")
     if (folder / PATIENTS_FILE).exists():
         trained_on = set((folder / PATIENTS_FILE).read_text(encoding="utf-8").split())
         evaluated = set(map(str, patients))
         if overlap := sum(patient_hash(patient) in trained_on for patient in evaluated):
-            warnings.append(
-                f"{model}: {overlap:,} of the {len(evaluated):,} patients of this evaluation are in its training data, "
-                "scores overestimate its performance on new patients."
-            )
+            text = f"{overlap:,} of the {len(evaluated):,} patients of this evaluation are in its training data"
+            warnings.append(f"{model}: {text}, scores overestimate its performance on new patients.")
     return warnings

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,6 +34,10 @@ def sample(seed: int, n: int = 300) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     labels = rng.random(n) < 0.3
     scores = np.clip(np.round(rng.normal(0.4 + 0.2 * labels, 0.2), 2), 0, 1)  # rounded: ties
     return labels, scores, rng.integers(0, 4, n)
+
+
+def bootstrap_interval(patients: Sequence[Any], statistic: metrics.Statistic, resamples: int = 1000) -> list[float] | None:
+    return metrics.interval(metrics.resample_patients(patients, resamples).apply(patients, statistic))
 
 
 # --- one sample
@@ -175,17 +181,17 @@ def test_resampling_is_seeded_and_keeps_the_number_of_patients() -> None:
 def test_samples_of_a_patient_are_drawn_together() -> None:
     """With all of a patient's samples alike, repeating them must not narrow the interval."""
     values = RNG(0).random(40)
-    once = metrics.bootstrap(range(40), partial(metrics.mean, values))
-    often = metrics.bootstrap(np.repeat(range(40), 25).tolist(), partial(metrics.mean, np.repeat(values, 25)))
+    once = bootstrap_interval(range(40), partial(metrics.mean, values))
+    often = bootstrap_interval(np.repeat(range(40), 25).tolist(), partial(metrics.mean, np.repeat(values, 25)))
     assert often == pytest.approx(once)
 
 
 def test_resampling_in_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     labels, scores, _ = sample(2)
     statistic = partial(metrics.auroc, labels, scores)
-    whole = metrics.bootstrap(range(300), statistic, 40)
+    whole = bootstrap_interval(range(300), statistic, 40)
     monkeypatch.setattr(metrics, "_BLOCK_SIZE", 1000)
-    assert metrics.bootstrap(range(300), statistic, 40) == pytest.approx(whole)
+    assert bootstrap_interval(range(300), statistic, 40) == pytest.approx(whole)
 
 
 COHORT = np.repeat(np.arange(120), RNG(0).integers(1, 8, 120))
@@ -249,9 +255,9 @@ def test_a_clear_difference_on_every_task_survives_the_correction() -> None:
 
 
 def test_nothing_to_resample() -> None:
-    assert metrics.bootstrap([], partial(metrics.mean, [])) is None
+    assert bootstrap_interval([], partial(metrics.mean, [])) is None
     one_label = partial(metrics.auroc, np.ones(3, dtype=bool), np.arange(3))
-    assert metrics.bootstrap("abc", one_label) is None
+    assert bootstrap_interval("abc", one_label) is None
 
 
 def test_comparison_of_models() -> None:

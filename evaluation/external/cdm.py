@@ -141,8 +141,7 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     require(path, "a CSV of MIMIC-IV-Ext-CDM, or the four *_hadm_info_first_diag.pkl", _FIX)
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
-        missing = [name for name in columns if name not in (reader.fieldnames or [])]
-        if missing:
+        if not set(columns) <= set(reader.fieldnames or []):
             header = ", ".join(reader.fieldnames or []) or "an empty file"
             raise UserError(f"{path}: expected columns {', '.join(columns)}, got {header}. {_FIX}.")
         return list(reader)
@@ -152,25 +151,21 @@ def read_tables(folder: Path) -> dict[str, Admission]:
     """The admissions in the CSVs by hadm_id, in the format of the pickles; the first result of a repeated test counts."""
     tables = {name: read_table(folder / name, ("hadm_id", *columns)) for name, columns in TABLES.items()}
     admissions: dict[str, Admission] = {str(clean_id(row["hadm_id"])): {} for row in tables["history_of_present_illness.csv"]}
+    texts = {"hpi": "Patient History", "pe": "Physical Examination", "discharge_diagnosis": "Discharge Diagnosis"}
+    results = {"laboratory_tests.csv": LAB_KEYS, "microbiology.csv": ("Microbiology",)}
     for name, rows in tables.items():
+        first, *columns = TABLES[name]
         for row in rows:
             admission = admissions.setdefault(str(clean_id(row["hadm_id"])), {})
-            match name:
-                case "history_of_present_illness.csv":
-                    admission["Patient History"] = row["hpi"]
-                case "physical_examination.csv":
-                    admission["Physical Examination"] = row["pe"]
-                case "laboratory_tests.csv":
-                    for key, column in zip(LAB_KEYS, TABLES[name][1:], strict=True):
-                        admission.setdefault(key, {}).setdefault(row["itemid"], row[column])
-                case "microbiology.csv":
-                    admission.setdefault("Microbiology", {}).setdefault(row["test_itemid"], row["valuestr"])
-                case "radiology_reports.csv":
-                    admission.setdefault("Radiology", []).append({"Exam Name": row["exam_name"], "Report": row["text"]})
-                case "discharge_diagnosis.csv":
-                    admission["Discharge Diagnosis"] = row["discharge_diagnosis"]
-                case "icd_diagnosis.csv":
-                    admission.setdefault("ICD Diagnosis", []).append(row["icd_diagnosis"])
+            if first in texts:
+                admission[texts[first]] = row[first]
+            elif name in results:
+                for key, column in zip(results[name], columns, strict=True):
+                    admission.setdefault(key, {}).setdefault(row[first], row[column])
+            elif name == "radiology_reports.csv":
+                admission.setdefault("Radiology", []).append({"Exam Name": row["exam_name"], "Report": row["text"]})
+            else:
+                admission.setdefault("ICD Diagnosis", []).append(row["icd_diagnosis"])
     return admissions
 
 

@@ -189,9 +189,8 @@ class Patient(NamedTuple):
                         demographics[vocabulary] = record["name"]
             elif time is not None and table in DISPLAYED:
                 event, columns = DISPLAYED[table]
-                cells = [
-                    [MISSING if record[name] is None else record[name] for name in columns.values()] for record in records
-                ]
+                values = [[record[name] for name in columns.values()] for record in records]
+                cells = [[MISSING if value is None else value for value in row] for row in values]
                 times.append(time)
                 texts.append(event_text(EVENTS[event].title, str(time), [key.title() for key in columns], cells))
         return cls(birth, demographics, times, texts)

@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def task_of_row(row: dict[str, Any], path: Path) -> Task:
-    """The task of an index row; an error for rows of other benchmarks, or with text."""
+    """The task of an index row; an error for rows of other benchmarks and rendered rows."""
     if "input" in row or row["task"] not in TASKS:
         fix = "Make one with mimiciv_dataset/data_index_gen.py"
         raise UserError(f"{path}: expected an index CSV of our tasks, got other rows. {fix}.")
@@ -150,10 +150,8 @@ def prediction_time(task: Task, t: Timeline, begin: int, end: int) -> int | None
     position = own_event(task, begin, end)
     if task.kind == "risk":
         outcome = task.rule(t, position, end)
-        if not outcome.yes:
-            return last
         outcome_time = outcome.time if outcome.position is None else t.starts[outcome.position]
-        return last if outcome_time is None or outcome_time * MICROSECONDS > last else None
+        return last if not outcome.yes or outcome_time is None or outcome_time * MICROSECONDS > last else None
     event_time = t.starts[position]
     if event_time is None:
         admission = t.next_of_stay("admissions", 0, t.hadm_ids[position])
