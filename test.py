@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from inference.prompts import instructions_sha256
 from inference.settings import InferenceSettings, Settings, add_flags, add_inference_flags, as_json, flag, parse_model
 from pipeline.cli import Chunk, Parser, at_least, run
 from pipeline.errors import UserError
@@ -64,7 +65,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     from evaluation.score import format_result, score_dir
     from evaluation.training_info import training_warnings
     from inference.generation import finished_keys, read_samples
-    from inference.prompts import instructions_sha256
     from inference.replicas import run_replicas
 
     samples = read_samples(args.root_dir, evaluation.dataset_name, settings.prompt.instructions)[: evaluation.limit]
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if replicas > 1:
         run_replicas(sys.argv[1:] if argv is None else argv, settings.model, folder, len(samples))
     else:
-        done, failed = run_samples(samples, outputs, chunk, settings, wording)
+        done, failed = run_samples(samples, outputs, chunk, settings)
     num_finished = len(finished_keys(outputs))  # other chunks may have made progress meanwhile
     if num_finished < len(samples):
         why = "the other chunks are not finished. When they are" if chunk.number > 1 else "some got no reply. As it is"
@@ -97,9 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run_samples(
-    samples: list[DatasetRow], outputs: Path, chunk: Chunk, settings: InferenceSettings, wording: str
-) -> tuple[str, bool]:
+def run_samples(samples: list[DatasetRow], outputs: Path, chunk: Chunk, settings: InferenceSettings) -> tuple[str, bool]:
     """Answer the samples of this process; returns what was done, and whether some got no reply."""
     from evaluation.metrics import sample_score
     from inference.backends import load_backend
@@ -109,6 +107,7 @@ def run_samples(
         row = sample[0].row(sample[1])  # characters, or events of its window
         return len(row["input"]) if "input" in row else row["period_end"] - row["period_begin"]
 
+    wording = instructions_sha256(samples[0][0].instructions)
     if chunk.number > 1:  # chunks with as many long samples as short ones
         samples = chunk.of(sorted(samples, key=length))
     samples.sort(key=lambda sample: str(sample[0].row(sample[1]).get("subject_id")))  # prompts of a patient share a prefix
