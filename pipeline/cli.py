@@ -33,18 +33,19 @@ DISK_ERRORS = {
 }
 
 
-def run(main: Callable[[], int | None]) -> None:
+def run(main: Callable[[], int | None], resume: str = "Run the same command again to resume.") -> None:
     """Run the `main` of a command and exit.
 
     Exit codes: what `main` returns (0 by default); 1 if the disk refuses or standard output is closed; 2 for a `UserError`
-    or a missing package; 130 for Ctrl-C. Errors that a user can fix are one line on standard error.
+    or a missing package; 130 for Ctrl-C, with `resume`, which says how to
+    continue. Errors that a user can fix are one line on standard error.
     """
     try:
         sys.exit(main() or 0)
     except UserError as error:
         message, code = f"error: {error}", 2
     except KeyboardInterrupt:
-        message, code = "interrupted. Run the same command again to resume.", 130
+        message, code = f"interrupted. {resume}", 130
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if not package or (REPOSITORY / package).exists() or (REPOSITORY / f"{package}.py").exists():

@@ -1,7 +1,7 @@
 """What an output was made from: `provenance.json` in an output directory, or `NAME.provenance.json` beside NAME.csv.
 
     provenance = Provenance(folder_record(output), "rank", inputs={"patients": digest}, settings={"buckets": 8}, rules=1)
-    provenance.claim(change="--output_path")     # before the first file of the output
+    provenance.claim("--output_path")     # before the first file of the output
     ...                                          # the work, which can be killed and resumed
     provenance.complete(records=total)           # after the last one
 
@@ -11,7 +11,8 @@ The record promises:
   date), all settings that decide the result, and the version of the step's rules.
 - The step refused to mix: an output is only resumed with the same inputs, settings and rules, and never started in a
   directory that holds files without a record.
-- `complete` is true only if the output was finished. Then `digest` names its content, and results such as counts are there.
+- `complete` is true only if the output was finished. Then `digest` identifies the output (by its content where the step hashes
+  it, otherwise by inputs, settings and rules, which decide the content), and results such as counts are there.
 - Each consumer records the digest of what it read, so that equal digests along a chain of steps mean: made from this output.
 
 An output without a record, such as a released file, is of unknown origin: `read_record` and `digest_of` return None.
@@ -53,7 +54,7 @@ class Provenance:
         step: name of the step that makes the output.
         inputs: name → digest of the content of an input; None if its origin is unknown.
         settings: what else decides the result, as JSON values.
-        rules: version of the step's rules, raised when the same inputs and settings give another result.
+        rules: version of the step's rules, incremented when a change of the code alters the result of the same inputs.
     """
 
     path: Path
@@ -73,13 +74,13 @@ class Provenance:
         """Whether the record says that the output is finished."""
         return bool((read_record(self.path) or {}).get("complete"))
 
-    def claim(self, change: str, used: bool | None = None, unread: Collection[str] = ()) -> None:
+    def claim(self, flag: str, used: bool | None = None, unread: Collection[str] = ()) -> None:
         """Write the record of an output that is about to be made; do nothing if it was started from the same before.
 
         Args:
-            change: the flag that chooses another output, for the error message.
+            flag: the flag that selects another output, for the error message.
             used: whether files of the output exist; None: whether a directory has any, hidden ones aside.
-            unread: inputs that nothing was made from yet, so that they may have changed since the output was started.
+            unread: inputs that were not read yet, which may therefore differ from the record.
 
         Raises:
             UserError: the output was started from something else, or holds files without a record.
@@ -87,14 +88,14 @@ class Provenance:
         if used is None:
             folder = self.path.parent
             used = folder.exists() and any(not file.name.startswith(".") for file in folder.iterdir())
-        record = read_record(self.path)  # after the look at the files: another process may claim the output just now
+        record = read_record(self.path)  # read after listing the files, as another process may claim the output in between
         if used and record is None:
-            fix = f"Remove the files, or choose another {change}"
+            fix = f"Remove the files, or choose another {flag}"
             raise UserError(f"{self.path}: expected a record of {self.step}, got files without a record. {fix}.")
         different = [] if record is None else differences(record, self.made_from)
         if stale := [name for name in different if name not in unread]:
             expected = f"the same {', '.join(stale)} as when {self.step} started this output"
-            fix = f"Remove the output to start afresh, or choose another {change}"
+            fix = f"Remove the output to start afresh, or choose another {flag}"
             raise UserError(f"{self.path}: expected {expected}, got others. {fix}.")
         if record is None or different:
             write_json(self.path, self.made_from | {"complete": False, "code": git_revision()})
@@ -102,7 +103,7 @@ class Provenance:
     def complete(self, digest: str | None = None, **results: Any) -> None:
         """Record that the output is finished, and its results, such as counts.
 
-        `digest` names the content of the output; by default it is that of inputs, settings and rules, which decide it.
+        `digest` identifies the output; by default it is that of inputs, settings and rules.
         """
         digest = digest or sha256(json.dumps(self.made_from, sort_keys=True))
         write_json(self.path, self.made_from | {"complete": True, "digest": digest, "code": git_revision()} | results)

@@ -1,9 +1,10 @@
 """Units of work, and the processes that share them.
 
 A step divides its work into units, each with a name, a check whether it is done, and a function that does it. Any number of
-processes do each unit once: those of `--num_workers`, and further runs of the same command on machines that share the disk.
+processes can share the units (`--num_workers`, and further runs of the same command on machines that share the disk); each
+unit is done once.
 
-A run that is killed in the middle loses the units that it was working on, nothing else. The output of a unit appears whole
+A run that is killed in the middle loses the units that it was working on, nothing else (a command on `map_lines` starts again). The output of a unit appears whole
 or not at all (`atomic_path`, `atomic_dir`), so that no half-written file is taken for a finished one. The locks belong to
 the operating system, which releases them with their process: other runs take over the units at once, and the same command
 run again does only the units that are not done. Worker processes end with the command that started them.
@@ -34,7 +35,7 @@ from pipeline.progress import progress
 T = TypeVar("T")
 
 Tick = Callable[[int], Any]  # advances the progress bar by a number of its units
-POLL_SECONDS = 0.5  # between two looks at the progress of other processes
+POLL_SECONDS = 0.5  # how often progress is polled and a busy lock is tried again
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def run_units(
     Args:
         locks: directory for the lock files.
         num_workers: processes to use; 1 works in this process.
-        total: length of the progress bar, in what units report with `Tick`; None: one for each unit.
+        total: length of the progress bar, counted as the units report it with `Tick`; None: the number of units.
         desc, unit: name of the bar, and what it counts.
     """
     units = [each for each in units if not each.done()]
@@ -154,7 +155,7 @@ def _run_processes(units: Sequence[Unit], locks: Path, number: int, bar: Any) ->
             raise error or RuntimeError("a worker process failed") from RuntimeError(trace)
         if any(worker.exitcode for worker in workers):
             fix = "Run the same command again with fewer processes"
-            raise UserError(f"--num_workers: expected all processes to finish, got one killed (out of memory?). {fix}.")
+            raise UserError(f"--num_workers: expected all processes to finish, got one that was killed, perhaps for lack of memory. {fix}.")
     finally:
         for worker in workers:
             if worker.pid is not None:  # it was started

@@ -26,7 +26,7 @@ from pipeline.files import atomic_path, read_json, write_json
 from pipeline.progress import Summary
 from pipeline.provenance import Provenance, folder_record, require_complete
 from pipeline.work import Tick, Unit, run_units
-from preprocess.rank import TABLE_NUMBERS, check_counts, passed_on
+from preprocess.rank import TABLE_NUMBERS, check_counts, inherited
 
 if TYPE_CHECKING:
     import polars as pl
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_subjects(args.output_path, subjects, columns)
     events = sum(number for *_, number in subjects)
     content = sum(int(report["digest"], 16) for report in reports) % 2**128
-    results = {"patients": len(subjects), "events": events, **passed_on(ranked), "data_use": DATA_USE}
+    results = {"patients": len(subjects), "events": events, **inherited(ranked), "data_use": DATA_USE}
     provenance.complete(f"{content:032x}", **results)
     summary.print(f"{total:,} records → {events:,} events of {len(subjects):,} patients in {args.output_path}", total)
 

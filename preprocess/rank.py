@@ -53,22 +53,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     run_units(units, args.output_path / ".locks", num_workers=args.num_workers, desc="rank", unit="bucket")
     counts = [read_counts(path) for path in paths]
     total = check_counts(merged["rows"], counts, "rank")
-    provenance.complete(columns=merged["columns"], **passed_on(merged))
+    provenance.complete(columns=merged["columns"], **inherited(merged))
     without_time, no_patient = (sum(count[key] for count in counts) for key in ("_untimed", "_no_patient"))
     if no_patient:
         print(f"warning: {no_patient:,} subjects have records but no row in patients; kept, without demographics")
-    untimed = f"{without_time:,} of timed tables have no time and follow their admission"
+    untimed = f"{without_time:,} records of timed tables have no time and are placed after their admission"
     summary.print(f"{total:,} records in order → {args.output_path}; {untimed}", total)
 
 
-def passed_on(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What a record takes over from that of the step before: the digests of the raw files, the release, and rows per table."""
+def inherited(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields copied from the provenance of the previous step: digests of the raw files, release, and rows per table."""
     sources = record.get("sources", record["inputs"])
     return {"sources": sources, "mimic_release": record["mimic_release"], "rows": record["rows"]}
 
 
 def check_counts(expected: Mapping[str, int], counts: Sequence[Mapping[str, int]], command: str) -> int:
-    """Return the number of all records, after comparing that of each table with the rows of its raw file."""
+    """Compare the records of each table with the rows of its raw file; return their total."""
     written = {name: sum(count.get(name, 0) for count in counts) for name in expected}
     wrong = [f"{name}: {rows:,} read, {written[name]:,} written" for name, rows in expected.items() if rows != written[name]]
     if wrong:

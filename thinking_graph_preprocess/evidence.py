@@ -32,9 +32,9 @@ class EvidenceSettings:
     """Which pairs of a history's concept and an answer are looked up in the graph, and the limits of a search."""
 
     threshold: float = 5.0  # the lift of a pair must be above it
-    min_support: int = 5  # least number of training samples that have the history's concept
-    topk: int = 20  # most pairs of an answer, those with the highest lift
-    total_pair: int = 100  # most pairs of a sample
+    min_support: int = 5  # minimum number of training samples that contain the concept of the history
+    topk: int = 20  # maximum pairs per answer, those with the highest lift
+    total_pair: int = 100  # maximum pairs per sample
     max_hops: int = SearchLimits.max_hops
     max_nodes: int = SearchLimits.max_nodes
 
@@ -86,7 +86,7 @@ class Associations:
 
 
 class Evidence:
-    """Finds the graphs of samples. The matcher finds the concepts in terms that are not in the graph."""
+    """Finds the graph of each sample; for a term without a node of its own, the matcher finds the concepts that it mentions."""
 
     def __init__(
         self, settings: EvidenceSettings, coexistence: Path, concepts: PackedConcepts, graph: Graph, matcher: Matcher | None

@@ -84,7 +84,7 @@ def claim(folder: Path, settings: Mapping[str, Any], patients: Iterable[str], ch
     provenance = Provenance(folder_record(folder), settings["method"].lower(), inputs=settings["data"], settings=others)
     if checkpoint is None:
         provenance.path.unlink(missing_ok=True)
-    provenance.claim(change="--output_dir", used=checkpoint is not None)
+    provenance.claim("--output_dir", used=checkpoint is not None)
     write_json(folder / TRAINING_FILE, {**settings, "git": git_revision(), "data_use": DATA_USE})
     with atomic_path(folder / PATIENTS_FILE) as temporary:
         temporary.write_text("".join(f"{digest}\n" for digest in sorted(map(patient_hash, patients))), encoding="utf-8")

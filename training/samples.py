@@ -1,4 +1,4 @@
-"""Training samples: index rows → prompt and completion, with the prompts of evaluation → token ids and labels.
+"""Training samples: index rows are rendered with the prompts of evaluation, then tokenized.
 
 `TokenSamples` makes token ids for SFT, with labels on the completion only; `PromptSamples` makes prompts for RL, with the
 columns that rewards need. Samples are made by the dataloader's workers when needed (`lazy_dataset`), or all before training,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 IGNORE_INDEX = -100  # label of tokens without loss
 MAX_CHECKED_ROWS = 5000  # about how many rows of a file are checked before a run
-CACHE_PROBES = 8  # about how many samples are made anew to look up a cache: other code must not find old samples
+CACHE_PROBES = 8  # about how many samples are part of a cache's name, so that changed code does not find stale samples
 DOMAIN, REASONING = "domain", "reasoning"  # values of `--stage`
 
 
@@ -69,7 +69,7 @@ class TrainingData:
             reasoning and those of risk tasks do not.
 
     Raises:
-        UserError: a file is missing or broken, or the model has no chat template or another end of a turn.
+        UserError: a file is missing or broken, or the model has no chat template, or one that does not end a turn with the EOS token.
     """
 
     root_dir: Path | str
@@ -216,7 +216,7 @@ class SampleTransform:
     A row that cannot be trained becomes a sample that trains nothing, so that the order of the other rows stays.
 
     Attributes:
-        skipped: 1 for each such row, in any worker, (rows,).
+        skipped: uint8 tensor (rows,) shared by the workers; 1 marks such a row.
     """
 
     def __init__(self, data: TrainingData) -> None:
