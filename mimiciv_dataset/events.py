@@ -1,7 +1,8 @@
 """The event registry: every MIMIC-IV table that is read, declared once.
 
-To add an event type, add an entry to `EVENTS`: preprocessing, text, index generation and docs follow it. docs/data.md explains
-the order and times of events and the columns of floats, docs/tasks.md the targets.
+To add an event type, add an entry to `_TABLES` below: preprocessing, text, index generation and docs follow it. Names from a
+new dictionary also need an entry in `lookups.DICTIONARIES`. docs/data.md explains the order and times of events and the
+columns of floats, docs/tasks.md the targets.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 MODULES = ("hosp", "note", "ed", "icu")  # in the order that breaks ties between records of the same time
-MISSING = "nan"  # a missing value in a record
+MISSING = "nan"  # how records spell a missing value
 # Texts in raw files that mean a missing value: the defaults of pandas.read_csv, with which the release was made.
 MISSING_TEXTS = (
     "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
@@ -34,14 +35,14 @@ class EventType:
         module: the module of MIMIC-IV that the table belongs to.
         title: heading of the event in the text; None if the event is not rendered.
         shown: keys shown in the text, in order: those in `lookups` are looked up, the others are columns.
-        time: column of the record's time; None if records have no time, or have that of their ED stay.
+        time: column of the record's time; None if records have no time of their own (see `stay_time`).
         time_fallback: column used if `time` is missing.
         stay_time: column of edstays that gives the time of records, for ED tables without a time.
         stay_offset_s: seconds added to `stay_time`.
         floats: columns formatted as Python formats a float.
         lookups: how the shown keys that are not columns are looked up.
-        tie: columns that order records of the same time within the module, as numbers, missing values first.
-        tie_rank: order of records with equal `tie`; the name of the table comes after it.
+        tie: at most two columns that order records of the same time within the module, as numbers, missing values first.
+        tie_rank: order of records with equal `tie`; then the name of the table decides.
         untimed_rank: order among the untimed records of an admission, for tables without a time.
         needs: further columns that index generation and labels read.
     """
@@ -63,12 +64,12 @@ class EventType:
 
     @property
     def timed(self) -> bool:
-        """Whether records have a time."""
+        """Whether records have a time, of their own or that of their ED stay."""
         return self.time is not None or self.stay_time is not None
 
     @property
     def rendered(self) -> bool:
-        """Whether events appear in the text."""
+        """Whether events appear in the input of samples."""
         return self.title is not None
 
     def lookup(self, key: str) -> Lookup | None:

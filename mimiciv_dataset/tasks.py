@@ -1,7 +1,8 @@
 """The task registry: all 46 tasks, declared once, and the tasks of other benchmarks that can be scored.
 
-Index generation, datasets, evaluation and docs use this table. A new decision task is one entry; a new risk task is one entry
-and a label rule in `labels.py`.
+Index generation, datasets, evaluation and docs use this table. A new task is one entry (with
+`paper=False, released=False`, or it becomes part of their macro averages) and its instruction in `instructions.json`; a risk
+task also needs a label rule in `labels.py`.
 """
 
 from __future__ import annotations

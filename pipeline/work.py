@@ -4,10 +4,11 @@ A step divides its work into units, each with a name, a check whether it is done
 processes can share the units (`--num_workers`, and further runs of the same command on machines that share the disk); each
 unit is done once.
 
-A run that is killed in the middle loses the units that it was working on, nothing else (a command on `map_lines` starts again). The output of a unit appears whole
-or not at all (`atomic_path`, `atomic_dir`), so that no half-written file is taken for a finished one. The locks belong to
-the operating system, which releases them with their process: other runs take over the units at once, and the same command
-run again does only the units that are not done. Worker processes end with the command that started them.
+A run that is killed in the middle loses the units that it was working on, nothing else (a command on `map_lines` starts
+again). The output of a unit appears whole or not at all (`atomic_path`, `atomic_dir`), so that no half-written file is taken
+for a finished one. The locks belong to the operating system, which releases them with their process: other runs take over the
+units at once, and the same command run again does only the units that are not done. Worker processes end with the command
+that started them.
 """
 
 from __future__ import annotations
@@ -155,7 +156,9 @@ def _run_processes(units: Sequence[Unit], locks: Path, number: int, bar: Any) ->
             raise error or RuntimeError("a worker process failed") from RuntimeError(trace)
         if any(worker.exitcode for worker in workers):
             fix = "Run the same command again with fewer processes"
-            raise UserError(f"--num_workers: expected all processes to finish, got one that was killed, perhaps for lack of memory. {fix}.")
+            raise UserError(
+                f"--num_workers: expected all processes to finish, got one killed, perhaps for lack of memory. {fix}."
+            )
     finally:
         for worker in workers:
             if worker.pid is not None:  # it was started

@@ -86,7 +86,7 @@ class Associations:
 
 
 class Evidence:
-    """Finds the graph of each sample; for a term without a node of its own, the matcher finds the concepts that it mentions."""
+    """Finds the graph of each sample; in a term without a node of its own, the matcher finds the concepts it mentions."""
 
     def __init__(
         self, settings: EvidenceSettings, coexistence: Path, concepts: PackedConcepts, graph: Graph, matcher: Matcher | None

@@ -69,7 +69,7 @@ class TrainingData:
             reasoning and those of risk tasks do not.
 
     Raises:
-        UserError: a file is missing or broken, or the model has no chat template, or one that does not end a turn with the EOS token.
+        UserError: a file is missing or broken, or the model has no chat template that ends a turn with the EOS token.
     """
 
     root_dir: Path | str
