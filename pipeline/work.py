@@ -156,9 +156,7 @@ def _run_processes(units: Sequence[Unit], locks: Path, number: int, bar: Any) ->
             raise error or RuntimeError("a worker process failed") from RuntimeError(trace)
         if any(worker.exitcode for worker in workers):
             fix = "Run the same command again with fewer processes"
-            raise UserError(
-                f"--num_workers: expected all processes to finish, got one killed, perhaps for lack of memory. {fix}."
-            )
+            raise UserError(f"--num_workers: expected all processes to finish, got one killed (out of memory?). {fix}.")
     finally:
         for worker in workers:
             if worker.pid is not None:  # it was started
