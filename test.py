@@ -114,7 +114,7 @@ def run_samples(samples: list[DatasetRow], outputs: Path, chunk: Chunk, settings
     backend = load_backend(settings)
     made_with = reply_settings(settings) | as_json(replace(settings.prompt, instructions=None))
     inputs = {"instructions": wording, "template": backend.builder.template_sha256}
-    Provenance(folder_record(outputs.parent), "test.py", inputs, made_with).claim(change="--output_path", used=False)
+    Provenance(folder_record(outputs.parent), "test.py", inputs, made_with).claim("--output_path", used=False)
     prompters = {id(dataset): Prompter(dataset, backend.builder, settings) for dataset, _ in samples}
     with append_jsonl(chunk.path(outputs)) as write, progress(total=len(samples), desc="test.py", unit="sample") as bar:
         finished = finished_keys(outputs)
@@ -137,4 +137,4 @@ def run_samples(samples: list[DatasetRow], outputs: Path, chunk: Chunk, settings
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, resume="Add --resume to the same command to continue.")

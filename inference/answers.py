@@ -1,7 +1,7 @@
-"""Reading the reply of a model: its reasoning, its answer, the items it names, yes or no.
+"""Reading the reply of a model: its reasoning, its answer, the items it names, yes or no. The number p(yes) is in `p_yes.py`.
 
-Evaluation and RL rewards read replies with the same functions, so that the reward is the score. All of them accept any text,
-take time linear in its length, and never raise.
+Evaluation and RL rewards read replies with the same functions, so that the reward is the score; a change of the rules raises
+`SCORE_VERSION` in evaluation/score.py. All functions accept any text, take time linear in its length, and never raise.
 """
 
 from __future__ import annotations

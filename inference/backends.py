@@ -2,10 +2,6 @@
 
 A new backend, for a library or for another kind of server, is a module in `inference/` with one class that has `answer` (see
 `Backend`), and one entry in `BACKENDS`; `InferenceSettings.backend` chooses the entry from the flags.
-
-How p(yes) is computed: P(yes) / (P(yes) + P(no)), where each is the sum of the probabilities of all tokens that spell the
-word, whatever their case and white space (`yes_no_tokens`), as the first token after the prompt, from one forward pass without
-temperature. `p_yes` has the formula; `openai_backend.p_yes_of_top` is the same for servers that give the top tokens only.
 """
 
 from __future__ import annotations
@@ -15,7 +11,6 @@ import importlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from math import exp, fsum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from inference.prompts import PromptBuilder
@@ -129,21 +124,6 @@ def _unusable(name: str, expected: str, error: Exception) -> UserError:
     return UserError(f"{name}: expected {expected}, got: {reason}. Check --model_name_or_path.")
 
 
-def yes_no_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """Token ids that spell yes, and those that spell no, whatever their case and white space.
-
-    If the vocabulary has no such token, the first token of the word counts.
-    """
-    texts = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
-    ids = {word: [i for i, text in enumerate(texts) if text.strip().lower() == word] for word in ("yes", "no")}
-    for word in ids:
-        if not ids[word]:
-            ids[word] = [tokenizer(word, add_special_tokens=False)["input_ids"][0]]
-    if set(ids["yes"]) & set(ids["no"]):
-        raise UserError(f"{tokenizer.name_or_path}: expected different tokens for yes and no, got the same first token.")
-    return ids["yes"], ids["no"]
-
-
 def end_token_ids(tokenizer: PreTrainedTokenizerBase, of_model: int | list[int] | None) -> list[int]:
     """Token ids that end a reply: those of the model's generation settings, and the tokenizer's end-of-sequence token."""
     ids = of_model if isinstance(of_model, list) else [of_model]
@@ -155,15 +135,3 @@ def decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int], end_ids: list[in
     end = next((i for i, token in enumerate(ids) if token in end_ids), None)
     text = tokenizer.decode(ids[:end], skip_special_tokens=False)
     return Generation(text, "length" if end is None else "stop")
-
-
-def p_yes(logprobs_yes: Sequence[float], logprobs_no: Sequence[float]) -> float:
-    """P(yes) / (P(yes) + P(no)) from the log-probabilities of the tokens that spell each.
-
-    >>> from math import log
-    >>> round(p_yes([log(0.2), log(0.1)], [log(0.1)]), 6)
-    0.75
-    """
-    top = max([*logprobs_yes, *logprobs_no])
-    yes, no = (fsum(exp(value - top) for value in values) for values in (logprobs_yes, logprobs_no))
-    return yes / (yes + no)

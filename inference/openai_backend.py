@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Iterable, Iterator
-from math import exp
 from typing import TYPE_CHECKING, Any
 
-from inference.backends import Generation, Query, load_tokenizer, yes_no_tokens
+from inference.backends import Generation, Query, load_tokenizer
 from inference.client import Client, Request
+from inference.p_yes import p_yes_from_top_tokens, yes_no_tokens
 from inference.prompts import ChatPromptBuilder, PromptBuilder
 from inference.settings import InferenceSettings
 from mimiciv_dataset.tasks import NO, YES
@@ -87,7 +87,7 @@ class OpenAIBackend:
                 elif reply.response is None:
                     yield number, Generation("", "error", error=reply.error)
                 elif score:
-                    p_yes = p_yes_of_top(self._form.first_position(reply.response.choices[0]))
+                    p_yes = p_yes_from_top_tokens(self._form.first_position(reply.response.choices[0]))
                     if p_yes is None:
                         unscored.append((number, prompt))
                     else:
@@ -178,26 +178,3 @@ def message_text(choice: Any) -> str:
     """The text of a choice of the chat endpoint; "" if the choice does not have the form of the API."""
     text = getattr(getattr(choice, "message", None), "content", None)
     return text if isinstance(text, str) else ""
-
-
-def p_yes_of_top(entries: Iterable[tuple[str, float]]) -> float | None:
-    """p(yes) from (token text, log-probability) of the top tokens of a position; None if neither word is among them.
-
-    A word that is missing has at most the probability of the least likely entry, and is assigned it.
-
-    >>> from math import log
-    >>> round(p_yes_of_top([("Yes", log(0.3)), (" yes", log(0.3)), ("no", log(0.2)), ("The", log(0.1))]), 6)
-    0.75
-    >>> round(p_yes_of_top([("no", log(0.9)), ("The", log(0.1))]), 6), p_yes_of_top([("The", 0.0)])
-    (0.1, None)
-    """
-    sums, least = {YES: 0.0, NO: 0.0}, 1.0
-    for text, logprob in entries:
-        least = min(least, exp(logprob))
-        word = text.strip().lower()
-        if word in sums:
-            sums[word] += exp(logprob)
-    if not any(sums.values()):
-        return None
-    yes, no = (value or least for value in sums.values())
-    return yes / (yes + no)

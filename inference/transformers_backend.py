@@ -8,7 +8,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from inference import backends
-from inference.backends import Generation, LocalBackend, load_tokenizer, reading_model, yes_no_tokens
+from inference.backends import Generation, LocalBackend, load_tokenizer, reading_model
+from inference.p_yes import yes_no_tokens
 from inference.prompts import PromptBuilder
 from inference.settings import DecodingSettings, InferenceSettings
 

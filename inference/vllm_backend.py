@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from inference.backends import Generation, LocalBackend, decoded, end_token_ids, load_tokenizer, p_yes, yes_no_tokens
+from inference.backends import Generation, LocalBackend, decoded, end_token_ids, load_tokenizer
+from inference.p_yes import p_yes_from_logprobs, yes_no_tokens
 from inference.prompts import PromptBuilder
 from inference.settings import DecodingSettings, InferenceSettings, ModelSettings
 from pipeline.errors import UserError
@@ -89,7 +90,7 @@ class VLLMBackend(LocalBackend):
         for row, completion in enumerate(completions):
             logprobs = {token: entry.logprob for token, entry in completion.logprobs[0].items()}
             yes, no = ([logprobs[token] for token in tokens] for tokens in (self._yes, self._no))
-            yield row, Generation.scored(p_yes(yes, no))
+            yield row, Generation.scored(p_yes_from_logprobs(yes, no))
 
 
 def device_options(gpus: int, model: ModelSettings) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from inference.backends import Generation, load_backend, load_tokenizer, yes_no_tokens
+from inference.backends import Generation, load_backend, load_tokenizer
+from inference.p_yes import yes_no_tokens
 from inference.settings import DecodingSettings, InferenceSettings, ModelSettings
 from pipeline.errors import UserError
 

@@ -1,0 +1,69 @@
+"""How p(yes) is computed: P(yes) / (P(yes) + P(no)) at the first position after the prompt.
+
+P(yes) and P(no) are the sums of the probabilities of all tokens that spell the word, whatever their case and white space
+(`yes_no_tokens`), from one forward pass at temperature 1. A model in this process gives the log-probabilities of exactly these
+tokens (`p_yes_from_logprobs`; the Transformers backend computes the same for a batch), a server those of its likeliest ones
+(`p_yes_from_top_tokens`). What a reply says in words is read by `answers.read_yes_no`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from math import exp, fsum
+from typing import TYPE_CHECKING
+
+from mimiciv_dataset.tasks import NO, YES
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def yes_no_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """Token ids that spell yes, and those that spell no, whatever their case and white space.
+
+    If the vocabulary has no such token, the first token of the word counts.
+    """
+    texts = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
+    ids = {word: [i for i, text in enumerate(texts) if text.strip().lower() == word] for word in ("yes", "no")}
+    for word in ids:
+        if not ids[word]:
+            ids[word] = [tokenizer(word, add_special_tokens=False)["input_ids"][0]]
+    if set(ids["yes"]) & set(ids["no"]):
+        raise UserError(f"{tokenizer.name_or_path}: expected different tokens for yes and no, got the same first token.")
+    return ids["yes"], ids["no"]
+
+
+def p_yes_from_logprobs(logprobs_yes: Sequence[float], logprobs_no: Sequence[float]) -> float:
+    """P(yes) / (P(yes) + P(no)) from the log-probabilities of the tokens that spell each.
+
+    >>> from math import log
+    >>> round(p_yes_from_logprobs([log(0.2), log(0.1)], [log(0.1)]), 6)
+    0.75
+    """
+    top = max([*logprobs_yes, *logprobs_no])
+    yes, no = (fsum(exp(value - top) for value in values) for values in (logprobs_yes, logprobs_no))
+    return yes / (yes + no)
+
+
+def p_yes_from_top_tokens(entries: Iterable[tuple[str, float]]) -> float | None:
+    """p(yes) from (token text, log-probability) of the top tokens of a position; None if neither word is among them.
+
+    A word that is missing has at most the probability of the least likely entry, and is assigned it.
+
+    >>> from math import log
+    >>> round(p_yes_from_top_tokens([("Yes", log(0.3)), (" yes", log(0.3)), ("no", log(0.2)), ("The", log(0.1))]), 6)
+    0.75
+    >>> round(p_yes_from_top_tokens([("no", log(0.9)), ("The", log(0.1))]), 6), p_yes_from_top_tokens([("The", 0.0)])
+    (0.1, None)
+    """
+    sums, least = {YES: 0.0, NO: 0.0}, 1.0
+    for text, logprob in entries:
+        least = min(least, exp(logprob))
+        word = text.strip().lower()
+        if word in sums:
+            sums[word] += exp(logprob)
+    if not any(sums.values()):
+        return None
+    yes, no = (value or least for value in sums.values())
+    return yes / (yes + no)
