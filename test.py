@@ -50,8 +50,8 @@ def make_parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parse_model(make_parser(), argv)
-    evaluation, settings = EvaluationSettings.from_args(args), InferenceSettings.from_args(args)
+    flags = parse_model(make_parser(), argv)
+    evaluation, settings = EvaluationSettings.from_flags(flags), InferenceSettings.from_flags(flags)
     summary = Summary("test.py")
     folder, outputs = evaluation.output_path, evaluation.output_path / "outputs.jsonl"
     chunk, replicas = Chunk(evaluation.chunk_num, evaluation.chunk_idx), settings.model.data_parallel_size
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from inference.generation import finished_keys, read_samples
     from inference.replicas import run_replicas
 
-    samples = read_samples(args.root_dir, evaluation.dataset_name, settings.prompt.instructions)[: evaluation.limit]
+    samples = read_samples(flags["root_dir"], evaluation.dataset_name, settings.prompt.instructions)[: evaluation.limit]
     dataset = samples[0][0]
     wording = instructions_sha256(dataset.instructions)
     patients = {str(row["subject_id"]) for data, index in samples if "subject_id" in (row := data.row(index))}

@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         test_flags = ["--root_dir", str(args.root_dir), "--dataset_name", "-", "--output_path", folder]
         test_flags += ["--model_name_or_path", model, "--use_vllm", "--max_new_tokens", str(args.max_new_tokens), *flags]
         parser = runpy.run_path(str(REPO / "test.py"))["make_parser"]()
-        settings = InferenceSettings.from_args(parse_model(parser, test_flags))
+        settings = InferenceSettings.from_flags(parse_model(parser, test_flags))
 
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         from inference.backends import load_backend

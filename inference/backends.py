@@ -1,7 +1,7 @@
 """Backends turn prompts into replies, behind one interface: Transformers, vLLM, and servers with the OpenAI API.
 
-A new backend, for a library or for another kind of server, is a module in `inference/` with one class that has `answer` (see
-`Backend`), and one entry in `BACKENDS`; `InferenceSettings.backend` chooses the entry from the flags.
+A new backend, for a library or for another kind of server, is a module in `inference/` with one class as `Backend` says,
+and one entry in `BACKENDS`; `InferenceSettings.backend` chooses the entry from the flags.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Query:
 class Generation:
     """A reply."""
 
-    text: str  # as generated; "" if there is none
-    finish_reason: str  # `stop`, `length` if it was cut off, `scored` if only p(yes) was computed, or `error`
+    text: str  # as generated; "yes" or "no" if only p(yes) was computed
+    finish_reason: str  # `stop`, `length` (cut off), `scored` (only p(yes) was computed), `error`, or the server's own
     p_yes: float | None = None
     error: str | None = None  # why there is no reply
     response: Any = None  # of the server as it came (all choices, usage); None from a model in this process
@@ -92,7 +92,7 @@ BACKENDS = {
 }
 
 
-def load_backend(settings: InferenceSettings) -> Any:
+def load_backend(settings: InferenceSettings) -> Backend:
     """Make the backend that the settings choose."""
     module, _, name = BACKENDS[settings.backend].partition(":")
     return getattr(importlib.import_module(module), name)(settings)
@@ -120,7 +120,7 @@ def reading_model(name: str, *errors: type[Exception]) -> Iterator[None]:
 
 
 def _unusable(name: str, expected: str, error: Exception) -> UserError:
-    reason = str(error).strip().splitlines()[0][:200].rstrip(".")
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(".")
     return UserError(f"{name}: expected {expected}, got: {reason}. Check --model_name_or_path.")
 
 

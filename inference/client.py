@@ -49,6 +49,7 @@ class Request:
     endpoint: str
     body: dict[str, Any]
     tokens: int = 0  # of prompt and reply, estimated, for a limit of tokens a minute; the server's count corrects it
+    text: str = ""  # of the prompt, if the body has its token ids: no message of the server that quotes it is logged
 
 
 @dataclass(frozen=True)
@@ -230,7 +231,8 @@ class Client:
             self._answered, self._consecutive_failures = True, 0
             return
         self._failures += 1
-        self._consecutive_failures += not reply.error.startswith("HTTP 4")  # these may be the fault of the request
+        status = re.match(r"HTTP (4\d\d)", reply.error)  # may be the fault of the request, unless it was worth retrying
+        self._consecutive_failures += status is None or int(status[1]) in RETRIED
         if self._consecutive_failures >= MAX_FAILURES or (self._failures >= MAX_FAILURES and not self._answered):
             fix = "Fix the cause and run the same command again to resume"
             raise UserError(f"{self.url}: expected replies, got errors only, such as {reply.error}. {fix}.")
@@ -269,13 +271,16 @@ def check_host(url: str, allow_remote: bool = False) -> bool:
     Traceback (most recent call last):
     pipeline.errors.UserError: https://8.8.8.8/v1: this host is outside your machine and its private network. ...
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UserError(f"{url}: expected the URL of an API, such as http://127.0.0.1:8000/v1, got something else.")
     try:
-        entries = socket.getaddrinfo(parts.hostname, parts.port or 443)
+        parts = urlsplit(url)
+        is_url = parts.scheme in ("http", "https") and bool(parts.hostname)
+        entries = socket.getaddrinfo(parts.hostname, parts.port or 443) if is_url else []
+    except ValueError:  # brackets, port or host name are malformed
+        is_url = False
     except OSError:
         raise UserError(f"{url}: expected a host with an address, got no address for {parts.hostname}.") from None
+    if not is_url:
+        raise UserError(f"{url}: expected the URL of an API, such as http://127.0.0.1:8000/v1, got something else.")
     addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in entries]
     if all(address.is_loopback or (address.is_private and not address.is_unspecified) for address in addresses):
         return True
@@ -306,15 +311,15 @@ def retry_after(headers: Any) -> float | None:
 def error_message(body: Any, request: Request) -> str:
     """The error message of a server, shortened for the log, and replaced if it quotes the request, which is patient text.
 
-    >>> error_message({"message": "too many tokens: 9000"}, Request("completions", {"prompt": "Aspirin"}))
+    >>> request = Request("completions", {"prompt": [17, 4, 22]}, text="An old man with chest pain")
+    >>> error_message({"message": "too many tokens: 9000"}, request)
     'too many tokens: 9000'
-    >>> prompt = {"prompt": "An old man with chest pain"}
-    >>> error_message({"message": "bad: old man with chest pain"}, Request("completions", prompt))
+    >>> error_message({"message": "bad: old man with chest pain"}, request)
     '(a message that repeats the prompt)'
     """
     message = str((body.get("message") if isinstance(body, dict) else body) or "no message")
     terms = re.findall(r"\w+", message)
-    prompt = " ".join(re.findall(r"\w+", str([request.body.get("prompt"), request.body.get("messages")])))
+    prompt = " ".join(re.findall(r"\w+", str([request.text, request.body.get("messages")])))
     if any(" ".join(terms[i : i + 4]) in prompt for i in range(len(terms) - 3)):
         return "(a message that repeats the prompt)"
     return " ".join(message.split())[:200]

@@ -109,7 +109,7 @@ class OpenAIBackend:
         if self.decoding.n is not None:
             body["n"] = self.decoding.n
         tokens = self.builder.tokens(prompt) + max_new_tokens * (self.decoding.n or 1) if self.client.settings.max_tpm else 0
-        return Request(self._form.endpoint, body, tokens)
+        return Request(self._form.endpoint, body, tokens, prompt)
 
 
 class CompletionForm:

@@ -1,4 +1,4 @@
-"""How p(yes) is computed: P(yes) / (P(yes) + P(no)) at the first position after the prompt.
+"""How p(yes) is computed: P(yes) / (P(yes) + P(no)) at the first position after the prompt (or after its reasoning).
 
 P(yes) and P(no) are the sums of the probabilities of all tokens that spell the word, whatever their case and white space
 (`yes_no_tokens`), from one forward pass at temperature 1. A model in this process gives the log-probabilities of exactly these

@@ -1,14 +1,14 @@
 """Settings of inference: which model runs, how its prompts are made, how replies are decoded.
 
-Each dataclass is built once, in the `main` of a command, by `from_args`. Its fields are flags of the same name, and their help
-is their documentation (`add_flags`). Libraries take the dataclasses, and results record them (`as_json`).
+Each dataclass is built once, in the `main` of a command, by `from_flags`. Its fields are flags of the same name, and their
+help is their documentation (`add_flags`). Libraries take the dataclasses, and results record them (`as_json`).
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -42,9 +42,9 @@ class Settings:
     """Base class of settings."""
 
     @classmethod
-    def from_args(cls, args: argparse.Namespace, **values: Any) -> Any:
-        """Settings from parsed flags. Fields without a flag keep their default; `values` replace flags."""
-        given = {each.name: getattr(args, each.name) for each in fields(cls) if hasattr(args, each.name)}
+    def from_flags(cls, flags: Mapping[str, Any], **values: Any) -> Any:
+        """Settings from parsed flags by name. Fields without a flag keep their default; `values` replace flags."""
+        given = {each.name: flags[each.name] for each in fields(cls) if each.name in flags}
         return cls(**given | values)
 
 
@@ -136,17 +136,17 @@ class InferenceSettings:
             raise UserError(f"--max_new_tokens {tokens}: expected fewer tokens than --max_seq_len {longest}.")
 
     @classmethod
-    def from_args(cls, args: argparse.Namespace) -> InferenceSettings:
+    def from_flags(cls, flags: Mapping[str, Any]) -> InferenceSettings:
         """Settings from the flags of `add_inference_flags`."""
-        model, server, prompt = (each.from_args(args) for each in (ModelSettings, ServerSettings, PromptSettings))
+        model, server, prompt = (each.from_flags(flags) for each in (ModelSettings, ServerSettings, PromptSettings))
         if server.url is None and (server.chat or server.tokenizer):
             raise UserError("--chat, --tokenizer: expected --url with them, got none.")
         if server.url is not None and model.use_vllm:
             raise UserError("--url, --use_vllm: expected one of them, got both. With --url the server runs the model.")
         if server.chat and prompt.oracle_reasoning:
             raise UserError("--oracle_reasoning: expected prompts that can hold the start of the reply, got --chat.")
-        tokens = args.max_new_tokens or (4096 if prompt.think_prompt else 2048)
-        return cls(model, server, prompt, DecodingSettings.from_args(args, max_new_tokens=tokens))
+        tokens = flags["max_new_tokens"] or (4096 if prompt.think_prompt else 2048)
+        return cls(model, server, prompt, DecodingSettings.from_flags(flags, max_new_tokens=tokens))
 
     @classmethod
     def of_chat(cls, model: str, server: ServerSettings, max_seq_len: int, decoding: DecodingSettings) -> InferenceSettings:
@@ -174,21 +174,23 @@ def add_inference_flags(cli: Parser, omit: Sequence[str] = ()) -> None:
     prompt.add_argument("--seed", type=int, default=0, help="seed of sampling, and of the bootstrap where scores are made (0)")
 
 
-def parse_model(cli: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse a command line; a short name of `--models` stands for the flags it lists, which flags given override."""
+def parse_model(cli: Parser, argv: Sequence[str] | None) -> dict[str, Any]:
+    """Parse a command line into flags by name.
+
+    A short name of `--models` stands for the flags it lists, which flags of the command line override.
+    """
     args = cli.parse_args(argv)
     entry = short_names(args.models).get(args.model_name_or_path)
     if entry is None:
-        return args
-    unknown = [name for name in entry if not hasattr(args, name)]
+        return vars(args)
+    unknown = [name for name in entry if name not in vars(args)]
     if unknown or "model_name_or_path" not in entry:
         got = f"unknown flags ({', '.join(unknown)})" if unknown else "none"
         raise UserError(f"{args.models}, {args.model_name_or_path}: expected flags, model_name_or_path among them, got {got}.")
     values = {name: value for name, value in entry.items() if value not in (None, False)}
     words = [f"--{name}" if value is True else f"--{name}={value}" for name, value in values.items()]
     args = cli.parse_args([*words, *(sys.argv[1:] if argv is None else argv)])
-    args.model_name_or_path = entry["model_name_or_path"]
-    return args
+    return vars(args) | {"model_name_or_path": entry["model_name_or_path"]}
 
 
 def short_names(path: Path) -> dict[str, dict[str, Any]]:

@@ -261,4 +261,4 @@ def print_reports(reports: dict[str, dict[str, Any]], filters: Sequence[str]) ->
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, resume="Run the same command again; it starts from the beginning.")

@@ -36,13 +36,13 @@ def make_parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parse_model(make_parser(), argv)
-    if not (args.task or args.instruction):
+    flags = parse_model(make_parser(), argv)
+    if not (flags["task"] or flags["instruction"]):
         raise UserError("infer.py: expected a question, got neither --task nor --instruction. Give one of them.")
-    settings = InferenceSettings.from_args(args)
-    input_text = read_input(args.record)
-    task = TASKS[args.task] if args.task else None
-    instruction = args.instruction or load_instructions(settings.prompt.instructions)[task.name]
+    settings = InferenceSettings.from_flags(flags)
+    input_text = read_input(flags["record"])
+    task = TASKS[flags["task"]] if flags["task"] else None
+    instruction = flags["instruction"] or load_instructions(settings.prompt.instructions)[task.name]
 
     from inference.answers import read_items, split_reasoning
     from inference.backends import load_backend
@@ -57,12 +57,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"truncated: the prompt has {truncation.tokens_before:,} tokens; dropped {dropped}", file=sys.stderr)
     if not prompt.fits:
         got = f"got {truncation.tokens_after:,} tokens. Raise --max_seq_len or shorten the input"
-        raise UserError(f"{args.record}: expected a prompt that fits after truncation, {got}.")
+        raise UserError(f"{flags['record']}: expected a prompt that fits after truncation, {got}.")
     ((_, reply),) = replies([prompt], backend)
     if reply.error:
         raise UserError(f"{settings.server.url}: expected a reply, got none: {reply.error}.")
     reasoning, answer = split_reasoning(reply.text, prompt.thinking_open)
-    if args.json:
+    if flags["json"]:
         result = {
             "p_yes": reply.p_yes,
             "finish_reason": reply.finish_reason,

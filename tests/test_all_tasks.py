@@ -71,7 +71,7 @@ def spread(rows: Sequence[Row], number: int) -> list[Row]:
 def arguments(*flags: object) -> InferenceSettings:
     """The settings that test.py reads from its flags."""
     needed = ["--dataset_name", "x", "--output_path", "x", "--model_name_or_path", "x"]
-    return InferenceSettings.from_args(parse_model(TEST_PY["make_parser"](), [*needed, *map(str, flags)]))
+    return InferenceSettings.from_flags(parse_model(TEST_PY["make_parser"](), [*needed, *map(str, flags)]))
 
 
 # --- the prompt

@@ -21,9 +21,9 @@ def parsed(*words: str):
 def test_a_short_name_stands_for_its_flags(tmp_path: Path) -> None:
     models = tmp_path / "models.yaml"
     models.write_text("local:\n  model_name_or_path: /data/local\n  max_new_tokens: 77\n  batch: 4\n", encoding="utf-8")
-    args = parsed("--models", str(models), "--model_name_or_path", "local", "--batch", "2")
-    assert (args.model_name_or_path, args.max_new_tokens, args.batch) == ("/data/local", 77, 2)
-    assert parsed("--models", str(models), "--model_name_or_path", "other/model").model_name_or_path == "other/model"
+    flags = parsed("--models", str(models), "--model_name_or_path", "local", "--batch", "2")
+    assert (flags["model_name_or_path"], flags["max_new_tokens"], flags["batch"]) == ("/data/local", 77, 2)
+    assert parsed("--models", str(models), "--model_name_or_path", "other/model")["model_name_or_path"] == "other/model"
 
 
 @pytest.mark.parametrize(
@@ -39,10 +39,10 @@ def test_a_wrong_file_is_said(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_flags_are_the_fields_of_settings() -> None:
-    args = parsed("--model_name_or_path", "m", "--think_prompt", "--url", "http://127.0.0.1:1/v1", "--num_worker", "3")
-    settings = InferenceSettings.from_args(args)
+    flags = parsed("--model_name_or_path", "m", "--think_prompt", "--url", "http://127.0.0.1:1/v1", "--num_worker", "3")
+    settings = InferenceSettings.from_flags(flags)
     assert settings.decoding.max_new_tokens == 4096 and settings.server.num_worker == 3 and settings.backend == "openai"
-    assert {name: value for name, value in as_json(settings).items() if name != "n"}.items() <= vars(args).items() | {
+    assert {name: value for name, value in as_json(settings).items() if name != "n"}.items() <= flags.items() | {
         ("max_new_tokens", 4096)
     }
 
@@ -51,4 +51,4 @@ def test_every_entry_of_the_repository_is_valid() -> None:
     names = short_names(REPO / "models.yaml")
     assert names
     for name, entry in names.items():
-        assert parsed("--model_name_or_path", name).model_name_or_path == entry["model_name_or_path"]
+        assert parsed("--model_name_or_path", name)["model_name_or_path"] == entry["model_name_or_path"]

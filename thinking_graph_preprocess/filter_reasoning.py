@@ -96,10 +96,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
     if args.verifier_model and args.base_url is None:
         raise UserError(NO_URL)
-    server, decoding = ServerSettings.from_args(args, url=args.base_url), DecodingSettings(args.max_new_tokens, 0, None)
+    server, decoding = ServerSettings.from_flags(vars(args), url=args.base_url), DecodingSettings(args.max_new_tokens, 0, None)
     inference = InferenceSettings.of_chat(args.verifier_model or "", server, args.max_seq_len, decoding)
-    settings, evidence_settings = FilterSettings.from_args(args), EvidenceFileSettings.from_args(args)
-    costs, chunk = CostSettings.from_args(args), Chunk(args.chunk_num, args.chunk_idx)
+    settings, evidence_settings = FilterSettings.from_flags(vars(args)), EvidenceFileSettings.from_flags(vars(args))
+    costs, chunk = CostSettings.from_flags(vars(args)), Chunk(args.chunk_num, args.chunk_idx)
     summary = Summary("filter_reasoning")
     evidence = EvidenceFiles(evidence_settings)
     offsets = reply_offsets(settings.reasoning_path)

@@ -109,17 +109,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
     if args.base_url is None and not args.dry_run:
         raise UserError(NO_URL)
-    server, decoding = ServerSettings.from_args(args, url=args.base_url), DecodingSettings.from_args(args, seed=None)
+    server, decoding = (
+        ServerSettings.from_flags(vars(args), url=args.base_url),
+        DecodingSettings.from_flags(vars(args), seed=None),
+    )
     settings = InferenceSettings.of_chat(args.model, server, args.max_seq_len, decoding)
     summary = Summary("reasoning_generation")
-    evidence = EvidenceFiles(EvidenceFileSettings.from_args(args))
-    prompter = ChainPrompter(evidence, ChainSettings.from_args(args), settings)
+    evidence = EvidenceFiles(EvidenceFileSettings.from_flags(vars(args)))
+    prompter = ChainPrompter(evidence, ChainSettings.from_flags(vars(args)), settings)
     backend = None
     if not args.dry_run:
         from inference.openai_backend import OpenAIBackend
 
         backend = OpenAIBackend(settings)  # refuses a remote host before anything is read
-    meter = Meter(CostSettings.from_args(args), settings.decoding.n * settings.decoding.max_new_tokens)
+    meter = Meter(CostSettings.from_flags(vars(args)), settings.decoding.n * settings.decoding.max_new_tokens)
     chunk = Chunk(args.chunk_num, args.chunk_idx)
     rows = chunk.of(evidence.rows(args.filter_nograph))[: args.limit]
     if not rows:

@@ -66,8 +66,8 @@ def run_settings(
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest complete checkpoint of a run, or None; one without optimizer state, which cannot be resumed, is an error."""
-    complete = [path.parent for path in folder.glob(f"checkpoint-*/{LAST_FILE}")]
-    checkpoint = max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    steps = {path.parent.name.removeprefix("checkpoint-"): path.parent for path in folder.glob(f"checkpoint-*/{LAST_FILE}")}
+    checkpoint = steps[max(numbers, key=int)] if (numbers := [step for step in steps if step.isdecimal()]) else None
     if checkpoint is not None and not any(checkpoint.glob(RANDOM_STATE)):
         fix = "Choose another --output_dir, or remove the checkpoints to start afresh"
         raise UserError(f"{checkpoint}: expected optimizer state, got a checkpoint of --save_only_model. {fix}.")
