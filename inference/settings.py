@@ -188,8 +188,8 @@ def parse_model(cli: Parser, argv: Sequence[str] | None) -> dict[str, Any]:
         got = f"unknown flags ({', '.join(unknown)})" if unknown else "none"
         raise UserError(f"{args.models}, {args.model_name_or_path}: expected flags, model_name_or_path among them, got {got}.")
     values = {name: value for name, value in entry.items() if value not in (None, False)}
-    words = [f"--{name}" if value is True else f"--{name}={value}" for name, value in values.items()]
-    args = cli.parse_args([*words, *(sys.argv[1:] if argv is None else argv)])
+    arguments = [f"--{name}" if value is True else f"--{name}={value}" for name, value in values.items()]
+    args = cli.parse_args([*arguments, *(sys.argv[1:] if argv is None else argv)])
     return vars(args) | {"model_name_or_path": entry["model_name_or_path"]}
 
 

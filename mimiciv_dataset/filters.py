@@ -100,8 +100,8 @@ def filter_rows(
             compact = pl.col("task", "event", "audit").cast(pl.Categorical)
             frames.append(frame.filter(in_window).with_columns(compact).collect(engine="streaming"))
         if of_file["incomplete"][0]:
-            found = f"got {of_file['incomplete'][0]:,} rows without. Make the index again with task_sample_info_gen.py"
-            raise UserError(f"{path}: expected subject_id, window and target in every row, {found}.")
+            got = f"got {of_file['incomplete'][0]:,} rows without. Make the index again with task_sample_info_gen.py"
+            raise UserError(f"{path}: expected subject_id, window and target in every row, {got}.")
         for name in ("rows", "subjects", "window"):
             counts[name] += of_file[name][0]
     rows = pl.concat(frames) if frames else pl.DataFrame(schema=dict.fromkeys(INDEX_COLUMNS, pl.String))
@@ -130,8 +130,8 @@ def distinct(task: Task, rows: pl.DataFrame) -> pl.DataFrame:
     contradicting = rows.filter(rows.select(KEY).is_duplicated())
     if contradicting.height:
         first = sample_id(contradicting.sort(KEY).row(0, named=True))
-        found = f"{contradicting.height:,} rows that contradict another, such as those of {first}"
-        raise UserError(f"{task.name}: expected one row per sample, got {found}. Do not mix indexes of two builds.")
+        got = f"{contradicting.height:,} rows that contradict another, such as those of {first}"
+        raise UserError(f"{task.name}: expected one row per sample, got {got}. Do not mix indexes of two builds.")
     return rows
 
 

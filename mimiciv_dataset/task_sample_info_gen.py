@@ -96,8 +96,8 @@ def select_patients(
     subjects = known if path is None else sorted(set(read_subject_ids(path)), key=int)
     missing = set(subjects) - set(known)
     if missing:
-        found = f"{len(missing):,} without a trajectory. Make the list again with preprocess/split_patients.py"
-        raise UserError(f"{path}: expected patients of {trajectories.folder}, got {found}.")
+        got = f"{len(missing):,} without a trajectory. Make the list again with preprocess/split_patients.py"
+        raise UserError(f"{path}: expected patients of {trajectories.folder}, got {got}.")
     lengths = {subject_id: trajectories.length(subject_id) for subject_id in subjects}
     short = sum(length < traj_len_min for length in lengths.values())
     long = sum(length > traj_len_max for length in lengths.values())

@@ -83,10 +83,10 @@ class Trajectories:
         self.sharded = (self.folder / SUBJECTS).exists()
         self._open: OrderedDict[int, pa.ipc.RecordBatchFileReader] = OrderedDict()
         if not self.sharded and next(self.folder.glob("*.parquet"), None) is None:
-            found = "a directory without them" if self.folder.is_dir() else "no such directory"
+            got = "a directory without them" if self.folder.is_dir() else "no such directory"
             fix = "Make them with preprocess/combination.py, or unpack a release with scripts/unpack_release.sh"
             layouts = f"{SUBJECTS} and shards, or one parquet file per patient"
-            raise UserError(f"{self.folder}: expected trajectories ({layouts}), got {found}. {fix}.")
+            raise UserError(f"{self.folder}: expected trajectories ({layouts}), got {got}. {fix}.")
 
     def __getstate__(self) -> dict[str, Any]:
         return {"folder": self.folder, "sharded": self.sharded, "_open": OrderedDict()}
@@ -185,8 +185,8 @@ class Trajectories:
         length = source[2] if self.sharded else source.metadata.num_rows
         for position in positions:
             if not 0 <= position < length:
-                found = f"a trajectory of {length} events. Use an index and trajectories of the same build"
-                raise UserError(f"{self.folder}: expected event {position} of patient {subject_id}, got {found}.")
+                got = f"a trajectory of {length} events. Use an index and trajectories of the same build"
+                raise UserError(f"{self.folder}: expected event {position} of patient {subject_id}, got {got}.")
         events = (self._from_shard if self.sharded else self._from_parquet)(source, list(dict.fromkeys(positions)))
         return [events[position] for position in positions]
 

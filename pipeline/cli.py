@@ -107,9 +107,9 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
         """As `argparse`, but an unknown flag is reported before missing ones."""
-        words = sys.argv[1:] if args is None else [str(word) for word in args]
-        check_flags(self, words)
-        return super().parse_args(words, namespace)
+        arguments = sys.argv[1:] if args is None else [str(word) for word in args]
+        check_flags(self, arguments)
+        return super().parse_args(arguments, namespace)
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """As `argparse`, with default paths filled in."""
@@ -124,10 +124,10 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message.rstrip('.')}{'' if message.endswith('?') else '.'} See {self.prog} --help.\n")
 
 
-def check_flags(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
-    """Report the first of `words` that looks like a flag but is none of the parser's, with the closest one that is."""
+def check_flags(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """Report the first of `arguments` that looks like a flag but is none of the parser's, with the closest one that is."""
     known = [option for action in parser._actions for option in action.option_strings]
-    for word in itertools.takewhile(lambda word: word != "--", words):
+    for word in itertools.takewhile(lambda word: word != "--", arguments):
         flag = word.partition("=")[0]
         if flag.startswith("--") and flag not in known:
             close = difflib.get_close_matches(flag, known, n=1)

@@ -142,8 +142,8 @@ def require_complete(path: Path, made_by: str) -> dict[str, Any]:
     """The record of a finished output; an error if there is none, or the output is not finished."""
     record = read_record(path)
     if record is None or not record.get("complete"):
-        found = "nothing there" if record is None else "an unfinished one"
-        raise UserError(f"{path.parent}: expected the finished output of {made_by}, got {found}. Run {made_by} to its end.")
+        got = "nothing there" if record is None else "an unfinished one"
+        raise UserError(f"{path.parent}: expected the finished output of {made_by}, got {got}. Run {made_by} to its end.")
     return record
 
 

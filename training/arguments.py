@@ -73,8 +73,8 @@ def parse(description: str, script_arguments: type, config: str) -> tuple[Any, .
     Returns:
         script arguments, training arguments, model arguments, and notes about flags that were renamed or added.
     """
-    words, notes = translate(sys.argv[1:])
-    if {"-h", "--help"} & set(words):
+    argv, notes = translate(sys.argv[1:])
+    if {"-h", "--help"} & set(argv):
         _print_help(description, script_arguments, config)
         sys.exit()
 
@@ -90,12 +90,12 @@ def parse(description: str, script_arguments: type, config: str) -> tuple[Any, .
             check_flags(self, args)
             return super().parse_known_args(args, namespace)
 
-    if not torch.cuda.is_available() and not any(word.startswith("--use_cpu") for word in words):
-        words += ["--use_cpu", "True"]  # TrainingArguments select the device when they are created
+    if not torch.cuda.is_available() and not any(word.startswith("--use_cpu") for word in argv):
+        argv += ["--use_cpu", "True"]  # TrainingArguments select the device when they are created
         notes.append("no GPU: --use_cpu True")
     parser = TrainingParser((script_arguments, getattr(trl, config), trl.ModelConfig), allow_abbrev=False)
     try:
-        return *parser.parse_args_and_config(["--help"] if "--help_all" in words else words), notes
+        return *parser.parse_args_and_config(["--help"] if "--help_all" in argv else argv), notes
     except (ValueError, OSError) as error:  # what the libraries raise for a wrong value and for an unreadable --config
         raise UserError(f"command line: {str(error).rstrip('.')}. --help_all lists all flags.") from None
 
@@ -108,16 +108,16 @@ def translate(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     >>> translate(["--overwrite_output_dir", "True", "--seed", "1"])[0]
     ['--seed', '1']
     """
-    translated, notes, words = [], [], list(argv)
-    while words:
-        flag, equals, value = words.pop(0).partition("=")
+    translated, notes, argv = [], [], list(argv)
+    while argv:
+        flag, equals, value = argv.pop(0).partition("=")
         new_flag, reason = RENAMED.get(flag, (flag, None))
         if reason:
             notes.append(f"{flag} → {new_flag}: {reason}" if new_flag else f"{flag} is ignored: {reason}")
         if new_flag is not None:
             translated.append(new_flag + equals + value)
-        elif not equals and words and not words[0].startswith("--"):
-            words.pop(0)
+        elif not equals and argv and not argv[0].startswith("--"):
+            argv.pop(0)
     return translated, notes
 
 
