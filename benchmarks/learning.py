@@ -150,7 +150,7 @@ def choose_rows(root: Path, rows: int, test_rows: int) -> None:
     import numpy as np
 
     from evaluation.baselines import is_positive
-    from evaluation.metrics import auroc
+    from evaluation.metrics import as_number, auroc
 
     summary = Summary("learning data")
     truth = true_probabilities(root / "mimiciv/synthetic_truth.csv")
@@ -166,7 +166,7 @@ def choose_rows(root: Path, rows: int, test_rows: int) -> None:
         test += [row for row, _ in held_out_rows]
         if task in RISK:
             labels, probabilities = zip(*((is_positive(row), p) for row, p in held_out_rows), strict=True)
-            optimum[task] = float(auroc(np.array(labels), np.array(probabilities))[0])
+            optimum[task] = as_number(auroc(np.array(labels), np.array(probabilities))[0])
     write_json(root / "optimum.json", optimum)
     write_rows(root / "train.csv", train)
     write_rows(root / "test.csv", test)
