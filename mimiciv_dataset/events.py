@@ -27,6 +27,19 @@ class Lookup:
 
 
 @dataclass(frozen=True)
+class Stored:
+    """When the values of a record were stored, which can be long after its time: a laboratory result, or the text of a note.
+
+    `time` is the column of that time, and `keys` are the shown keys whose values it dates; the others (what was ordered or
+    done) are known at the record's own time. `time_fallback` is the column used if `time` is missing.
+    """
+
+    time: str
+    keys: tuple[str, ...]
+    time_fallback: str | None = None
+
+
+@dataclass(frozen=True)
 class EventType:
     """A MIMIC-IV table and the event that its records become.
 
@@ -43,6 +56,7 @@ class EventType:
         lookups: how the shown keys that are not columns are looked up.
         tie: at most two columns that order records of the same time within the module, as numbers, missing values first.
         tie_rank: order of records with equal `tie`; then the name of the table decides.
+        stored: when values were stored; None if MIMIC-IV does not say. Raw files need not have the column.
         untimed_rank: order among the untimed records of an admission, for tables without a time.
         needs: further columns that index generation and labels read.
     """
@@ -59,6 +73,7 @@ class EventType:
     lookups: tuple[tuple[str, Lookup], ...] = ()
     tie: tuple[str, ...] = ()
     tie_rank: int = 0
+    stored: Stored | None = None
     untimed_rank: int = 0
     needs: tuple[str, ...] = ()
 
@@ -104,6 +119,8 @@ _VITALS = ("temperature", "heartrate", "resprate", "o2sat", "sbp", "dbp")
 _RATES = ("amount", "rate", "originalamount", "originalrate")
 _ICU = {"module": "icu", "tie": ("hadm_id", "stay_id"), "tie_rank": 1}
 _HADM = ("hadm_id",)
+_NOTE_STORED = Stored("storetime", ("text",))
+_DOSE_STORED = Stored("storetime", ("amount", "amountuom", "rate", "rateuom"))
 
 _TABLES = (
     # --- hosp
@@ -114,16 +131,19 @@ _TABLES = (
               lookups=_coded("diagnoses"), untimed_rank=1, needs=_HADM),
     EventType("drgcodes", "hosp", untimed_rank=2, needs=_HADM),
     EventType("emar", "hosp", "Electronic Medicine Administration Record", ("medication", "event_txt"), time="charttime",
-              needs=_HADM),
+              stored=Stored("storetime", ("event_txt",)), needs=_HADM),
     EventType("hcpcsevents", "hosp", time="chartdate", needs=_HADM),
     # "Labotary": as in the released data
     EventType("labevents", "hosp", "Labotary Test Events",
               ("item_name", "valuenum", "valueuom", "ref_range_lower", "ref_range_upper", "flag", "comments"),
               time="charttime", floats=("valuenum", "ref_range_lower", "ref_range_upper"), lookups=_item_name("d_labitems"),
+              stored=Stored("storetime", ("valuenum", "valueuom", "ref_range_lower", "ref_range_upper", "flag", "comments")),
               needs=_HADM),
     EventType("microbiologyevents", "hosp", "Microbiology Test Events",
               ("test_name", "dilution_text", "interpretation", "comments", "ab_name"), time="charttime",
-              time_fallback="chartdate", floats=("dilution_value",), needs=_HADM),
+              time_fallback="chartdate", floats=("dilution_value",),
+              stored=Stored("storetime", ("dilution_text", "interpretation", "comments", "ab_name"), "storedate"),
+              needs=_HADM),
     EventType("omr", "hosp", "Online Medical Record", ("result_name", "result_value"), time="chartdate"),
     EventType("pharmacy", "hosp", "Pharmacy", ("medication", "proc_type", "status"), time="entertime",
               floats=("doses_per_24_hrs",), needs=_HADM),
@@ -135,9 +155,11 @@ _TABLES = (
     EventType("services", "hosp", "Services", ("curr_service",), time="transfertime", needs=_HADM),
     EventType("transfers", "hosp", "Transfers", ("eventtype", "careunit"), time="intime", needs=_HADM),
     # --- note
-    EventType("discharge", "note", "Discharge", ("note_type", "text"), time="charttime", tie=("note_seq",), needs=_HADM),
+    EventType("discharge", "note", "Discharge", ("note_type", "text"), time="charttime", tie=("note_seq",),
+              stored=_NOTE_STORED, needs=_HADM),
     EventType("radiology", "note", "Radiology Examinations", ("note_type", "exam_name", "text"), time="charttime",
-              tie=("note_seq",), lookups=(("exam_name", Lookup("radiology_detail", ("note_id",))),), needs=_HADM),
+              tie=("note_seq",), lookups=(("exam_name", Lookup("radiology_detail", ("note_id",))),),
+              stored=_NOTE_STORED, needs=_HADM),
     # --- ed
     EventType("edstays", "ed", "EDstays", ("gender", "race"), time="intime", tie=("stay_id",), tie_rank=0,
               needs=("hadm_id", "outtime")),
@@ -154,18 +176,21 @@ _TABLES = (
     EventType("icustays", title="ICUstays", time="intime", floats=("los",), **{**_ICU, "tie_rank": 0},
               needs=("outtime",)),
     EventType("chartevents", title="Chart Events", shown=("item_name", "valuenum", "valueuom", "warning"), time="charttime",
-              floats=("valuenum",), lookups=_item_name("d_items"), **_ICU),
+              floats=("valuenum",), lookups=_item_name("d_items"),
+              stored=Stored("storetime", ("valuenum", "valueuom", "warning")), **_ICU),
     EventType("datetimeevents", title="Datetime Events", shown=("item_name",), time="charttime",
-              lookups=_item_name("d_items"), **_ICU),
+              lookups=_item_name("d_items"), stored=Stored("storetime", ("item_name",)), **_ICU),
     EventType("ingredientevents", title="Ingredient Events", shown=("item_name", "amount", "amountuom", "rate", "rateuom"),
-              time="starttime", floats=_RATES, lookups=_item_name("d_items"), **_ICU),
+              time="starttime", floats=_RATES, lookups=_item_name("d_items"), stored=_DOSE_STORED, **_ICU),
     EventType("inputevents", title="Input Events", shown=("item_name", "amount", "amountuom", "rate", "rateuom"),
-              time="starttime", floats=(*_RATES, "patientweight", "totalamount"), lookups=_item_name("d_items"), **_ICU),
+              time="starttime", floats=(*_RATES, "patientweight", "totalamount"), lookups=_item_name("d_items"),
+              stored=_DOSE_STORED, **_ICU),
     EventType("outputevents", title="Output Events", shown=("item_name", "value", "valueuom"), time="charttime",
-              floats=("value",), lookups=_item_name("d_items"), **_ICU),
+              floats=("value",), lookups=_item_name("d_items"), stored=Stored("storetime", ("value", "valueuom")), **_ICU),
     EventType("procedureevents", title="Procedure Events",
               shown=("item_name", "value", "valueuom", "location", "locationcategory"), time="starttime",
-              floats=("value", "patientweight", "ORIGINALAMOUNT", "ORIGINALRATE"), lookups=_item_name("d_items"), **_ICU),
+              floats=("value", "patientweight", "ORIGINALAMOUNT", "ORIGINALRATE"), lookups=_item_name("d_items"),
+              stored=Stored("storetime", ("value", "valueuom", "location", "locationcategory")), **_ICU),
 )  # fmt: skip
 
 EVENTS: dict[str, EventType] = {event.name: event for event in _TABLES}  # every table that is read, by name
