@@ -4,6 +4,7 @@ The d_* dictionaries and radiology_detail are copied from MIMIC-IV. Three maps a
 public sources that you download, or copied from a directory that contains them (--maps_from):
 
   d_ccs_diagnoses, d_ccs_procedures   AHRQ HCUP's Clinical Classifications Software, single level, for ICD-9 and ICD-10:
+      --ccs_dir DIR, the output of scripts/download_code_maps.py, or each file:
       --ccs_dx9 '$dxref 2015.csv'   --ccs_dx10 ccs_dx_icd10cm_2019_1.csv   (hcup-us.ahrq.gov/toolssoftware/ccs, ccs10)
       --ccs_pr9 '$prref 2015.csv'   --ccs_pr10 ccs_pr_icd10pcs_2020_1.csv
       (not CCSR, whose category names differ)
@@ -39,6 +40,12 @@ from preprocess.ccs import ccs_rows, read_ccs
 from preprocess.raw_tables import find_table, read_batches
 
 MAPS = ("d_ccs_diagnoses", "d_ccs_procedures", "d_atc_prescriptions")
+CCS_FILES = {
+    "ccs_dx9": "$dxref *.csv",
+    "ccs_dx10": "ccs_dx_icd10cm_*.csv",
+    "ccs_pr9": "$prref *.csv",
+    "ccs_pr10": "ccs_pr_icd10pcs_*.csv",
+}
 CCS_SOURCES = {"d_ccs_diagnoses": ("ccs_dx9", "ccs_dx10"), "d_ccs_procedures": ("ccs_pr9", "ccs_pr10")}
 
 CODED = {  # raw tables with codes, and the maps that name the codes
@@ -54,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli = Parser(__doc__)
     cli.add_path("--mimic_dir", default="mimiciv", help="raw MIMIC-IV with hosp/, icu/, note/")
     cli.add_path("--output_path", "--index_mapping", default="index_mapping", help="directory for the dictionaries")
+    cli.add_argument("--ccs_dir", type=Path, help="directory with the four AHRQ CCS files below")
     cli.add_argument("--ccs_dx9", type=Path, metavar="FILE", help="AHRQ CCS file '$dxref 2015.csv'")
     cli.add_argument("--ccs_dx10", type=Path, metavar="FILE", help="AHRQ CCS file ccs_dx_icd10cm_*.csv")
     cli.add_argument("--ccs_pr9", type=Path, metavar="FILE", help="AHRQ CCS file '$prref 2015.csv'")
@@ -66,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     copied = copy_dictionaries(args.mimic_dir, args.output_path)
     sources = copy_maps(args.maps_from, args.output_path) if args.maps_from else {}
     for name, flags in CCS_SOURCES.items():
-        files = [getattr(args, flag) for flag in flags]
+        files = [getattr(args, flag) or (args.ccs_dir and find_ccs(args.ccs_dir, CCS_FILES[flag])) for flag in flags]
         if any(files):
             sources[name] = build_ccs(name, *files, args.output_path)
     if args.rxnorm_dir:
@@ -136,6 +144,16 @@ def write_map(path: Path, columns: tuple[str, ...], rows: Iterable[Sequence[str]
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([columns, *rows])
     remove_other_spelling(path)
+
+
+def find_ccs(folder: Path, pattern: str) -> Path:
+    """The one file of a directory that matches `pattern`."""
+    require(folder, "a directory with the CCS files of AHRQ", "run scripts/download_code_maps.py")
+    paths = sorted(folder.glob(pattern))
+    if len(paths) != 1:
+        got = "several" if paths else "none"
+        raise UserError(f"{folder}: expected one file {pattern}, got {got}. Run scripts/download_code_maps.py.")
+    return paths[0]
 
 
 def build_ccs(name: str, icd9: Path | None, icd10: Path | None, output: Path) -> list[dict[str, Any]]:

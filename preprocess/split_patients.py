@@ -25,10 +25,11 @@ from preprocess.raw_tables import find_table
 
 def main(argv: Sequence[str] | None = None) -> None:
     cli = Parser(__doc__)
-    default = "CSV with a column subject_id (ROOT_DIR/mimiciv/hosp/patients.csv[.gz])"
     patients_from = cli.add_mutually_exclusive_group()
-    patients_from.add_argument("--patients", type=Path, help=default)
-    patients_from.add_argument("--ehr_dir", "--patient_ehr_path", type=Path, help="trajectories whose patients to split")
+    trajectories = "trajectories whose patients to split (ROOT_DIR/patients_ehr)"
+    patients_from.add_argument("--ehr_dir", "--patient_ehr_path", type=Path, help=trajectories)
+    csv_file = "or a CSV with a column subject_id (ROOT_DIR/mimiciv/hosp/patients.csv[.gz], if there are no trajectories)"
+    patients_from.add_argument("--patients", type=Path, help=csv_file)
     cli.add_path("--output_dir", "--output_path", default="patient_data", help="directory for the three files")
     cli.add_argument("--test_ratio", type=between(0, 1), default=0.1, help="share of patients in the test set (0.1)")
     cli.add_argument("--seed", type=int, default=42, help="seed of the split (42)")
@@ -36,14 +37,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_argument("--test_from", type=Path, nargs="+", default=[], metavar="FILE", help=test_from)
     args = cli.parse_args(argv)
     summary = Summary("split_patients")
-    if args.ehr_dir:
-        from mimiciv_dataset.trajectory import Trajectories
-
-        source, patients = args.ehr_dir, ascending(args.ehr_dir, Trajectories(args.ehr_dir).subject_ids())
-    else:
-        hosp = args.root_dir / "mimiciv/hosp"
-        source = args.patients or find_table(hosp, "patients") or hosp / "patients.csv"
-        patients = read_patients(source)
+    source = args.ehr_dir or args.patients or default_source(args.root_dir)
+    patients = read_patients(source)
     always_test: set[str] = set()
     for path in args.test_from:
         if path.name.endswith(".audit.csv"):
@@ -84,11 +79,22 @@ def ascending(source: Path, subject_ids: Iterable[str]) -> list[str]:
     return sorted(ids, key=int)
 
 
+def default_source(root_dir: Path) -> Path:
+    """The trajectories, because all later steps read them; before they are built, the raw table of patients."""
+    trajectories, hosp = root_dir / "patients_ehr", root_dir / "mimiciv/hosp"
+    return trajectories if trajectories.exists() else find_table(hosp, "patients") or hosp / "patients.csv"
+
+
 def read_patients(path: Path) -> list[str]:
-    """The distinct values of column subject_id of a CSV or CSV.gz, in numeric order."""
+    """The distinct patients of a directory of trajectories, or of a CSV with a column subject_id, in numeric order."""
+    fix = "make trajectories with preprocess/combination.py, or set --ehr_dir or --patients"
+    require(path, "trajectories or a CSV with a column subject_id", fix)
+    if path.is_dir():
+        from mimiciv_dataset.trajectory import Trajectories
+
+        return ascending(path, Trajectories(path).subject_ids())
     from mimiciv_dataset.lookups import read_text_csv
 
-    require(path, "a CSV with a column subject_id", "set --patients to the file, or --ehr_dir to the trajectories")
     ids = read_text_csv(path, ("subject_id",))["subject_id"].unique().to_pylist()
     return ascending(path, (subject_id for subject_id in ids if subject_id is not None))
 

@@ -78,3 +78,18 @@ def test_defaults_and_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     with pytest.raises(SystemExit):
         main(["--root_dir", str(tmp_path), "--test_ratio", "10"])
     assert "--test_ratio" in capsys.readouterr().err
+
+
+def test_the_default_is_the_trajectories(small_root: Path, tmp_path: Path) -> None:
+    """Raw files may be elsewhere; without trajectories, the raw table of patients is read."""
+    root = tmp_path / "datas"
+    root.mkdir()
+    with pytest.raises(UserError, match=r"expected trajectories or a CSV .* Make trajectories with"):
+        main(["--root_dir", str(root)])
+    patients = []
+    for name in ("mimiciv", "patients_ehr"):
+        (root / name).symlink_to(small_root / name)
+        main(["--root_dir", str(root), "--output_dir", str(tmp_path / name)])
+        patients.append((tmp_path / name / "patients.csv").read_text())
+        (root / name).unlink()
+    assert patients[0] == patients[1] and len(patients[0].splitlines()) == 41
