@@ -20,7 +20,7 @@ from pipeline.cli import Chunk, Parser, at_least, run
 from pipeline.errors import UserError
 from pipeline.files import append_jsonl
 from pipeline.progress import Summary, progress
-from pipeline.provenance import Provenance, folder_record, read_record
+from pipeline.provenance import Provenance
 
 if TYPE_CHECKING:
     from inference.generation import DatasetRow, SamplePrompt
@@ -90,9 +90,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     about = {"arguments": as_json(evaluation, settings), "instructions_sha256": wording, "trajectories": trajectories}
     result = score_dir(folder, evaluation.resamples, evaluation.seed, expected=len(samples), extra=about)
     print(format_result(result), flush=True)
-    path = folder_record(folder)
-    record = read_record(path)
-    Provenance(path, record["step"], record["inputs"], record["settings"]).complete(samples=len(samples))
     summary.print(f"{done} → {folder}/result.json")
     return 0
 
@@ -113,8 +110,8 @@ def run_samples(samples: list[DatasetRow], outputs: Path, chunk: Chunk, settings
     samples.sort(key=lambda sample: str(sample[0].row(sample[1]).get("subject_id")))  # prompts of a patient share a prefix
     backend = load_backend(settings)
     made_with = reply_settings(settings) | as_json(replace(settings.prompt, instructions=None))
-    inputs = {"instructions": wording, "template": backend.builder.template_sha256}
-    Provenance(folder_record(outputs.parent), "test.py", inputs, made_with).claim("--output_path", used=False)
+    made_with |= {"instructions_sha256": wording, "template_sha256": backend.builder.template_sha256}
+    Provenance(outputs.parent, "test.py", settings=made_with).begin(used=False)
     prompters = {id(dataset): Prompter(dataset, backend.builder, settings) for dataset, _ in samples}
     with append_jsonl(chunk.path(outputs)) as write, progress(total=len(samples), desc="test.py", unit="sample") as bar:
         finished = finished_keys(outputs)

@@ -14,7 +14,7 @@ table shows how many rows each filter leaves:
 
 Rows are then drawn without replacement: uniformly; weighted by target_weight for risk tasks, chartevents, emar and
 next_event, and for all tasks with --balance_sample; equally many of each label for risk tasks with --balance_force. The draw
-depends on the seed and the rows alone, not on the order of rows, files or directories. An existing set is replaced.
+depends on the seed and the rows alone, not on the order of rows, files or directories.
 """
 
 from __future__ import annotations
@@ -36,21 +36,22 @@ from typing import TYPE_CHECKING, Any
 from mimiciv_dataset.audit import FLAG_HEADERS, FLAGS
 from mimiciv_dataset.draws import ALL, KEY, Draw
 from mimiciv_dataset.filters import Exclusions, Filters, filter_rows, has_flag, read_exclusions
-from mimiciv_dataset.index_files import SAMPLE_COLUMNS, index_digest, index_files, reading, scan, task_of_file
+from mimiciv_dataset.index_files import SAMPLE_COLUMNS, index_files, reading, scan, task_of_file
 from mimiciv_dataset.patients import DATA_USE, read_subject_ids
+from mimiciv_dataset.sources import index_sources, patients_source
 from mimiciv_dataset.tasks import TASKS
 from pipeline.cli import Parser, run
 from pipeline.errors import UserError
-from pipeline.files import atomic_path, read_json, require, sha256_file
+from pipeline.files import atomic_path, read_json, require
 from pipeline.progress import Summary, print_table
-from pipeline.provenance import Provenance, digest_lines, file_record
+from pipeline.provenance import Provenance
 from pipeline.work import map_lines
 
 if TYPE_CHECKING:
     import polars as pl
 
 TaskFiles = dict[str, list[Path]]  # the index files with the rows of each task
-STEP = "data_index_gen"
+STEP, RULES = "mimiciv_dataset/data_index_gen.py", 1
 _BATCH_FILES = 200  # files of patient-grouped indexes that are sorted into tasks at a time
 
 
@@ -73,32 +74,32 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_argument("--in_label_data_index_dir", type=Path, help="index (directory or CSV) whose labels alone are allowed")
     cli.add_argument("--seed", type=int, default=42, help="seed of the draw (42)")
     cli.add_num_workers()
+    cli.add_rerun_flags()
     args = cli.parse_args(argv)
-    summary = Summary(STEP)
+    summary = Summary("data_index_gen")
     numbers = read_config(args.data_config, args.force_task_num, args.kind)
     others = args.out_data_index_dir, args.in_label_data_index_dir
     filters = Filters(args.min_window, args.max_window, args.exclude_audit, *others)
     draw = Draw(args.balance_sample, args.balance_force, args.seed)
     subjects = frozenset(read_subject_ids(args.subject_id_path))
     index = index_files(args.data_index_dir)
-    provenance = Provenance(
-        file_record(args.output_path),
-        STEP,
-        inputs={
-            "index": index_digest(args.data_index_dir),
-            "patients": digest_lines(list(subjects)),
-            "out_data_index": index_digest(filters.out_data_index_dir),
-            "in_label_data_index": index_digest(filters.in_label_data_index_dir),
-        },
-        settings={"counts": numbers, "filters": asdict(filters), "draw": asdict(draw)},
-    )
+    sources = [*index_sources(args.data_index_dir, verify=args.verify), patients_source(args.subject_id_path, subjects)]
+    for name, path in zip(("out_data_index", "in_label_data_index"), others, strict=True):
+        sources += index_sources(path, name, args.verify) if path else []
+    settings = {"counts": numbers, "filters": filters.recorded, "draw": asdict(draw)}
+    provenance = Provenance(args.output_path, STEP, sources, settings, RULES, cli.arguments, is_file=True)
+    if not provenance.begin(args.overwrite, args.verify):
+        return
+    audit_path = args.output_path.with_suffix(".audit.csv")
     reports: dict[str, dict[str, Any]] = {}
     args.output_path.parent.mkdir(parents=True, exist_ok=True)
     scratch = tempfile.TemporaryDirectory(prefix=".data_index_gen-", dir=args.output_path.parent)
     with scratch as name, atomic_path(args.output_path) as temporary:
         folder = Path(name)
         sampler = Sampler(split_by_task(index, numbers, subjects, folder), numbers, subjects, filters, draw)
-        lines = map_lines(list(numbers), sampler.sample, folder, num_workers=args.num_workers, desc=STEP, unit="task")
+        lines = map_lines(
+            list(numbers), sampler.sample, folder, num_workers=args.num_workers, desc="data_index_gen", unit="task"
+        )
         with temporary.open("w", newline="", encoding="utf-8") as output:
             output.write(",".join(SAMPLE_COLUMNS) + "\n")
             for line in lines:
@@ -110,13 +111,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         total = sum(report["counts"]["drawn"] for report in reports.values())
         if not total:
             expected = f"rows of the patients of {args.subject_id_path}, got none that pass the filters"
+            provenance.path.unlink()
             raise UserError(f"{args.data_index_dir}: expected {expected}. The table shows which filter excludes them.")
-        provenance.path.unlink(missing_ok=True)  # an existing set is replaced
-    with atomic_path(args.output_path.with_suffix(".audit.csv")) as temporary, temporary.open("w", encoding="utf-8") as file:
-        audit = [report["audit"] for report in reports.values()]
-        csv.writer(file, lineterminator="\n").writerows([audit[0].keys(), *(row.values() for row in audit)])
+        with atomic_path(audit_path) as audit_file, audit_file.open("w", encoding="utf-8") as file:
+            audit = [report["audit"] for report in reports.values()]
+            csv.writer(file, lineterminator="\n").writerows([audit[0].keys(), *(row.values() for row in audit)])
     counts = {task: report["counts"] for task, report in reports.items()}
-    provenance.complete(sha256_file(args.output_path), tasks=counts, data_use=DATA_USE)
+    provenance.complete(files=[args.output_path, audit_path], tasks=counts, data_use=DATA_USE)
     tasks = sum(count["drawn"] > 0 for count in counts.values())
     read = sum(count["rows"] for count in counts.values())
     summary.print(f"{total:,} rows of {tasks} tasks → {args.output_path}", read, "index rows")

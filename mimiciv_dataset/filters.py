@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mimiciv_dataset.draws import KEY, row_hashes
 from mimiciv_dataset.index_files import INDEX_COLUMNS, index_files, reading, sample_id, scan, target_labels, task_of_file
@@ -28,6 +28,11 @@ class Filters:
     exclude_audit: tuple[str, ...] = ()
     out_data_index_dir: Path | None = None
     in_label_data_index_dir: Path | None = None
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """The settings, without the paths of other indexes, which provenance identifies by their content."""
+        return {"min_window": self.min_window, "max_window": self.max_window, "exclude_audit": self.exclude_audit}
 
     @property
     def active(self) -> list[str]:

@@ -24,7 +24,6 @@ from mimiciv_dataset.lookups import read_text_csv
 from mimiciv_dataset.tasks import TASKS
 from pipeline.errors import UserError
 from pipeline.files import require, sha256
-from pipeline.provenance import digest_of, file_record, folder_record
 
 if TYPE_CHECKING:
     import polars as pl
@@ -239,11 +238,6 @@ def index_files(path: Path | str) -> list[Path]:
     if not files:
         raise UserError(f"{path}: expected a task index, got no CSV files. {HOW_TO_GET_INDEX}.")
     return files
-
-
-def index_digest(path: Path | None) -> str | None:
-    """The digest of an index (directory or CSV) from its record; None if there is no index or no record."""
-    return None if path is None else digest_of(folder_record(path) if path.is_dir() else file_record(path))
 
 
 def scan(path: Path) -> pl.LazyFrame:

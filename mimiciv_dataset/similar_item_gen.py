@@ -21,16 +21,18 @@ from operator import itemgetter
 from typing import Any
 
 from mimiciv_dataset.candidates import HEADER, MAX_CANDIDATES
-from mimiciv_dataset.index_files import index_digest, index_files, reading, scan, target_labels, task_of_file
+from mimiciv_dataset.index_files import index_files, reading, scan, target_labels, task_of_file
 from mimiciv_dataset.patients import DATA_USE, read_subject_ids
+from mimiciv_dataset.sources import index_sources, patients_source
 from mimiciv_dataset.tasks import TASKS
 from pipeline.cli import Parser, at_least, run
 from pipeline.errors import UserError
 from pipeline.files import atomic_path
 from pipeline.progress import Summary, print_table
-from pipeline.provenance import Provenance, digest_lines, folder_record
+from pipeline.provenance import Provenance
 from pipeline.work import map_lines
 
+STEP, RULES = "mimiciv_dataset/similar_item_gen.py", 1
 _BLOCK_CELLS = 32 << 20  # similarities computed at a time, of a block of answers with all of them: 128 MiB of float32
 
 
@@ -45,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_argument("--top_k", type=at_least(1), default=MAX_CANDIDATES, help=keep)
     cli.add_argument("--sentence_transformer", metavar="MODEL", help="compare answers by the embeddings of this model")
     cli.add_num_workers()
+    cli.add_rerun_flags()
     args = cli.parse_args(argv)
     summary = Summary("similar_item_gen")
     if args.sentence_transformer and find_spec("sentence_transformers") is None:
@@ -52,19 +55,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--sentence_transformer: expected {package}.")
     tasks = args.task or decision
     subjects = set(read_subject_ids(args.subject_id_path))
+    sources = [*index_sources(args.data_index_dir, verify=args.verify), patients_source(args.subject_id_path, subjects)]
+    settings = {"tasks": tasks, "top_k": args.top_k, "sentence_transformer": args.sentence_transformer}
+    provenance = Provenance(args.output_path, STEP, sources, settings, RULES, cli.arguments)
+    if not provenance.begin(args.overwrite, args.verify):
+        return
     answers = read_answers(index_files(args.data_index_dir), tasks, subjects)
     counts = {task: len(items) for task, items in answers.items()}
     if not any(counts.values()):
         expected = f"rows of decision tasks for the patients of {args.subject_id_path}"
         raise UserError(f"{args.data_index_dir}: expected {expected}, got none. Use an index and patients of the same data.")
-    provenance = Provenance(
-        folder_record(args.output_path),
-        "similar_item_gen",
-        inputs={"index": index_digest(args.data_index_dir), "patients": digest_lines(list(subjects))},
-        settings={"tasks": tasks, "top_k": args.top_k, "sentence_transformer": args.sentence_transformer},
-    )
-    provenance.path.unlink(missing_ok=True)  # vocabularies of an earlier run are replaced
-    provenance.claim("--output_path", used=False)
     names = [task for task in tasks if counts[task]]
     compute = partial(neighbours, answers, args.top_k, args.sentence_transformer)
     lines = map_lines(names, compute, args.output_path, num_workers=args.num_workers, desc="similar_item_gen", unit="task")

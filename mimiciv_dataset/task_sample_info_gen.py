@@ -28,16 +28,17 @@ from mimiciv_dataset.index_files import INDEX_COLUMNS
 from mimiciv_dataset.lookups import HOW_TO_GET_DICTIONARIES, Lookups
 from mimiciv_dataset.patients import DATA_USE, read_subject_ids
 from mimiciv_dataset.samples import Sample, find_samples, label_list, target_weight
+from mimiciv_dataset.sources import index_mapping_source, patients_source, trajectories_source
 from mimiciv_dataset.tasks import TASKS, Task, task_table
 from mimiciv_dataset.trajectory import Trajectories
 from pipeline.cli import Parser, run
 from pipeline.errors import UserError
 from pipeline.files import atomic_dir, atomic_path, read_json, write_json
 from pipeline.progress import Summary, print_table
-from pipeline.provenance import Provenance, digest_lines, folder_record, require_complete
+from pipeline.provenance import Provenance, require_complete
 from pipeline.work import Tick, Unit, run_units
 
-STEP = "task_sample_info_gen"
+STEP, RULES = "mimiciv_dataset/task_sample_info_gen.py", 1
 UNIT_PATIENTS = 200  # of a work unit: what an interrupted process has to index again
 
 
@@ -55,11 +56,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_argument("--audit", action=flag, default=True, help="flag rows whose answer leaks (docs/tasks.md)")
     cli.add_argument("--list_tasks", action="store_true", help="print the table of tasks and exit")
     cli.add_num_workers()
+    cli.add_rerun_flags()
     args = cli.parse_args(argv)
     if args.list_tasks:
         print(task_table())
         return
-    summary = Summary(STEP)
+    summary = Summary("task_sample_info_gen")
     tasks = tuple(name for name in TASKS if not args.task or name in args.task)
     trajectories, lookups = Trajectories(args.ehr_dir), Lookups(args.index_mapping)
     warn_of_empty_tasks([TASKS[name] for name in tasks], lookups)
@@ -67,13 +69,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     listed = None if args.patient_id == default and not default.exists() else args.patient_id
     traj_len = (args.traj_len_min, args.traj_len_max)
     subjects, short, long = select_patients(listed, trajectories, *traj_len)
-    provenance = Provenance(
-        folder_record(args.output_path),
-        STEP,
-        inputs={"trajectories": trajectories.digest, "patients": digest_lines(subjects)},
-        settings={"tasks": tasks, "audit": args.audit, "traj_len": traj_len, "group": args.group},
-    )
-    provenance.claim("--output_path")
+    sources = [
+        trajectories_source(args.ehr_dir, args.verify),
+        index_mapping_source(args.index_mapping, args.verify),
+        patients_source(listed, subjects),
+    ]
+    settings = {"tasks": tasks, "audit": args.audit, "traj_len": traj_len, "group": args.group}
+    provenance = Provenance(args.output_path, STEP, sources, settings, RULES, cli.arguments)
+    if not provenance.begin(args.overwrite, args.verify):
+        return
     parts = tuple(tuple(subjects[i : i + UNIT_PATIENTS]) for i in range(0, len(subjects), UNIT_PATIENTS))
     Index(args.output_path, provenance, trajectories, lookups, parts).make(args.num_workers)
     record = require_complete(provenance.path, STEP)
@@ -136,7 +140,7 @@ class Index:
         share = partial(run_units, locks=self.output / ".locks", num_workers=num_workers)
         todo = [part for part in range(len(self.parts)) if not self.is_indexed(part)]
         units = [Unit(f"index-{part}", partial(self.is_indexed, part), partial(self.index, part)) for part in todo]
-        share(units, total=sum(len(self.parts[part]) for part in todo), desc=STEP, unit="patient")
+        share(units, total=sum(len(self.parts[part]) for part in todo), desc="task_sample_info_gen", unit="patient")
         names = self.tasks if self.by_task else range(len(self.parts))
         units = [Unit(f"write-{name}", partial(self.is_written, name), partial(self.write, name)) for name in names]
         share(units, desc="write the index", unit="task" if self.by_task else "part")

@@ -88,6 +88,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, description: str | None) -> None:
         super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
         self._path_defaults: dict[str, str] = {}
+        self.arguments: list[str] = []  # the command line, for `pipeline.provenance.Provenance`
         self.add_argument("--root_dir", type=Path, default=Path(ROOT_DIR), help=f"where default paths start ({ROOT_DIR})")
 
     def add_path(self, *flags: str, default: str, help: str) -> None:
@@ -100,6 +101,13 @@ class Parser(argparse.ArgumentParser):
         text = "processes that share the work (1)" + "".join(f"; {alias} is the same flag" for alias in aliases)
         self.add_argument("--num_workers", *aliases, type=at_least(1), default=1, metavar="N", help=text)
 
+    def add_rerun_flags(self) -> None:
+        """Add `--overwrite` and `--verify`, for `pipeline.provenance.Provenance.begin`."""
+        self.add_argument("--overwrite", action="store_true", help="make the output again, from the beginning")
+        self.add_argument(
+            "--verify", action="store_true", help="hash all files again, even if their size and times are the same"
+        )
+
     def add_chunks(self) -> None:
         """Add `--chunk_num` and `--chunk_idx`; see `Chunk`."""
         self.add_argument("--chunk_num", type=at_least(1), default=1, metavar="N", help="split the work into N chunks (1)")
@@ -109,6 +117,7 @@ class Parser(argparse.ArgumentParser):
         """As `argparse`, but an unknown flag is reported before missing ones."""
         arguments = sys.argv[1:] if args is None else [str(word) for word in args]
         check_flags(self, arguments)
+        self.arguments = arguments
         return super().parse_args(arguments, namespace)
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:

@@ -1,29 +1,37 @@
 """What an output was made from: `provenance.json` in an output directory, or `NAME.provenance.json` beside NAME.csv.
 
-    provenance = Provenance(folder_record(output), "rank", inputs={"patients": digest}, settings={"buckets": 8}, rules=1)
-    provenance.claim("--output_path")     # before the first file of the output
-    ...                                          # the work, which can be killed and resumed
-    provenance.complete(records=total)           # after the last one
+    sources = [output_of("merged", merged_dir, "preprocess/merge_patient.py", verify=args.verify)]
+    provenance = Provenance(output, "preprocess/rank.py", sources, settings={"buckets": 8}, rules=1, arguments=cli.arguments)
+    if not provenance.begin(args.overwrite, args.verify):  # before the first file of the output
+        return                                             # it is up to date
+    ...                                                    # the work, which can be killed and resumed
+    provenance.complete(records=total)                     # after the last file
 
 The record promises:
 
 - It was written before the first file of the output. It names the inputs by the digest of their content (not by path or
   date), all settings that decide the result, and the version of the step's rules.
 - The step refused to mix: an output is only resumed with the same inputs, settings and rules, and never started in a
-  directory that holds files without a record.
-- `complete` is true only if the output was finished. Then `digest` identifies the output (by its content where the step hashes
-  it, otherwise by inputs, settings and rules, which decide the content), and results such as counts are there.
-- Each consumer records the digest of what it read, so that equal digests along a chain of steps mean: made from this output.
+  directory that holds files without a record. What exists is replaced with --overwrite only.
+- `complete` is true only if the output was finished. Then `files` has size and SHA-256 of each of its files, and `digest`
+  identifies the output. A file that was changed, truncated or removed later is noticed by whoever reads the output.
+- `lineage` has the digests of what the inputs were made from in turn. A step whose inputs were made from different versions
+  of something refuses to run, and so does one whose input was made from an older version of what is on disk now.
 
-An output without a record, such as a released file, is of unknown origin: `read_record` and `digest_of` return None.
+An output without a record, such as a released file, is of unknown origin: its consumers say so and go on.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import shlex
+import shutil
 import subprocess
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -45,28 +53,188 @@ def file_record(file: Path) -> Path:
     return file.with_suffix(".provenance.json")
 
 
+def record_path(output: Path) -> Path:
+    """Where the record of an existing output is, be it a directory or a file."""
+    return folder_record(output) if output.is_dir() else file_record(output)
+
+
+# --- inputs
+
+RECORD, CONTENT = "record", "content"  # how an input is identified: by the digest in its record, by `content_digest`
+
+
+@dataclass(frozen=True)
+class Ancestor:
+    """What an input was made from: its path, its digest then (None: unknown), and how that was computed (`Source.by`)."""
+
+    path: Path | None
+    digest: str | None
+    by: str = RECORD
+
+
+@dataclass(frozen=True)
+class Source:
+    """An input of a step.
+
+    Attributes:
+        name: what records call it; the same artefact has the same name in all records.
+        path: file or directory.
+        digest: identifies its content; None if that is unknown.
+        lineage: what it was made from, by name.
+        is_ancestor: whether everything made from this input must agree on it, as on trajectories. Of other inputs, such as
+            lists of patients, a project has several.
+        by: how the digest was computed: `RECORD`, `CONTENT`, or the name of another way, which this module does not know.
+        command: the command that made it, if that is known.
+    """
+
+    name: str
+    path: Path | None
+    digest: str | None
+    lineage: Mapping[str, Ancestor] = field(default_factory=dict)
+    is_ancestor: bool = True
+    by: str = RECORD
+    command: str = ""
+
+    @property
+    def itself(self) -> Ancestor:
+        return Ancestor(self.path, self.digest, self.by)
+
+    @property
+    def ancestors(self) -> dict[str, Ancestor]:
+        """The lineage of an output made from this input."""
+        return {**self.lineage, self.name: self.itself} if self.is_ancestor else dict(self.lineage)
+
+
+def output_of(name: str, path: Path, made_by: str, *, is_ancestor: bool = True, verify: bool = False) -> Source:
+    """The output of another step as an input.
+
+    Args:
+        name, path, is_ancestor: as of `Source`; `path` is a directory or a file.
+        made_by: the script that makes it, for error messages.
+        verify: hash all its files, instead of those only whose size or time of change differs from the record.
+
+    Raises:
+        UserError: the output is unfinished, files of it are missing or changed, or it was made from an older version of
+            something that was made again since.
+    """
+    record = read_record(record_path(path))
+    if record is None:
+        return unknown_origin(name, path, is_ancestor)
+    source = _recorded(name, path, record, is_ancestor)
+    again = f"Run {source.command or made_by}"
+    if not record.get("complete"):
+        raise UserError(f"{path}: expected a finished output of {made_by}, got an unfinished one. {again} to its end.")
+    if fault := _fault_of_files(record_path(path), record, verify):
+        raise UserError(f"{path}: expected the files that {made_by} wrote, got {fault}. {again} --overwrite.")
+    for name_of_input, origin in (source.lineage | _located(record, "inputs", path)).items():
+        current = digest_now(origin)
+        if None in (current, origin.digest) or current == origin.digest:
+            continue
+        if name_of_input in source.lineage:
+            got = "an output of an older version"
+            raise UserError(
+                f"{path}: expected to be made from {origin.path} ({name_of_input}), got {got}. {again} --overwrite."
+            )
+        print(f"warning: {path} was made from an older version of {origin.path} ({name_of_input}).")
+    return source
+
+
+def unknown_origin(name: str, path: Path, is_ancestor: bool = True) -> Source:
+    """An input without a record, such as a released file, with a warning."""
+    print(f"warning: {path}: its origin is unknown (no provenance), so whether it fits the other inputs is not checked.")
+    return Source(name, path, None, is_ancestor=is_ancestor)
+
+
+def content_of(name: str, path: Path, *, is_ancestor: bool = False, verify: bool = False) -> Source:
+    """A file, or all files of a directory, as an input that is identified by its content alone.
+
+    For what users write or change by hand, and for files without a record. Hidden files and records do not count. Digests of
+    a directory's files are cached in it, so that unchanged ones are hashed once; `verify` hashes them again.
+    """
+    return Source(name, path, content_digest(path, verify), is_ancestor=is_ancestor, by=CONTENT)
+
+
+def content_digest(path: Path, verify: bool = False) -> str:
+    """The digest of the content of a file, or of the names and contents of the files of a directory, which may be missing."""
+    if path.is_file():
+        return sha256_file(path)
+    digests, files = FileDigests(path / DIGESTS_CACHE, verify), visible_files(path) if path.exists() else ()
+    return sha256(json.dumps([[file.relative_to(path).as_posix(), digests.of(file)] for file in files]))
+
+
+def _recorded(name: str, path: Path, record: Mapping[str, Any], is_ancestor: bool) -> Source:
+    lineage, command = _located(record, "lineage", path), record.get("command") or ""
+    return Source(name, path, record.get("digest"), lineage, is_ancestor, command=command)
+
+
+def _located(record: Mapping[str, Any], group: str, output: Path) -> dict[str, Ancestor]:
+    """The `inputs` or the `lineage` of the record of an output, with paths; recorded paths are relative to the record."""
+    folder = record_path(output).parent
+
+    def locate(path: str | None) -> Path | None:
+        return None if path is None else Path(os.path.normpath(folder / path))
+
+    entries = (record.get(group) or {}).items()
+    return {name: Ancestor(locate(e["path"]), e["digest"], e["by"]) for name, e in entries}
+
+
+def digest_now(origin: Ancestor) -> str | None:
+    """The digest of what is at the path of an input now; None if nothing finished is there, or it has no record."""
+    if origin.path is None or not origin.path.exists():
+        return None
+    if origin.by == CONTENT:
+        return content_digest(origin.path)
+    return digest_of(record_path(origin.path)) if origin.by == RECORD else None
+
+
+# --- the record of an output
+
+
 @dataclass(frozen=True)
 class Provenance:
     """The record of one output.
 
     Attributes:
-        path: file of the record: `folder_record` or `file_record`.
-        step: name of the step that makes the output.
-        inputs: name → digest of the content of an input; None if its origin is unknown.
+        output: the output directory or file.
+        step: script that makes the output, such as `preprocess/rank.py`.
+        sources: the inputs.
         settings: what else decides the result, as JSON values.
         rules: version of the step's rules, incremented when a change of the code alters the result of the same inputs.
+        arguments: the command line (`pipeline.cli.Parser.arguments`), for messages.
+        is_file: whether the output is a file, with others beside it perhaps, instead of a directory.
+        flag: the flag that selects another output, for messages.
     """
 
-    path: Path
+    output: Path
     step: str
-    inputs: Mapping[str, Any] = field(default_factory=dict)
+    sources: Sequence[Source] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     rules: int = 1
+    arguments: Sequence[str] = ()
+    is_file: bool = False
+    flag: str = "--output_path"
+
+    @property
+    def path(self) -> Path:
+        """The file of the record."""
+        return file_record(self.output) if self.is_file else folder_record(self.output)
+
+    @property
+    def lineage(self) -> dict[str, Ancestor]:
+        return {name: ancestor for source in self.sources for name, ancestor in source.ancestors.items()}
 
     @property
     def made_from(self) -> dict[str, Any]:
-        """What decides the result, as the record has it."""
-        made_from = {"step": self.step, "rules": self.rules, "inputs": dict(self.inputs), "settings": dict(self.settings)}
+        """What decides the result, as `differences` compares it."""
+        inputs = {source.name: source.digest for source in self.sources}
+        lineage = {name: ancestor.digest for name, ancestor in self.lineage.items() if name not in inputs}
+        made_from = {
+            "step": self.step,
+            "rules": self.rules,
+            "inputs": inputs,
+            "lineage": lineage,
+            "settings": dict(self.settings),
+        }
         return json.loads(json.dumps(made_from, default=str))  # as it is read back: tuples are lists, paths are text
 
     @property
@@ -74,55 +242,131 @@ class Provenance:
         """Whether the record says that the output is finished."""
         return bool((read_record(self.path) or {}).get("complete"))
 
-    def claim(self, flag: str, used: bool | None = None, unread: Collection[str] = ()) -> None:
-        """Write the record of an output that is about to be made; do nothing if it was started from the same before.
+    def begin(
+        self, overwrite: bool = False, verify: bool = False, *, used: bool | None = None, unread: Collection[str] = ()
+    ) -> bool:
+        """Claim an output that is about to be made, or resumed; False if it is up to date, and says so.
+
+        Of several processes that share one output, only the first may be started with --overwrite.
 
         Args:
-            flag: the flag that selects another output, for the error message.
-            used: whether files of the output exist; None: whether a directory has any, hidden ones aside.
-            unread: inputs that were not read yet, which may therefore differ from the record.
+            overwrite: remove what exists, and start afresh (--overwrite).
+            verify: hash the files of a finished output again (--verify).
+            used: whether files of the output exist; None: whether a directory has any, or the file exists.
+            unread: inputs that were not read yet, which may therefore differ from the record of an unfinished output.
 
         Raises:
-            UserError: the output was started from something else, or holds files without a record.
+            UserError: the inputs do not fit each other, or the output was started from something else, holds files without a
+                record, or was changed since it was finished.
         """
+        self.check_sources()
+        if overwrite and (self.is_file or read_record(self.path) is not None):
+            self.remove()
+            used = False
         if used is None:
-            folder = self.path.parent
-            used = folder.exists() and any(not file.name.startswith(".") for file in folder.iterdir())
+            used = self.output.exists() and (self.is_file or any(output_files(self.output)))
         record = read_record(self.path)  # read after listing the files, as another process may claim the output in between
+        again = f"To make it again, add --overwrite, or choose another {self.flag}"
         if used and record is None:
-            fix = f"Remove the files, or choose another {flag}"
-            raise UserError(f"{self.path}: expected a record of {self.step}, got files without a record. {fix}.")
-        different = [] if record is None else differences(record, self.made_from)
-        if stale := [name for name in different if name not in unread]:
-            expected = f"the same {', '.join(stale)} as when {self.step} started this output"
-            fix = f"Remove the output to start afresh, or choose another {flag}"
-            raise UserError(f"{self.path}: expected {expected}, got others. {fix}.")
-        if record is None or different:
-            write_json(self.path, self.made_from | {"complete": False, "code": git_revision()})
+            fix = again if self.is_file else f"Remove them, or choose another {self.flag}"
+            raise UserError(f"{self.output}: expected a record of {self.step}, got files without a record. {fix}.")
+        finished = record is not None and record.get("complete")
+        if record is None or not (used or finished or self._has_parts()):
+            self._write({"complete": False})
+            return True
+        different = differences(record, self.made_from)
+        if stale := [name for name in different if finished or name not in unread]:
+            paths = {source.name: source.path for source in self.sources}
+            names = ", ".join(f"{name} ({paths[name]})" if paths.get(name) else name for name in stale)
+            begun = "made" if finished else "begun"
+            raise UserError(f"{self.output}: expected the same {names} as when it was {begun}, got another version. {again}.")
+        if not finished:
+            if different:
+                self._write({"complete": False})
+            return True
+        if fault := _fault_of_files(self.path, record, verify):
+            raise UserError(f"{self.output}: expected the files that {self.step} wrote, got {fault}. {again}.")
+        print(f"{Path(self.step).stem}: {self.output} is up to date")
+        return False
 
-    def complete(self, digest: str | None = None, **results: Any) -> None:
-        """Record that the output is finished, and its results, such as counts.
+    def _has_parts(self) -> bool:
+        """Whether a directory holds hidden files of an unfinished output, other than locks and caches."""
+        known = {self.path.name, ".locks", DIGESTS_CACHE}
+        return not self.is_file and any(path.name not in known for path in self.output.iterdir())
 
-        `digest` identifies the output; by default it is that of inputs, settings and rules.
+    def check_sources(self) -> None:
+        """Check that all inputs were made from the same version of whatever several of them were made from."""
+        seen: dict[str, tuple[Source, Ancestor]] = {}
+        for source in sorted(self.sources, key=lambda source: len(source.lineage)):  # an artefact before what is made from it
+            for name, ancestor in source.ancestors.items():
+                other, expected = seen.setdefault(name, (source, ancestor))
+                if None not in (ancestor.digest, expected.digest) and ancestor.digest != expected.digest:
+                    same = f"from {other.path} ({name})" if name == other.name else f"from the same {name} as {other.path}"
+                    fix = f"Run {source.command} --overwrite" if source.command else "Use files that belong together"
+                    raise UserError(f"{source.path}: expected to be made {same}, got one made from another version. {fix}.")
+
+    def remove(self) -> None:
+        """Remove the output and its record; directories inside it that have records of their own stay."""
+        record = read_record(self.path) or {}
+        self._write({"complete": False})  # what a killed run leaves must not be taken for finished
+        if self.is_file:
+            for name in record.get("files") or (self.output.name,):
+                (self.path.parent / name).unlink(missing_ok=True)
+        else:
+            for path in self.output.iterdir():
+                if not path.is_dir() or path.is_symlink():
+                    path.unlink() if path != self.path else None
+                elif not any(path.rglob("*provenance.json")):
+                    shutil.rmtree(path)
+        self.path.unlink()
+
+    def complete(self, digest: str | None = None, files: Iterable[Path] | None = None, **results: Any) -> None:
+        """Record that the output is finished, its files, and its results, such as counts.
+
+        Args:
+            digest: identifies the output; by default that of `made_from` and all files.
+            files: the files of the output; by default the file, or all files of the directory but hidden ones.
         """
-        digest = digest or sha256(json.dumps(self.made_from, sort_keys=True))
-        write_json(self.path, self.made_from | {"complete": True, "digest": digest, "code": git_revision()} | results)
+        if files is None:
+            files = [self.output] if self.is_file else output_files(self.output)
+        entries = {file.relative_to(self.path.parent).as_posix(): _entry(file) for file in files}
+        content = [[name, entry["sha256"]] for name, entry in entries.items()]
+        digest = digest or sha256(json.dumps([self.made_from, content], sort_keys=True))
+        self._write({"complete": True, "digest": digest, **results, "files": entries})
+
+    def _write(self, state: Mapping[str, Any]) -> None:
+        folder = self.path.parent.resolve()
+
+        def located(origin: Ancestor) -> dict[str, Any]:
+            path = origin.path and os.path.relpath(origin.path.resolve(), folder)
+            return {"path": path, "digest": origin.digest, "by": origin.by}
+
+        made_from = self.made_from
+        made_from["inputs"] = {source.name: located(source.itself) for source in self.sources}
+        made_from["lineage"] = {name: located(ancestor) for name, ancestor in self.lineage.items()}
+        words = [word for word in self.arguments if word not in ("--overwrite", "--verify")]
+        about = {"made": datetime.now(UTC).isoformat(timespec="seconds"), "command": shlex.join(["python", self.step, *words])}
+        write_json(self.path, made_from | about | {"code": git_revision()} | dict(state))
 
 
 def differences(record: Mapping[str, Any], made_from: Mapping[str, Any]) -> list[str]:
     """The names of the inputs and settings that differ, and `step` or `rules` if these do.
 
-    >>> differences({"rules": 1, "inputs": {"index": "ab"}, "settings": {}}, {"rules": 2, "inputs": {"index": "cd"}})
+    >>> before = {"rules": 1, "inputs": {"index": {"path": "all", "digest": "ab"}}, "settings": {}}
+    >>> differences(before, {"rules": 2, "inputs": {"index": "cd"}})
     ['rules', 'index']
     """
     names = [name for name in ("step", "rules") if record.get(name) != made_from.get(name)]
-    for group in ("inputs", "settings"):
-        before, now = record.get(group) or {}, made_from.get(group) or {}
+    inputs = {name: entry["digest"] for name, entry in (record.get("inputs") or {}).items()}
+    lineage = {name: entry["digest"] for name, entry in (record.get("lineage") or {}).items() if name not in inputs}
+    pairs = (
+        (inputs, made_from.get("inputs")),
+        (lineage, made_from.get("lineage")),
+        (record.get("settings"), made_from.get("settings")),
+    )
+    for before, now in ((before or {}, now or {}) for before, now in pairs):
         names += [name for name in dict.fromkeys([*now, *before]) if before.get(name) != now.get(name)]
     return names
-
-
-# --- consumers
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
@@ -130,6 +374,9 @@ def read_record(path: Path) -> dict[str, Any] | None:
     record = read_json(path) if path.exists() else {}
     if not isinstance(record, dict):
         raise UserError(f"{path}: expected a JSON object, got something else. Remove the file and its output.")
+    for name, entry in (record.get("inputs") or {}).items():
+        if not isinstance(entry, dict):  # written by version 0.1
+            record["inputs"][name] = {"path": None, "digest": entry, "by": RECORD}
     return record or None
 
 
@@ -139,7 +386,7 @@ def digest_of(path: Path) -> str | None:
 
 
 def require_complete(path: Path, made_by: str) -> dict[str, Any]:
-    """The record of a finished output; an error if there is none, or the output is not finished."""
+    """The record at `path` of a finished output; an error if there is none, or the output is not finished."""
     record = read_record(path)
     if record is None or not record.get("complete"):
         got = "nothing there" if record is None else "an unfinished one"
@@ -147,28 +394,95 @@ def require_complete(path: Path, made_by: str) -> dict[str, Any]:
     return record
 
 
-class FileDigests:
-    """SHA-256 digests of files, cached so that an unchanged file is hashed once.
+# --- files
 
-    A cached digest is good while size and modification time of the file are the same. The cache is a JSON file.
+
+DIGESTS_CACHE = ".digests.json"
+
+
+def visible_files(folder: Path) -> Iterator[Path]:
+    """The files below a directory, by name, without hidden ones and records."""
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and not path.name.startswith("."):
+            yield from visible_files(path)
+        elif not path.name.startswith(".") and not path.name.endswith("provenance.json"):
+            yield path
+
+
+def output_files(folder: Path) -> Iterator[Path]:
+    """The files below a directory, by name, without hidden ones, records, and what another record is about."""
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.name.endswith("provenance.json"):
+            continue
+        if not path.is_dir():
+            if not file_record(path).exists():
+                yield path
+        elif not folder_record(path).exists():
+            yield from output_files(path)
+
+
+def stamp_of(file: Path) -> list[int]:
+    """What changes whenever a file does: its size, and the times of its last changes in nanoseconds."""
+    status = file.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def _entry(file: Path) -> dict[str, Any]:
+    return {"stamp": stamp_of(file), "sha256": sha256_file(file)}
+
+
+def _fault_of_files(path: Path, record: Mapping[str, Any], verify: bool) -> str | None:
+    """How the files of a finished output differ from its record at `path`; None if they do not.
+
+    Files whose stamp changed are hashed; if their content is the same, as after copying them, the record gets the new stamps.
+    """
+    entries = record.get("files") or {}
+    files = {name: path.parent / name for name in entries}
+    if missing := [name for name, file in files.items() if not file.exists()]:
+        return f"{len(missing):,} of {len(files):,} missing ({missing[0]})"
+    touched = False
+    for name, file in files.items():
+        stamp, entry = stamp_of(file), entries[name]
+        if stamp[0] != entry["stamp"][0]:
+            return f"{name} with {stamp[0]:,} bytes instead of {entry['stamp'][0]:,}"
+        if verify or stamp != entry["stamp"]:
+            if sha256_file(file) != entry["sha256"]:
+                return f"{name} with another content"
+            touched = touched or stamp != entry["stamp"]
+            entry["stamp"] = stamp
+    if touched:
+        with contextlib.suppress(OSError):  # others' files can be read-only
+            write_json(path, record)
+    return None
+
+
+class FileDigests:
+    """SHA-256 digests of files, cached in a JSON file so that an unchanged file is hashed once.
+
+    A cached digest is good while size and times of change of the file are the same. `verify` ignores the cache.
     """
 
-    def __init__(self, cache: Path) -> None:
-        self._cache = cache
-        self._known: dict[str, list[Any]] = read_json(cache) if cache.exists() else {}
+    def __init__(self, cache: Path, verify: bool = False) -> None:
+        self._cache, self._verify = cache, verify
+        self._known: dict[str, list[Any]] = read_json(cache) if cache.exists() and not verify else {}
 
     def of(self, path: Path) -> str:
         """The digest of a file."""
-        status = path.stat()
-        stamp = [status.st_size, status.st_mtime_ns]
-        name = str(path.resolve())
-        if self._known.get(name, [])[:2] != stamp:
-            self._known[name] = [*stamp, sha256_file(path)]
+        stamp = stamp_of(path)
+        *known, digest = self._known.get(str(path.resolve())) or [None]
+        if digest is None or known != stamp:
+            digest = sha256_file(path)
+            self.put(path, digest, stamp)
+        return digest
+
+    def put(self, path: Path, digest: str, stamp: Sequence[int]) -> None:
+        """Cache the digest of a file that had `stamp` when it was read."""
+        self._known[str(path.resolve())] = [*stamp, digest]
+        with contextlib.suppress(OSError):  # the directory can be read-only
             write_json(self._cache, self._known)
-        return self._known[name][2]
 
 
-def digest_lines(lines: list[str]) -> str:
+def digest_lines(lines: Iterable[str]) -> str:
     """A digest of a set of texts, whatever their order, such as a list of patients.
 
     >>> digest_lines(["2", "1"]) == digest_lines(["1", "2"])

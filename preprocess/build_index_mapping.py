@@ -11,8 +11,8 @@ public sources that you download, or copied from a directory that contains them 
   d_atc_prescriptions                 RxNorm's full monthly release: NDC → ingredient → ATC level 4
       --rxnorm_dir rrf/             (nlm.nih.gov/research/umls/rxnorm)
 
-Tasks that need a missing map have no rows; the others are not affected. Existing maps are kept unless their sources are
-given.
+Tasks that need a missing map have no rows; the others are not affected. Existing files are kept: one that would change is
+refused without --overwrite. Everything made with the dictionaries has to be made again after a change.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages 
 
 import csv
 import shutil
+import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mimiciv_dataset.events import DICTIONARY_TABLES, EVENTS
@@ -68,71 +69,77 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_argument("--ccs_pr10", type=Path, metavar="FILE", help="AHRQ CCS file ccs_pr_icd10pcs_*.csv")
     cli.add_argument("--rxnorm_dir", type=Path, help="directory with RXNCONSO.RRF, RXNREL.RRF and RXNSAT.RRF")
     cli.add_argument("--maps_from", type=Path, help="directory with finished maps, such as those of the synthetic data")
+    cli.add_argument("--overwrite", action="store_true", help="replace existing files that differ")
     args = cli.parse_args(argv)
     summary = Summary("build_index_mapping")
 
-    copied = copy_dictionaries(args.mimic_dir, args.output_path)
-    sources = copy_maps(args.maps_from, args.output_path) if args.maps_from else {}
-    for name, flags in CCS_SOURCES.items():
-        files = [getattr(args, flag) or (args.ccs_dir and find_ccs(args.ccs_dir, CCS_FILES[flag])) for flag in flags]
-        if any(files):
-            sources[name] = build_ccs(name, *files, args.output_path)
-    if args.rxnorm_dir:
-        sources["d_atc_prescriptions"] = build_atc(args.rxnorm_dir, args.output_path)
-    if sources:
-        path = args.output_path / "sources.json"
-        known = read_json(path) if path.exists() else {}
-        write_json(path, dict(sorted((known | sources).items())))
+    files = {name: (path, [path]) for name, path in find_dictionaries(args.mimic_dir)}
+    files |= {name: (path, [path]) for name, path in find_maps(args.maps_from)} if args.maps_from else {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, flags in CCS_SOURCES.items():
+            sources = [getattr(args, flag) or (args.ccs_dir and find_ccs(args.ccs_dir, CCS_FILES[flag])) for flag in flags]
+            if any(sources):
+                files[f"hosp/{name}"] = build_ccs(name, *sources, Path(folder)), sources
+        if args.rxnorm_dir:
+            files["hosp/d_atc_prescriptions"] = build_atc(args.rxnorm_dir, Path(folder)), rxnorm_files(args.rxnorm_dir)
+        changed = install({name: path for name, (path, _) in files.items()}, args.output_path, args.overwrite)
+    record = args.output_path / "sources.json"
+    known = read_json(record) if record.exists() else {}
+    sources = known | {Path(name).name: [describe(path) for path in paths] for name, (_, paths) in files.items()}
+    if sources != known:
+        write_json(record, dict(sorted(sources.items())))
     print_missing(args.output_path)
+    if not changed:
+        print(f"build_index_mapping: {args.output_path} is up to date")
+        return
     print_coverage(args.mimic_dir, args.output_path)
     maps = sum(find_table(args.output_path / "hosp", name) is not None for name in MAPS)
-    summary.print(f"{copied} dictionaries, {maps} of {len(MAPS)} code maps → {args.output_path}")
+    summary.print(f"{len(changed)} new files, {maps} of {len(MAPS)} code maps → {args.output_path}")
 
 
-def remove_other_spelling(path: Path) -> None:
-    """Remove the .csv of a .csv.gz just written, or the reverse, so that readers do not find the old one."""
-    other = path.with_suffix("") if path.suffix == ".gz" else path.with_name(f"{path.name}.gz")
-    if other.exists():
-        other.unlink()
-        print(f"{other}: removed because {path.name} replaces it")
+def install(files: Mapping[str, Path], output: Path, overwrite: bool) -> list[Path]:
+    """Copy files to `output`, given by their names there without suffix; return those that were new or other than before.
+
+    Raises:
+        UserError: a file exists with another content, and `overwrite` is false; nothing was copied then.
+    """
+    new, replaced = {}, []
+    for name, path in files.items():
+        existing = find_table((output / name).parent, Path(name).name)
+        if existing is None or existing.suffix != path.suffix or sha256_file(existing) != sha256_file(path):
+            new[output / f"{name}{'.csv.gz' if path.suffix == '.gz' else '.csv'}"] = path
+            replaced += [existing] if existing else []
+    if replaced and not overwrite:
+        names = ", ".join(path.name for path in replaced)
+        fix = "Add --overwrite to replace them, and then make again what was made with them"
+        raise UserError(f"{output}: expected the same dictionaries as those there, got other versions of {names}. {fix}.")
+    for target, path in new.items():
+        with atomic_path(target) as temporary:
+            shutil.copyfile(path, temporary)
+    for path in set(replaced) - new.keys():
+        path.unlink()  # the .csv of a .csv.gz, or the reverse
+    return list(new)
 
 
-def copy(source: Path, target: Path) -> None:
-    """Copy a file, unless the target has its size and modification time."""
-    if target.exists():
-        old, new = target.stat(), source.stat()
-        if (old.st_size, old.st_mtime_ns) == (new.st_size, new.st_mtime_ns):
-            return
-    with atomic_path(target) as temporary:
-        shutil.copy2(source, temporary)
-    remove_other_spelling(target)
-
-
-def copy_dictionaries(mimic_dir: Path, output: Path) -> int:
-    """Copy the dictionaries of MIMIC-IV unchanged; return their number."""
+def find_dictionaries(mimic_dir: Path) -> list[tuple[str, Path]]:
+    """The dictionaries of MIMIC-IV, as (name in the output without suffix, path)."""
     require(mimic_dir, "raw MIMIC-IV (hosp/, icu/, note/)", "download it from PhysioNet, or run preprocess/synthetic_mimic.py")
     pairs = [(module, find_table(mimic_dir / module, name)) for module, names in DICTIONARY_TABLES.items() for name in names]
     sources = [(module, source) for module, source in pairs if source is not None]
     if not sources:
         fix = "Set --mimic_dir to the directory that contains hosp/ and icu/"
         raise UserError(f"{mimic_dir}: expected dictionaries of MIMIC-IV such as hosp/d_labitems.csv[.gz], got none. {fix}.")
-    for module, source in sources:
-        copy(source, output / module / source.name)
-    return len(sources)
+    return [(f"{module}/{source.name.partition('.')[0]}", source) for module, source in sources]
 
 
-def copy_maps(folder: Path, output: Path) -> dict[str, Any]:
-    """Copy finished maps from a directory or its hosp/; return their sources by name."""
+def find_maps(folder: Path) -> list[tuple[str, Path]]:
+    """The finished maps of a directory or its hosp/, as `find_dictionaries` returns them."""
     require(folder, "a directory with code maps", "check --maps_from")
-    sources = {}
-    for name in MAPS:
-        path = find_table(folder / "hosp", name) or find_table(folder, name)
-        if path is not None:
-            copy(path, output / "hosp" / path.name)
-            sources[name] = [describe(path)]
-    if not sources:
+    paths = {name: find_table(folder / "hosp", name) or find_table(folder, name) for name in MAPS}
+    maps = [(f"hosp/{name}", path) for name, path in paths.items() if path is not None]
+    if not maps:
         raise UserError(f"{folder}: expected {', '.join(MAPS)} as .csv[.gz], here or in hosp/, got none. Check --maps_from.")
-    return sources
+    return maps
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -140,39 +147,27 @@ def describe(path: Path) -> dict[str, Any]:
     return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_file(path)}
 
 
-def write_map(path: Path, columns: tuple[str, ...], rows: Iterable[Sequence[str]]) -> None:
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+def write_map(path: Path, columns: tuple[str, ...], rows: Iterable[Sequence[str]]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([columns, *rows])
-    remove_other_spelling(path)
+    return path
 
 
-def find_ccs(folder: Path, pattern: str) -> Path:
-    """The one file of a directory that matches `pattern`."""
-    require(folder, "a directory with the CCS files of AHRQ", "run scripts/download_code_maps.py")
-    paths = sorted(folder.glob(pattern))
-    if len(paths) != 1:
-        got = "several" if paths else "none"
-        raise UserError(f"{folder}: expected one file {pattern}, got {got}. Run scripts/download_code_maps.py.")
-    return paths[0]
-
-
-def build_ccs(name: str, icd9: Path | None, icd10: Path | None, output: Path) -> list[dict[str, Any]]:
-    """Write a CCS map; return its sources."""
+def build_ccs(name: str, icd9: Path | None, icd10: Path | None, folder: Path) -> Path:
+    """Write a CCS map."""
     if icd9 is None or icd10 is None:
         flags = ", ".join(f"--{flag}" for flag in CCS_SOURCES[name])
         raise UserError(f"{flags}: expected both files (MIMIC-IV has ICD-9 and ICD-10 codes), got one. Set both.")
     rows = ccs_rows(read_ccs(icd9, "9"), read_ccs(icd10, "10"))
-    write_map(output / "hosp" / f"{name}.csv", ("icd_code", "icd_version", "long_title"), rows)
     print(f"{name}: {len(rows):,} codes, {len({row[2] for row in rows}):,} categories")
-    return [describe(icd9), describe(icd10)]
+    return write_map(folder / f"{name}.csv", ("icd_code", "icd_version", "long_title"), rows)
 
 
-def build_atc(folder: Path, output: Path) -> list[dict[str, Any]]:
-    """Write the map from NDC to ATC level 4; return its sources."""
-    rows, codes = atc_rows(folder)
-    write_map(output / "hosp/d_atc_prescriptions.csv", ("ndc_code", "atc_name"), rows)
+def build_atc(rxnorm_dir: Path, folder: Path) -> Path:
+    """Write the map from NDC to ATC level 4."""
+    rows, codes = atc_rows(rxnorm_dir)
     print(f"d_atc_prescriptions: {len(rows):,} of {codes:,} NDCs have one of {len({name for _, name in rows}):,} classes")
-    return [describe(path) for path in rxnorm_files(folder)]
+    return write_map(folder / "d_atc_prescriptions.csv", ("ndc_code", "atc_name"), rows)
 
 
 # --- what is missing, and what the maps cover

@@ -22,9 +22,10 @@ from mimiciv_dataset.events import EVENTS, EventType
 from mimiciv_dataset.patients import DATA_USE
 from mimiciv_dataset.trajectory import COLUMNS, write_patient, write_shard, write_subjects
 from pipeline.cli import Parser, run
+from pipeline.errors import UserError
 from pipeline.files import atomic_path, read_json, write_json
 from pipeline.progress import Summary
-from pipeline.provenance import Provenance, folder_record, require_complete
+from pipeline.provenance import Provenance, folder_record, output_of, require_complete
 from pipeline.work import Tick, Unit, run_units
 from preprocess.rank import TABLE_NUMBERS, check_counts, inherited
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+STEP, RULES = "preprocess/combination.py", 1
 Columns = Mapping[str, Sequence[str]]  # table → the columns of its records
 
 
@@ -42,12 +44,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_path("--output_path", default="patients_ehr", help="directory for the trajectories")
     cli.add_argument("--layout", choices=tuple(LAYOUTS), default="shards", help="few files, or one per patient (shards)")
     cli.add_num_workers()
+    cli.add_rerun_flags()
     args = cli.parse_args(argv)
     summary = Summary("combination")
     ranked = require_complete(folder_record(args.input_path), "preprocess/rank.py")
+    if ranked["settings"]["tables"] != list(TABLE_NUMBERS):
+        fix = "Run preprocess/rank.py --overwrite"
+        raise UserError(f"{args.input_path}: expected the event types of this version, got others. {fix}.")
+    source = output_of("ranked", args.input_path, "preprocess/rank.py", is_ancestor=False, verify=args.verify)
     settings = {"layout": args.layout, "buckets": ranked["settings"]["buckets"]}
-    provenance = Provenance(folder_record(args.output_path), "combination", {"patients_sorted": ranked["digest"]}, settings)
-    provenance.claim("--output_path")
+    provenance = Provenance(args.output_path, STEP, [source], settings, RULES, cli.arguments)
+    if not provenance.begin(args.overwrite, args.verify):
+        return
 
     columns = {name: record_columns(EVENTS[name], names) for name, names in ranked["columns"].items()}
     paths = [args.output_path / ".buckets" / f"{bucket:05d}.json" for bucket in range(settings["buckets"])]
@@ -106,9 +114,14 @@ def combine_bucket(path: Path, columns: Columns) -> tuple[dict[str, int], pa.Tab
         pl.col("time").min().dt.to_string("%Y-%m-%d %H:%M:%S").alias("starttime"),
         pl.col("time").max().dt.to_string("%Y-%m-%d %H:%M:%S").alias("endtime"),
         pl.len().alias("records"),
-        pl.col("item").str.len_bytes().sum().alias("bytes"),
     )
     events = events.with_columns(file_name=names.gather(events["file_name"]))
+    patients = events.with_row_index("row").group_by("subject_id", maintain_order=True)
+    patients = patients.agg(pl.col("row").first(), pl.len().alias("events"), pl.col("records").sum())
+    subjects = list(patients.select("subject_id", "row", "events").iter_rows())
+    texts = join_runs(records["item"], patients["records"].to_list())
+    content = digest_trajectories(events.select(*COLUMNS[:-1], "records").rows(), subjects, texts)
+    del texts
     first, last = pl.col("event") != pl.col("event").shift(1), pl.col("event") != pl.col("event").shift(-1)
     if columns:
         records = records.with_columns(in_parallel(records["item"], pl.col("item").str.replace_many(without_names(columns))))
@@ -121,11 +134,8 @@ def combine_bucket(path: Path, columns: Columns) -> tuple[dict[str, int], pa.Tab
     )["items"]
     del records
     counts = dict(events.group_by("file_name").agg(pl.col("records").sum()).sort("file_name").iter_rows())
-    patients = events.with_row_index("row").group_by("subject_id", maintain_order=True)
-    subjects = list(patients.agg(pl.col("row").first(), pl.len().alias("events")).iter_rows())
     table = events.select(COLUMNS[:-1]).to_arrow()
     table = table.append_column("items", join_runs(items, events["records"].to_list()))
-    content = digest(events.select(*COLUMNS[:-1], "records", "bytes").rows(), subjects)
     return counts, table, subjects, content
 
 
@@ -175,15 +185,16 @@ def join_runs(texts: pl.Series, lengths: Sequence[int]) -> pa.Array:
     return pa.LargeStringArray.from_buffers(len(lengths), pa.py_buffer(kept.tobytes()), data)
 
 
-def digest(events: Sequence[tuple], subjects: Sequence[tuple[int, int, int]]) -> int:
-    """A digest of trajectories: the tables, times and admissions of their events, and the number and bytes of the records.
+def digest_trajectories(events: Sequence[tuple], subjects: Sequence[tuple[int, int, int]], records: pa.Array) -> int:
+    """A digest of every value of trajectories: the events, and the records of each patient as JSON objects.
 
     The digests of patients are added up, so that neither the layout nor the number of buckets matters.
     """
     total = 0
-    for subject_id, start, count in subjects:
-        text = f"{subject_id}{events[start : start + count]}"
-        total += int(hashlib.sha256(text.encode()).hexdigest()[:32], 16)
+    for (subject_id, start, count), text in zip(subjects, records, strict=True):
+        content = hashlib.sha256(f"{subject_id}{events[start : start + count]}".encode())
+        content.update(text.as_buffer())
+        total += int(content.hexdigest()[:32], 16)
     return total % 2**128
 
 

@@ -2,7 +2,8 @@
 
 Each table is streamed once: its rows are checked, missing values and FLOAT columns are normalised, and each row goes to
 the bucket of its subject_id. The next steps hold one bucket in memory at a time, never a whole table.
-The tables are shared by --num_workers processes, and by further runs of the same command on other machines.
+The tables are shared by --num_workers processes, and by further runs of the same command on other machines. A raw table that
+changed after it was read is refused; --overwrite reads all tables again.
 """
 
 from __future__ import annotations
@@ -12,15 +13,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
 
+import hashlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from pipeline.cli import Parser, at_least, run
+from pipeline.errors import UserError
 from pipeline.files import atomic_dir, read_json, write_json
 from pipeline.progress import Summary, print_table, progress
-from pipeline.provenance import FileDigests, Provenance, folder_record, read_record
+from pipeline.provenance import DIGESTS_CACHE, FileDigests, Provenance, Source, folder_record, read_record, stamp_of
 from pipeline.work import Tick, Unit, run_units
 from preprocess.raw_tables import RawTable, find_tables, prepare, read_batches
 
@@ -28,6 +32,8 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
+STEP, RULES = "preprocess/merge_patient.py", 1
+SOURCE_FILE = ".source.json"  # beside the parts of a table: digest of the raw file, and its size and times when it was read
 BUCKET_BYTES = 128 << 20  # raw text per bucket; rank.py and combination.py need about twelve times that in memory
 PART_BYTES = 48 << 20  # rows are collected up to about this size before they are distributed over the buckets and written
 GZIP_RATIO = 10  # rough compression ratio of the files of MIMIC-IV; affects the number of buckets only
@@ -40,21 +46,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_path("--output_path", default="patients", help="directory for the bucketed tables")
     cli.add_argument("--buckets", type=at_least(1), metavar="N", help="number of buckets (one per 128 MiB of raw text)")
     cli.add_num_workers()
+    cli.add_rerun_flags()
     args = cli.parse_args(argv)
     summary = Summary("merge_patient")
 
     tables, warnings = find_tables(args.mimic_dir)
     for warning in warnings:
         print(f"warning: {warning}")
-    record_path = folder_record(args.output_path)
-    started = (read_record(record_path) or {}).get("settings", {})
-    buckets = args.buckets or started.get("buckets") or count_buckets(tables)
-    digests = FileDigests(args.output_path / ".digests.json")
-    inputs = {t.file_name: digests.of(t.path) for t in progress(tables, desc="hash raw tables", unit="table")}
     outputs = {table.name: args.output_path / table.event.module / table.name for table in tables}
-    unread = [table.file_name for table in tables if not outputs[table.name].is_dir()]
-    provenance = Provenance(record_path, "merge_patient", inputs, settings={"buckets": buckets})
-    provenance.claim("--output_path", unread=unread)  # a table that was refused may have been fixed since
+    started = {} if args.overwrite else (read_record(folder_record(args.output_path)) or {}).get("settings", {})
+    buckets = args.buckets or started.get("buckets") or count_buckets(tables)
+    sources = raw_sources(tables, {} if args.overwrite else outputs, args.output_path / DIGESTS_CACHE, args.verify)
+    settings = {"buckets": buckets}
+    provenance = Provenance(args.output_path, STEP, sources, settings, RULES, cli.arguments)
+    if not provenance.begin(args.overwrite, args.verify, unread=[source.name for source in sources]):
+        return
 
     units = [
         Unit(table.name, outputs[table.name].is_dir, partial(merge_table, table, outputs[table.name], buckets))
@@ -65,11 +71,32 @@ def main(argv: Sequence[str] | None = None) -> None:
     reports = {name: read_json(output / "table.json") for name, output in outputs.items()}
     rows = {name: report["rows"] for name, report in reports.items()}
     columns = {name: report["columns"] for name, report in reports.items()}
-    provenance.complete(mimic_release=guess_release(args.mimic_dir, rows["patients"]), rows=rows, columns=columns)
+    sources = raw_sources(tables, outputs, args.output_path / DIGESTS_CACHE)
+    results = {"mimic_release": guess_release(args.mimic_dir, rows["patients"]), "rows": rows, "columns": columns}
+    replace(provenance, sources=sources).complete(**results)
     counts = [(name, report["rows"], report["written"]) for name, report in reports.items()]
     print_table(["table", "rows read", "rows written"], counts)
     records = sum(rows.values())
     summary.print(f"{records:,} records of {len(tables)} tables → {args.output_path}, {buckets} buckets", records)
+
+
+def raw_sources(tables: Sequence[RawTable], outputs: Mapping[str, Path], cache: Path, verify: bool = False) -> list[Source]:
+    """The raw tables with the digests that they had when they were read; None for those that were not read yet.
+
+    Raises:
+        UserError: the content of a table has changed since it was read.
+    """
+    digests, sources = FileDigests(cache, verify), []
+    for table in progress(tables, desc="check raw tables", unit="table"):
+        output, digest = outputs.get(table.name), None
+        if output and output.is_dir():
+            read = read_json(output / SOURCE_FILE)
+            digest = read["sha256"]
+            if (verify or read["stamp"] != stamp_of(table.path)) and digests.of(table.path) != digest:
+                fix = "Add --overwrite to read all tables again, or choose another --output_path"
+                raise UserError(f"{table.path}: expected the content that {output} was made from, got another. {fix}.")
+        sources.append(Source(table.file_name, table.path, digest, is_ancestor=False, by="raw table"))
+    return sources
 
 
 def count_buckets(tables: Sequence[RawTable]) -> int:
@@ -81,21 +108,25 @@ def count_buckets(tables: Sequence[RawTable]) -> int:
 def merge_table(table: RawTable, output: Path, buckets: int, tick: Tick) -> None:
     """Stream a raw table into the directory `output`.
 
-    It gets part files with one record batch per bucket, and `table.json` with the counts. `tick` is called with the bytes
-    of the raw file that were read.
+    It gets part files with one record batch per bucket, and `table.json` with the counts, and `SOURCE_FILE`.
+    `tick` is called with the bytes of the raw file that were read.
     """
     import polars as pl
     import pyarrow as pa
 
+    stamp, digest = stamp_of(table.path), hashlib.sha256()
     with atomic_dir(output) as folder:
         rows = written = parts = 0
-        for batches in group_batches(read_batches(table.path, table.columns, tick)):
+        for batches in group_batches(read_batches(table.path, table.columns, tick, digest)):
             frame = prepare(table, pl.from_arrow(pa.Table.from_batches(batches)), rows)
             written += write_part(frame, folder / f"part-{parts:05d}.arrow", buckets)
             rows, parts = rows + len(frame), parts + 1
             del batches, frame  # free the memory before the next part is read
         if rows != written:
             raise RuntimeError(f"{table.path}: {rows} rows read, {written} rows written")
+        if stamp != stamp_of(table.path):
+            raise UserError(f"{table.path}: expected a file that does not change while it is read, got another. Run it again.")
+        write_json(folder / SOURCE_FILE, {"stamp": stamp, "sha256": digest.hexdigest()})
         write_json(folder / "table.json", {"rows": rows, "written": written, "parts": parts, "columns": list(table.columns)})
 
 

@@ -22,13 +22,14 @@ from pipeline.cli import Parser, run
 from pipeline.errors import UserError
 from pipeline.files import atomic_path
 from pipeline.progress import Summary
-from pipeline.provenance import Provenance, folder_record, require_complete
+from pipeline.provenance import Provenance, folder_record, output_of, require_complete
 from pipeline.work import Tick, Unit, run_units
 from preprocess.raw_tables import ROW, TIME, parse_time
 
 if TYPE_CHECKING:
     import polars as pl
 
+STEP, RULES = "preprocess/rank.py", 1
 TABLE_NUMBERS = {name: number for number, name in enumerate(sorted(EVENTS))}  # the last tie-break before the row number
 FIRST, LAST = -1, 1 << 62  # positions before and after all timed records
 # The final order: patient, position among the timed records, and for records without a time their rank.
@@ -40,12 +41,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_path("--input_path", default="patients", help="output of merge_patient.py")
     cli.add_path("--output_path", default="patients_sorted", help="directory for the sorted buckets")
     cli.add_num_workers()
+    cli.add_rerun_flags()
     args = cli.parse_args(argv)
     summary = Summary("rank")
     merged = require_complete(folder_record(args.input_path), "preprocess/merge_patient.py")
-    settings = {"buckets": merged["settings"]["buckets"]}
-    provenance = Provenance(folder_record(args.output_path), "rank", {"patients": merged["digest"]}, settings)
-    provenance.claim("--output_path")
+    source = output_of("merged", args.input_path, "preprocess/merge_patient.py", is_ancestor=False, verify=args.verify)
+    settings = {"buckets": merged["settings"]["buckets"], "tables": list(TABLE_NUMBERS)}
+    provenance = Provenance(args.output_path, STEP, [source], settings, RULES, cli.arguments)
+    if not provenance.begin(args.overwrite, args.verify):
+        return
 
     paths = [args.output_path / f"bucket-{bucket:05d}.arrow" for bucket in range(settings["buckets"])]
     write = partial(write_bucket, args.input_path, tuple(merged["rows"]))
@@ -63,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def inherited(record: Mapping[str, Any]) -> dict[str, Any]:
     """The fields copied from the provenance of the previous step: digests of the raw files, release, and rows per table."""
-    sources = record.get("sources", record["inputs"])
+    sources = record.get("sources") or {name: entry["digest"] for name, entry in record["inputs"].items()}
     return {"sources": sources, "mimic_release": record["mimic_release"], "rows": record["rows"]}
 
 

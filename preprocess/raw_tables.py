@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mimiciv_dataset.events import EVENTS, MODULES, EventType
 from mimiciv_dataset.lookups import text_columns
@@ -116,11 +116,24 @@ def checked_columns(path: Path, event: EventType) -> tuple[str, ...]:
     return columns
 
 
+class _HashedFile(io.FileIO):
+    """A file that is hashed while it is read from beginning to end."""
+
+    def __init__(self, path: Path, digest: Any) -> None:
+        super().__init__(path)
+        self._digest = digest
+
+    def read(self, size: int | None = -1) -> bytes:
+        data = super().read(size)
+        self._digest.update(data)
+        return data
+
+
 class _Stream(io.RawIOBase):
     """The decompressed bytes of a raw file. Counts quotation marks, and reports the bytes of the file that were read."""
 
-    def __init__(self, path: Path, on_bytes: Callable[[int], None]) -> None:
-        self._file = path.open("rb")
+    def __init__(self, path: Path, on_bytes: Callable[[int], None], digest: Any) -> None:
+        self._file = path.open("rb") if digest is None else _HashedFile(path, digest)
         self._data = gzip.GzipFile(fileobj=self._file) if path.suffix == ".gz" else self._file
         self._on_bytes, self._seen = on_bytes, 0
         self.quotes, self.last = 0, b"\n"
@@ -144,7 +157,7 @@ class _Stream(io.RawIOBase):
 
 
 def read_batches(
-    path: Path, columns: Sequence[str], on_bytes: Callable[[int], None] = lambda number: None
+    path: Path, columns: Sequence[str], on_bytes: Callable[[int], None] = lambda number: None, digest: Any = None
 ) -> Iterator[pa.RecordBatch]:
     """Columns of a raw file as all-text record batches, missing values null.
 
@@ -153,6 +166,7 @@ def read_batches(
     Args:
         path, columns: the raw file, and the columns to return.
         on_bytes: is called with the number of bytes of the file that were read.
+        digest: an object of hashlib, which is updated with the bytes of the file.
 
     Raises:
         UserError: a column is missing, a row has too many or too few fields, a quotation mark is never closed, the text is not
@@ -162,7 +176,7 @@ def read_batches(
     import pyarrow.csv as pc
 
     rows, last, finished = 0, None, False
-    stream = _Stream(path, on_bytes)
+    stream = _Stream(path, on_bytes, digest)
     try:
         reader = pc.open_csv(
             pa.PythonFile(stream, mode="r"),

@@ -16,11 +16,15 @@ import csv
 import hashlib
 from collections.abc import Iterable, Sequence
 
+from mimiciv_dataset.sources import patients_source
 from pipeline.cli import Parser, between, run
 from pipeline.errors import UserError
 from pipeline.files import atomic_path, require
 from pipeline.progress import Summary
+from pipeline.provenance import Provenance, content_of
 from preprocess.raw_tables import find_table
+
+STEP, RULES = "preprocess/split_patients.py", 1
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -35,14 +39,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_argument("--seed", type=int, default=42, help="seed of the split (42)")
     test_from = "index CSVs or JSONL whose patients belong in the test set, such as the released ehr_bench/*.csv"
     cli.add_argument("--test_from", type=Path, nargs="+", default=[], metavar="FILE", help=test_from)
+    cli.add_rerun_flags()
     args = cli.parse_args(argv)
     summary = Summary("split_patients")
     source = args.ehr_dir or args.patients or default_source(args.root_dir)
     patients = read_patients(source)
+    # the audit table beside a sampled set also matches `ehr_bench/*.csv`
+    test_from = [path for path in args.test_from if not path.name.endswith(".audit.csv")]
+    sources = [patients_source(source, patients)]
+    sources += [content_of(f"test_from/{require(path, 'an index', 'check --test_from').name}", path) for path in test_from]
+    settings = {"test_ratio": args.test_ratio, "seed": args.seed}
+    files = {name: args.output_dir / f"{name}.csv" for name in ("patients", "train", "test")}
+    provenance = Provenance(
+        files["patients"], STEP, sources, settings, RULES, cli.arguments, is_file=True, flag="--output_dir"
+    )
+    if not provenance.begin(args.overwrite, args.verify, used=any(path.exists() for path in files.values())):
+        return
     always_test: set[str] = set()
-    for path in args.test_from:
-        if path.name.endswith(".audit.csv"):
-            continue  # the audit table beside a sampled set also matches `ehr_bench/*.csv`
+    for path in test_from:
         ids = index_subjects(path)
         print(f"{path}: {len(ids):,} patients, {len(ids.intersection(patients)):,} of them in {source}")
         always_test |= ids
@@ -50,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     in_test = set(test)
     train = [patient for patient in patients if patient not in in_test]
     for name, ids in (("patients", patients), ("train", train), ("test", test)):
-        write_ids(args.output_dir / f"{name}.csv", ids)
+        write_ids(files[name], ids)
+    provenance.complete(files=files.values(), patients=len(patients), train=len(train), test=len(test))
     from_files = f" ({len(always_test & in_test):,} from --test_from)" if args.test_from else ""
     summary.print(f"{len(patients):,} patients → {len(train):,} train, {len(test):,} test{from_files} → {args.output_dir}")
 

@@ -101,7 +101,7 @@ def test_a_table_that_was_edited_to_the_same_length_is_refused(tmp_path: Path) -
     text = (mimic / LABS).read_bytes()
     (mimic / LABS).write_bytes(text.replace(b"3.50", b"3.60"))
     done = command("preprocess/merge_patient.py", "--root_dir", tmp_path, check=False)
-    assert done.returncode == 2 and LABS in done.stderr and "Remove the output" in done.stderr
+    assert done.returncode == 2 and LABS in done.stderr and "--overwrite" in done.stderr
     (mimic / LABS).write_bytes(text)  # the same content with another modification time
     command("preprocess/merge_patient.py", "--root_dir", tmp_path)
 

@@ -88,7 +88,7 @@ def test_without_the_environment(script: str, flags: list[str], tmp_path: Path) 
     (tmp_path / "hosp").mkdir()
     (tmp_path / "hosp/d_labitems.csv").write_text("itemid,label\n")
     (tmp_path / "hosp/diagnoses_icd.csv").write_text("icd_code,icd_version\n")
-    shutil.copytree(tmp_path / "hosp", tmp_path / "index_mapping/hosp")
+    (tmp_path / "index_mapping/hosp").mkdir(parents=True)
     (tmp_path / "index_mapping/hosp/d_icd_diagnoses.csv").write_text("icd_code,icd_version,long_title\n")
     words = [flag.format(root=tmp_path) for flag in flags]
     done = subprocess.run([sys.executable, "-S", REPO / script, *words], capture_output=True, text=True)

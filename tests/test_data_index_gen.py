@@ -26,6 +26,7 @@ from mimiciv_dataset.index_files import INDEX_COLUMNS, SAMPLE_COLUMNS, normalise
 from mimiciv_dataset.tasks import TASKS
 from pipeline.errors import UserError
 from pipeline.files import sha256_file
+from pipeline.provenance import Provenance, digest_of
 
 REPO = Path(__file__).parents[1]
 
@@ -63,7 +64,7 @@ class Draw:
         (self.folder / "ids.csv").write_text("subject_id\n" + "".join(f"{s}\n" for s in subjects))
         main([
             "--data_index_dir", str(index), "--subject_id_path", str(self.folder / "ids.csv"),
-            "--data_config", str(self.folder / "config.json"), "--output_path", str(self.output), *flags,
+            "--data_config", str(self.folder / "config.json"), "--output_path", str(self.output), "--overwrite", *flags,
         ])  # fmt: skip
         with self.output.open(newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
@@ -337,18 +338,24 @@ def test_nothing_left_writes_nothing(draw: Draw, tmp_path: Path) -> None:
     assert list(draw.output.parent.iterdir()) == []
 
 
-def test_the_record_names_what_a_set_was_drawn_from(draw: Draw, tmp_path: Path) -> None:
+def test_the_record_names_what_a_set_was_drawn_from(draw: Draw, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     index = write_index(tmp_path / "index", [row("omr", 1, 100, ["x"])])
-    (index / "provenance.json").write_text('{"digest": "abc"}')
+    index_provenance = Provenance(index, "mimiciv_dataset/task_sample_info_gen.py")
+    index_provenance.complete()
     draw(index, {"omr": 1}, "--seed", "3")
     record = json.loads(draw.output.with_suffix(".provenance.json").read_text())
-    assert record["inputs"]["index"] == "abc" and record["settings"]["draw"]["seed"] == 3
-    assert record["complete"] and record["digest"] == sha256_file(draw.output) and "PhysioNet" in record["data_use"]
-    draw(draw.output, {"omr": 1}, "--out_data_index_dir", str(write_index(tmp_path / "seen", [row("omr", 2, 100, ["x"])])))
-    again = json.loads(draw.output.with_suffix(".provenance.json").read_text())  # a set drawn from a set replaces it
-    assert again["inputs"]["index"] == record["digest"] and again["inputs"]["out_data_index"] is None
-    assert again["settings"]["filters"]["out_data_index_dir"] == str(tmp_path / "seen")
+    assert record["inputs"]["index"]["digest"] == digest_of(index_provenance.path) and record["settings"]["draw"]["seed"] == 3
+    assert record["complete"] and set(record["files"]) == {"set.csv", "set.audit.csv"} and "PhysioNet" in record["data_use"]
     assert sorted(path.name for path in draw.output.parent.iterdir()) == ["set.audit.csv", "set.csv", "set.provenance.json"]
+    seen = write_index(tmp_path / "seen", [row("omr", 2, 100, ["x"])])
+    other = draw.folder / "out" / "other.csv"
+    capsys.readouterr()
+    draw(draw.output, {"omr": 1}, "--out_data_index_dir", str(seen), "--output_path", str(other))
+    again = json.loads(other.with_suffix(".provenance.json").read_text())  # a set drawn from a set
+    assert again["inputs"]["index"]["digest"] == record["digest"]
+    assert again["inputs"]["out_data_index/omr.csv"]["digest"] == sha256_file(seen / "omr.csv")
+    assert "omr.csv: its origin is unknown" in capsys.readouterr().out
+    assert all(value is None or "/" not in str(value) for value in again["settings"]["filters"].values()), "no paths"
 
 
 # --- reading rows
@@ -429,7 +436,8 @@ def test_on_the_demo(draw: Draw, tmp_path: Path, test_data: Path) -> None:
         assert r["task"] != "chartevents" or len(json.loads(r["target"])) < 10
     assert Counter(r["task"] for r in drawn)["next_event"] == 500
     draw(index, config, "--force_task_num", "0.2", subjects=subjects)
-    seen = read_rows(draw.output)
-    again = draw(index, config, "--out_data_index_dir", str(draw.output), subjects=subjects)
+    seen_path = draw.output.rename(tmp_path / "seen.csv")
+    seen = read_rows(seen_path)
+    again = draw(index, config, "--out_data_index_dir", str(seen_path), subjects=subjects)
     key = {(r["task"], r["subject_id"], r["period_end"]) for r in seen}
     assert not key & {(r["task"], r["subject_id"], int(r["period_end"])) for r in again}

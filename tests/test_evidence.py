@@ -131,7 +131,7 @@ def test_any_number_of_processes_gives_the_same_bytes(
     assert two.read_bytes() == one.read_bytes() == small.read_bytes() and "rows," in done.stdout
     records = [json.loads(path.with_suffix(".provenance.json").read_text()) for path in (one, two, small)]
     assert records[0]["tasks"] == records[1]["tasks"] == records[2]["tasks"] and records[0]["complete"]
-    assert records[0]["inputs"]["graph"] == digest_of(folder_record(built / "graph")) is not None
+    assert records[0]["inputs"]["graph"]["digest"] == digest_of(folder_record(built / "graph")) is not None
     assert {path.name for path in small.parent.iterdir()} == {".locks", "out.csv", "out.provenance.json"}, "parts are removed"
 
 
@@ -216,7 +216,7 @@ def test_a_finished_output_is_kept(synthetic_root: Path, built: Path, tmp_path: 
     ask = [f"{PLACE}/evidence_generation.py", *flags(synthetic_root, built, tmp_path / "out.csv")]
     command(*ask)
     before = (tmp_path / "out.csv").stat()
-    assert "already complete" in command(*ask).stdout and (tmp_path / "out.csv").stat() == before
+    assert "up to date" in command(*ask).stdout and (tmp_path / "out.csv").stat() == before
     done = command(*ask, "--topk", 2, check=False)
     assert done.returncode == 2 and "expected the same topk" in done.stderr and (tmp_path / "out.csv").stat() == before
     (tmp_path / "other.csv").write_text("", encoding="utf-8")

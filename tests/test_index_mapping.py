@@ -172,23 +172,29 @@ def test_without_sources(mimic: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert re.search("d_atc_prescriptions.csv .*: prescriptions_atc", printed)
     assert re.search("radiology_detail.csv .*: radiology.*note/", printed)
     assert (tmp_path / "out/hosp/d_labitems.csv").read_bytes() == (mimic / "hosp/d_labitems.csv").read_bytes()
-    assert (tmp_path / "out/icu/d_items.csv.gz").exists() and not (tmp_path / "out/sources.json").exists()
+    assert (tmp_path / "out/icu/d_items.csv.gz").exists()
+    assert set(json.loads((tmp_path / "out/sources.json").read_text())) >= {"d_labitems", "d_items"}
 
 
-def test_maps_are_kept_and_replaced(mimic: Path, sources: Path, tmp_path: Path) -> None:
+def test_maps_are_kept_and_replaced(mimic: Path, sources: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ready, output = tmp_path / "ready/hosp", tmp_path / "out"
     ready.mkdir(parents=True)
     with gzip.open(ready / "d_ccs_diagnoses.csv.gz", "wt") as file:
         file.write("icd_code,icd_version,long_title\nI10,10,Mine\n")
     build(mimic, output, "--maps_from", ready.parent)
+    before = {path: path.stat() for path in output.rglob("*.*")}
     build(mimic, output)
+    assert {path: path.stat() for path in output.rglob("*.*")} == before and "up to date" in capsys.readouterr().out
     assert Lookups(output).dictionary("d_ccs_diagnoses") == {("I10", "10"): "Mine"}
     flags = all_sources(sources)
-    build(mimic, output, *flags[:4])
+    with pytest.raises(UserError, match="other versions of d_ccs_diagnoses.csv.gz.*--overwrite"):
+        build(mimic, output, *flags[:4])
+    assert {path: path.stat() for path in output.rglob("*.*")} == before
+    build(mimic, output, *flags[:4], "--overwrite")
     assert not (output / "hosp/d_ccs_diagnoses.csv.gz").exists()
     assert Lookups(output).dictionary("d_ccs_diagnoses")["I10", "10"] == "Essential hypertension"
     build(mimic, output, *flags[-2:])
-    assert set(json.loads((output / "sources.json").read_text())) == {"d_atc_prescriptions", "d_ccs_diagnoses"}
+    assert set(json.loads((output / "sources.json").read_text())) >= {"d_atc_prescriptions", "d_ccs_diagnoses", "d_labitems"}
     with pytest.raises(UserError, match="d_ccs_diagnoses, d_ccs_procedures, d_atc_prescriptions.*--maps_from"):
         build(mimic, output, "--maps_from", sources)
 

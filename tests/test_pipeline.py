@@ -20,7 +20,18 @@ from pipeline.cli import run
 from pipeline.errors import UserError
 from pipeline.files import append_jsonl, atomic_dir, atomic_path, read_json, read_jsonl, read_jsonl_line, sha256_file
 from pipeline.progress import TABLE_WIDTH, format_table
-from pipeline.provenance import FileDigests, Provenance, digest_of, file_record, folder_record, read_record, require_complete
+from pipeline.provenance import (
+    FileDigests,
+    Provenance,
+    Source,
+    content_of,
+    digest_of,
+    folder_record,
+    output_of,
+    read_record,
+    require_complete,
+    stamp_of,
+)
 
 # --- cli
 
@@ -113,54 +124,211 @@ def test_a_log_has_one_writer(tmp_path: Path) -> None:
 # --- provenance
 
 
+STEP = "preprocess/rank.py"
+
+
 def provenance(folder: Path, rules: int = 1, **inputs: str) -> Provenance:
-    return Provenance(folder_record(folder), "rank", inputs, settings={"buckets": (1, 2), "path": Path("x")}, rules=rules)
+    sources = [Source(name, None, digest) for name, digest in inputs.items()]
+    return Provenance(folder, STEP, sources, {"buckets": (1, 2), "path": Path("x")}, rules, ["--root_dir", "my data"])
 
 
-def test_claim_refuse_complete_resume(tmp_path: Path) -> None:
+def make(folder: Path, text: str = "text", **inputs: str) -> Provenance:
+    """A finished output of one file."""
+    made = provenance(folder, **inputs)
+    assert made.begin()
+    (folder / "part").write_text(text)
+    made.complete(rows=3)
+    return made
+
+
+def test_begin_refuse_complete_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "out"
     assert digest_of(folder_record(output)) is None
-    with pytest.raises(UserError, match="preprocess/rank.py"):
-        require_complete(folder_record(output), "preprocess/rank.py")
-    provenance(output, a="1").claim("--output_path")
+    with pytest.raises(UserError, match=STEP):
+        require_complete(folder_record(output), STEP)
+    assert provenance(output, a="1").begin()
+    assert provenance(output, a="2").begin(), "nothing was made yet from the other input"
     (output / "part").touch()
     with pytest.raises(UserError, match="unfinished"):
-        require_complete(folder_record(output), "preprocess/rank.py")
-    provenance(output, a="1").claim("--output_path")  # resumed
-    for other, name in ((provenance(output, a="2"), "a"), (provenance(output, 2, a="1"), "rules"), (provenance(output), "a")):
-        with pytest.raises(UserError, match=rf"the same {name} as .*--output_path"):
-            other.claim("--output_path")
-    provenance(output, a="1").complete(rows=3)
-    record = require_complete(folder_record(output), "preprocess/rank.py")
-    assert record["rows"] == 3 and record["inputs"] == {"a": "1"} and record["settings"]["buckets"] == [1, 2]
-    provenance(output, a="1").claim("--output_path")
-    assert read_record(folder_record(output)) == record, "nothing changes for a finished output"
-    assert digest_of(folder_record(output)) == record["digest"]
-    provenance(tmp_path / "other", a="1").complete(rows=9)
-    assert digest_of(folder_record(tmp_path / "other")) == record["digest"], "results do not name the content"
+        output_of("ranked", output, STEP)
+    assert provenance(output, a="2").begin()  # resumed
+    others = (provenance(output, a="1"), "a"), (provenance(output, 2, a="2"), "rules"), (provenance(output), "a")
+    for other, name in others:
+        with pytest.raises(UserError, match=rf"the same {name} as .*--overwrite.*--output_path"):
+            other.begin()
+    provenance(output, a="2").complete(rows=3)
+    record = require_complete(folder_record(output), STEP)
+    assert record["rows"] == 3 and record["inputs"]["a"]["digest"] == "2" and record["settings"]["buckets"] == [1, 2]
+    assert record["command"] == "python preprocess/rank.py --root_dir 'my data'"
+    capsys.readouterr()
+    assert not provenance(output, a="2").begin()
+    assert "up to date" in capsys.readouterr().out
+    assert read_record(folder_record(output)) == record, "nothing is written for a finished output"
+    for other, name in others:
+        with pytest.raises(UserError, match=rf"the same {name} as .*--overwrite"):
+            other.begin()
+    assert provenance(output, a="1").begin(overwrite=True)
+    assert not (output / "part").exists()
+
+
+def test_hidden_parts_of_an_unfinished_output_are_not_mixed(tmp_path: Path) -> None:
+    assert provenance(tmp_path, a="1").begin()
+    (tmp_path / ".locks").mkdir()
+    assert provenance(tmp_path, a="2").begin()
+    (tmp_path / ".work").mkdir()
+    with pytest.raises(UserError, match="the same a as"):
+        provenance(tmp_path, a="1").begin()
+    assert provenance(tmp_path, a="1").begin(overwrite=True) and not (tmp_path / ".work").exists()
+
+
+def test_the_digest_names_inputs_settings_and_content(tmp_path: Path) -> None:
+    def digest(name: str, text: str = "text", **inputs: str) -> str:
+        make(tmp_path / name, text, **inputs)
+        return digest_of(folder_record(tmp_path / name)) or ""
+
+    assert digest("a", a="1") == digest("b", a="1")
+    assert len({digest("c", a="1"), digest("d", a="2"), digest("e", "other", a="1")}) == 3
+
+
+def test_a_changed_file_is_noticed(tmp_path: Path) -> None:
+    make(tmp_path / "out", a="1")
+    part = tmp_path / "out/part"
+    os.utime(part, ns=(1, 1))  # as after a copy: hashed once, then the new times are known
+    assert output_of("ranked", tmp_path / "out", STEP).digest and not provenance(tmp_path / "out", a="1").begin()
+    assert read_record(folder_record(tmp_path / "out"))["files"]["part"]["stamp"] == stamp_of(part)
+    for change, fault in ((lambda: part.write_text("tex"), "3 bytes"), (lambda: part.write_text("tuxt"), "content")):
+        change()
+        with pytest.raises(UserError, match=f"{fault}.*rank.py.*--overwrite"):
+            output_of("ranked", tmp_path / "out", STEP)
+        with pytest.raises(UserError, match=fault):
+            provenance(tmp_path / "out", a="1").begin()
+    part.unlink()
+    with pytest.raises(UserError, match="1 of 1 missing"):
+        provenance(tmp_path / "out", a="1").begin()
+
+
+def test_verify_hashes_files_again(tmp_path: Path) -> None:
+    make(tmp_path / "out", a="1")
+    record = read_json(folder_record(tmp_path / "out"))
+    record["files"]["part"]["sha256"] = "damaged on disk, with the same times"
+    folder_record(tmp_path / "out").write_text(json.dumps(record))
+    assert not provenance(tmp_path / "out", a="1").begin()
+    with pytest.raises(UserError, match="another content"):
+        provenance(tmp_path / "out", a="1").begin(verify=True)
+    with pytest.raises(UserError, match="another content"):
+        output_of("ranked", tmp_path / "out", STEP, verify=True)
+
+
+def derive(output: Path, *sources: Source) -> Provenance:
+    made = Provenance(output, "index.py", sources)
+    if made.begin():
+        (output / "file").touch()
+        made.complete()
+    return made
+
+
+def test_everything_agrees_on_what_it_was_made_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trajectories, index, maps = tmp_path / "trajectories", tmp_path / "index", tmp_path / "maps"
+    make(trajectories, a="1")
+    maps.mkdir()
+    (maps / "map.csv").write_text("1")
+
+    def sources(*names: str) -> list[Source]:
+        makers = {
+            "trajectories": lambda: output_of("trajectories", trajectories, STEP),
+            "maps": lambda: content_of("maps", maps, is_ancestor=True),
+            "index": lambda: output_of("index", index, "index.py", is_ancestor=False),
+        }
+        return [makers[name]() for name in names]
+
+    derive(index, *sources("trajectories", "maps"))
+    derive(tmp_path / "set", *sources("index", "trajectories"))
+    record = read_record(folder_record(tmp_path / "set"))
+    assert set(record["lineage"]) == {"a", "trajectories", "maps"} and set(record["inputs"]) == {"index", "trajectories"}
+    old = output_of("set", tmp_path / "set", "set.py", is_ancestor=False)
+    (maps / "map.csv").write_text("2")
+    with pytest.raises(UserError, match=r"index: expected to be made from .*maps \(maps\).*python index.py --overwrite"):
+        sources("index")
+    (maps / "map.csv").write_text("1")
+    assert provenance(trajectories, a="2").begin(overwrite=True)
+    (trajectories / "part").write_text("text")
+    provenance(trajectories, a="2").complete()
+    with pytest.raises(UserError, match=r"index: expected to be made from .*trajectories \(trajectories\)"):
+        sources("index")
+    with pytest.raises(UserError, match="set: expected to be made from .*trajectories"):
+        derive(tmp_path / "new", old, *sources("trajectories"))
+    moved = tmp_path / "moved"
+    (tmp_path / "index").rename(moved)  # what it was made from is no longer beside it in the same way: nothing to compare
+    trajectories.rename(tmp_path / "elsewhere")
+    assert output_of("index", moved, "index.py").digest
+
+
+def test_an_older_input_that_is_no_ancestor_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(tmp_path / "a", a="1")
+    derive(tmp_path / "b", output_of("index", tmp_path / "a", STEP, is_ancestor=False))
+    provenance(tmp_path / "a", a="2").begin(overwrite=True)
+    provenance(tmp_path / "a", a="2").complete()
+    output_of("set", tmp_path / "b", "index.py")
+    assert "older version" in capsys.readouterr().out
+
+
+def test_what_has_no_record_is_of_unknown_origin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = output_of("trajectories", tmp_path, STEP)
+    assert source.digest is None and capsys.readouterr().out.count("warning:") == 1
+    derive(tmp_path / "b", source)
+    derive(tmp_path / "b", source)
 
 
 def test_inputs_that_nothing_was_made_from_may_change(tmp_path: Path) -> None:
-    provenance(tmp_path, a="1", b="1").claim("--output_path")
+    provenance(tmp_path, a="1", b="1").begin()
+    (tmp_path / "part").touch()
     with pytest.raises(UserError, match="the same a as"):
-        provenance(tmp_path, a="2", b="2").claim("--output_path", unread=["b"])
-    provenance(tmp_path, a="1", b="2").claim("--output_path", unread=["b"])
-    assert read_json(folder_record(tmp_path))["inputs"] == {"a": "1", "b": "2"}
+        provenance(tmp_path, a="2", b="2").begin(unread=["b"])
+    provenance(tmp_path, a="1", b="2").begin(unread=["b"])
+    assert read_json(folder_record(tmp_path))["inputs"]["b"]["digest"] == "2"
+    provenance(tmp_path, a="1", b="2").complete()
+    with pytest.raises(UserError, match="the same b as"):
+        provenance(tmp_path, a="1", b="3").begin(unread=["b"])
 
 
 def test_files_of_unknown_origin_are_not_mixed_with_outputs(tmp_path: Path) -> None:
     (tmp_path / ".hidden").touch()
-    provenance(tmp_path / "empty").claim("--output_path")
+    provenance(tmp_path / "empty").begin()
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "file").touch()
-    with pytest.raises(UserError, match="--output_path"):
-        provenance(tmp_path / "used").claim("--output_path")
-    record = file_record(tmp_path / "set.csv")
-    with pytest.raises(UserError, match="--output_path"):
-        Provenance(record, "sample").claim("--output_path", used=True)
-    Provenance(record, "sample").claim("--output_path", used=False)
-    Provenance(record, "sample").claim("--output_path", used=True)
-    assert record.name == "set.provenance.json"
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match="--output_path"):
+            provenance(tmp_path / "used").begin(overwrite)
+    path = tmp_path / "set.csv"
+    record = Provenance(path, "sample.py", is_file=True)
+    assert record.path.name == "set.provenance.json"
+    path.touch()
+    with pytest.raises(UserError, match="--overwrite"):
+        record.begin()
+    assert record.begin(overwrite=True) and not path.exists()
+    path.touch()
+    (tmp_path / "set.audit.csv").touch()
+    record.complete(files=[path, tmp_path / "set.audit.csv"])
+    assert not record.begin()
+    (tmp_path / "set.audit.csv").unlink()
+    with pytest.raises(UserError, match="set.audit.csv"):
+        record.begin()
+
+
+def test_overwrite_keeps_the_outputs_of_other_steps_inside(tmp_path: Path) -> None:
+    make(tmp_path, a="1")
+    make(tmp_path / "inside", a="1")
+    (tmp_path / "folder").mkdir()
+    assert provenance(tmp_path, a="1").begin(overwrite=True)
+    assert (tmp_path / "inside/part").exists() and not (tmp_path / "part").exists() and not (tmp_path / "folder").exists()
+
+
+def test_records_of_version_0_1_are_another_step(tmp_path: Path) -> None:
+    old = {"step": "rank", "rules": 1, "inputs": {"a": "1"}, "settings": {}, "complete": True, "digest": "x"}
+    folder_record(tmp_path).write_text(json.dumps(old))
+    with pytest.raises(UserError, match="step.*--overwrite"):
+        provenance(tmp_path, a="1").begin()
+    assert provenance(tmp_path, a="1").begin(overwrite=True)
 
 
 def test_file_digests_are_those_of_the_content(tmp_path: Path) -> None:
@@ -172,7 +340,7 @@ def test_file_digests_are_those_of_the_content(tmp_path: Path) -> None:
     os.utime(path, ns=(stamp + 1, stamp + 1))
     assert FileDigests(cache).of(path) == sha256_file(path)
     known = json.loads(cache.read_text())
-    known[str(path.resolve())][2] = "cached"
+    known[str(path.resolve())][-1] = "cached"
     cache.write_text(json.dumps(known))
     assert FileDigests(cache).of(path) == "cached", "an unchanged file is not read again"
 

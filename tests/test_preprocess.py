@@ -120,7 +120,7 @@ def test_subjects_without_a_patients_row_or_admissions_are_kept(tmp_path: Path, 
     assert [e["file_name"] for e in trajectories["5"]] == ["omr"] and [e["file_name"] for e in trajectories["6"]] == [
         "patients"
     ]
-    rank.main(["--root_dir", str(tmp_path)])
+    rank.main(["--root_dir", str(tmp_path), "--overwrite"])
     assert "1 subjects have records but no row in patients" in capsys.readouterr().out
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from mimiciv_dataset.index_files import INDEX_COLUMNS, read_rows
 from mimiciv_dataset.tasks import TASKS
+from pipeline.provenance import Provenance, digest_of
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
@@ -131,7 +132,7 @@ def datas(tmp_path: Path) -> Path:
                     "context_begin": number, "context_end": number + 30, "target": json.dumps(target),
                     "target_weight": 0.5,
                 })  # fmt: skip
-    (root / "task_index/all/provenance.json").write_text('{"digest": "abc"}')
+    Provenance(root / "task_index/all", "mimiciv_dataset/task_sample_info_gen.py").complete()
     return root
 
 
@@ -153,7 +154,7 @@ def test_build_datasets(datas: Path, tmp_path: Path) -> None:
     risk = [row["target"] for row in sets["ehr_ins_rl"] if row["task"] == "ED_Hospitalization"]
     assert Counter(risk) == {"yes": 5, "no": 5}
     provenance = json.loads((datas / "ehr_ins/ehr_ins_rl.provenance.json").read_text())
-    assert provenance["inputs"]["index"] == "abc"
+    assert provenance["inputs"]["index"]["digest"] == digest_of(datas / "task_index/all/provenance.json")
     before = {path: path.read_bytes() for path in datas.glob("ehr_*/*.csv")}
     assert bash("build_datasets.sh", "--root_dir", datas, "--scale", "0.005", cwd=tmp_path).returncode == 0
     assert {path: path.read_bytes() for path in datas.glob("ehr_*/*.csv")} == before

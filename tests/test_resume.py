@@ -18,6 +18,8 @@ import pytest
 from conftest import REPO, command
 from tiny_mimic import TWO_PATIENTS, many_patients, write_mimic
 
+from pipeline.files import read_json
+
 STEPS = {
     "preprocess/merge_patient.py": ("patients", ["--buckets", "6"]),
     "preprocess/rank.py": ("patients_sorted", []),
@@ -27,12 +29,14 @@ STEPS = {
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of every output file below a directory, without locks and temporary files."""
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    }
+    """SHA-256 of every output file below a directory, without locks and temporary files; of a record, the `digest`."""
+
+    def digest(path: Path) -> str:
+        return read_json(path)["digest"] if path.name == "provenance.json" else hashlib.sha256(path.read_bytes()).hexdigest()
+
+    paths = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    names = {path.relative_to(folder): path for path in paths}
+    return {str(name): digest(path) for name, path in names.items() if not any(part.startswith(".") for part in name.parts)}
 
 
 def start(script: str, root: Path, *flags: str, **options: Any) -> subprocess.Popen[str]:

@@ -76,8 +76,8 @@ def test_files(index: Path, tmp_path: Path) -> None:
 
 
 def test_the_record_counts_the_answers_of_the_last_run(index: Path, tmp_path: Path) -> None:
-    for top_k in ("2", "3"):  # an existing cache is replaced
-        cache = build(index, tmp_path / "cache", "--task", "emar", "omr", "--top_k", top_k)
+    for top_k in ("2", "3"):
+        cache = build(index, tmp_path / "cache", "--task", "emar", "omr", "--top_k", top_k, "--overwrite")
     record = read_json(cache / "provenance.json")
     assert record["complete"] and record["settings"]["top_k"] == 3 and record["tasks"] == {"emar": 6, "omr": 150}
     assert len(lines(cache / "similar_item/emar.csv")[0]) == 4
@@ -91,8 +91,10 @@ def test_options(index: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit):
         build(index, tmp_path / "cache", "--top_k", "0")
     (index.parent / "train.csv").write_text("subject_id\n99\n")
+    with pytest.raises(UserError, match="the same patients"):
+        build(index, tmp_path / "cache", "--task", "emar", "--top_k", "2")
     with pytest.raises(UserError, match="expected rows of decision tasks"):
-        build(index, tmp_path / "cache")
+        build(index, tmp_path / "other")
 
 
 def test_one_answer_has_no_neighbours() -> None:

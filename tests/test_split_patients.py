@@ -17,7 +17,7 @@ from preprocess.split_patients import is_test, main
 
 def split(folder: Path, ids: list[int], *flags: str) -> dict[str, list[str]]:
     (folder / "p.csv").write_text("subject_id,gender\n" + "".join(f"{i},F\n" for i in ids))
-    main(["--patients", str(folder / "p.csv"), "--output_dir", str(folder / "out"), *flags])
+    main(["--patients", str(folder / "p.csv"), "--output_dir", str(folder / "out"), "--overwrite", *flags])
     return {name: read_subject_ids(folder / "out" / f"{name}.csv") for name in ("patients", "train", "test")}
 
 

@@ -78,7 +78,7 @@ def test_a_directory_belongs_to_a_run_once_it_has_checkpoints(tmp_path: Path) ->
     provenance = claim(tmp_path, settings | {"learning_rate": 2.0}, ["2", "1"], checkpoint=tmp_path)
     with pytest.raises(UserError, match="learning_rate.*--output_dir"):
         claim(tmp_path, settings, ["1"], checkpoint=tmp_path)
-    with pytest.raises(UserError, match="stage"):
+    with pytest.raises(UserError, match="the same data"):
         claim(tmp_path, settings | {"learning_rate": 2.0, "data": data | {"stage": "reasoning"}}, ["1"], checkpoint=tmp_path)
     info = read_json(tmp_path / "ehr_training.json")
     assert info["learning_rate"] == 2.0 and info["data"] == data and "data use agreement" in info["data_use"]

@@ -23,7 +23,7 @@ from pipeline.cli import Parser, run
 from pipeline.errors import UserError
 from pipeline.files import atomic_dir, read_json, sha256_file
 from pipeline.progress import Summary
-from pipeline.provenance import Provenance, digest_lines, folder_record
+from pipeline.provenance import Provenance, digest_lines
 from pipeline.work import Tick, Unit, run_units
 
 
@@ -58,7 +58,7 @@ def build_graph(output: Path, umls_dir: Path | None, index_mapping: Path, mimic_
     with atomic_dir(output) as folder:
         write_graph(folder, *content, source)
         digest = digest_lines([sha256_file(path) for path in folder.iterdir()])
-        Provenance(folder_record(folder), "build_umls_graph", settings={"source": source}).complete(digest)
+        Provenance(folder, "thinking_graph_preprocess/build_umls_graph.py", settings={"source": source}).complete(digest)
 
 
 if __name__ == "__main__":

@@ -23,13 +23,14 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from mimiciv_dataset.index_files import index_digest, index_files, reading, scan, target_labels, task_of_file
+from mimiciv_dataset.index_files import index_files, reading, scan, target_labels, task_of_file
 from mimiciv_dataset.patients import read_subject_ids
+from mimiciv_dataset.sources import index_sources, patients_source
 from mimiciv_dataset.trajectory import Trajectories
 from pipeline.cli import Parser, run
 from pipeline.errors import UserError
 from pipeline.progress import Summary, print_table
-from pipeline.provenance import Provenance, digest_lines, digest_of, folder_record
+from pipeline.provenance import Provenance, output_of
 from pipeline.work import Tick, Unit, run_units
 from thinking_graph_preprocess.concept_files import GRAPH_TASKS, SHOWN_EVENTS, concept_files
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from thinking_graph_preprocess.packed_concepts import PackedConcepts
 
+STEP, RULES = "thinking_graph_preprocess/coexistence_concept.py", 1
 READ_SAMPLES = 20_000  # samples read at a time
 
 
@@ -112,10 +114,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     files = concept_files(concept_dir)
     subjects = frozenset(read_subject_ids(args.subject_id_path))
     tasks = [task for task in GRAPH_TASKS if not args.task or task in args.task]
-    inputs = {"concepts": digest_of(folder_record(concept_dir)), "index": index_digest(args.data_index_dir)}
-    inputs["patients"] = digest_lines(list(subjects))
-    provenance = Provenance(folder_record(output), "coexistence_concept", inputs)
-    provenance.claim("--output_path")
+    concepts = output_of("concepts", concept_dir, "thinking_graph_preprocess/concept_extraction.py")
+    sources = [concepts, *index_sources(args.data_index_dir), patients_source(args.subject_id_path, subjects)]
+    provenance = Provenance(output, STEP, sources, {}, RULES, cli.arguments)
+    provenance.begin()
 
     job = CoexistenceCount(output / ".packed", output, index_files(args.data_index_dir), subjects)
     missing = [task for task in tasks if not job.path(task).exists()]

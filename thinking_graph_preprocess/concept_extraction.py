@@ -30,21 +30,23 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from mimiciv_dataset.events import MISSING
-from mimiciv_dataset.index_files import index_digest, index_files, reading, scan, task_of_file
+from mimiciv_dataset.index_files import index_files, reading, scan, task_of_file
 from mimiciv_dataset.lookups import Lookups
 from mimiciv_dataset.samples import decision_target
+from mimiciv_dataset.sources import index_sources, trajectories_source
 from mimiciv_dataset.timeline import Timeline
 from mimiciv_dataset.trajectory import Trajectories
 from pipeline.cli import Chunk, Parser, run
 from pipeline.errors import UserError
 from pipeline.files import atomic_path, require
 from pipeline.progress import Summary
-from pipeline.provenance import Provenance, folder_record
+from pipeline.provenance import Provenance, Source
 from pipeline.work import Tick, Unit, run_units
 from thinking_graph_preprocess.concept_files import FREE_TEXT, GRAPH_TASKS, SHOWN_EVENTS, TEXT, concept_schema, normalise
 from thinking_graph_preprocess.concept_lexicon import find_or_build
 from thinking_graph_preprocess.matchers import Matcher, check_quickumls, make_matcher
 
+STEP, RULES = "thinking_graph_preprocess/concept_extraction.py", 1
 WRITE_ROWS = 200_000  # least number of rows of concepts to write at a time, whole patients
 
 
@@ -132,11 +134,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if matcher == "dictionary" or args.umls_dir:
         lexicon = find_or_build(args.lexicon_dir, args.umls_dir, args.index_mapping, args.cache_dir)
     groups = patients_in_index(trajectories.groups(), index)
-    inputs = {"trajectories": trajectories.digest, "index": index_digest(args.data_index_dir)}
-    inputs["lexicon"] = lexicon and lexicon.name
+    sources = [trajectories_source(args.ehr_dir), *index_sources(args.data_index_dir)]
+    sources += [Source("lexicon", lexicon, lexicon.name)] if lexicon else []
     settings = {"matcher": matcher, "quickumls": quickumls and str(quickumls.resolve()), "files": len(groups)}
-    provenance = Provenance(folder_record(args.output_path), "concept_extraction", inputs, settings)
-    provenance.claim("--output_path")
+    provenance = Provenance(args.output_path, STEP, sources, settings, RULES, cli.arguments)
+    provenance.begin()
 
     job = ConceptExtraction(trajectories, Lookups(args.index_mapping), args.output_path, quickumls, lexicon, groups, index)
     chosen = chunk.of(list(groups))

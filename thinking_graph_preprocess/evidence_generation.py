@@ -32,15 +32,16 @@ from mimiciv_dataset.index_files import index_files, normalise_row, read_header,
 from mimiciv_dataset.trajectory import Trajectories
 from pipeline.cli import Chunk, Parser, at_least, run
 from pipeline.errors import UserError
-from pipeline.files import atomic_path, read_json, require, sha256, sha256_file, write_json
+from pipeline.files import atomic_path, read_json, require, sha256, write_json
 from pipeline.progress import Summary, print_table
-from pipeline.provenance import Provenance, digest_of, file_record, folder_record, read_record
+from pipeline.provenance import Provenance, content_of, output_of, read_record
 from pipeline.work import Tick, Unit, run_units
 from thinking_graph_preprocess.concept_files import concept_files
 from thinking_graph_preprocess.evidence import COUNTED, Evidence, EvidenceSettings, TaskCounts
 from thinking_graph_preprocess.matchers import make_matcher
 from thinking_graph_preprocess.umls_graph import HOW_TO_MAKE, Graph, SearchLimits, add_search_flags
 
+STEP, RULES = "thinking_graph_preprocess/evidence_generation.py", 1
 COLUMN = "graph"
 IS_CHUNK = re.compile(r"(.+)-(\d+)-of-(\d+)\.csv")
 PART_ROWS = 200  # rows of a chunk that one process handles at a time
@@ -157,16 +158,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     window_columns(index, read_header(index))
     output = chunk.path(args.output_path or args.root_dir / "evidence_datas/evidence" / index.name)
     require(args.graph / "about.json", "a graph directory", HOW_TO_MAKE)
-    inputs = {"index": sha256_file(index), "graph": digest_of(folder_record(args.graph))}
-    inputs["coexistence"] = digest_of(folder_record(args.coexistence_dir))
+    sources = [content_of("index", index), output_of("graph", args.graph, "thinking_graph_preprocess/build_umls_graph.py")]
+    step = "thinking_graph_preprocess/coexistence_concept.py"
+    sources.append(output_of("coexistence", args.coexistence_dir, step))
     matcher = {name: path and str(path.resolve()) for name, path in (("lexicon", args.lexicon), ("quickumls", args.quickumls))}
     recorded = asdict(settings) | matcher | {"chunk": asdict(chunk)}
-    provenance = Provenance(file_record(output), "evidence_generation", inputs, recorded)
-    if not output.exists():
-        provenance.path.unlink(missing_ok=True)  # of a run that failed
-    provenance.claim("--output_path", used=output.exists())
-    if output.exists() and provenance.is_complete:
-        print(f"{output}: already complete. Remove it to make it again.")
+    provenance = Provenance(output, STEP, sources, recorded, RULES, cli.arguments, is_file=True)
+    if not provenance.begin():
         return
 
     from thinking_graph_preprocess.packed_concepts import find_or_pack

@@ -38,7 +38,7 @@ from pipeline.cli import Chunk, Parser, at_least, between, chunk_paths, run
 from pipeline.errors import UserError
 from pipeline.files import Line, append_jsonl, atomic_path, read_jsonl, read_jsonl_line, require, sha256, write_json
 from pipeline.progress import Summary, print_table, progress
-from pipeline.provenance import Provenance, file_record
+from pipeline.provenance import Provenance, Source
 from pipeline.work import map_lines
 from thinking_graph_preprocess import chains
 from thinking_graph_preprocess.chains import REASONS, AnswerLimits, CitedEvents, Fault
@@ -120,8 +120,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = as_json(settings, evidence_settings, inference, costs, chunk) | {"output_path": str(args.output_path)}
     reasons = {"tasks": table, "all": total, "reasons": REASONS, "arguments": arguments, "data_use": DATA_USE}
     write_json(output.with_suffix(".reasons.json"), reasons)
-    inputs = {"trajectories": evidence.dataset(rows[0][0].path).trajectories.digest if rows else None}
-    provenance = Provenance(file_record(output), "filter_reasoning", inputs, arguments)
+    sources = [Source("trajectories", None, evidence.dataset(rows[0][0].path).trajectories.digest)] if rows else []
+    provenance = Provenance(output, "thinking_graph_preprocess/filter_reasoning.py", sources, arguments, is_file=True)
     provenance.complete(rows=total["rows"], kept=total["kept"])
     summary.print(f"{total['kept']:,} of {len(rows):,} rows have a chain to train on → {output}", len(rows), "rows")
     if not total["kept"]:

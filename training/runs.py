@@ -14,7 +14,7 @@ from mimiciv_dataset.index_files import HOW_TO_GET_INDEX
 from mimiciv_dataset.patients import DATA_USE
 from pipeline.errors import UserError
 from pipeline.files import atomic_path, require, write_json
-from pipeline.provenance import Provenance, folder_record, git_revision
+from pipeline.provenance import Provenance, git_revision
 from training.arguments import DataArguments
 from training.samples import DOMAIN, REASONING, TrainingData
 
@@ -80,11 +80,10 @@ def claim(folder: Path, settings: Mapping[str, Any], patients: Iterable[str], ch
     A directory without a checkpoint can be claimed by any run, because there is nothing to resume; one with checkpoints only
     by a run with the same settings, which its provenance records. `ehr_training.json` holds them as part of the model.
     """
-    others = {name: value for name, value in settings.items() if name != "data"}
-    provenance = Provenance(folder_record(folder), settings["method"].lower(), inputs=settings["data"], settings=others)
+    provenance = Provenance(folder, f"{settings['method'].lower()}.py", settings=settings, flag="--output_dir")
     if checkpoint is None:
         provenance.path.unlink(missing_ok=True)
-    provenance.claim("--output_dir", used=checkpoint is not None)
+    provenance.begin(used=checkpoint is not None)
     write_json(folder / TRAINING_FILE, {**settings, "git": git_revision(), "data_use": DATA_USE})
     with atomic_path(folder / PATIENTS_FILE) as temporary:
         temporary.write_text("".join(f"{digest}\n" for digest in sorted(map(patient_hash, patients))), encoding="utf-8")

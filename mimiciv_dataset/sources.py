@@ -1,0 +1,37 @@
+"""The inputs that several steps share, as `pipeline.provenance` records them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from mimiciv_dataset.index_files import index_files
+from pipeline.provenance import Source, content_of, digest_lines, output_of, record_path
+
+
+def trajectories_source(folder: Path, verify: bool = False) -> Source:
+    """The trajectories of a directory; released ones are of unknown origin."""
+    return output_of("trajectories", folder, "preprocess/combination.py", verify=verify)
+
+
+def index_mapping_source(folder: Path, verify: bool = False) -> Source:
+    """The dictionaries and code maps, by the content of their files, because users add maps by hand."""
+    return content_of("index_mapping", folder, is_ancestor=True, verify=verify)
+
+
+def patients_source(path: Path | None, subject_ids: Collection[str], name: str = "patients") -> Source:
+    """A list of patients, by its ids, whatever their order; `path` is None if they come from the trajectories."""
+    return Source(name, path, digest_lines(subject_ids), is_ancestor=False, by="patients")
+
+
+def index_sources(path: Path, name: str = "index", verify: bool = False) -> list[Source]:
+    """A task index or sampled set (directory or CSV); a directory without a record has one source for each of its files.
+
+    A released file has no record: it is identified by its content.
+    """
+    if record_path(path).exists():
+        return [output_of(name, path, "mimiciv_dataset/task_sample_info_gen.py", is_ancestor=False, verify=verify)]
+    if path.is_dir():
+        return [source for file in index_files(path) for source in index_sources(file, f"{name}/{file.name}", verify)]
+    print(f"warning: {path}: its origin is unknown (no provenance), so whether it fits the other inputs is not checked.")
+    return [content_of(name, path, verify=verify)]
