@@ -77,7 +77,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     files |= {name: (path, [path]) for name, path in find_maps(args.maps_from)} if args.maps_from else {}
     with tempfile.TemporaryDirectory() as folder:
         for name, flags in CCS_SOURCES.items():
-            sources = [getattr(args, flag) or (args.ccs_dir and find_ccs(args.ccs_dir, CCS_FILES[flag])) for flag in flags]
+            given, ccs_dir = vars(args), args.ccs_dir
+            sources = [given[flag] or (ccs_dir and find_ccs(ccs_dir, CCS_FILES[flag])) for flag in flags]
             if any(sources):
                 files[f"hosp/{name}"] = build_ccs(name, *sources, Path(folder)), sources
         if args.rxnorm_dir:
@@ -151,6 +152,16 @@ def write_map(path: Path, columns: tuple[str, ...], rows: Iterable[Sequence[str]
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([columns, *rows])
     return path
+
+
+def find_ccs(folder: Path, pattern: str) -> Path:
+    """The one file of a directory that matches `pattern`."""
+    require(folder, "a directory with the CCS files of AHRQ", "run scripts/download_code_maps.py")
+    paths = sorted(folder.glob(pattern))
+    if len(paths) != 1:
+        got = "several" if paths else "none"
+        raise UserError(f"{folder}: expected one file {pattern}, got {got}. Run scripts/download_code_maps.py.")
+    return paths[0]
 
 
 def build_ccs(name: str, icd9: Path | None, icd10: Path | None, folder: Path) -> Path:
