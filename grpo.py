@@ -30,10 +30,15 @@ def main(script_args: GRPOArguments, args: GRPOConfig, model_args: ModelConfig, 
     from training.rewards import REWARDS, for_trl
     from training.samples import PromptSamples, lazy_dataset
     from training.trainer import RenderedGRPOTrainer, keep_vllm_weights_replaceable
+    from training.uploads import HubUpload, check_uploads
 
     summary = Summary("grpo.py")
-    args, notes = apply_overrides(args, script_args, model_args, notes)
+    check_uploads(args, script_args)
+    upload = HubUpload.from_arguments(args)
+    args, model_args, notes = apply_overrides(args, script_args, model_args, notes)
     output, main_process = Path(args.output_dir), args.process_index == 0
+    if upload and main_process:
+        upload.open()
     names, weights = script_args.rewards, args.reward_weights
     if unknown := [name for name in names if name not in REWARDS]:
         raise UserError(f"--rewards: expected names out of {', '.join(REWARDS)}, got {', '.join(unknown)}.")
@@ -56,7 +61,7 @@ def main(script_args: GRPOArguments, args: GRPOConfig, model_args: ModelConfig, 
     settings = runs.run_settings("GRPO", model_args, data, args, global_batch, **others)
     checkpoint = runs.last_checkpoint(output)
     if main_process:
-        provenance = runs.claim(output, settings, data.patients(), checkpoint)
+        provenance = runs.claim(output, settings, data, checkpoint)
         runs.print_arguments(output, {"data": script_args, "training": args, "model": model_args}, notes)
         first = data.render(0)
         print(f"first prompt: task {first.task}, mode {first.mode}, {data.builder.tokens(first.prompt):,} tokens")
@@ -71,6 +76,8 @@ def main(script_args: GRPOArguments, args: GRPOConfig, model_args: ModelConfig, 
     skipped = runs.count_skipped(trainer, samples.skipped)
     if main_process:
         provenance.complete(steps=trainer.state.global_step)
+        if upload:
+            print(f"uploaded to {upload.send(output)}")
         steps = f"{trainer.state.global_step:,} steps of {global_batch} prompts × {args.num_generations} completions"
         summary.print(f"{steps}, {skipped:,} rows skipped as too long or without a label → {output}")
     if not vllm_in_process:  # vLLM leaves the process group itself

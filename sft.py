@@ -29,10 +29,15 @@ def main(script_args: SFTArguments, args: SFTConfig, model_args: ModelConfig, no
     from training.overrides import apply_overrides, trainer_options
     from training.samples import TokenSamples, lazy_dataset, tokenized_dataset
     from training.trainer import OrderedSFTTrainer
+    from training.uploads import HubUpload, check_uploads
 
     summary = Summary("sft.py")
-    args, notes = apply_overrides(args, script_args, model_args, notes)
+    check_uploads(args, script_args)
+    upload = HubUpload.from_arguments(args)
+    args, model_args, notes = apply_overrides(args, script_args, model_args, notes)
     output, main_process = Path(args.output_dir), args.process_index == 0
+    if upload and main_process:
+        upload.open()
 
     # --- data
     data = runs.load_training_data(script_args, model_args, args.max_length or sys.maxsize, args.eos_token)
@@ -67,7 +72,7 @@ def main(script_args: SFTArguments, args: SFTConfig, model_args: ModelConfig, no
     settings = runs.run_settings("SFT", model_args, data, args, global_batch, **others)
     checkpoint = runs.last_checkpoint(output)
     if main_process:
-        provenance = runs.claim(output, settings, data.patients(), checkpoint)
+        provenance = runs.claim(output, settings, data, checkpoint)
         runs.print_arguments(output, {"data": script_args, "training": args, "model": model_args}, notes)
         print(samples.describe(0, script_args.show_sample), flush=True)
     with reading_model(model_args.model_name_or_path):
@@ -78,6 +83,8 @@ def main(script_args: SFTArguments, args: SFTConfig, model_args: ModelConfig, no
     skipped = runs.count_skipped(trainer, samples.skipped)
     if main_process:
         provenance.complete(steps=trainer.state.global_step)
+        if upload:
+            print(f"uploaded to {upload.send(output)}")
         steps = f"{trainer.state.global_step:,} steps of {global_batch} samples"
         results = f"{skipped:,} rows skipped as too long for --max_length, loss {metrics['train_loss']:.4f}"
         summary.print(f"{steps}, {results} → {output}")

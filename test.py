@@ -72,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     wording = instructions_sha256(dataset.instructions)
     patients = {str(row["subject_id"]) for data, index in samples if "subject_id" in (row := data.row(index))}
     own_wording = settings.prompt.instructions is not None
-    for warning in training_warnings(settings.model.model_name_or_path, wording, own_wording, patients):
+    model = settings.model.model_name_or_path
+    for warning in training_warnings(model, wording, own_wording, patients, flags["root_dir"]):
         print(f"warning: {warning}", file=sys.stderr)
 
     failed, done = False, f"{replicas} processes"

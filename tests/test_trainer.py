@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -56,7 +57,7 @@ def test_overrides_copy_the_arguments(tmp_path: Path, monkeypatch: pytest.Monkey
     )  # fmt: skip
     before = given.to_dict() | {"accelerator_config": given.accelerator_config.to_dict()}
     monkeypatch.setattr(SFTConfig, "world_size", 2)
-    args, notes = apply_overrides(given, SFTArguments(), ModelConfig(), ["first"])
+    args, _, notes = apply_overrides(given, SFTArguments(), ModelConfig(), ["first"])
     assert before == given.to_dict() | {"accelerator_config": given.accelerator_config.to_dict()}
     assert args.per_device_train_batch_size == 4 and args.packing and args.max_length == given.max_length
     assert not (args.ignore_data_skip or args.use_liger_kernel or args.accelerator_config.split_batches)
@@ -73,18 +74,19 @@ def test_overrides_copy_the_arguments(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_directory_belongs_to_a_run_once_it_has_checkpoints(tmp_path: Path) -> None:
     data = {"files": [["a.csv", 3, "ab"]], "stage": "domain", "max_tokens": 9, "instructions_sha256": "i"}
     settings = {"method": "SFT", "model": "m", "data": data, "learning_rate": 1.0}
-    claim(tmp_path, settings, ["1"], checkpoint=None)
-    claim(tmp_path, settings | {"learning_rate": 2.0}, ["1"], checkpoint=None)
-    provenance = claim(tmp_path, settings | {"learning_rate": 2.0}, ["2", "1"], checkpoint=tmp_path)
+    rows = SimpleNamespace(root_dir=tmp_path, patients=lambda: {"1", "2"})
+    claim(tmp_path, settings, rows, checkpoint=None)
+    claim(tmp_path, settings | {"learning_rate": 2.0}, rows, checkpoint=None)
+    provenance = claim(tmp_path, settings | {"learning_rate": 2.0}, rows, checkpoint=tmp_path)
     with pytest.raises(UserError, match="learning_rate.*--output_dir"):
-        claim(tmp_path, settings, ["1"], checkpoint=tmp_path)
+        claim(tmp_path, settings, rows, checkpoint=tmp_path)
     with pytest.raises(UserError, match="the same data"):
-        claim(tmp_path, settings | {"learning_rate": 2.0, "data": data | {"stage": "reasoning"}}, ["1"], checkpoint=tmp_path)
+        claim(tmp_path, settings | {"learning_rate": 2.0, "data": data | {"stage": "reasoning"}}, rows, checkpoint=tmp_path)
     info = read_json(tmp_path / "ehr_training.json")
     assert info["learning_rate"] == 2.0 and info["data"] == data and "data use agreement" in info["data_use"]
-    assert len((tmp_path / "train_patients.sha256").read_text().split()) == 2
+    assert info["training_patients"][0]["count"] == 2
     provenance.complete(steps=3)
     assert provenance.is_complete
     provenance.path.unlink()
     with pytest.raises(UserError, match="record"):
-        claim(tmp_path, settings, ["1"], checkpoint=tmp_path)
+        claim(tmp_path, settings, rows, checkpoint=tmp_path)

@@ -5,6 +5,7 @@ No library is imported at the top, so that `--help` is fast.
 
 from __future__ import annotations
 
+import os
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from typing import Any
 
 from pipeline.cli import Parser, check_flags
 from pipeline.errors import UserError
+from training.uploads import ENVIRONMENT
 
 # Flag of the published command lines → (flag of today's libraries, or None if it is ignored; note for the user).
 RENAMED = {
@@ -39,6 +41,7 @@ class DataArguments:
     stage: str | None = _argument(None, "domain or reasoning; by default reasoning if the data has chains, and in grpo.py")
     load_dataset_mode: str = _argument("lazzy", "lazzy: tokenize samples when needed; direct: all first, into a cache on disk")
     show_sample: bool = _argument(False, "also print the text of the first sample, which is patient text")
+    allow_upload: bool = _argument(False, "let --push_to_hub upload the model's files, to a private repository")
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ def parse(description: str, script_arguments: type, config: str) -> tuple[Any, .
         _print_help(description, script_arguments, config)
         sys.exit()
 
+    os.environ.update(ENVIRONMENT)
     import torch
     import trl
 

@@ -15,16 +15,27 @@ if TYPE_CHECKING:
 
     Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
+T = TypeVar("T")
+
 
 def apply_overrides(
     args: Arguments, script_args: DataArguments, model_args: ModelConfig, notes: list[str]
-) -> tuple[Arguments, list[str]]:
+) -> tuple[Arguments, ModelConfig, list[str]]:
     """Replace values that would harm a run or that this machine cannot do.
 
     Returns the arguments to use and to record, and `notes` with one for each change that the user should know.
     """
     on_gpu, notes = args.device.type != "cpu", list(notes)
+    attention, reason = usable_attention(model_args.attn_implementation, on_gpu)
+    if reason:
+        notes.append(f"--attn_implementation {model_args.attn_implementation} → {attention}: {reason}")
+        model_args = _replace(model_args, {"attn_implementation": attention})
     changes: dict[str, Any] = {"dataloader_pin_memory": args.dataloader_pin_memory and on_gpu}
+    if args.push_to_hub:
+        changes |= {"push_to_hub": False, "hub_token": None}
+        notes.append("the trainer's --push_to_hub is set to False: only the files of the finished model are uploaded")
+    if args.hub_private_repo is None:
+        changes["hub_private_repo"] = True  # for the Space of Trackio
     if args.ignore_data_skip:
         changes["ignore_data_skip"] = False
         notes.append("--ignore_data_skip is set to False: a resumed run continues with the next unseen sample")
@@ -43,21 +54,45 @@ def apply_overrides(
         share = f"is the batch of all {processes} processes together, {batch // processes} each"
         notes.append(f"split_batches: --per_device_train_batch_size {batch} {share}")
     accelerator.split_batches = False
-    if args.use_liger_kernel and not on_gpu:
-        changes["use_liger_kernel"] = False
-        notes.append("--use_liger_kernel is set to False: its kernels need a GPU")
+    for name in ("use_liger_kernel", "activation_offloading"):
+        if getattr(args, name, False) and not on_gpu:
+            changes[name] = False
+            notes.append(f"--{name} is set to False: it needs a GPU")
     if isinstance(script_args, GRPOArguments):
         changes["log_completions"] = script_args.log_completions_to_tracker
         if args.log_completions and not script_args.log_completions_to_tracker:
             notes.append("--log_completions is set to False: only --log_completions_to_tracker sends text about patients")
         if args.use_vllm:
             changes["vllm_max_model_length"] = vllm_model_length(args, script_args.max_prompt_length)
-    elif args.packing and on_gpu and "flash" not in (model_args.attn_implementation or ""):
+    elif args.packing and on_gpu and "flash" not in (attention or ""):
         # Flash attention separates packed samples by their lengths. PyTorch's does so by their positions, but with a mask of
         # tokens × tokens: good for tests on a CPU only.
         changes["packing"] = False
         notes.append("--packing is set to False: it needs --attn_implementation kernels-community/flash-attn2, or similar")
-    return _replace(args, changes), notes
+    return _replace(args, changes), model_args, notes
+
+
+def usable_attention(requested: str | None, on_gpu: bool) -> tuple[str | None, str | None]:
+    """The attention implementation to use, and why it is not the requested one.
+
+    Flash attention needs a GPU, and a package: `kernels`, which downloads from the Hub (`kernels-community/flash-attn2`), or
+    `flash_attn` (`flash_attention_2`). If neither can be loaded, PyTorch's own (`sdpa`) is used.
+    """
+    if "flash" not in (requested or "") and "/" not in (requested or ""):
+        return requested, None
+    if not on_gpu:
+        return "sdpa", "flash attention needs a GPU"
+
+    from transformers.modeling_flash_attention_utils import lazy_import_flash_attention
+
+    reason = None
+    for name in dict.fromkeys((requested, "flash_attention_2")):
+        try:
+            lazy_import_flash_attention(name)
+            return name, reason
+        except (ImportError, ValueError, OSError, RuntimeError) as error:  # no package, no connection, no build for this GPU
+            reason = reason or str(error).strip().splitlines()[0]
+    return "sdpa", reason
 
 
 def trainer_options(args: Arguments, model_args: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
@@ -90,7 +125,7 @@ def vllm_model_length(args: GRPOConfig, max_prompt_length: int) -> int:
     return length
 
 
-def _replace(args: Arguments, changes: dict[str, Any]) -> Arguments:
+def _replace(args: T, changes: dict[str, Any]) -> T:
     """A copy with other values; `dataclasses.replace` would initialize devices and DeepSpeed a second time."""
     replaced = copy.copy(args)
     vars(replaced).update(changes)

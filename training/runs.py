@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evaluation.training_info import PATIENTS_FILE, TRAINING_FILE, patient_hash
+from evaluation.training_info import TRAINING_FILE, patient_lists_of, write_patient_list
 from inference.backends import load_tokenizer
 from mimiciv_dataset.index_files import HOW_TO_GET_INDEX
 from mimiciv_dataset.patients import DATA_USE
@@ -45,7 +45,12 @@ def load_training_data(
         tokenizer.eos_token = eos_token
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return TrainingData(script_args.root_dir, files, tokenizer, max_tokens, stage, script_args.instructions, for_rl)
+    data = TrainingData(script_args.root_dir, files, tokenizer, max_tokens, stage, script_args.instructions, for_rl)
+    if stage == REASONING and not (data.has_chains or for_rl):
+        wrong = "expected chains in the column reasoning, because of --stage reasoning, got none"
+        fix = "Make them with scripts/reasoning_synthesis/synthesis.sh, or train on answers with --stage domain"
+        raise UserError(f"{script_args.dataset_name}: {wrong}. {fix}.")
+    return data
 
 
 def run_settings(
@@ -74,19 +79,22 @@ def last_checkpoint(folder: Path) -> Path | None:
     return checkpoint
 
 
-def claim(folder: Path, settings: Mapping[str, Any], patients: Iterable[str], checkpoint: Path | None) -> Provenance:
+def claim(folder: Path, settings: Mapping[str, Any], data: TrainingData, checkpoint: Path | None) -> Provenance:
     """Claim an output directory for a run, and describe the training for `evaluation.training_info`.
 
     A directory without a checkpoint can be claimed by any run, because there is nothing to resume; one with checkpoints only
-    by a run with the same settings, which its provenance records. `ehr_training.json` holds them as part of the model.
+    by a run with the same settings, which its provenance records. `ehr_training.json` holds them as part of the model; the
+    patients are listed beside the data.
     """
     provenance = Provenance(folder, f"{settings['method'].lower()}.py", settings=settings, flag="--output_dir")
     if checkpoint is None:
         provenance.path.unlink(missing_ok=True)
     provenance.begin(used=checkpoint is not None)
-    write_json(folder / TRAINING_FILE, {**settings, "git": git_revision(), "data_use": DATA_USE})
-    with atomic_path(folder / PATIENTS_FILE) as temporary:
-        temporary.write_text("".join(f"{digest}\n" for digest in sorted(map(patient_hash, patients))), encoding="utf-8")
+    patients = [write_patient_list(Path(data.root_dir), folder.resolve().name, data.patients())]
+    patients += [earlier for earlier in patient_lists_of(settings["model"]) if earlier not in patients]
+    write_json(
+        folder / TRAINING_FILE, {**settings, "training_patients": patients, "git": git_revision(), "data_use": DATA_USE}
+    )
     return provenance
 
 
@@ -144,34 +152,29 @@ def save_model(trainer: Trainer, settings: Mapping[str, Any], metrics: Mapping[s
 
 def _model_card(trainer: Trainer, settings: Mapping[str, Any], metrics: Mapping[str, float]) -> str:
     args, data = trainer.args, settings["data"]
+    rows = sum(rows for _, rows, _ in data["files"])
+    folder = Path(settings["model"])
+    base, base_model = (folder.resolve().name, "") if folder.exists() else (settings["model"], f"base_model: {folder}\n")
     instructions, template = (data[f"{name}_sha256"][:16] for name in ("instructions", "template"))
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    files = "\n".join(f"| {name} | {rows:,} | {digest[:16]} |" for name, rows, digest in data["files"])
     results = [f"Loss {losses[0]:.4f} at the first log, {losses[-1]:.4f} at the last."] if losses else []
     results += [f"- {name}: {value:.4g}" for name, value in metrics.items()]
     return f"""---
-base_model: {settings["model"]}
-library_name: transformers
+{base_model}library_name: transformers
 ---
 
-# {Path(args.output_dir).name}
+# {Path(args.output_dir).resolve().name}
 
-{settings["model"]}, trained on electronic health records: {settings["method"]}, stage `{data["stage"]}`.
+{base}, trained on electronic health records: {settings["method"]}, stage `{data["stage"]}`.
 
 {DATA_USE}
 
-## Data
-
-| file | rows | sha256 |
-|---|---|---|
-{files}
-
-Instructions {instructions}, chat template {template}; evaluate with the same instructions.
-
 ## Training
 
-Learning rate {args.learning_rate}, {args.lr_scheduler_type}, {args.num_train_epochs:g} epochs, {settings["global_batch"]} \
-samples a step, seed {args.seed}; all arguments in `arguments.json`.
+{rows:,} samples. Instructions {instructions}, chat template {template}; evaluate with the same instructions.
+
+Learning rate {args.learning_rate}, {args.lr_scheduler_type.value}, {args.num_train_epochs:g} epochs, \
+{settings["global_batch"]} samples a step, seed {args.seed}.
 
 {chr(10).join(results)}
 """

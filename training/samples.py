@@ -84,9 +84,9 @@ class TrainingData:
         self.end_of_turn = end_of_turn(self.builder.tokenizer)
         # All rows are searched for chains: the first ones may all be risk rows, which have none.
         rows = (dataset.row(index) for dataset in self.datasets for index in dataset.rows.having("reasoning"))
-        has_chains = any(chain_of(row.get("task_info", row)) or chain_of(row) for row in rows)
-        self.stage = self.stage or (REASONING if has_chains or self.for_rl else DOMAIN)
-        self.mode_by_task = self.for_rl and self.stage == REASONING and not has_chains
+        self.has_chains = any(chain_of(row.get("task_info", row)) or chain_of(row) for row in rows)
+        self.stage = self.stage or (REASONING if self.has_chains or self.for_rl else DOMAIN)
+        self.mode_by_task = self.for_rl and self.stage == REASONING and not self.has_chains
 
     def __getstate__(self) -> dict[str, Any]:
         # Workers open files themselves; the rest is small to hash and to pickle.
