@@ -3,7 +3,7 @@
     python benchmarks/learning.py data --root_dir datas/learning      patients, samples, untrained models; no GPU needed
     python benchmarks/learning.py stage1 --root_dir datas/learning    train and score; then stage2, stage3
     python benchmarks/learning.py curve --root_dir datas/learning     score the checkpoints of stage 1, run the baselines
-    python benchmarks/learning.py table --root_dir datas/learning     all scores next to chance, LR and the optimum
+    python benchmarks/learning.py table --root_dir datas/learning     the scores so far, next to chance, LR and the optimum
 
 All steps run the published commands; finished parts are not repeated. --size cpu takes two hours on two cores; --size gpu
 is a model of 20-50 million parameters, also trained from random weights, and each stage takes less than ten minutes on one
@@ -40,6 +40,8 @@ DECISION = ("diagnosis", "diagnosis_ccs")
 MAX_LENGTH, MAX_NEW_TOKENS = 1200, 128
 """Tokens of a sample, and of a reply. Longer inputs lose their oldest events."""
 CHECKPOINTS = 10
+SCORED = ["stage0/baselines/majority", "stage0/baselines/logistic_regression", "stage0", "stage1", "stage2", "stage3"]
+"""Directories of scores below results/SIZE, in the order of the table's columns."""
 METRIC_NAMES = {"auroc": "AUROC", "f1": "F1"}
 
 
@@ -242,13 +244,13 @@ def train_stage(root: Path, size: str, number: int, max_steps: int | None) -> No
 
 
 def score_checkpoints(root: Path, size: str) -> None:
-    """Score the untrained model and the checkpoints of stage 1, and run the baselines."""
+    """Score the untrained model, the baselines and the checkpoints of stage 1."""
     score(root, size, root / f"models/{size}/stage0", "stage0", "test.csv")
-    for checkpoint in sorted((root / f"models/{size}/stage1").glob("checkpoint-*")):
-        score(root, size, checkpoint, f"curve/{checkpoint.name}", "test_risk.csv")
     training = ["--train_index", root / "train.csv", "--max_train", 100_000]
     baselines = ["--baselines", "majority", "logistic_regression"]
-    call("-m", "evaluation.baselines", root / f"results/{size}/stage1", *training, *baselines)
+    call("-m", "evaluation.baselines", root / f"results/{size}/stage0", "--root_dir", root, *training, *baselines)
+    for checkpoint in sorted((root / f"models/{size}/stage1").glob("checkpoint-*")):
+        score(root, size, checkpoint, f"curve/{checkpoint.name}", "test_risk.csv")
 
 
 def score(root: Path, size: str, model: Path, name: str, index: str, *flags: object) -> None:
@@ -262,24 +264,22 @@ def score(root: Path, size: str, model: Path, name: str, index: str, *flags: obj
 
 
 def print_results(root: Path, size: str) -> None:
-    """Print the table of stages, and plot the curves of stage 1."""
-    results = root / f"results/{size}"
+    """Print the table of stages, with empty cells for steps that have not run, and plot the curves of stage 1."""
+    files = [root / f"results/{size}/{name}/result.json" for name in SCORED]
+    require(files[SCORED.index("stage1")], "the scores of stage 1", "run stage1")
     optimum = read_json(root / "optimum.json")
-    names = ["baselines/majority", "baselines/logistic_regression", "stage0", "stage1", "stage2", "stage3"]
-    folders = [results / (f"stage1/{name}" if "/" in name else name) for name in names]
-    scores = [read_json(folder / "result.json")["tasks"] if folder.is_dir() else {} for folder in folders]
+    majority, regression, *stages = [read_json(file)["tasks"] if file.exists() else {} for file in files]
     print("| task | held-out rows | | chance | LR | goal | untrained | stage 1 | stage 2 | stage 3 | optimum |")
     print("| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for task in (*RISK, *DECISION):
         metric = "auroc" if task in RISK else "f1"
-        chance, linear, *stages = [with_interval(tasks.get(task, {}), metric) for tasks in scores]
-        best, goal = "", ""
-        if task in RISK and optimum[task] is not None:
-            best, goal = f"{optimum[task]:.3f}", f"{goal_of(scores[1][task]['auroc']):.3f}"
-        rows = scores[3][task]["n"]
-        cells = [task, f"{rows:,}", METRIC_NAMES[metric], chance, linear if goal else "", goal, *stages, best]
-        print("|", " | ".join(cells), "|")
-    plot(root, size, {task: scores[1][task]["auroc"] for task in RISK}, optimum)
+        linear, best = (regression if task in RISK else {}).get(task, {}), optimum.get(task)
+        goal = "" if linear.get("auroc") is None else f"{goal_of(linear['auroc']):.3f}"
+        cells = [task, f"{stages[1][task]['n']:,}", METRIC_NAMES[metric], with_interval(majority.get(task, {}), metric)]
+        cells += [with_interval(linear, metric), goal, *(with_interval(tasks.get(task, {}), metric) for tasks in stages)]
+        print("|", " | ".join([*cells, "" if best is None else f"{best:.3f}"]), "|")
+    if regression and (root / f"results/{size}/curve").is_dir():
+        plot(root, size, {task: regression[task]["auroc"] for task in RISK}, optimum)
 
 
 def with_interval(scores: Mapping[str, Any], metric: str) -> str:

@@ -3,9 +3,9 @@
 Compares padded, length-grouped and packed batches, samples rendered in advance and by a dataloader worker, and the loss with
 all logits and in chunks, and measures how fast a worker renders long samples. Runs sft.py itself, the variants alternately,
 on rows of --dataset_name. Without --model_name_or_path it makes a small random model; its times do not transfer to a real
-model. On a GPU add --attn_implementation kernels-community/flash-attn2 and --bf16 True. On a CPU packed batches need an
-attention mask of tokens × tokens: use a short --max_length, and --steps 0 to measure only useful tokens and the worker at the
-full length. Unknown flags are passed to sft.py.
+model. On a GPU add --attn_implementation kernels-community/flash-attn2 and --bf16 True, or run benchmarks/gpu.sh. On a CPU
+packed batches need an attention mask of tokens × tokens: use a short --max_length, and --steps 0 to measure only useful tokens
+and the worker at the full length. Unknown flags are passed to sft.py.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages 
 
 import argparse
 import re
-import resource
 import statistics
 import subprocess
 import tempfile
@@ -27,7 +26,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cli import Parser, at_least, run
+from pipeline.errors import UserError
 from pipeline.files import read_json, require
+from pipeline.progress import peak_memory_mib
 
 if TYPE_CHECKING:
     from training.samples import TokenSamples
@@ -74,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_argument("--loss", choices=LOSSES, help=argparse.SUPPRESS)  # in a process of its own, for its peak memory
     args, flags = cli.parse_known_args(argv)
     if args.loss:
-        print(*measure_loss(args.loss, args.max_length))
+        print(*measure_loss(args.loss, args.max_length, args.model_name_or_path))
         return
     indexes = tuple(args.dataset_name.split(","))
     settings = Settings(args.root_dir, indexes, args.max_length, args.batch, args.steps, args.rounds, tuple(flags))
@@ -103,8 +104,9 @@ def measure(settings: Settings, model: str, folder: str) -> None:
     if settings.steps:
         print(f"\n| loss, {settings.max_length:,} tokens, vocabulary of {VOCABULARY:,} | ms per step | peak MiB |")
         print("| --- | ---: | ---: |")
-        losses = [{name: measure_loss_in_process(settings, name) for name in LOSSES} for _ in rounds]
-        for name in LOSSES:
+        names = ("all logits", "in chunks")
+        losses = [{name: measure_loss_in_process(settings, name) for name in names} for _ in rounds]
+        for name in names:
             print(f"| {name} | {' | '.join(medians([by_loss[name] for by_loss in losses]))} |")
 
 
@@ -189,7 +191,7 @@ def worker_rate(samples: TokenSamples) -> tuple[float, float]:
 
 
 def loss_of_all_logits(model: Any, ids: Any, labels: Any) -> Any:
-    """The loss that Transformers computes: logits of every token, in float32."""
+    """The loss that Transformers computes, with logits of every token in float32, or Liger's kernel in its place."""
     return model(input_ids=ids, labels=labels).loss
 
 
@@ -198,50 +200,76 @@ def loss_in_chunks(model: Any, ids: Any, labels: Any) -> Any:
     return model(input_ids=ids, labels=labels, fused_lm_head=True).loss
 
 
-LOSSES: dict[str, Callable[[Any, Any, Any], Any]] = {"all logits": loss_of_all_logits, "in chunks": loss_in_chunks}
+LOSSES: dict[str, Callable[[Any, Any, Any], Any]] = {
+    "all logits": loss_of_all_logits,
+    "in chunks": loss_in_chunks,
+    "Liger": loss_of_all_logits,
+}
 
 
-def measure_loss(name: str, length: int) -> tuple[float, float]:
-    """Milliseconds of a forward and backward pass of a small model with a large vocabulary, and the peak memory in MiB."""
+def measure_loss(name: str, length: int, model_name_or_path: str | None) -> list[float]:
+    """Milliseconds of a forward and backward pass, and peak MiB, with a loss on an answer of 32 tokens, then on all tokens.
+
+    Without `model_name_or_path` the model is small and random, with a large vocabulary.
+    """
     import torch
-    from transformers import Qwen3Config, Qwen3ForCausalLM
+    from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
     from trl.trainer.utils import add_fused_lm_head
 
     import training.trainer  # noqa: F401  computes logits of labelled tokens only
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    on_gpu = torch.cuda.is_available()
+    if name == "Liger":
+        if not on_gpu:
+            raise UserError("--loss Liger: expected a GPU, got none. Choose another loss.")
+        from liger_kernel.transformers import apply_liger_kernel_to_qwen3
+
+        others = dict.fromkeys(("rope", "cross_entropy", "rms_norm", "swiglu"), False)
+        apply_liger_kernel_to_qwen3(fused_linear_cross_entropy=True, **others)
     torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=VOCABULARY,
-        hidden_size=64,
-        intermediate_size=192,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=32,
-        tie_word_embeddings=True,
-    )
-    model = Qwen3ForCausalLM(config).to(device)
+    if model_name_or_path:
+        model = AutoModelForCausalLM.from_pretrained(model_name_or_path, dtype="auto")
+    else:
+        config = Qwen3Config(
+            vocab_size=VOCABULARY,
+            hidden_size=64,
+            intermediate_size=192,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=32,
+            tie_word_embeddings=True,
+        )
+        model = Qwen3ForCausalLM(config)
+    model.to("cuda" if on_gpu else "cpu").train()
     add_fused_lm_head(model)
-    ids = torch.randint(0, VOCABULARY, (1, length), device=device)
-    labels = ids.clone()
-    labels[:, :-ANSWER] = -100
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        LOSSES[name](model, ids, labels).backward()
-        model.zero_grad()
-        times.append(time.perf_counter() - start)
-    peak = torch.cuda.max_memory_allocated() if device == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return 1000 * statistics.median(times), peak / 2**20
+    ids = torch.randint(0, model.config.vocab_size, (1, length), device=model.device)
+    results: list[float] = []
+    for labelled in (ANSWER, length):  # on a CPU the peak is of the process so far, so the smaller one comes first
+        labels = ids.clone()
+        labels[:, :-labelled] = -100
+        times = []
+        for _ in range(5 if on_gpu else 3):
+            start = time.perf_counter()
+            LOSSES[name](model, ids, labels).backward()
+            model.zero_grad()
+            if on_gpu:
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - start)
+        results += [
+            1000 * statistics.median(times),
+            torch.cuda.max_memory_allocated() / 2**20 if on_gpu else peak_memory_mib(),
+        ]
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+    return results
 
 
 def measure_loss_in_process(settings: Settings, name: str) -> tuple[float, float]:
-    """`measure_loss` in a process of its own, so that its peak memory is that of this loss."""
-    stdout = run_script(
-        "benchmarks/train_speed.py", "--dataset_name", "-", "--max_length", settings.max_length, "--loss", name
-    )
-    milliseconds, peak = stdout.split()[-2:]
+    """Time and memory of the loss of an answer, in a process of its own, so that its peak memory is that of this loss."""
+    script = "benchmarks/train_speed.py"
+    stdout = run_script(script, "--dataset_name", "-", "--max_length", settings.max_length, "--loss", name)
+    milliseconds, peak = stdout.split()[-4:-2]
     return float(milliseconds), float(peak)
 
 

@@ -64,11 +64,12 @@ def apply_overrides(
             notes.append("--log_completions is set to False: only --log_completions_to_tracker sends text about patients")
         if args.use_vllm:
             changes["vllm_max_model_length"] = vllm_model_length(args, script_args.max_prompt_length)
-    elif args.packing and on_gpu and "flash" not in (attention or ""):
-        # Flash attention separates packed samples by their lengths. PyTorch's does so by their positions, but with a mask of
-        # tokens × tokens: good for tests on a CPU only.
+    elif args.packing and on_gpu and not any(name in (attention or "") for name in ("flash", "flex")):
+        # Flash attention separates packed samples by their lengths, flex attention with a sparse mask. PyTorch's does so with
+        # a mask of tokens × tokens: good for tests on a CPU only.
         changes["packing"] = False
-        notes.append("--packing is set to False: it needs --attn_implementation kernels-community/flash-attn2, or similar")
+        implementations = "kernels-community/flash-attn2, flex_attention"
+        notes.append(f"--packing is set to False: it needs --attn_implementation {implementations}, or similar")
     return _replace(args, changes), model_args, notes
 
 
