@@ -71,7 +71,7 @@ class Scale:
     learning_steps: int | None
 
 
-FULL = Scale(60, (), 8192, 8, 16, 6, (1, 8, 32), 32, 32, 2000)
+FULL = Scale(60, (), 8192, 8, 16, 6, (1, 8, 32), 32, 32, 1600)
 QUICK = Scale(60, ("--patients", 60, "--rows", 12, "--test_rows", 8), 1024, 2, 3, 1, (1, 4), 4, 4, 2)
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
 
 import csv
+import os
 import subprocess
 import time
 from collections import Counter, defaultdict
@@ -226,7 +227,7 @@ def train_stage(root: Path, size: str, number: int, max_steps: int | None) -> No
     common = ["--root_dir", root, "--model_name_or_path", previous, "--output_dir", output, "--report_to", "none"]
     common += ["--logging_steps", 10, "--gradient_checkpointing", False, "--warmup_steps", 0.03, "--seed", 0]
     common += [*flags.common, *flags.stages[number - 1], *(["--max_steps", max_steps] if max_steps else [])]
-    sft = ["sft.py", *common, "--max_length", MAX_LENGTH, "--load_dataset_mode", "direct", "--dataset_num_proc", 2]
+    sft = ["sft.py", *common, "--max_length", MAX_LENGTH, "--load_dataset_mode", "direct", "--dataset_num_proc", os.cpu_count()]
     checkpoints = ["--save_strategy", "steps", "--save_steps", 1 / CHECKPOINTS]
     start = time.perf_counter()
     if (output / "config.json").exists():
