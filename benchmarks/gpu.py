@@ -191,17 +191,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 def make_data(bench: Bench) -> None:
     """Make the patients, index files and tokenizers of all sections, unless they are there."""
     at, indexes = ("--root_dir", bench.speed), [bench.speed / f"task_index/all/{task}.csv" for task in TASKS]
-    minutes = 60 * 60
-    if not bench.model.is_dir():
-        call = partial(bench.call, seconds=minutes)
+    call = partial(bench.call, seconds=60 * 60)
+    if not (bench.speed / "task_index").is_dir():
         call("preprocess/synthetic_mimic.py", *at, "--patients", bench.scale.patients)
         for step in ("merge_patient", "rank", "combination", "build_index_mapping"):
             call(f"preprocess/{step}.py", *at)
         call("mimiciv_dataset/task_sample_info_gen.py", *at)
+    if not bench.model.is_dir():
         call("scripts/make_tiny_model.py", *at, "--output_path", bench.model, "--samples", 100, "--dataset_name", *indexes)
     if not (bench.learning / "models/gpu/stage0").is_dir():
-        flags = ("--root_dir", bench.learning, *bench.scale.learning)
-        bench.call("benchmarks/learning.py", "data", *flags, seconds=minutes)
+        call("benchmarks/learning.py", "data", "--root_dir", bench.learning, *bench.scale.learning)
 
 
 # --- training

@@ -227,7 +227,16 @@ def train_stage(root: Path, size: str, number: int, max_steps: int | None) -> No
     common = ["--root_dir", root, "--model_name_or_path", previous, "--output_dir", output, "--report_to", "none"]
     common += ["--logging_steps", 10, "--gradient_checkpointing", False, "--warmup_steps", 0.03, "--seed", 0]
     common += [*flags.common, *flags.stages[number - 1], *(["--max_steps", max_steps] if max_steps else [])]
-    sft = ["sft.py", *common, "--max_length", MAX_LENGTH, "--load_dataset_mode", "direct", "--dataset_num_proc", os.cpu_count()]
+    sft = [
+        "sft.py",
+        *common,
+        "--max_length",
+        MAX_LENGTH,
+        "--load_dataset_mode",
+        "direct",
+        "--dataset_num_proc",
+        os.cpu_count(),
+    ]
     checkpoints = ["--save_strategy", "steps", "--save_steps", 1 / CHECKPOINTS]
     start = time.perf_counter()
     if (output / "config.json").exists():

@@ -60,6 +60,47 @@ def test_train_speed(synthetic_root: Path) -> None:
     assert {row[0] for row in cells(done.stdout)} >= {"all logits", "in chunks"} and "one dataloader worker: " in done.stdout
 
 
+def test_gpu_row_that_fails_is_reported(tmp_path: Path) -> None:
+    """A failed or late row has its reason; its output is kept, and the rows after it are measured."""
+    from benchmarks.gpu import QUICK, Bench
+
+    bench = Bench(tmp_path, tmp_path / "gpu.md", QUICK, 60, tmp_path)
+    fails = "print('step 1'); raise SystemExit('error: no such | file.')"
+    late = "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(60)"
+    bench.table("Title", "Note.", ["name", "printed"])
+    bench.row("fails", lambda: [bench.call("-c", fails)])
+    bench.row("late", lambda: [bench.call("-c", late.replace("pid", str(tmp_path / "pid"), 1), seconds=2)])
+    bench.row("works", lambda: [bench.call("-c", "print(7, end='')")])
+    assert cells(bench.output.read_text(encoding="utf-8")) == [
+        ["name", "printed"],
+        ["fails", "failed: error: no such / file."],
+        ["late", "failed: not finished after 2 s"],
+        ["works", "7"],
+    ]
+    assert "step 1" in (tmp_path / "gpu.log").read_text(encoding="utf-8")
+    assert not Path("/proc", (tmp_path / "pid").read_text(encoding="utf-8")).exists(), "the late process has ended"
+    bench.deadline = 0
+    bench.row("too late", lambda: [bench.call("-c", "print(7)")])
+    assert cells(bench.output.read_text(encoding="utf-8"))[-1] == ["too late", "failed: no time left"]
+
+
+@pytest.mark.slow
+def test_gpu(synthetic_root: Path, tmp_path: Path) -> None:
+    """Every section with tiny sizes on the CPU, where Liger and flash attention are unavailable."""
+    (tmp_path / "speed").mkdir()
+    for name in ("patients_ehr", "index_mapping", "task_index"):
+        (tmp_path / "speed" / name).symlink_to(synthetic_root / name)
+    command("benchmarks/gpu.py", "--root_dir", tmp_path, "--quick", "--seconds", 1200)
+    text = (tmp_path / "gpu.md").read_text(encoding="utf-8")
+    rows = {row[0]: row[1:] for row in cells(text)}
+    assert {"all logits", "in chunks", "padded", "grouped by length", "one process", "fsdp2", "--batch 4"} <= rows.keys()
+    assert not any("failed" in row[0] for name, row in rows.items() if name not in ("Liger", "deepspeed_zero3"))
+    assert "expected a GPU" in rows["Liger"][0] and ["packed", "kernels-community/flash-attn2", "not installed"] in cells(text)
+    losses = {row[0]: row[-1] for row in cells(text) if row[0] in ("padded", "packed") and len(row) == 6}
+    assert float(losses["padded"]) == pytest.approx(float(losses["packed"]), abs=0.01), "the same samples in each step"
+    assert rows["ED_Hospitalization"][:2] == ["8", "AUROC"] and "stage 1: trained in" in text
+
+
 @pytest.mark.slow
 def test_learning(tmp_path: Path) -> None:
     """All steps, on too few patients to learn anything."""

@@ -71,6 +71,19 @@ def test_overrides_copy_the_arguments(tmp_path: Path, monkeypatch: pytest.Monkey
         apply_overrides(given, SFTArguments(), ModelConfig(), [])
 
 
+@pytest.mark.parametrize("attention", ["flex_attention", "kernels-community/flash-attn2", "sdpa", None])
+def test_packing_on_a_gpu_needs_an_attention_that_separates_samples(
+    attention: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trl import ModelConfig, SFTConfig
+
+    given = SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, packing=True)
+    monkeypatch.setattr(SFTConfig, "device", torch.device("cuda"))
+    args, notes = apply_overrides(given, SFTArguments(), ModelConfig(attn_implementation=attention), [])
+    separates = attention not in ("sdpa", None)
+    assert args.packing == separates and len(notes) == (not separates)
+
+
 def test_a_directory_belongs_to_a_run_once_it_has_checkpoints(tmp_path: Path) -> None:
     data = {"files": [["a.csv", 3, "ab"]], "stage": "domain", "max_tokens": 9, "instructions_sha256": "i"}
     settings = {"method": "SFT", "model": "m", "data": data, "learning_rate": 1.0}
