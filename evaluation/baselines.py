@@ -309,7 +309,9 @@ def write_baselines(job: BaselineJob, names: Sequence[str], result: Mapping[str,
         parts += [(name, each) for each in members]
         if not members:
             print(f"{name}: the run has no sample that it can answer, so nothing is written")
-    lines = map_lines(parts, partial(output_lines, job), folder, num_workers=num_workers, desc="baselines", unit="part")
+    lines = map_lines(
+        parts, partial(output_lines, job), folder, "baselines", num_workers=num_workers, desc="baselines", unit="part"
+    )
     for name, of_baseline in groupby(lines, key=lambda line: line["baseline"]):
         with atomic_path(folder / name / "outputs.jsonl") as temporary, temporary.open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(line["line"], ensure_ascii=False) + "\n" for line in of_baseline)

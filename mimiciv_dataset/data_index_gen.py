@@ -26,7 +26,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages 
 
 import argparse
 import csv
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -42,7 +41,7 @@ from mimiciv_dataset.sources import index_sources, patients_source
 from mimiciv_dataset.tasks import TASKS
 from pipeline.cli import Parser, run
 from pipeline.errors import UserError
-from pipeline.files import atomic_path, read_json, require
+from pipeline.files import atomic_path, read_json, require, scratch_dir
 from pipeline.progress import Summary, print_table
 from pipeline.provenance import Provenance
 from pipeline.work import map_lines
@@ -93,12 +92,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     audit_path = args.output_path.with_suffix(".audit.csv")
     reports: dict[str, dict[str, Any]] = {}
     args.output_path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = tempfile.TemporaryDirectory(prefix=".data_index_gen-", dir=args.output_path.parent)
-    with scratch as name, atomic_path(args.output_path) as temporary:
-        folder = Path(name)
+    scratch = scratch_dir(args.output_path.with_name(f".{args.output_path.name}.tasks"))
+    with scratch as folder, atomic_path(args.output_path) as temporary:
         sampler = Sampler(split_by_task(index, numbers, subjects, folder), numbers, subjects, filters, draw)
         lines = map_lines(
-            list(numbers), sampler.sample, folder, num_workers=args.num_workers, desc="data_index_gen", unit="task"
+            list(numbers), sampler.sample, folder, "draws", num_workers=args.num_workers, desc="data_index_gen", unit="task"
         )
         with temporary.open("w", newline="", encoding="utf-8") as output:
             output.write(",".join(SAMPLE_COLUMNS) + "\n")

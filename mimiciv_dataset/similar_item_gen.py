@@ -67,7 +67,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"{args.data_index_dir}: expected {expected}, got none. Use an index and patients of the same data.")
     names = [task for task in tasks if counts[task]]
     compute = partial(neighbours, answers, args.top_k, args.sentence_transformer)
-    lines = map_lines(names, compute, args.output_path, num_workers=args.num_workers, desc="similar_item_gen", unit="task")
+    lines = map_lines(
+        names, compute, args.output_path, "vocabularies", num_workers=args.num_workers, desc="similar_item_gen", unit="task"
+    )
     for task, of_task in groupby(lines, itemgetter("task")):
         write_csv(args.output_path / "item_set" / f"{task}.csv", [[HEADER], *([item] for item in answers[task])])
         write_csv(args.output_path / "similar_item" / f"{task}.csv", map(itemgetter("row"), of_task))

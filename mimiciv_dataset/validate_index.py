@@ -11,6 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
 
+import os
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -46,8 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     shown: Counter[Path] = Counter()
     check = partial(check_block, Trajectories(args.ehr_dir), Lookups(args.index_mapping), args.show)
     parts = [(path, block) for path in files for block in blocks(path)]
-    scratch = Path(tempfile.gettempdir())
-    results = map_lines(parts, check, scratch, num_workers=args.num_workers, desc="validate_index", unit="block")
+    scratch = Path(tempfile.gettempdir()), f"validate_index-{os.getpid()}"
+    results = map_lines(parts, check, *scratch, num_workers=args.num_workers, desc="validate_index", unit="block")
     for (path, _), result in zip(parts, results, strict=True):
         for task, of_task in result["counts"].items():
             counts[task].update(of_task)

@@ -57,6 +57,20 @@ def atomic_dir(path: Path | str) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def scratch_dir(path: Path) -> Iterator[Path]:
+    """An empty directory for intermediate files, removed when the block ends. Leftovers of a killed process are removed first.
+
+    Its path is that of one output, as two processes must not use the same directory at once.
+    """
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 # --- JSON
 
 

@@ -105,13 +105,16 @@ class Source:
         return {**self.lineage, self.name: self.itself} if self.is_ancestor else dict(self.lineage)
 
 
-def output_of(name: str, path: Path, made_by: str, *, is_ancestor: bool = True, verify: bool = False) -> Source:
+def output_of(
+    name: str, path: Path, made_by: str, *, is_ancestor: bool = True, verify: bool = False, unfinished: bool = False
+) -> Source:
     """The output of another step as an input.
 
     Args:
         name, path, is_ancestor: as of `Source`; `path` is a directory or a file.
         made_by: the script that makes it, for error messages.
         verify: hash all its files, instead of those only whose size or time of change differs from the record.
+        unfinished: accept an unfinished output, whose digest is None.
 
     Raises:
         UserError: the output is unfinished, files of it are missing or changed, or it was made from an older version of
@@ -122,7 +125,7 @@ def output_of(name: str, path: Path, made_by: str, *, is_ancestor: bool = True, 
         return unknown_origin(name, path, is_ancestor)
     source = _recorded(name, path, record, is_ancestor)
     again = f"Run {source.command or made_by}"
-    if not record.get("complete"):
+    if not record.get("complete") and not unfinished:
         raise UserError(f"{path}: expected a finished output of {made_by}, got an unfinished one. {again} to its end.")
     if fault := _fault_of_files(record_path(path), record, verify):
         raise UserError(f"{path}: expected the files that {made_by} wrote, got {fault}. {again} --overwrite.")

@@ -19,7 +19,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,7 +29,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.errors import UserError
-from pipeline.files import Line, atomic_path
+from pipeline.files import Line, atomic_path, scratch_dir
 from pipeline.progress import progress
 
 T = TypeVar("T")
@@ -83,24 +82,31 @@ def run_units(
 
 
 def map_lines(
-    parts: Sequence[T], compute: Callable[[T], Iterable[Line]], scratch: Path, *, num_workers: int = 1, desc: str, unit: str
+    parts: Sequence[T],
+    compute: Callable[[T], Iterable[Line]],
+    scratch: Path,
+    name: str,
+    *,
+    num_workers: int = 1,
+    desc: str,
+    unit: str,
 ) -> Iterator[Line]:
     """Yield the JSON objects that `compute` yields for each part, in the order of the parts.
 
     For commands whose processes compute pieces of a single output. Results pass through a temporary directory, so that memory
-    holds none of them and their order does not depend on the number of processes.
+    holds none of them and their order does not depend on the number of processes. What a killed run left there is removed.
 
     Args:
         parts: what is computed by one process at a time.
         compute: function of a part; a bound method or `functools.partial`, not a closure.
         scratch: directory in which the temporary directory is made; further arguments are those of `run_units`.
+        name: names the temporary directory: that of the output, so that commands with other outputs have another.
     """
-    scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".parts-", dir=scratch) as temporary:
-        paths = [Path(temporary) / f"{number}.jsonl" for number in range(len(parts))]
+    with scratch_dir(scratch / f".parts-{name}") as temporary:
+        paths = [temporary / f"{number}.jsonl" for number in range(len(parts))]
         write = partial(_write_lines, compute)
         units = [Unit(path.stem, path.exists, partial(write, part, path)) for part, path in zip(parts, paths, strict=True)]
-        run_units(units, Path(temporary), num_workers=num_workers, desc=desc, unit=unit)
+        run_units(units, temporary, num_workers=num_workers, desc=desc, unit=unit)
         for path in paths:
             with path.open(encoding="utf-8") as file:
                 yield from map(json.loads, file)

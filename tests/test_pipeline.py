@@ -507,7 +507,7 @@ def compute(part):
         yield {"part": part, "text": "é\\u2028\\n", "number": number}
 
 def main():
-    for line in map_lines(range(5), compute, Path(sys.argv[1]), num_workers=int(sys.argv[2]), desc="map", unit="part"):
+    for line in map_lines(range(5), compute, Path(sys.argv[1]), "map", num_workers=int(sys.argv[2]), desc="map", unit="part"):
         print(json.dumps(line))
 
 if __name__ == "__main__":
@@ -524,6 +524,9 @@ def test_mapped_lines_come_in_the_order_of_the_parts(tmp_path: Path) -> None:
         return subprocess.run(line, capture_output=True, text=True, env=environment)
 
     expected = [{"part": part, "text": "é\u2028\n", "number": number} for part in range(5) for number in range(part)]
+    left = tmp_path / "scratch/.parts-map/4.jsonl"
+    left.parent.mkdir(parents=True)
+    left.write_text('{"part": "of a run that was killed"}\n')
     for num_workers in (1, 2):
         assert list(map(json.loads, mapped(num_workers, -1).stdout.splitlines())) == expected
         failed = mapped(num_workers, 3)

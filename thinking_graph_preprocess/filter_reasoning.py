@@ -232,7 +232,7 @@ def write_outputs(
         writer = csv.writer(kept, lineterminator="\n")
         writer.writerow([*SAMPLE_COLUMNS, "reasoning"])
         options = {"num_workers": num_workers, "desc": "filter_reasoning", "unit": "part"}
-        for line in map_lines(parts, judge.lines, output.parent, **options):
+        for line in map_lines(parts, judge.lines, output.parent, output.name, **options):
             counts[line["task"]].update(line["counts"])
             rejects.writelines(json.dumps(rejected, ensure_ascii=False) + "\n" for rejected in line["rejects"])
             if line["kept"]:

@@ -120,10 +120,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     job = EhrshotJob(dict(of_patient), frames, examples, settings)
     order = sorted(of_patient)
     parts = [order[start : start + PATIENTS_PER_PART] for start in range(0, len(order), PATIENTS_PER_PART)]
-    scratch = args.output_path.parent
+    scratch = args.output_path.parent, args.output_path.name
 
     def rows() -> Iterator[BenchmarkRow]:
-        for line in map_lines(parts, job.rows, scratch, num_workers=args.num_workers, desc="ehrshot", unit="part"):
+        for line in map_lines(parts, job.rows, *scratch, num_workers=args.num_workers, desc="ehrshot", unit="part"):
             if line["note"]:
                 left_out[line["note"]] += 1
             if line["row"]:

@@ -58,8 +58,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     labels: dict[str, list[tuple[int, int, int, str | bool]]] = defaultdict(list)
     patients, job = list(rows), MedsJob(args.ehr_dir, dict(rows))
     parts = [patients[start : start + PATIENTS_PER_PART] for start in range(0, len(patients), PATIENTS_PER_PART)]
-    scratch = args.output_path.parent
-    for line in map_lines(parts, job.labels, scratch, num_workers=args.num_workers, desc="meds_labels", unit="part"):
+    scratch = args.output_path.parent, args.output_path.name
+    for line in map_lines(parts, job.labels, *scratch, num_workers=args.num_workers, desc="meds_labels", unit="part"):
         if line["label"] is None:
             left_out["have their answer in the window"] += 1
         else:
