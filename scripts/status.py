@@ -54,8 +54,8 @@ class Step:
 _SET = "--data_config scripts/data_configs/risk_prediction.json --output_path datas/ehr_bench/risk_prediction.csv"
 _GRAPH = "thinking_graph_preprocess/"
 STEPS = (
-    Step("preprocess/merge_patient.py", "raw tables in buckets (intermediate)", "patients", needed=False),
-    Step("preprocess/rank.py", "records in order (intermediate)", "patients_sorted", needed=False),
+    Step("preprocess/merge_patient.py", "raw tables in buckets", "patients", needed=False),
+    Step("preprocess/rank.py", "records in order", "patients_sorted", needed=False),
     Step("preprocess/combination.py", "trajectories", "patients_ehr"),
     Step("preprocess/split_patients.py", "train/test split", "patient_data/patients.csv"),
     Step("preprocess/build_index_mapping.py", "dictionaries and code maps", "index_mapping"),
@@ -111,10 +111,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         check(artefact, faulty, args.verify)
         if artefact.fault:
             faulty.add(artefact.output.resolve())
-    print_table(("artefact", "where", "made (UTC)", "made from", "state"), map(row, artefacts))
-    commands = dict.fromkeys(artefact.command for artefact in artefacts if artefact.command)
+    print_table(("artefact", "where", "made (UTC)", "made from", "state"), [row(each, args.root_dir) for each in artefacts])
+    commands = [f"{a.command}{f'   # {a.fault}' if a.fault else ''}" for a in artefacts if a.command]
     if commands:
-        print("\nTo run, in this order:", *commands, sep="\n  ")
+        print("\nTo run, in this order:", *dict.fromkeys(commands), sep="\n  ")
     return 1 if faulty else 0
 
 
@@ -158,9 +158,9 @@ def check(artefact: Artefact, faulty: Collection[Path], verify: bool) -> None:
     if not record.get("complete"):
         artefact.state, artefact.fault, artefact.command = "unfinished", "unfinished", command
     elif fault := stale_because(artefact, faulty, verify):
-        artefact.state, artefact.fault, artefact.command = f"stale: {fault}", fault, f"{command} --overwrite"
+        artefact.state, artefact.fault, artefact.command = "stale", fault, f"{command} --overwrite"
     elif fault := fault_of_files(artefact.record_path, record, verify):
-        artefact.state, artefact.fault, artefact.command = f"changed: {fault}", fault, f"{command} --overwrite"
+        artefact.state, artefact.fault, artefact.command = "changed", fault, f"{command} --overwrite"
 
 
 def stale_because(artefact: Artefact, faulty: Collection[Path], verify: bool) -> str | None:
@@ -202,13 +202,14 @@ def patients_now(origin: Ancestor) -> str | None:
     return patients_source(origin.path, read_subject_ids(origin.path)).digest
 
 
-def row(artefact: Artefact) -> tuple[str | None, ...]:
+def row(artefact: Artefact, root: Path) -> tuple[str, ...]:
     """An artefact as a row of the printed table."""
     what = next((step.artefact for step in STEPS if step.script == artefact.script), artefact.script)
     made = artefact.record.get("made", "")[:16].replace("T", " ")
     inputs = artefact.inputs
     sources = ", ".join(inputs) if len(inputs) < 8 else f"{len(inputs)} files"
-    return what, str(artefact.output), made, sources, artefact.state
+    where = artefact.output.relative_to(root) if artefact.output.is_relative_to(root) else artefact.output
+    return what, str(where), made, sources, artefact.state
 
 
 if __name__ == "__main__":
