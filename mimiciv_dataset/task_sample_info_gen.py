@@ -38,7 +38,7 @@ from pipeline.progress import Summary, print_table
 from pipeline.provenance import Provenance, require_complete
 from pipeline.work import Tick, Unit, run_units
 
-STEP, RULES = "mimiciv_dataset/task_sample_info_gen.py", 1
+STEP, RULES = "mimiciv_dataset/task_sample_info_gen.py", 2
 UNIT_PATIENTS = 200  # of a work unit: what an interrupted process has to index again
 
 
