@@ -24,10 +24,12 @@ def read_header(path: Path) -> list[str]:
     """
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
-            data = stream.read(HEADER_BYTES).removeprefix(BOM)
+            data = stream.readline(HEADER_BYTES)
+            while data.count(b'"') % 2 and (line := stream.readline(HEADER_BYTES)):  # a line end inside a name
+                data += line
     except (OSError, EOFError) as error:
         raise UserError(f"{path}: expected a readable CSV file, got {error}. Download the file again.") from None
-    text = data.decode("utf-8", "surrogateescape")  # the last character may be cut off
+    text = data.removeprefix(BOM).decode("utf-8", "surrogateescape")  # the last character may be cut off
     names = [name.strip() for name in next(csv.reader(io.StringIO(text, newline="")), [])]
     if any("\udc80" <= character <= "\udcff" for name in names for character in name):
         raise UserError(f"{path}: expected a header line in UTF-8, got other bytes. Download the file again.")

@@ -28,9 +28,10 @@ CHECKED_COLUMNS = {
     "ndc": ("ndc", "ndc_code"),
     "text": ("note_id",),
     "time": (
-        "admittime", "dischtime", "deathtime", "dod", "intime", "outtime", "charttime", "chartdate", "storetime", "storedate",
-        "starttime", "entertime", "ordertime", "transfertime",
+        "admittime", "dischtime", "deathtime", "dod", "intime", "outtime", "charttime", "chartdate", "starttime", "entertime",
+        "ordertime", "transfertime",
     ),
+    "storetime": ("storetime", "storedate"),
 }  # fmt: skip
 COLUMN_KINDS = {column: kind for kind, columns in CHECKED_COLUMNS.items() for column in columns}
 

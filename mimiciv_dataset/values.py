@@ -18,7 +18,8 @@ from mimiciv_dataset.events import COLUMN_KINDS, MISSING_TEXTS
 _MISSING = {text.lower() for text in MISSING_TEXTS} | {"nat", "(null)", "-", "--", ".", "?"}
 _NUMBER = re.compile(r"\+?(\d+)(?:\.0*)?")
 _SCIENTIFIC = re.compile(r"\+?(\d)(?:\.(\d*))?[eE](\+?)(\d{1,2})")
-_TIME = re.compile(r"([1-9]\d{3}-\d\d-\d\d)(?:[ T]((?:[01]\d|2[0-3]):[0-5]\d)(?::([0-5]\d)(?:\.0*)?)?)?")
+_DAY, _CLOCK = r"[1-9]\d{3}-\d\d-\d\d", r"( ([01]\d|2[0-3]):[0-5]\d:[0-5]\d)"
+_TIME = re.compile(r"([1-9]\d{3}-\d\d-\d\d)(?:[ T]((?:[01]\d|2[0-3]):[0-5]\d)(?::([0-5]\d)(?:\.(\d*))?)?)?")
 
 
 def clean_number(text: str) -> str:
@@ -81,18 +82,20 @@ def clean_icd(text: str) -> str:
 
 
 def clean_time(text: str) -> str:
-    """A time as `YYYY-MM-DD HH:MM:SS`, or a date as `YYYY-MM-DD`.
+    """A time as `YYYY-MM-DD HH:MM:SS`, with its fraction of a second if that is not zero, or a date as `YYYY-MM-DD`.
 
     >>> clean_time("2150-01-05T12:00:00.000"), clean_time("2150-01-05 12:00"), clean_time("2150-01-05")
     ('2150-01-05 12:00:00', '2150-01-05 12:00:00', '2150-01-05')
+    >>> clean_time("2150-01-05T12:00:00.750")
+    '2150-01-05 12:00:00.750'
     """
     match = _TIME.fullmatch(text)
     if match is None:
         raise ValueError
-    date, minutes, seconds = match.groups()
+    date, minutes, seconds, fraction = match.groups()
     time = f"{date} {minutes}:{seconds or '00'}" if minutes else date
-    datetime.fromisoformat(time)  # a ValueError if there is no such day or time
-    return time
+    datetime.fromisoformat(time)  # a ValueError if there is no such day
+    return f"{time}.{fraction}" if fraction and fraction.strip("0") else time
 
 
 @dataclass(frozen=True)
@@ -111,14 +114,12 @@ class Kind:
 
 
 KINDS = {
-    "number": Kind("a whole number, with all its digits", r"^(0|[1-9]\d{0,17})$", clean_number),
-    "time": Kind(
-        "a time such as 2150-01-31 12:00:00 without time zone, or a date such as 2150-01-31",
-        r"^[1-9]\d{3}-\d\d-\d\d( ([01]\d|2[0-3]):[0-5]\d:[0-5]\d)?$",
-        clean_time,
-    ),
-    "icd": Kind("an ICD code without dot and decimal part", r"^[0-9A-Za-z]+$", clean_icd),
-    "ndc": Kind("a National Drug Code, with all its digits", r"^[0-9-]+$", clean_ndc),
+    "number": Kind("a whole number", r"^(0|[1-9]\d{0,17})$", clean_number),
+    "time": Kind("a time such as 2150-01-31 12:00:00 (no time zone), or a date", rf"^{_DAY}{_CLOCK}?$", clean_time),
+    # procedureevents has fractions of a second, which are kept even if they are zero
+    "storetime": Kind("a time such as 2150-01-31 12:00:00 (no time zone)", rf"^{_DAY}({_CLOCK}(\.\d+)?)?$", clean_time),
+    "icd": Kind("an ICD code", r"^[0-9A-Za-z]+$", clean_icd),
+    "ndc": Kind("a National Drug Code", r"^[0-9-]+$", clean_ndc),
     "text": Kind("an id", r"^\S+$", str),
 }
 

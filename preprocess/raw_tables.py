@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimiciv_dataset.csv_checks import BOM, QuoteCheck, read_header, stray_quotes_error
-from mimiciv_dataset.events import COLUMN_KINDS, EVENTS, MODULES, EventType
+from mimiciv_dataset.events import COLUMN_KINDS, DICTIONARY_TABLES, EVENTS, MODULES, EventType
 from mimiciv_dataset.lookups import find_table, text_columns
 from mimiciv_dataset.tasks import TASKS, needs_modules
 from mimiciv_dataset.values import KINDS, canonical, canonical_or_same
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 BLOCK_BYTES = 16 << 20  # text that is parsed at once; the longest row allowed
-# Columns added to every table: number of the row in its file, from 0, and its time. No column of a file has such a name, because
+# Columns added to every table: number of the row in its file, from 0, and its time. No column of a file has such a name, as
 # names are stripped.
 ROW, TIME = " row", " time"
 UNNAMED = " column "  # and its number: name of a column without one, while it is checked
@@ -105,16 +105,24 @@ def find_tables(mimic_dir: Path) -> tuple[list[RawTable], list[str]]:
         for event in [event for event in EVENTS.values() if event.module == module]:
             path = find_table(folder, event.name)
             if path is None:
-                nested = find_module(folder, module)
-                fix = f"Download it, or remove the whole directory {module}/ to work without the module"
-                if nested:
-                    fix = f"Put a link to {nested} in place of {folder}: mv {folder} {folder}-download; ln -s "
-                    fix += f"{folder.resolve()}-download/{nested.relative_to(folder)} {folder}"
-                raise UserError(f"{folder / event.name}.csv: expected this table (or .csv.gz), got no such file. {fix}.")
+                expected, fix = f"{folder / event.name}.csv: expected this table (or .csv.gz)", how_to_get(folder, module)
+                raise UserError(f"{expected}, got no such file. {fix}.")
             table = RawTable(event, path, column_names(path))
             check_columns(table)
             tables.append(table)
+        for name in DICTIONARY_TABLES.get(module, ()):
+            find_table(folder, name)  # an error if there are two
     return tables, warnings
+
+
+def how_to_get(folder: Path, module: str) -> str:
+    """What to do if a table of an existing module is missing."""
+    if nested := find_module(folder, module):
+        download = folder.resolve().with_name(f"{module}-download")
+        return f"Its tables are in {nested}: mv {folder} {download} && ln -s {download / nested.relative_to(folder)} {folder}"
+    if module == "hosp":
+        return f"Download it; {OLDEST[module]} and later have it (1.0 has some tables in core/)"
+    return f"Download it, or remove the whole directory {module}/ to work without the module"
 
 
 def column_names(path: Path) -> tuple[str, ...]:
@@ -317,10 +325,10 @@ class Encoded:
 
 
 def parse_time(column: pl.Expr) -> pl.Expr:
-    """The times of texts in MIMIC-IV's form; a date counts as 00:00:00, and other text as missing."""
+    """The times, to the millisecond, of texts in MIMIC-IV's form; a date counts as 00:00:00, and other text as missing."""
     import polars as pl
 
-    formats = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%d")
+    formats = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%d", "%Y-%m-%d %H:%M:%S%.f")
     return pl.coalesce(column.str.to_datetime(text, time_unit="ms", strict=False) for text in formats)
 
 
@@ -364,7 +372,7 @@ def prepare(
     frame = pl.from_arrow(rows.select(list(table.columns)))
     frame = frame.with_columns(series.alias(column) for column, series in changed.items())
     if frame["subject_id"].null_count():
-        raise value_error(table, "subject_id", first_row + frame["subject_id"].is_null().arg_max(), "a missing value")
+        raise value_error(table, "subject_id", first_row + frame["subject_id"].is_null().arg_max(), None)
     in_order = [times[column] for column in (event.time, event.time_fallback) if column is not None]
     time = pl.coalesce(in_order) if in_order else pl.lit(None, pl.Datetime("ms"))
     return frame.with_columns(time.alias(TIME)).with_row_index(ROW, first_row).cast({ROW: pl.Int64})
@@ -376,7 +384,7 @@ def clean_values(table: RawTable, column: str, encoded: Encoded, first_row: int,
 
     kind, values = COLUMN_KINDS[column], encoded.values
     valid = values.str.contains(KINDS[kind].pattern)
-    if kind == "time":
+    if kind in ("time", "storetime"):
         valid &= values.to_frame("time").select(parse_time(pl.col("time"))).to_series().is_not_null()
     if valid.all():
         return values
@@ -385,7 +393,7 @@ def clean_values(table: RawTable, column: str, encoded: Encoded, first_row: int,
         try:
             value = canonical(kind, values[position])
         except ValueError:
-            raise value_error(table, column, first_row + encoded.first_row(position), "another text") from None
+            raise value_error(table, column, first_row + encoded.first_row(position), values[position]) from None
         if value != values[position]:
             cleaned[position] = value
     if not cleaned:
@@ -403,10 +411,13 @@ def check_unnamed(table: RawTable, column: str, encoded: Encoded, first_row: int
     counts.unnamed[column] += encoded.rows(range(len(encoded.values)))
 
 
-def value_error(table: RawTable, column: str, row: int, got: str) -> UserError:
-    """The error of a value that cannot be read; `row` counts from 0."""
+def value_error(table: RawTable, column: str, row: int, value: str | None) -> UserError:
+    """The error of a value that cannot be read, which it does not quote; `row` counts from 0."""
     where, expected = f"{table.path}, row {row + 1:,}, column {column}", KINDS[COLUMN_KINDS[column]].expected
-    return UserError(f"{where}: expected {expected}, got {got}. Fix the row (a second header line?).")
+    got, fix = ("a missing value" if value is None else "another text"), "Fix the row"
+    if value is not None and value.strip() == column:
+        got, fix = "the name of the column", "Remove the second header line"
+    return UserError(f"{where}: expected {expected}, got {got}. {fix}.")
 
 
 # --- the tables that ids refer to
