@@ -78,6 +78,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     provenance = Provenance(args.output_path, STEP, sources, settings, RULES, cli.arguments)
     if not provenance.begin(args.overwrite, args.verify):
         return
+    for warning in lookups.warnings():
+        print(f"warning: {warning}")
     parts = tuple(tuple(subjects[i : i + UNIT_PATIENTS]) for i in range(0, len(subjects), UNIT_PATIENTS))
     Index(args.output_path, provenance, trajectories, lookups, parts).make(args.num_workers)
     record = require_complete(provenance.path, STEP)
