@@ -20,7 +20,7 @@ FLAGS       are passed to every data_index_gen.py, such as --min_window 5 or --e
 TEXT
 }
 
-fail() { echo "error: $*" >&2; exit 2; }
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 root=./datas scale=1 seed=42 more=()
 while [ $# -gt 0 ]; do
@@ -40,9 +40,7 @@ done
 awk -v f="$scale" 'BEGIN { exit !(f ~ /^[0-9]*\.?[0-9]+([eE]-?[0-9]+)?$/ && f > 0 && f <= 1) }' \
   || fail "--scale $scale: expected a number with 0 < F ≤ 1."
 
-code=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
-configs="$code/scripts/data_configs"
-if [ -x "$code/.venv/bin/python" ]; then python="$code/.venv/bin/python"; else python=python; fi
+configs="$repo/scripts/data_configs"
 for path in "$root/task_index/all" "$root/patient_data/train.csv" "$root/patient_data/test.csv"; do
   [ -e "$path" ] || fail "$path: no such file or directory. Make it with preprocess/split_patients.py and mimiciv_dataset/task_sample_info_gen.py."
 done
@@ -57,7 +55,7 @@ sample() {
   # data_index_gen.py reads 1 as a number of rows, not as a share: leave the flag out to keep the counts of the config.
   if [ "$share" != 1 ]; then set -- --force_task_num "$share" "$@"; fi
   echo; echo "== $output"
-  "$python" "$code/mimiciv_dataset/data_index_gen.py" --root_dir "$root" --data_index_dir "$root/task_index/all" \
+  "$python" "$repo/mimiciv_dataset/data_index_gen.py" --root_dir "$root" --data_index_dir "$root/task_index/all" \
     --subject_id_path "$root/patient_data/$split.csv" --data_config "$configs/$config.json" --seed "$seed" \
     --output_path "$root/$output" "$@" ${more[@]+"${more[@]}"}
 }

@@ -11,6 +11,9 @@ repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 root=./datas/quickstart mimic="" maps="" patients=200 url="" chain_model=""
 while [ $# -gt 0 ]; do
+  case "$1" in --*_dir|--maps_from|--patients|--synthesis_*)
+    [ $# -gt 1 ] || { echo "error: $1: expected a value, got none." >&2; exit 2; } ;;
+  esac
   case "$1" in
     --root_dir) root=$2; shift 2 ;;
     --mimic_dir) mimic=$2; shift 2 ;;
@@ -29,9 +32,9 @@ look() { printf '      look: %s\n' "$1"; }
 
 step "Environment (.venv)"
 bash "$repo/scripts/setup_env.sh"
-python="$repo/.venv/bin/python"
+source "$repo/scripts/common.sh"
 export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-0}  # at most one GPU
-mkdir -p "$root"
+make_directory "$root"
 root=$(cd "$root" && pwd)
 
 if [ -z "$mimic" ]; then
@@ -120,7 +123,7 @@ step "Training: stage 1 on answers, stage 2 on chains, stage 3 with GRPO (a few 
 stage() {  # SCRIPT OUTPUT FLAGS; small enough for a laptop. See scripts/recipes/ for real settings
   (cd "$repo" && "$python" "$1" --root_dir "$root" --output_dir "$root/models/$2" --bf16 False --report_to none \
     --gradient_checkpointing False --save_strategy no --logging_steps 10 --warmup_steps 0.1 "${@:3}" > "$root/models/$2.log" 2>&1) \
-    || { tail -n 20 "$root/models/$2.log" >&2; exit 1; }
+    || { code=$?; [ $code = 130 ] && interrupted; tail -n 20 "$root/models/$2.log" >&2; exit $code; }
   tail -n 1 "$root/models/$2.log"
 }
 if [ ! -f "$root/models/stage3/config.json" ]; then

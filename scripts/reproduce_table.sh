@@ -8,10 +8,7 @@
 # Flags after -- are passed to test.py: --use_vllm, --instructions their.json for a released checkpoint, --limit 50 for a quick
 # test. After an interruption, run the same command again to resume.
 set -euo pipefail
-repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-python="$repo/.venv/bin/python"; [ -x "$python" ] || python=python
-
-fail() { echo "reproduce_table.sh: $*" >&2; exit 2; }
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 root=./datas results=./results/table models=() flags=()
 while [ $# -gt 0 ]; do
@@ -26,7 +23,7 @@ while [ $# -gt 0 ]; do
 done
 [ ${#models[@]} -gt 0 ] || fail "expected a model, got none. See --help."
 
-mkdir -p "$results"
+make_directory "$results"
 results=$(cd "$results" && pwd)
 bench="$root/ehr_bench/ehr_bench_decision_making.csv,$root/ehr_bench/ehr_bench_risk_prediction.csv"
 folders=() failed=()
@@ -34,12 +31,10 @@ for model in "${models[@]}"; do
   name=$(basename "$model")
   case "${model,,}" in *ehr-r1*) setting=(--think_prompt) ;; *) setting=(--prompt) ;; esac
   echo "reproduce_table.sh: $model ${setting[*]} → $results/$name"
-  if "$python" "$repo/test.py" --root_dir "$root" --dataset_name "$bench" --model_name_or_path "$model" \
-      --output_path "$results/$name" --resume "${setting[@]}" "${flags[@]}"; then
-    folders+=("$results/$name")
-  else
-    failed+=("$model")
-  fi
+  code=0
+  "$python" "$repo/test.py" --root_dir "$root" --dataset_name "$bench" --model_name_or_path "$model" \
+    --output_path "$results/$name" --resume "${setting[@]}" "${flags[@]}" || code=$?
+  case $code in 0) folders+=("$results/$name") ;; 130) exit 130 ;; *) failed+=("$model") ;; esac
 done
 if [ ${#folders[@]} -gt 0 ]; then (cd "$repo" && "$python" -m evaluation.published "${folders[@]}"); fi
 [ ${#failed[@]} -eq 0 ] || fail "failed: ${failed[*]}. See the errors above, and run the same command again to resume."

@@ -4,13 +4,14 @@
 #   EHR_REQUIREMENTS=FILE      requirements file (requirements.txt with an NVIDIA GPU, otherwise requirements-cpu.txt)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+trap 'echo "interrupted. Run the same command again to resume." >&2; exit 130' INT
 
 if [ -z "${EHR_REQUIREMENTS:-}" ]; then
   if nvidia-smi -L >/dev/null 2>&1; then EHR_REQUIREMENTS=requirements.txt; else EHR_REQUIREMENTS=requirements-cpu.txt; fi
 fi
 stamp=.venv/.installed
-# What decides the installation: the requirements, this script and the packages in pyproject.toml (not its tool settings).
-installation="$EHR_REQUIREMENTS $(cat "$EHR_REQUIREMENTS" requirements-base.txt scripts/setup_env.sh <(sed '/^\[tool.ruff\]/,$d' pyproject.toml) |
+# What decides the installation: the requirements, the commands below, and the packages in pyproject.toml (not its tool settings).
+installation="$EHR_REQUIREMENTS $(cat "$EHR_REQUIREMENTS" requirements-base.txt <(sed '1,/^# Installation$/d' scripts/setup_env.sh) <(sed '/^\[tool.ruff\]/,$d' pyproject.toml) |
   sha256sum | cut -c1-16) $PWD"
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$installation" ]; then exit 0; fi
 
@@ -27,11 +28,17 @@ if [ -z "$python" ]; then
 fi
 
 echo "setup_env.sh: installing $EHR_REQUIREMENTS into .venv (takes a few minutes the first time)"
+[ -w . ] || { echo "error: $PWD: expected a writable directory for .venv, got a read-only one. Copy the repository." >&2; exit 2; }
 exec 9>.venv.lock; flock 9
+
+# Installation
+errors=$(mktemp); trap 'rm -f "$errors"' EXIT
+# quietly COMMAND...: run a command, and show its errors if it fails, but not after Ctrl-C.
+quietly() { "$@" 2>"$errors" || { cat "$errors" >&2; exit 1; }; }
 if [ ! -x .venv/bin/python ] || ! .venv/bin/python -c 'import pip' 2>/dev/null; then
-  "$python" -m venv --clear .venv
+  quietly "$python" -m venv --clear .venv
 fi
-pip=".venv/bin/python -m pip --disable-pip-version-check -qq"
+pip="quietly .venv/bin/python -m pip --disable-pip-version-check -qq"
 $pip install --upgrade pip wheel
 # torch first: a dependency that requires it without a version would install another build.
 torch=$(grep -o '^torch==[^ ]*' "$EHR_REQUIREMENTS")

@@ -32,7 +32,8 @@ while [ $# -gt 0 ]; do
 done
 [ -n "$release" ] || { usage >&2; exit 2; }
 [ -d "$release" ] || fail "$release: expected the directory of a downloaded release, got no such directory."
-mkdir -p "$root"
+{ mkdir -p "$root" && [ -w "$root" ]; } 2>/dev/null || fail "$root: expected a writable directory, got none. Choose another --root_dir."
+trap 'echo "interrupted. Run the same command again to resume." >&2; exit 130' INT
 release=$(cd "$release" && pwd -P) root=$(cd "$root" && pwd -P)
 [ "$release" != "$root" ] || fail "$root: the release and --root_dir are the same directory. Move the download elsewhere."
 

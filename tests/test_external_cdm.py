@@ -56,15 +56,19 @@ def lab_names(root: Path) -> None:
     ])  # fmt: skip
 
 
-@pytest.fixture
-def pickles(tmp_path: Path) -> Path:
-    root = tmp_path / "pickles"
+def write_pickles(root: Path) -> Path:
+    """The four pickles, and the names of the tests."""
     root.mkdir()
     for name in PATHOLOGIES:
         cases = {hadm_id: admission(pathology) for hadm_id, pathology in ADMISSIONS.items() if pathology == name}
         (root / f"{name}_hadm_info_first_diag.pkl").write_bytes(pickle.dumps(cases))
     lab_names(root)
     return root
+
+
+@pytest.fixture
+def pickles(tmp_path: Path) -> Path:
+    return write_pickles(tmp_path / "pickles")
 
 
 @pytest.fixture

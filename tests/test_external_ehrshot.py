@@ -52,8 +52,11 @@ def events(patient_id: int) -> list[tuple[Any, ...]]:
 
 @pytest.fixture
 def ehrshot(tmp_path: Path) -> Path:
+    return write_ehrshot(tmp_path / "EHRSHOT_ASSETS")
+
+
+def write_ehrshot(root: Path) -> Path:
     """EHRSHOT_ASSETS of twelve patients: four a split, yes and no in turn."""
-    root = tmp_path / "EHRSHOT_ASSETS"
     write_csv(root / "splits/person_id_map.csv", [("", "split", "omop_person_id"),
               *((i, SPLITS[i // 4], patient) for i, patient in enumerate(PATIENTS))])  # fmt: skip
     header = ("", "patient_id", "start", "end", "code", "value", "unit", "visit_id", "omop_table")

@@ -73,8 +73,12 @@ SAT = [  # RXCUI, ATN, SAB, ATV
 
 @pytest.fixture
 def sources(tmp_path: Path) -> Path:
-    folder = tmp_path / "sources"
-    folder.mkdir()
+    return write_sources(tmp_path / "sources")
+
+
+def write_sources(folder: Path) -> Path:
+    """The four files of CCS and the three of RxNorm."""
+    folder.mkdir(parents=True)
     for name, text in (("$dxref 2015.csv", DX9), ("dx10.csv", DX10), ("$prref 2015.csv", PR9), ("pr10.csv", PR10)):
         (folder / name).write_text(text)
     blank = [""] * 18

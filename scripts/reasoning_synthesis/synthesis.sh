@@ -5,9 +5,10 @@ set -euo pipefail
 usage() {
   cat <<'TEXT'
 usage: synthesis.sh --index FILE --model NAME --base_url URL [--root_dir DIR] [--umls_dir META] [--chunks N]
-                    [--from STEP] [-- FLAGS...]
+                    [--from STEP] [--dry_run] [-- FLAGS...]
 
-Steps   concepts     the concepts that each event mentions      DIR/evidence_datas/concepts
+Steps   concepts     the task index by patient                  DIR/task_index/patient
+                     the concepts that each event mentions      DIR/evidence_datas/concepts
         coexistence  co-occurrence in the training patients     DIR/evidence_datas/coexistence
         graph        the knowledge graph, if it does not exist  DIR/evidence_datas/graph
         evidence     the graph of each row of FILE              DIR/evidence_datas/evidence
@@ -21,19 +22,21 @@ Steps   concepts     the concepts that each event mentions      DIR/evidence_dat
 --umls_dir META UMLS files, for concepts and graph; without them free vocabularies are used
 --chunks N      processes of the steps concepts and evidence, which is also split into N files (1)
 --from STEP     first step to run; earlier ones must be complete (concepts)
+--dry_run       print the commands
 FLAGS           flags of reasoning_generation.py, such as --max_rpm 500 --price_in 2.5 --price_out 10 --max_cost 100
 
 An interrupted run resumes. On a cluster, run one job array for each step: scripts/reasoning_synthesis/array.slurm.
 TEXT
 }
 
-fail() { echo "error: $* See synthesis.sh --help." >&2; exit 2; }
+source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
 
 steps=(concepts coexistence graph evidence reasoning filter)
-root=./datas index="" model="" url="" umls="" chunks=1 from=concepts flags=()
+root=./datas index="" model="" url="" umls="" chunks=1 from=concepts dry="" flags=()
 while [ $# -gt 0 ]; do
   case $1 in
     -h|--help) usage; exit 0 ;;
+    --dry_run) dry=yes; shift ;;
     --) shift; flags=("$@"); break ;;
     --root_dir|--index|--model|--base_url|--umls_dir|--chunks|--from)
       [ $# -gt 1 ] || fail "$1: expected a value."
@@ -51,45 +54,51 @@ done
 [ -n "$url" ] || fail "--base_url URL: expected a server. There is no default, so that no patient data leaves your machine by accident."
 case $from in concepts|coexistence|graph|evidence) [ -f "$index" ] || fail "--index ${index:-FILE}: expected an index CSV." ;; esac
 
-code=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd -P)
-if [ -x "$code/.venv/bin/python" ]; then python="$code/.venv/bin/python"; else python=python; fi
-
 # step SCRIPT FLAGS...: run a script in one process.
-step() { echo "== $1"; "$python" "$code/thinking_graph_preprocess/$1" --root_dir "$root" "${@:2}"; }
+step() {
+  echo "== $(basename "$1")"
+  local command=("$python" "$repo/$1" --root_dir "$root" "${@:2}")
+  if [ -n "$dry" ]; then printf '%q ' "${command[@]}"; echo; else "${command[@]}"; fi
+}
 
 # chunked SCRIPT FLAGS...: run a script in --chunks processes, each with one chunk; fails if one of them does.
 chunked() {
+  if [ -n "$dry" ] || [ "$chunks" = 1 ]; then step "$@"; return; fi
   local i pid pids=() failed=0
-  echo "== $1"
+  echo "== $(basename "$1")"
+  trap 'trap "" INT; kill "${pids[@]}" 2>/dev/null; wait; interrupted' INT  # processes in the background do not get Ctrl-C
   for ((i = 0; i < chunks; i++)); do
-    "$python" "$code/thinking_graph_preprocess/$1" --root_dir "$root" "${@:2}" --chunk_num "$chunks" --chunk_idx "$i" &
+    "$python" "$repo/$1" --root_dir "$root" "${@:2}" --chunk_num "$chunks" --chunk_idx "$i" &
     pids+=($!)
   done
   for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
+  trap - INT
   return "$failed"
 }
 
-evidence="$root/evidence_datas"
+graphs=thinking_graph_preprocess evidence="$root/evidence_datas"
 started=""
 for name in "${steps[@]}"; do
   [ "$name" = "$from" ] && started=yes
   [ -n "$started" ] || continue
   case $name in
-    concepts) chunked concept_extraction.py ${umls:+--umls_dir "$umls"} ;;
+    concepts)
+      step mimiciv_dataset/task_sample_info_gen.py --output_path "$root/task_index/patient" --group patient
+      chunked "$graphs/concept_extraction.py" ${umls:+--umls_dir "$umls"} ;;
     coexistence)
-      step coexistence_concept.py --data_index_dir "$root/task_index/all" --subject_id_path "$root/patient_data/train.csv" \
+      step "$graphs/coexistence_concept.py" --data_index_dir "$root/task_index/all" --subject_id_path "$root/patient_data/train.csv" \
         --patient_ehr_path "$root/patients_ehr" --output_path "$evidence" ;;
     graph)
       if [ -d "$evidence/graph" ]; then echo "== $evidence/graph exists"
-      elif [ -n "$umls" ]; then step build_umls_graph.py --umls_dir "$umls"
-      else step build_umls_graph.py --free
+      elif [ -n "$umls" ]; then step "$graphs/build_umls_graph.py" --umls_dir "$umls"
+      else step "$graphs/build_umls_graph.py" --free
       fi ;;
-    evidence) chunked evidence_generation.py --data_index_path "$index" ;;
+    evidence) chunked "$graphs/evidence_generation.py" --data_index_path "$index" ;;
     reasoning)
-      step reasoning_generation.py --data_index_dir "$evidence/evidence" --output_path "$evidence/reasoning" \
+      step "$graphs/reasoning_generation.py" --data_index_dir "$evidence/evidence" --output_path "$evidence/reasoning" \
         --model "$model" --base_url "$url" ${flags[@]+"${flags[@]}"} ;;
     filter)
-      step filter_reasoning.py --data_index_dir "$evidence/evidence" --reasoning_path "$evidence/reasoning" \
+      step "$graphs/filter_reasoning.py" --data_index_dir "$evidence/evidence" --reasoning_path "$evidence/reasoning" \
         --output_path "$evidence/kept/reasoning.csv" ;;
   esac
 done

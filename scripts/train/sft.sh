@@ -3,5 +3,5 @@
 #   bash scripts/train/sft.sh [RECIPE_DIR] [SFT.PY FLAGS]
 #   RECIPE_DIR   a directory of recipes, such as those in scripts/recipes/ (Qwen3-1.7B); flags override the recipe
 # Environment: ACCELERATE_CONFIG=FILE (scripts/accelerate_configs/deepspeed_zero3.yaml), NUM_PROCESSES=N (all visible GPUs).
-# The same command resumes an interrupted run.
+# --dry_run prints the command and the files that are missing. The same command resumes an interrupted run.
 exec bash "$(dirname "${BASH_SOURCE[0]}")/launch.sh" "${BASH_SOURCE[0]}" sft.py sft "$@"

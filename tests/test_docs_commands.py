@@ -1,0 +1,351 @@
+"""The commands and programs of README and docs run as they are written, in order, in a fresh copy of the repository.
+
+Differences from what a reader types, all in the tables below: placeholders, the size of sampled sets, and commands that need
+a GPU, a cluster or hours. The comment of a command (at its end, or on the line above it) says if it needs such a thing.
+"""
+
+from __future__ import annotations
+
+import csv
+import http.server
+import io
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+from conftest import REPO, command
+from scripted_server import ScriptedServer
+from test_download_code_maps import QuietHandler
+from test_external_cdm import write_pickles
+from test_external_ehrshot import write_ehrshot
+from test_index_mapping import write_sources
+from tiny_evidence import answer_of, chain, record_of
+from tiny_umls import write_umls
+
+PAGES = (
+    "README.md",
+    "docs/data.md",
+    "docs/tasks.md",
+    "docs/evaluation.md",
+    "docs/thinking_graph_concepts.md",
+    "docs/thinking_graph.md",
+    "docs/training.md",
+    "docs/external.md",
+    "docs/synthetic.md",
+    "docs/benchmarks.md",
+    "docs/differences.md",
+)
+FIRST_COMMANDS = ("bash scripts/quickstart.sh", "bash scripts/run_tests.sh")  # the only ones that are not run here
+ACTIVATE = "source .venv/bin/activate"
+NEEDS = re.compile(r"needs (GPUs|a GPU|a cluster)|takes hours")  # in comments: such a command is only checked
+FLAGS = {  # command → more flags: smaller sets, and a site on loopback
+    "bash scripts/build_datasets.sh": "--scale 0.004",
+    "python scripts/download_code_maps.py": "--base_url {AHRQ}",
+}
+CHECKED = (  # command → what runs where the machine or the time is missing
+    (r"sbatch --nodes \d+ (.*)", r"bash \1 --dry_run"),
+    (r"(bash scripts/.*)", r"\1 --dry_run"),
+    (
+        r"accelerate launch --config_file=\S+ --num_processes 8 sft.py (.*)",
+        r"accelerate launch --config_file=scripts/accelerate_configs/cpu.yaml --num_processes 1 sft.py \1 --max_steps 2",
+    ),
+    (r"(python -m vllm\.\S+) .*", r"\1 --help"),
+    (r"for .*(python benchmarks/learning.py) .*", r"\1 --help"),
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page: its language, text, and the number of its first line."""
+
+    page: str
+    line: int
+    language: str
+    text: str
+
+
+def blocks(page: str) -> list[Block]:
+    """The fenced blocks of a page, in order."""
+    found: list[Block] = []
+    start, lines = None, (REPO / page).read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, 1):
+        if line.startswith("```"):
+            if start is None:
+                start = number
+            else:
+                language = lines[start - 1].removeprefix("```")
+                found.append(Block(page, start + 1, language, "\n".join(lines[start : number - 1])))
+                start = None
+    assert start is None, f"{page}, line {start}: the block is not closed"
+    return found
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of a block with its continuation lines, and the comment on it."""
+
+    text: str
+    comment: str
+
+
+def commands(block: Block) -> list[Command]:
+    """The commands of a bash block. A comment of its own line is about the next command only."""
+    result, above = [], ""
+    for line in re.sub(r"\\\n\s*", "", block.text).splitlines():
+        if line.startswith("#"):
+            above = line
+        elif line.strip():
+            text, _, comment = re.sub(r"\s+# ", "\0", line, count=1).partition("\0")
+            result.append(Command(text.strip(), f"{above} {comment}"))
+            above = ""
+    return result
+
+
+def test_every_block_is_run_or_a_sample_of_text() -> None:
+    assert {"README.md", *(path.relative_to(REPO).as_posix() for path in (REPO / "docs").glob("*.md"))} == set(PAGES)
+    for page in PAGES:
+        for block in blocks(page):
+            assert block.language in ("bash", "python", ""), (
+                f"{page}, line {block.line}: the language {block.language} is not run"
+            )
+            if not block.language:
+                typed = re.search(r"^(\$ |python|bash|sbatch|source|cd |import |from )", block.text, re.MULTILINE)
+                assert not typed, f"{page}, line {block.line}: a block of commands or code needs its language"
+    first = commands(blocks("README.md")[0])
+    assert tuple(command.text for command in first) == FIRST_COMMANDS
+
+
+def test_what_needs_a_machine_is_checked_in_another_way() -> None:
+    checked = [
+        c for page in PAGES for b in blocks(page) if b.language == "bash" for c in commands(b) if NEEDS.search(c.comment)
+    ]
+    assert len(checked) > 8
+    for item in checked:
+        assert any(re.fullmatch(pattern, item.text) for pattern, _ in CHECKED), item.text
+
+
+# --- the world of the commands
+
+
+def write_model(folder: Path, synthetic_root: Path) -> Path:
+    """A tiny model that ends every reply at once: all its logits are equal, and token 0 ends a text."""
+    from safetensors.torch import load_file, save_file
+
+    index = synthetic_root / "task_index/all"
+    files = [index / f"{task}.csv" for task in ("emar", "chartevents", "Inpatient_Mortality")]
+    flags = ("--root_dir", synthetic_root, "--output_path", folder, "--long_tokens", "--samples", 60)
+    command("scripts/make_tiny_model.py", *flags, "--dataset_name", *files)
+    weights = load_file(folder / "model.safetensors")
+    save_file(
+        weights | {"model.norm.weight": weights["model.norm.weight"] * 0}, folder / "model.safetensors", {"format": "pt"}
+    )
+    return folder
+
+
+def write_downloads(folder: Path) -> Path:
+    """Synthetic patients in three directories, as PhysioNet's downloads are."""
+    command("preprocess/synthetic_mimic.py", "--root_dir", folder / "made", "--patients", 80)
+    for module, release in (("hosp", "mimiciv/3.1"), ("icu", "mimiciv/3.1"), ("ed", "mimic-iv-ed/2.2"),
+                            ("note", "mimic-iv-note/2.2")):  # fmt: skip
+        (folder / release).mkdir(parents=True, exist_ok=True)
+        (folder / "made/mimiciv" / module).rename(folder / release / module)
+    return folder
+
+
+def write_ahrq(folder: Path, maps: Path) -> Path:
+    """The zip files of AHRQ with the code maps of the synthetic patients in its format."""
+    zips = {
+        "ccs/Single_Level_CCS_2015.zip": {"$dxref 2015.csv": ("diagnoses", "9"), "$prref 2015.csv": ("procedures", "9")},
+        "ccs10/ccs_dx_icd10cm_2019_1.zip": {"ccs_dx_icd10cm_2019_1.csv": ("diagnoses", "10")},
+        "ccs10/ccs_pr_icd10pcs_2020_1.zip": {"ccs_pr_icd10pcs_2020_1.csv": ("procedures", "10")},
+    }
+    for zip_name, tables in zips.items():
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as archive:
+            for name, (kind, version) in tables.items():
+                with (maps / f"hosp/d_ccs_{kind}.csv").open(newline="") as file:
+                    rows = [row for row in csv.DictReader(file) if row["icd_version"] == version]
+                system = {"9": "ICD-9-CM", "10": "ICD-10-CM" if kind == "diagnoses" else "ICD-10-PCS"}[version]
+                lines = [f"'{system} CODE','CCS CATEGORY','CCS CATEGORY DESCRIPTION'"]
+                lines += [f"'{row['icd_code']}','{row['long_title']}','{row['long_title']}'" for row in rows]
+                archive.writestr(name, "\n".join(lines) + "\n")
+        (folder / zip_name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / zip_name).write_bytes(buffer.getvalue())
+    return folder
+
+
+def reply(body: dict, number: int) -> dict:
+    """A correct chain for a record, or else an answer."""
+    try:
+        event = record_of(body).split("## ")[1].splitlines()[0].strip()
+        return {"text": chain(f"- **{event}**: seen", f"From **{event}** it follows.", answer_of(body))}
+    except (KeyError, IndexError, TypeError):
+        return {"text": "no", "top": {"no": -0.1, "yes": -2.5}}
+
+
+def write_release(folder: Path, root: Path) -> Path:
+    """The files of a build as a release has them: one file per patient, in archives, without provenance."""
+    folder.mkdir()
+    command(
+        "preprocess/combination.py", "--root_dir", root, "--layout", "patient", "--output_path", folder / "made/patients_ehr"
+    )
+    for name in ("patients_ehr", "cache"):
+        with tarfile.open(folder / f"{name}.tar.gz", "w:gz") as archive:
+            archive.add(folder / "made/patients_ehr" if name == "patients_ehr" else root / name, name)
+    shutil.rmtree(folder / "made")
+    for name in ("ehr_bench", "index_mapping"):
+        shutil.copytree(root / name, folder / name, ignore=shutil.ignore_patterns("*.json", "*.audit.csv"))
+    return folder
+
+
+def write_released_jsonl(repository: Path, index: Path) -> None:
+    """Rows with their input, as in the released JSONL, and the input of the first one."""
+    from mimiciv_dataset.mimiciv import MIMICIV
+
+    data = MIMICIV(root_dir=repository / "datas", sample_info_path=index, lazzy_mode=True, shuffle=False)
+    with (repository / "released.jsonl").open("w", encoding="utf-8") as file:
+        for number in range(min(len(data), 12)):
+            file.write(json.dumps({"idx": number, **data[number]}, default=str) + "\n")
+    (repository / "record.md").write_text(data[0]["input"], encoding="utf-8")
+
+
+def copy_repository(folder: Path) -> Path:
+    """A copy of the files under version control, with this environment as its .venv and without data."""
+    names = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=REPO, capture_output=True, text=True, check=True
+    )
+    for name in names.stdout.splitlines():
+        if (REPO / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(REPO / name, folder / name)
+    (folder / ".venv").symlink_to(sys.prefix)
+    return folder
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    with ScriptedServer(reply) as running:
+        yield running.url
+
+
+@pytest.fixture
+def file_server(tmp_path: Path) -> Iterator[str]:
+    """The URL of the directory `ahrq`."""
+    handler = partial(QuietHandler, directory=tmp_path / "ahrq")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_address[1]}"
+        running.shutdown()
+
+
+# --- running them
+
+
+def run(line: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a line of bash outside this environment."""
+    path = os.pathsep.join(part for part in os.environ["PATH"].split(os.pathsep) if Path(part) != Path(sys.prefix) / "bin")
+    env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    env |= {"PATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    line = ["bash", "-euo", "pipefail", "-c", line]
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
+    return subprocess.run(line, cwd=cwd, env=env, timeout=600, **pipe)
+
+
+@dataclass
+class World:
+    """A reader's machine: a copy of the repository, downloads, models, servers, and what the placeholders stand for."""
+
+    folder: Path
+    words: dict[str, object]
+    activated: bool = False
+
+    @property
+    def repository(self) -> Path:
+        return self.folder / "EHR-R1"
+
+    def prepare(self, block: Block) -> Path:
+        """Make what the text around a block assumes to be there; return the directory in which it is run."""
+        bench = self.repository / "datas/ehr_bench/ehr_bench_decision_making.csv"
+        if "--maps_from DIR" in block.text:
+            shutil.copytree(self.repository / "datas/index_mapping", self.folder / "maps")
+        if "RELEASED.jsonl" in block.text:
+            write_released_jsonl(self.repository, bench)
+        if "unpack_release.sh" in block.text:  # readers of this part have no other data
+            write_release(self.folder / "download", self.repository / "datas")
+            return copy_repository(self.folder / "release/EHR-R1")
+        return self.repository
+
+    def command_line(self, item: Command) -> str:
+        """What is run for a command."""
+        placeholder = re.compile("|".join(rf"(?<![\w.-]){re.escape(word)}(?![\w-])" for word in self.words))
+        line = placeholder.sub(lambda match: shlex.quote(str(self.words[match.group()])), item.text)
+        for text, flags in FLAGS.items():
+            line = line.replace(text, f"{text} {flags}".format(**self.words))
+        if NEEDS.search(item.comment):
+            pattern, instead = next(pair for pair in CHECKED if re.fullmatch(pair[0], line))
+            line = re.sub(pattern, instead, line)
+        return f"{ACTIVATE}; {line}" if self.activated else line
+
+    def run(self, block: Block) -> None:
+        """Run a block, command by command; the environment is active from the command that activates it."""
+        cwd = self.prepare(block)
+        if block.language == "python":
+            (cwd / "program.py").write_text(block.text.replace("MODEL", str(self.words["MODEL"])), encoding="utf-8")
+            items = [Command("python program.py", "")]
+        else:
+            items = [item for item in commands(block) if item.text not in FIRST_COMMANDS]
+        for item in items:
+            self.activated |= item.text == ACTIVATE
+            line, start = self.command_line(item), time.monotonic()
+            done = run(line, cwd)
+            print(f"{time.monotonic() - start:5.1f} s  {line}", flush=True)
+            assert done.returncode == 0, (
+                f"{block.page}, line {block.line}: {line}\nexited with {done.returncode}:\n{done.stdout[-4000:]}"
+            )
+
+
+@pytest.mark.slow
+def test_every_command_and_program_runs(synthetic_root: Path, tmp_path: Path, server: str, file_server: str) -> None:
+    downloads, index = write_downloads(tmp_path / "physionet.org/files"), "./datas/ehr_bench/ehr_bench_risk_prediction.csv"
+    write_ahrq(tmp_path / "ahrq", downloads / "made/index_mapping")
+    model = write_model(tmp_path / "model", synthetic_root)
+    names = [("C1", "Glucose"), ("C2", "Sodium"), ("C3", "Insulin")]
+    world = World(tmp_path, {
+        "DOWNLOADS": downloads,
+        "RXNORM": write_sources(tmp_path / "RXNORM/rrf").parent,
+        "META": write_umls(tmp_path / "META", names, [("C1", "isa", "C2"), ("C2", "has_finding", "C3")]),
+        "DIR": tmp_path / "maps",
+        "DOWNLOAD_DIR": tmp_path / "download",
+        "RELEASED.jsonl": "released.jsonl",
+        "INDEX": index,
+        "FILE": index,
+        "MODEL": model,
+        "MODEL_2": model,
+        "NAME": "tiny",
+        "http://127.0.0.1:8000/v1": server,
+        "AHRQ": file_server,
+        "EHRSHOT_ASSETS": write_ehrshot(tmp_path / "EHRSHOT_ASSETS"),
+        "CDM_DIR": write_pickles(tmp_path / "cdm"),
+    })  # fmt: skip
+    copy_repository(world.repository)
+    for page in PAGES:
+        for block in blocks(page):
+            if block.language:
+                world.run(block)
+    for output in ("results/risk/report.html", "results/table", "datas/evidence_datas/kept/verified.csv", "models/published"):
+        assert (world.repository / output).exists(), output
+    with (world.repository / "datas/evidence_datas/kept/reasoning.csv").open(newline="", encoding="utf-8") as file:
+        assert sum(1 for _ in csv.DictReader(file)) > 20, "chains were kept"
