@@ -64,8 +64,8 @@ def audit_risk(task: Task, t: Timeline, anchor: int, end: int, outcome: Outcome)
     if task.name in DEATH_IN_HOSPITAL:
         death, hadm_id = DEATH_IN_HOSPITAL[task.name](t, anchor, end), t.hadm_ids[anchor]
         admission = None if hadm_id is None else t.next_of_stay("admissions", 0, hadm_id)
-        flag = None if admission is None else t.value(admission, "hospital_expire_flag")
-        if death is not None and flag is not None and death.yes != (flag == "1"):
+        flag = None if admission is None else t.number(admission, "hospital_expire_flag")
+        if death is not None and flag is not None and death.yes != (flag == 1):
             flags.append("label_vs_hospital_expire_flag")
     return flags
 

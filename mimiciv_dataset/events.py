@@ -11,11 +11,29 @@ from dataclasses import dataclass
 
 MODULES = ("hosp", "note", "ed", "icu")  # in the order that breaks ties between records of the same time
 MISSING = "nan"  # how records spell a missing value
-# Texts in raw files that mean a missing value: the defaults of pandas.read_csv, with which the release was made.
+# Texts in raw files that mean a missing value: the defaults of pandas.read_csv, with which the release was made, and the
+# NULL of database dumps. Ids, codes and times have further spellings (`values.py`).
 MISSING_TEXTS = (
     "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
-    "NULL", "NaN", "None", "n/a", "nan", "null",
+    "NULL", "NaN", "None", "n/a", "nan", "null", r"\N",
 )  # fmt: skip
+
+# What the columns hold that order, join or label records, in every table. Their values are checked, and brought to MIMIC-IV's
+# form, where they are read (`values.py`); other columns are any text.
+CHECKED_COLUMNS = {
+    "number": (
+        "subject_id", "hadm_id", "stay_id", "itemid", "icd_version", "seq_num", "note_seq", "hospital_expire_flag",
+    ),
+    "icd": ("icd_code",),
+    "ndc": ("ndc", "ndc_code"),
+    "text": ("note_id",),
+    "time": (
+        "admittime", "dischtime", "deathtime", "dod", "intime", "outtime", "charttime", "chartdate", "starttime", "entertime",
+        "ordertime", "transfertime",
+    ),
+    "storetime": ("storetime", "storedate"),
+}  # fmt: skip
+COLUMN_KINDS = {column: kind for kind, columns in CHECKED_COLUMNS.items() for column in columns}
 
 
 @dataclass(frozen=True)
@@ -59,6 +77,7 @@ class EventType:
         stored: when values were stored; None if MIMIC-IV does not say. Raw files need not have the column.
         untimed_rank: order among the untimed records of an admission, for tables without a time.
         needs: further columns that index generation and labels read.
+        identical: share of rows that may be identical to an earlier row without a warning.
     """
 
     name: str
@@ -76,11 +95,17 @@ class EventType:
     stored: Stored | None = None
     untimed_rank: int = 0
     needs: tuple[str, ...] = ()
+    identical: float = 0.0
 
     @property
     def timed(self) -> bool:
         """Whether records have a time, of their own or that of their ED stay."""
         return self.time is not None or self.stay_time is not None
+
+    @property
+    def added_columns(self) -> tuple[str, ...]:
+        """The keys of records that are no columns of the raw file."""
+        return ("file_name", "charttime") if self.stay_time else ("file_name",)
 
     @property
     def rendered(self) -> bool:
@@ -166,7 +191,7 @@ _TABLES = (
     EventType("triage", "ed", "Triage", (*_VITALS, "pain", "acuity", "chiefcomplaint"), stay_time="intime", stay_offset_s=1,
               floats=(*_VITALS, "acuity"), tie=("stay_id",), tie_rank=1),
     EventType("medrecon", "ed", "Medrecon", ("name", "ATC Type"), time="charttime", lookups=_ATC, tie=("stay_id",),
-              tie_rank=2),
+              tie_rank=2, identical=0.25),  # a drug listed twice
     EventType("pyxis", "ed", "Pyxis", ("name",), time="charttime", tie=("stay_id",), tie_rank=3),
     EventType("vitalsign", "ed", "Vitalsign", (*_VITALS, "pain", "rhythm"), time="charttime", floats=_VITALS,
               tie=("stay_id",), tie_rank=4),
@@ -177,7 +202,8 @@ _TABLES = (
               needs=("outtime",)),
     EventType("chartevents", title="Chart Events", shown=("item_name", "valuenum", "valueuom", "warning"), time="charttime",
               floats=("valuenum",), lookups=_item_name("d_items"),
-              stored=Stored("storetime", ("valuenum", "valueuom", "warning")), **_ICU),
+              stored=Stored("storetime", ("valuenum", "valueuom", "warning")), identical=0.25,  # 12 % in the demo
+              **_ICU),
     EventType("datetimeevents", title="Datetime Events", shown=("item_name",), time="charttime",
               lookups=_item_name("d_items"), stored=Stored("storetime", ("item_name",)), **_ICU),
     EventType("ingredientevents", title="Ingredient Events", shown=("item_name", "amount", "amountuom", "rate", "rateuom"),

@@ -15,7 +15,9 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from mimiciv_dataset.events import MISSING, MISSING_TEXTS, EventType
+from mimiciv_dataset.csv_checks import check_quotes
+from mimiciv_dataset.events import COLUMN_KINDS, MISSING, MISSING_TEXTS, EventType
+from mimiciv_dataset.values import KINDS, canonical, canonical_or_same
 from pipeline.errors import UserError
 
 HOW_TO_GET_DICTIONARIES = (
@@ -44,14 +46,28 @@ DICTIONARIES = {
 }
 
 
+# The largest length of codes of digits, by ICD version, in the dictionaries of ICD codes. Some of these codes begin with 0.
+_DIAGNOSES, _PROCEDURES = {"9": 5}, {"9": 4, "10": 7}
+ICD_DIGITS = {"d_icd_diagnoses": _DIAGNOSES, "d_ccs_diagnoses": _DIAGNOSES,
+              "d_icd_procedures": _PROCEDURES, "d_ccs_procedures": _PROCEDURES}  # fmt: skip
+
+
 def ndc_key(ndc: str) -> str:
     """An NDC as in the ATC map: without a decimal part, padded to 11 digits; "" for a missing one and the sentinel 0.
 
-    >>> ndc_key("2143361.0"), ndc_key("00002143361"), ndc_key("0"), ndc_key("nan")
-    ('00002143361', '00002143361', '', '')
+    >>> ndc_key("2143361.0"), ndc_key("00002143361"), ndc_key("2.143361E9"), ndc_key("0"), ndc_key("nan")
+    ('00002143361', '00002143361', '02143361000', '', '')
     """
-    code = ndc.partition(".")[0].strip()
+    code = ndc if ndc.isdecimal() else canonical_or_same("ndc", ndc).strip()
     return "" if code in ("", "0", MISSING) else code.zfill(11)
+
+
+def find_table(folder: Path, name: str) -> Path | None:
+    """`name`.csv or `name`.csv.gz in `folder`, or None; an error if both exist."""
+    paths = [path for suffix in (".csv", ".csv.gz") if (path := folder / f"{name}{suffix}").exists()]
+    if len(paths) == 2:
+        raise UserError(f"{paths[0]}: expected this file or {paths[1].name}, got both. Remove the one not to be read.")
+    return paths[0] if paths else None
 
 
 def read_text_csv(path: Path, columns: Sequence[str], missing: Sequence[str] = MISSING_TEXTS) -> Any:
@@ -99,32 +115,29 @@ class Lookups:
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
         self._dictionaries: dict[str, dict[Any, str]] = {}
+        self._warnings: dict[str, list[str]] = {}
         self._getters: dict[tuple[str, str, tuple[str, ...]], Callable[[list[Any]], Any]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "_dictionaries": {}, "_getters": {}}  # smaller pickles: workers read the files
+        # smaller pickles: workers read the files
+        return {"folder": self.folder, "_dictionaries": {}, "_warnings": {}, "_getters": {}}
 
     def path(self, name: str) -> Path | None:
-        """The file of a dictionary, or None if there is none."""
-        module = DICTIONARIES[name].module if name in DICTIONARIES else "note"
-        paths = (self.folder / module / f"{name}{suffix}" for suffix in (".csv", ".csv.gz"))
-        return next(filter(Path.exists, paths), None)
+        """The file of a dictionary, or None if there is none; an error if there are two."""
+        return find_table(self.folder / (DICTIONARIES[name].module if name in DICTIONARIES else "note"), name)
 
     def dictionary(self, name: str) -> dict[Any, str]:
         """The names of a dictionary by key; a key of several columns is a tuple. Empty if there is no file."""
         if name not in self._dictionaries:
-            entry, path = DICTIONARIES[name], self.path(name)
-            names: dict[Any, str] = {}
-            if path is not None:
-                table = read_text_csv(path, (*entry.key, entry.name))
-                columns = [[v and v.strip() for v in table[c].to_pylist()] for c in entry.key]
-                keys = columns[0] if len(columns) == 1 else zip(*columns, strict=True)
-                if name == "d_atc_prescriptions":
-                    keys = (ndc_key(key or "") for key in keys)
-                values = table[entry.name].to_pylist()
-                names = {key: MISSING if v is None else v for key, v in zip(keys, values, strict=True)}
-            self._dictionaries[name] = names
+            path = self.path(name)
+            self._dictionaries[name], self._warnings[name] = read_dictionary(path, name) if path else ({}, [])
         return self._dictionaries[name]
+
+    def warnings(self) -> list[str]:
+        """What is wrong with the dictionaries, in a line for each of its kind."""
+        for name in DICTIONARIES:
+            self.dictionary(name)
+        return [warning for name in DICTIONARIES for warning in self._warnings[name]]
 
     @cached_property
     def _exam_names(self) -> _ExamNames:
@@ -152,13 +165,69 @@ class Lookups:
         names = self.dictionary(lookup.source)
         if lookup.source == "d_atc_prescriptions":
             return lambda row: names.get(ndc_key(row[first] or ""))
-        if second is not None:
-            return lambda row: names.get(((row[first] or "").strip(), row[second]))
-        return lambda row: names.get(row[first])
+
+        def get(row: list[Any]) -> str | None:
+            key = row[first] if second is None else (row[first], row[second])
+            if key not in names:  # a key in another form, as records of other builds can have it
+                values = [canonical_or_same(column, row[i] or "") for column, i in zip(needed, (first, second), strict=False)]
+                key = values[0] if second is None else tuple(values)
+            return names.get(key)
+
+        return get
 
     def missing_files(self) -> list[str]:
         """The names of the dictionaries that the directory lacks."""
         return [name for name in (*DICTIONARIES, "radiology_detail") if self.path(name) is None]
+
+
+def read_dictionary(path: Path, name: str) -> tuple[dict[Any, str], list[str]]:
+    """Read a dictionary: its names by key, and warnings.
+
+    A key in another form than MIMIC-IV's is brought to it. Where rows contradict each other, the last one counts.
+    """
+    entry = DICTIONARIES[name]
+    check_quotes(path)
+    table = read_text_csv(path, (*entry.key, entry.name))
+    columns = [clean_keys(path, column, table[column].to_pylist()) for column in entry.key]
+    if name == "d_atc_prescriptions":
+        columns = [[ndc_key(key or "") for key in columns[0]]]
+    keys = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
+    texts = [MISSING if text is None else text for text in table[entry.name].to_pylist()]
+    names = dict(zip(keys, texts, strict=True))
+    contradicting = {key for key, text in zip(keys, texts, strict=True) if names[key] != text}
+    warnings = []
+    if contradicting:
+        got = f"{len(contradicting):,} with several names, of which the last is used"
+        warnings.append(f"{path}: expected one {entry.name} per {' and '.join(entry.key)}, got {got}.")
+    for version, width in ICD_DIGITS.get(name, {}).items():
+        codes = [code for code, of_version in names if of_version == version and code and code.isdecimal()]
+        if codes and not any(code.startswith("0") for code in codes):
+            ambiguous = [code for code in codes if (code, version) in contradicting]
+            for code in ambiguous:
+                del names[code, version]  # codes that differ in their leading zeros only
+            for code in set(codes).difference(ambiguous):
+                padded = (code.zfill(length) for length in range(len(code) + 1, width + 1))
+                names |= {(longer, version): names[code, version] for longer in padded}
+            got = f"got {len(codes):,} codes of digits of which none begins with 0"
+            matched = f"codes that begin with 0 are matched without it, but for {len(ambiguous):,} that have several names"
+            fix = "Make the file again with codes as text"
+            warnings.append(f"{path}: expected ICD-{version} codes with leading zeros, {got}; {matched}. {fix}.")
+    return names, warnings
+
+
+def clean_keys(path: Path, column: str, values: Sequence[str | None]) -> list[str | None]:
+    """The values of a key column in MIMIC-IV's form."""
+    pattern = re.compile(KINDS[COLUMN_KINDS[column]].pattern)
+    cleaned = []
+    for row, value in enumerate(values, 1):
+        if value is not None and not pattern.match(value):
+            try:
+                value = canonical(COLUMN_KINDS[column], value)
+            except ValueError:
+                expected = f"expected {KINDS[COLUMN_KINDS[column]].expected}, got another text"
+                raise UserError(f"{path}, row {row:,}, column {column}: {expected}. Fix the row.") from None
+        cleaned.append(value)
+    return cleaned
 
 
 class _ExamNames:
@@ -176,6 +245,7 @@ class _ExamNames:
         if path is None:
             return
         table = read_text_csv(path, ("note_id", "field_name", "field_value"))
+        table = table.set_column(0, "note_id", pc.utf8_trim_whitespace(table["note_id"]))
         table = table.filter(pc.equal(table["field_name"], "exam_name"))
         table = table.filter(pc.is_valid(table["field_value"]))
         table = table.append_column("row", pa.array(range(table.num_rows), pa.int64()))
@@ -186,6 +256,7 @@ class _ExamNames:
     def get(self, note_id: str | None) -> list[str] | None:
         if note_id is None:
             return None
+        note_id = note_id.strip()
         row, names = bisect_left(self._ids, note_id, key=lambda scalar: scalar.as_py()), {}
         while row < len(self._ids) and self._ids[row].as_py() == note_id:
             names[self._names[row].as_py()] = None

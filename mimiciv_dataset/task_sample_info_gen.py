@@ -38,7 +38,7 @@ from pipeline.progress import Summary, print_table
 from pipeline.provenance import Provenance, require_complete
 from pipeline.work import Tick, Unit, run_units
 
-STEP, RULES = "mimiciv_dataset/task_sample_info_gen.py", 1
+STEP, RULES = "mimiciv_dataset/task_sample_info_gen.py", 2
 UNIT_PATIENTS = 200  # of a work unit: what an interrupted process has to index again
 
 
@@ -78,6 +78,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     provenance = Provenance(args.output_path, STEP, sources, settings, RULES, cli.arguments)
     if not provenance.begin(args.overwrite, args.verify):
         return
+    for warning in lookups.warnings():
+        print(f"warning: {warning}")
     parts = tuple(tuple(subjects[i : i + UNIT_PATIENTS]) for i in range(0, len(subjects), UNIT_PATIENTS))
     Index(args.output_path, provenance, trajectories, lookups, parts).make(args.num_workers)
     record = require_complete(provenance.path, STEP)

@@ -8,27 +8,48 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from itertools import accumulate
 from typing import Any
 
+from mimiciv_dataset.events import MISSING
 from mimiciv_dataset.records import Event, Records
+from mimiciv_dataset.values import KINDS, canonical
+from pipeline.errors import UserError
 
 HOUR = 3600
 DAY = 24 * HOUR
+_is_canonical = re.compile(KINDS["time"].pattern).match
 
 
 def seconds(text: str | None) -> int | None:
     """Seconds since 1970 of a timestamp or a date (at 00:00:00); None if it is missing.
 
-    >>> seconds("1970-01-02"), seconds("1970-01-01 01:00:00"), seconds("nan"), seconds(None)
+    Raises:
+        ValueError: the text is no time, or has a time zone; see `values.py`.
+
+    >>> seconds("1970-01-02"), seconds("1970-01-01T01:00"), seconds("nan"), seconds(None)
     (86400, 3600, None, None)
     """
-    if not text or text == "nan":
-        return None
-    return (datetime.fromisoformat(text) - datetime(1970, 1, 1)) // timedelta(seconds=1)
+    time = text if text and _is_canonical(text) else canonical("time", text or MISSING)
+    return None if time is None else (datetime.fromisoformat(time) - datetime(1970, 1, 1)) // timedelta(seconds=1)
+
+
+def _seconds_of(text: str | None, table: str, column: str) -> int | None:
+    """`seconds` of a value of a trajectory."""
+    try:
+        return seconds(text)
+    except ValueError:
+        raise _value_error(table, column, "time") from None
+
+
+def _value_error(table: str, column: str, kind: str) -> UserError:
+    """The error of a value that cannot be read, in trajectories that were not made by preprocess/."""
+    expected = f"{KINDS[kind].expected} in column {column} of every {table} event, got another text"
+    return UserError(f"trajectories: expected {expected}. Make the trajectories again with preprocess/.")
 
 
 class Positions:
@@ -41,6 +62,11 @@ class Positions:
         self.positions = positions
         self._latest_so_far = list(accumulate(times, max))
         self._earliest_to_come = list(accumulate(reversed(times), min))[::-1]
+
+    def last_until(self, position: int) -> int | None:
+        """The last of these positions that is not after `position`."""
+        i = bisect_right(self.positions, position)
+        return self.positions[i - 1] if i else None
 
     def first_after(self, time: float) -> int | None:
         """The first position whose event starts after `time`."""
@@ -67,7 +93,7 @@ class Timeline:
     def __init__(self, events: Sequence[Event]) -> None:
         self.file_names = [event.file_name for event in events]
         self.hadm_ids = [event.hadm_id for event in events]
-        self.starts = [seconds(event.starttime) for event in events]
+        self.starts = [_seconds_of(event.starttime, event.file_name, "starttime") for event in events]
         self._events = events
         self._records: dict[int, Records] = {}
         self._of_table: dict[str, list[int]] = {}
@@ -97,11 +123,19 @@ class Timeline:
     def value(self, position: int, column: str) -> str | None:
         """A value of the first record of an event; None if it is missing."""
         value = self.records(position).first(column)
-        return None if value == "nan" else value
+        return None if value is None or str(value) == MISSING else str(value)
 
     def time(self, position: int, column: str) -> int | None:
         """A time of the first record of an event, in seconds; None if it is missing."""
-        return seconds(self.value(position, column))
+        return _seconds_of(self.value(position, column), self.file_names[position], column)
+
+    def number(self, position: int, column: str) -> int | None:
+        """A whole number of the first record of an event; None if it is missing."""
+        try:
+            number = canonical("number", self.value(position, column) or MISSING)
+        except ValueError:
+            raise _value_error(self.file_names[position], column, "number") from None
+        return None if number is None else int(number)
 
     def gap(self, start: int | None, end: int | None) -> float:
         """Hours from `start` to `end`, which are in seconds; infinite if one is missing."""
@@ -129,13 +163,20 @@ class Timeline:
         """The first event of a decision sample's window: the earliest of the last 24 h with the same hadm_id.
 
         None if there is none, so that there is no sample. Event 0, the patient, is never in a window. diagnoses_icd has no
-        time; that of the preceding event is used.
+        time; that of the nearest earlier event with a time is used.
 
         >>> t = example(("patients",), ("transfers", 0, "a"), ("emar", 1, "a"), ("labevents", 24, "a"), ("omr", 24))
         >>> t.decision_begin(3), t.decision_begin(2), t.decision_begin(1), t.decision_begin(4)
         (2, 1, None, None)
+        >>> untimed = ("pharmacy", None, "a"), ("diagnoses_icd", None, "a")
+        >>> t = example(("patients",), ("transfers", 0, "a"), ("emar", 1, "a"), *untimed)
+        >>> t.decision_begin(3), t.decision_begin(4)
+        (None, 1)
         """
-        time = self.starts[position - 1 if self.file_names[position] == "diagnoses_icd" else position]
+        time = self.starts[position]
+        if self.file_names[position] == "diagnoses_icd":
+            earlier = self._timed.last_until(position - 1)
+            time = None if earlier is None else self.starts[earlier]
         if time is None:
             return None
         begin = self._of_stay.get(self.hadm_ids[position], _NOWHERE).first_after(time - DAY)

@@ -127,9 +127,9 @@ def output_of(
     again = f"Run {source.command or made_by}"
     if not record.get("complete") and not unfinished:
         raise UserError(f"{path}: expected a finished output of {made_by}, got an unfinished one. {again} to its end.")
-    if fault := _fault_of_files(record_path(path), record, verify):
+    if fault := fault_of_files(record_path(path), record, verify):
         raise UserError(f"{path}: expected the files that {made_by} wrote, got {fault}. {again} --overwrite.")
-    for name_of_input, origin in (source.lineage | _located(record, "inputs", path)).items():
+    for name_of_input, origin in (source.lineage | origins(record, "inputs", record_path(path).parent)).items():
         current = digest_now(origin)
         if None in (current, origin.digest) or current == origin.digest:
             continue
@@ -166,13 +166,12 @@ def content_digest(path: Path, verify: bool = False) -> str:
 
 
 def _recorded(name: str, path: Path, record: Mapping[str, Any], is_ancestor: bool) -> Source:
-    lineage, command = _located(record, "lineage", path), record.get("command") or ""
+    lineage, command = origins(record, "lineage", record_path(path).parent), record.get("command") or ""
     return Source(name, path, record.get("digest"), lineage, is_ancestor, command=command)
 
 
-def _located(record: Mapping[str, Any], group: str, output: Path) -> dict[str, Ancestor]:
-    """The `inputs` or the `lineage` of the record of an output, with paths; recorded paths are relative to the record."""
-    folder = record_path(output).parent
+def origins(record: Mapping[str, Any], group: str, folder: Path) -> dict[str, Ancestor]:
+    """The `inputs` or the `lineage` of a record in `folder`, to which the recorded paths are relative."""
 
     def locate(path: str | None) -> Path | None:
         return None if path is None else Path(os.path.normpath(folder / path))
@@ -287,7 +286,7 @@ class Provenance:
             if different:
                 self._write({"complete": False})
             return True
-        if fault := _fault_of_files(self.path, record, verify):
+        if fault := fault_of_files(self.path, record, verify):
             raise UserError(f"{self.output}: expected the files that {self.step} wrote, got {fault}. {again}.")
         print(f"{Path(self.step).stem}: {self.output} is up to date")
         return False
@@ -434,7 +433,7 @@ def _entry(file: Path) -> dict[str, Any]:
     return {"stamp": stamp_of(file), "sha256": sha256_file(file)}
 
 
-def _fault_of_files(path: Path, record: Mapping[str, Any], verify: bool) -> str | None:
+def fault_of_files(path: Path, record: Mapping[str, Any], verify: bool) -> str | None:
     """How the files of a finished output differ from its record at `path`; None if they do not.
 
     Files whose stamp changed are hashed; if their content is the same, as after copying them, the record gets the new stamps.

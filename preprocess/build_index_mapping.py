@@ -30,15 +30,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mimiciv_dataset.events import DICTIONARY_TABLES, EVENTS
-from mimiciv_dataset.lookups import ndc_key
+from mimiciv_dataset.lookups import find_table, ndc_key
 from mimiciv_dataset.tasks import TASKS
+from mimiciv_dataset.values import canonical_or_same
 from pipeline.cli import Parser, run
 from pipeline.errors import UserError
 from pipeline.files import atomic_path, read_json, require, sha256_file, write_json
 from pipeline.progress import Summary, print_table
 from preprocess.atc import atc_rows, rxnorm_files
 from preprocess.ccs import ccs_rows, read_ccs
-from preprocess.raw_tables import find_table, read_batches
+from preprocess.raw_tables import read_batches
 
 MAPS = ("d_ccs_diagnoses", "d_ccs_procedures", "d_atc_prescriptions")
 CCS_FILES = {
@@ -217,7 +218,8 @@ def count_codes(path: Path, columns: tuple[str, ...]) -> Counter[tuple[str, ...]
         table = pa.Table.from_batches([batch]).group_by(list(columns)).aggregate([([], "count_all")])
         *keys, numbers = (table[name].to_pylist() for name in (*columns, "count_all"))
         for *code, rows in zip(*keys, numbers, strict=True):
-            counts[tuple((value or "").strip() for value in code)] += rows
+            key = (canonical_or_same(column, value or "") for column, value in zip(columns, code, strict=True))
+            counts[tuple(key)] += rows
     return counts
 
 
@@ -257,6 +259,8 @@ def print_coverage(mimic_dir: Path, output: Path) -> None:
                 codes, all_codes, rows, all_rows = coverage(counts, lookups.dictionary(name))
                 lines.append((table, name, share(codes, all_codes), share(rows, all_rows)))
     print_table(["table", "map", "codes named", "rows named"], lines)
+    for warning in lookups.warnings():
+        print(f"warning: {warning}")
 
 
 def share(part: int, whole: int) -> str:

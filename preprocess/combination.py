@@ -160,8 +160,9 @@ def without_names(columns: Columns) -> dict[str, str]:
     """
     patterns = {}
     for table, names in columns.items():
-        patterns[f'{{"{names[0]}":'] = "["
-        patterns |= {f',"{name}":': "," for name in names[1:]}
+        first, *others = (json.dumps(name, ensure_ascii=False) for name in names)
+        patterns[f"{{{first}:"] = "["
+        patterns |= {f",{name}:": "," for name in others}
         patterns[f',"file_name":"{table}"}}'] = "]"
     return patterns
 

@@ -1,7 +1,8 @@
 """Raw MIMIC-IV tables → all-text files with the patients hashed into buckets. Step 1 of 3, before rank.py.
 
-Each table is streamed once: its rows are checked, missing values and FLOAT columns are normalised, and each row goes to
-the bucket of its subject_id. The next steps hold one bucket in memory at a time, never a whole table.
+Each table is streamed once: its rows are checked, missing values, FLOAT columns, ids, codes and times are normalised
+(docs/data.md), and each row goes to the bucket of its subject_id. The next steps hold one bucket in memory at a time, never a
+whole table. The printed table has, for each raw table, the rows whose ids the tables that they refer to do not have.
 The tables are shared by --num_workers processes, and by further runs of the same command on other machines. A raw table that
 changed after it was read is refused; --overwrite reads all tables again.
 """
@@ -14,11 +15,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
 
 import hashlib
-import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.cli import Parser, at_least, run
 from pipeline.errors import UserError
@@ -26,18 +27,22 @@ from pipeline.files import atomic_dir, read_json, write_json
 from pipeline.progress import Summary, print_table, progress
 from pipeline.provenance import DIGESTS_CACHE, FileDigests, Provenance, Source, folder_record, read_record, stamp_of
 from pipeline.work import Tick, Unit, run_units
-from preprocess.raw_tables import RawTable, find_tables, prepare, read_batches
+from preprocess.raw_tables import REFERENCES, Counts, RawTable, find_tables, prepare, read_batches, read_references
 
 if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
-STEP, RULES = "preprocess/merge_patient.py", 1
+STEP, RULES = "preprocess/merge_patient.py", 2
 SOURCE_FILE = ".source.json"  # beside the parts of a table: digest of the raw file, and its size and times when it was read
 BUCKET_BYTES = 128 << 20  # raw text per bucket; rank.py and combination.py need about twelve times that in memory
 PART_BYTES = 48 << 20  # rows are collected up to about this size before they are distributed over the buckets and written
 GZIP_RATIO = 10  # rough compression ratio of the files of MIMIC-IV; affects the number of buckets only
 RELEASES = {299_712: "2.2", 364_627: "3.0 or 3.1", 100: "demo 2.2"}  # by number of patients, from PhysioNet's release notes
+BUCKET = " bucket"  # a column while rows are distributed; see `raw_tables.ROW`
+# Ids of MIMIC-IV are in the tables that they refer to, without exception in the demo; some may be missing where modules are of
+# different releases. A larger share means that ids were changed, or that a table is not complete.
+MAX_UNKNOWN = 0.01
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -72,10 +77,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = {name: report["rows"] for name, report in reports.items()}
     columns = {name: report["columns"] for name, report in reports.items()}
     sources = raw_sources(tables, outputs, args.output_path / DIGESTS_CACHE)
-    results = {"mimic_release": guess_release(args.mimic_dir, rows["patients"]), "rows": rows, "columns": columns}
+    results = {"mimic_release": RELEASES.get(rows["patients"], "unknown"), "rows": rows, "columns": columns}
     replace(provenance, sources=sources).complete(**results)
-    counts = [(name, report["rows"], report["written"]) for name, report in reports.items()]
-    print_table(["table", "rows read", "rows written"], counts)
+    print_reports(tables, reports)
     records = sum(rows.values())
     summary.print(f"{records:,} records of {len(tables)} tables → {args.output_path}, {buckets} buckets", records)
 
@@ -111,14 +115,15 @@ def merge_table(table: RawTable, output: Path, buckets: int, tick: Tick) -> None
     It gets part files with one record batch per bucket, and `table.json` with the counts, and `SOURCE_FILE`.
     `tick` is called with the bytes of the raw file that were read.
     """
-    import polars as pl
     import pyarrow as pa
 
     stamp, digest = stamp_of(table.path), hashlib.sha256()
+    references = read_references(table)
+    counts = Counts(unknown=Counter(dict.fromkeys(references, 0)))
     with atomic_dir(output) as folder:
         rows = written = parts = 0
-        for batches in group_batches(read_batches(table.path, table.columns, tick, digest)):
-            frame = prepare(table, pl.from_arrow(pa.Table.from_batches(batches)), rows)
+        for batches in group_batches(read_batches(table.path, table.header, tick, digest)):
+            frame = prepare(table, pa.Table.from_batches(batches), rows, counts, references)
             written += write_part(frame, folder / f"part-{parts:05d}.arrow", buckets)
             rows, parts = rows + len(frame), parts + 1
             del batches, frame  # free the memory before the next part is read
@@ -127,7 +132,8 @@ def merge_table(table: RawTable, output: Path, buckets: int, tick: Tick) -> None
         if stamp != stamp_of(table.path):
             raise UserError(f"{table.path}: expected a file that does not change while it is read, got another. Run it again.")
         write_json(folder / SOURCE_FILE, {"stamp": stamp, "sha256": digest.hexdigest()})
-        write_json(folder / "table.json", {"rows": rows, "written": written, "parts": parts, "columns": list(table.columns)})
+        report = {"rows": rows, "written": written, "parts": parts, "columns": list(table.columns)}
+        write_json(folder / "table.json", report | vars(counts))
 
 
 def group_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
@@ -149,9 +155,9 @@ def write_part(frame: pl.DataFrame, path: Path, buckets: int) -> int:
 
     two32 = pl.lit(2**32, pl.UInt64)  # Knuth's multiplicative hash spreads consecutive ids evenly
     bucket = pl.col("subject_id").cast(pl.UInt64) * 2654435761 % two32 * buckets // two32
-    frame = frame.with_columns(bucket.cast(pl.UInt32).alias("_bucket")).sort("_bucket", maintain_order=True)
-    sizes = dict(frame["_bucket"].value_counts().iter_rows())
-    (batch,) = frame.drop("_bucket").rechunk().to_arrow().to_batches()
+    frame = frame.with_columns(bucket.cast(pl.UInt32).alias(BUCKET)).sort(BUCKET, maintain_order=True)
+    sizes = dict(frame[BUCKET].value_counts().iter_rows())
+    (batch,) = frame.drop(BUCKET).rechunk().to_arrow().to_batches()
     start = 0
     with pa.ipc.new_file(path, batch.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
         for number in range(buckets):
@@ -160,12 +166,27 @@ def write_part(frame: pl.DataFrame, path: Path, buckets: int) -> int:
     return start
 
 
-def guess_release(mimic_dir: Path, patients: int) -> str:
-    """The MIMIC-IV release, by the name of the directory or the number of patients; `unknown` otherwise."""
-    match = re.search(r"mimic-?iv-?(demo-?)?(\d\.\d)", mimic_dir.resolve().as_posix(), re.IGNORECASE)
-    if match:
-        return f"{'demo ' if match.group(1) else ''}{match.group(2)}"
-    return RELEASES.get(patients, "unknown")
+def print_reports(tables: Sequence[RawTable], reports: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print the counts of each table, and warnings about what was changed or looks wrong."""
+    lines, warnings = [], []
+    for table in tables:
+        report = reports[table.name]
+        unknown = {column: report["unknown"].get(column) for column in REFERENCES}
+        lines.append((table.name, report["rows"], report["written"], *unknown.values()))
+        for column, rows in unknown.items():
+            if rows and rows > MAX_UNKNOWN * report["ids"][column]:
+                other = "/".join(REFERENCES[column][table.event.module])
+                got = f"got {rows:,} of {report['ids'][column]:,} that {other} does not have"
+                fix = "Check that both tables are complete and of the same release"
+                warnings.append(f"{table.path}: expected known values of {column}, {got}. {fix}.")
+        if report["rewritten"]:
+            columns = ", ".join(f"{column} ({rows:,})" for column, rows in report["rewritten"].items())
+            warnings.append(f"{table.path}: rewrote values that another tool has changed (docs/data.md): {columns}.")
+        if numbers := [column.split()[-1] for column, rows in report["unnamed"].items() if rows]:
+            warnings.append(f"{table.path}: dropped row numbers in column {', '.join(numbers)}, which has no name.")
+    print_table(["table", "rows read", "rows written", *(f"unknown\n{column}" for column in REFERENCES)], lines)
+    for warning in warnings:
+        print(f"warning: {warning}")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from preprocess.raw_tables import ROW, TIME, parse_time
 if TYPE_CHECKING:
     import polars as pl
 
-STEP, RULES = "preprocess/rank.py", 1
+STEP, RULES = "preprocess/rank.py", 2
 TABLE_NUMBERS = {name: number for number, name in enumerate(sorted(EVENTS))}  # the last tie-break before the row number
 FIRST, LAST = -1, 1 << 62  # positions before and after all timed records
 # The final order: patient, position among the timed records, and for records without a time their rank.
@@ -59,10 +59,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     total = check_counts(merged["rows"], counts, "rank")
     provenance.complete(columns=merged["columns"], **inherited(merged))
     without_time, no_patient = (sum(count[key] for count in counts) for key in ("_untimed", "_no_patient"))
+    identical = {name: sum(count["_identical"].get(name, 0) for count in counts) for name in merged["rows"]}
+    print_identical(identical, merged["rows"])
     if no_patient:
         print(f"warning: {no_patient:,} subjects have records but no row in patients; kept, without demographics")
     untimed = f"{without_time:,} records of timed tables have no time and are placed after their admission"
     summary.print(f"{total:,} records in order → {args.output_path}; {untimed}", total)
+
+
+def print_identical(identical: Mapping[str, int], rows: Mapping[str, int]) -> None:
+    """Print how many rows of each table repeat an earlier one, and warn of tables in which MIMIC-IV has fewer."""
+    for name, count in identical.items():
+        if count:
+            share = f"{name}: {count:,} of {rows[name]:,} rows are identical to an earlier row; kept"
+            implausible = count > EVENTS[name].identical * rows[name]
+            print(f"warning: {share}. Check that no file was written twice." if implausible else share)
 
 
 def inherited(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,7 +82,7 @@ def inherited(record: Mapping[str, Any]) -> dict[str, Any]:
     return {"sources": sources, "mimic_release": record["mimic_release"], "rows": record["rows"]}
 
 
-def check_counts(expected: Mapping[str, int], counts: Sequence[Mapping[str, int]], command: str) -> int:
+def check_counts(expected: Mapping[str, int], counts: Sequence[Mapping[str, Any]], command: str) -> int:
     """Compare the records of each table with the rows of its raw file; return their total."""
     written = {name: sum(count.get(name, 0) for count in counts) for name in expected}
     wrong = [f"{name}: {rows:,} read, {written[name]:,} written" for name, rows in expected.items() if rows != written[name]]
@@ -93,21 +104,22 @@ def read_table(folder: Path, event: EventType, bucket: int) -> pl.DataFrame | No
     return pl.from_arrow(table) if table is not None and table.num_rows else None
 
 
-def rank_bucket(folder: Path, bucket: int, tables: Sequence[str]) -> pl.DataFrame:
-    """All records of a bucket in their final order.
+def rank_bucket(folder: Path, bucket: int, tables: Sequence[str]) -> tuple[pl.DataFrame, dict[str, int]]:
+    """All records of a bucket in their final order, and the number of records of each table that repeat an earlier one.
 
     Returns:
         subject_id (Int64), file_name (UInt8, the number of the table in TABLE_NUMBERS), time (Datetime, null if none),
-        hadm_id (String, null if none), item (the record as JSON).
+        hadm_id (String, null if none), item (the record as JSON); the numbers by table.
     """
     import polars as pl
 
     frames = {name: read_table(folder, EVENTS[name], bucket) for name in tables}
-    keys, items = [], []
+    keys, items, identical = [], [], {}
     for name, frame in frames.items():
         if frame is None:
             continue
         event = EVENTS[name]
+        identical[name] = len(frame) - frame.drop(ROW, TIME).hash_rows().n_unique()
         if event.stay_time:
             frame = with_stay_time(frame, event, frames.get("edstays"))
         keys.append(frame.select(sort_keys(event, frame.columns)))
@@ -115,12 +127,12 @@ def rank_bucket(folder: Path, bucket: int, tables: Sequence[str]) -> pl.DataFram
         frames[name] = frame if name == "edstays" else None  # free the text as soon as it is JSON
     if not keys:
         types = (pl.Int64, pl.UInt8, pl.Datetime("ms"), pl.String, pl.String)
-        return pl.DataFrame(schema=dict(zip(("subject_id", "file_name", "time", "hadm_id", "item"), types, strict=True)))
+        columns = ("subject_id", "file_name", "time", "hadm_id", "item")
+        return pl.DataFrame(schema=dict(zip(columns, types, strict=True))), identical
     records = sort_records(pl.concat(keys).with_row_index("_index"))
     item = pl.concat(items, rechunk=False)["item"]
-    return records.select(
-        subject_id="_subject", file_name="_table", time=TIME, hadm_id="hadm_id", item=item.gather(records["_index"])
-    )
+    item = item.gather(records["_index"])
+    return records.select(subject_id="_subject", file_name="_table", time=TIME, hadm_id="hadm_id", item=item), identical
 
 
 def with_stay_time(frame: pl.DataFrame, event: EventType, edstays: pl.DataFrame | None) -> pl.DataFrame:
@@ -129,7 +141,7 @@ def with_stay_time(frame: pl.DataFrame, event: EventType, edstays: pl.DataFrame 
 
     if edstays is None:
         return frame.with_columns(charttime=pl.lit(None, pl.String))
-    time = parse_time(event.stay_time) + pl.duration(seconds=event.stay_offset_s)
+    time = parse_time(pl.col(event.stay_time)) + pl.duration(seconds=event.stay_offset_s)
     key = ["subject_id", "stay_id"]
     stays = edstays.unique(key, keep="first", maintain_order=True).select(*key, time.alias(TIME))
     frame = frame.drop(TIME).join(stays, on=key, how="left", maintain_order="left")
@@ -197,12 +209,13 @@ def write_bucket(folder: Path, tables: Sequence[str], bucket: int, path: Path, t
     import polars as pl
     import pyarrow as pa
 
-    records = rank_bucket(folder, bucket, tables)
+    records, identical = rank_bucket(folder, bucket, tables)
     names = {number: name for name, number in TABLE_NUMBERS.items()}
     counts = {names[number]: count for number, count in records["file_name"].value_counts().iter_rows()}
     without_times = [TABLE_NUMBERS[event.name] for event in EVENTS.values() if not event.timed]
     counts["_untimed"] = len(records.filter(pl.col("time").is_null() & ~pl.col("file_name").is_in(without_times)))
     firsts = records.group_by("subject_id").agg(pl.col("file_name").first())
+    counts["_identical"] = identical
     counts["_no_patient"] = int((firsts["file_name"] != TABLE_NUMBERS["patients"]).sum())
     arrow = records.to_arrow(compat_level=pl.CompatLevel.newest())
     arrow = arrow.replace_schema_metadata({"counts": json.dumps(counts, sort_keys=True)})
@@ -213,8 +226,8 @@ def write_bucket(folder: Path, tables: Sequence[str], bucket: int, path: Path, t
         writer.write_table(arrow)
 
 
-def read_counts(path: Path) -> dict[str, int]:
-    """Records per table of a sorted bucket, from its metadata."""
+def read_counts(path: Path) -> dict[str, Any]:
+    """Records per table of a sorted bucket, and further counts, from its metadata."""
     import pyarrow as pa
 
     with pa.memory_map(str(path)) as source:

@@ -2,37 +2,48 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import io
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mimiciv_dataset.events import EVENTS, MODULES, EventType
-from mimiciv_dataset.lookups import text_columns
+from mimiciv_dataset.csv_checks import BOM, QuoteCheck, read_header, stray_quotes_error
+from mimiciv_dataset.events import COLUMN_KINDS, DICTIONARY_TABLES, EVENTS, MODULES, EventType
+from mimiciv_dataset.lookups import find_table, text_columns
 from mimiciv_dataset.tasks import TASKS, needs_modules
+from mimiciv_dataset.values import KINDS, canonical, canonical_or_same
 from pipeline.errors import UserError
 from pipeline.files import require
 
 if TYPE_CHECKING:
+    import numpy as np
     import polars as pl
     import pyarrow as pa
 
 BLOCK_BYTES = 16 << 20  # text that is parsed at once; the longest row allowed
-ROW, TIME = "_row", "_time"  # columns added to every table: number of the row in its file, from 0, and its time
+# Columns added to every table: number of the row in its file, from 0, and its time. No column of a file has such a name, as
+# names are stripped.
+ROW, TIME = " row", " time"
+UNNAMED = " column "  # and its number: name of a column without one, while it is checked
 
 
 @dataclass(frozen=True)
 class RawTable:
-    """One raw file and its header."""
+    """One raw file and the names of its columns, in which unnamed columns are numbered (`UNNAMED`)."""
 
     event: EventType
     path: Path
-    columns: tuple[str, ...]
+    header: tuple[str, ...]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of its records: all but the unnamed ones."""
+        return tuple(name for name in self.header if not name.startswith(UNNAMED))
 
     @property
     def name(self) -> str:
@@ -49,12 +60,21 @@ class RawTable:
         return self.path.stat().st_size
 
 
-def find_table(folder: Path, name: str) -> Path | None:
-    """`name`.csv or `name`.csv.gz in `folder`, or None; an error if both exist."""
-    paths = [path for suffix in (".csv", ".csv.gz") if (path := folder / f"{name}{suffix}").exists()]
-    if len(paths) == 2:
-        raise UserError(f"{paths[0]}: expected this file or {paths[1].name}, got both. Remove the one not to be read.")
-    return paths[0] if paths else None
+# --- the files
+
+
+# What the releases that are too old lack, and the first release that has it.
+OLDEST = {"hosp": "MIMIC-IV 2.2", "icu": "MIMIC-IV 2.2", "ed": "MIMIC-IV-ED 2.0", "note": "MIMIC-IV-Note 2.2"}
+MARKERS = {"hosp": "admissions", "icu": "icustays", "ed": "edstays", "note": "discharge"}  # a table of each module
+
+
+def find_module(folder: Path, module: str) -> Path | None:
+    """The directory of a module at most four levels below `folder`, where PhysioNet's downloads have it, or None."""
+    for depth in range(1, 5):
+        for path in sorted(folder.glob("*/" * depth + f"{MARKERS[module]}.csv*")):
+            if path.name in (f"{MARKERS[module]}.csv", f"{MARKERS[module]}.csv.gz"):
+                return path.parent
+    return None
 
 
 def find_tables(mimic_dir: Path) -> tuple[list[RawTable], list[str]]:
@@ -65,46 +85,54 @@ def find_tables(mimic_dir: Path) -> tuple[list[RawTable], list[str]]:
     """
     fix = "set --mimic_dir, or make synthetic data with preprocess/synthetic_mimic.py"
     require(mimic_dir, "the MIMIC-IV directory with hosp/, icu/, ed/ and note/", fix)
+    if (mimic_dir / "core").is_dir():
+        raise UserError(f"{mimic_dir}: expected {OLDEST['hosp']} or later, got 1.0 (it has core/). Download a later release.")
     if not (mimic_dir / "hosp").is_dir():
+        nested = find_module(mimic_dir, "hosp")
         names = ", ".join(sorted(path.name for path in mimic_dir.iterdir())[:8]) or "an empty directory"
-        raise UserError(f"{mimic_dir}: expected a directory that contains hosp/, got {names}. Set --mimic_dir to its parent.")
+        got = f"it in {nested}" if nested else names
+        fix = f"Set --mimic_dir to {nested.parent}" if nested else "Set --mimic_dir to its parent"
+        raise UserError(f"{mimic_dir}: expected a directory that contains hosp/, got {got}. {fix}.")
     tables, warnings = [], []
     for module in MODULES:
         folder = mimic_dir / module
         if not folder.is_dir():
             empty = [task.name for task in TASKS.values() if module in needs_modules(task)]
-            warnings.append(f"{folder} does not exist: these tasks will have no rows: {', '.join(empty)}")
+            nested = find_module(mimic_dir, module)
+            fix = f" Its tables are in {nested}: ln -s {nested.resolve()} {folder}" if nested else ""
+            warnings.append(f"{folder} does not exist: these tasks will have no rows: {', '.join(empty)}.{fix}")
             continue
         for event in [event for event in EVENTS.values() if event.module == module]:
             path = find_table(folder, event.name)
             if path is None:
-                fix = f"Download it, or remove the whole directory {module}/ to work without the module"
-                raise UserError(f"{folder / event.name}.csv: expected this table (or .csv.gz), got no such file. {fix}.")
-            tables.append(RawTable(event, path, checked_columns(path, event)))
+                expected, fix = f"{folder / event.name}.csv: expected this table (or .csv.gz)", how_to_get(folder, module)
+                raise UserError(f"{expected}, got no such file. {fix}.")
+            table = RawTable(event, path, column_names(path))
+            check_columns(table)
+            tables.append(table)
+        for name in DICTIONARY_TABLES.get(module, ()):
+            find_table(folder, name)  # an error if there are two
     return tables, warnings
 
 
-def read_columns(path: Path) -> tuple[str, ...]:
-    """The column names of a file, which must be distinct."""
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
-            line = stream.readline().decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: expected a header line in UTF-8, got other bytes. Download the file again.") from None
-    except (OSError, EOFError) as error:
-        raise UserError(f"{path}: expected a readable CSV file, got {error}. Download the file again.") from None
-    columns = next(csv.reader([line]), [])
-    if not columns:
-        raise UserError(f"{path}: expected a header line, got an empty file. Download the file again.")
-    repeated = sorted({column for column in columns if columns.count(column) > 1})
-    if repeated:
-        raise UserError(f"{path}: expected distinct columns, got {', '.join(repeated)} twice in the header. Fix the file.")
-    return tuple(columns)
+def how_to_get(folder: Path, module: str) -> str:
+    """What to do if a table of an existing module is missing."""
+    if nested := find_module(folder, module):
+        download = folder.resolve().with_name(f"{module}-download")
+        return f"Its tables are in {nested}: mv {folder} {download} && ln -s {download / nested.relative_to(folder)} {folder}"
+    if module == "hosp":
+        return f"Download it; {OLDEST[module]} and later have it (1.0 has some tables in core/)"
+    return f"Download it, or remove the whole directory {module}/ to work without the module"
 
 
-def checked_columns(path: Path, event: EventType) -> tuple[str, ...]:
-    """The column names of a file of this table, which must have all required columns."""
-    columns = read_columns(path)
+def column_names(path: Path) -> tuple[str, ...]:
+    """The names of all columns of a file, in which unnamed columns are numbered (`UNNAMED`)."""
+    return tuple(name or f"{UNNAMED}{number}" for number, name in enumerate(read_header(path), 1))
+
+
+def check_columns(table: RawTable) -> None:
+    """Raise an error if a file lacks a column that its table must have, or has one of a name that rank.py adds."""
+    path, event, columns = table.path, table.event, table.columns
     # The key admission_info is only in some trajectories, never in a raw file.
     missing = [column for column in event.required_columns if column not in (*columns, "admission_info")]
     if missing:
@@ -112,8 +140,13 @@ def checked_columns(path: Path, event: EventType) -> tuple[str, ...]:
         if len(columns) == 1 and (delimiter := re.search(r"[;\t|]", got)):
             got += f" (the delimiter seems to be {delimiter.group()!r} instead of a comma)"
         expected = f"the column{'s' * (len(missing) > 1)} {', '.join(missing)}"
-        raise UserError(f"{path}: expected {expected}, got {got}. Use MIMIC-IV 2.2 or later.")
-    return columns
+        raise UserError(f"{path}: expected {expected}, got {got}. Use {OLDEST[event.module]} or later.")
+    if reserved := [column for column in event.added_columns if column in columns]:
+        expected = f"no column {', '.join(reserved)}, which rank.py adds to the records of {event.name}"
+        raise UserError(f"{path}: expected {expected}, got one. Rename or remove it.")
+
+
+# --- their text
 
 
 class _HashedFile(io.FileIO):
@@ -130,20 +163,22 @@ class _HashedFile(io.FileIO):
 
 
 class _Stream(io.RawIOBase):
-    """The decompressed bytes of a raw file. Counts quotation marks, and reports the bytes of the file that were read."""
+    """The decompressed bytes of a raw file. Checks quotation marks, and reports the bytes of the file that were read."""
 
     def __init__(self, path: Path, on_bytes: Callable[[int], None], digest: Any) -> None:
         self._file = path.open("rb") if digest is None else _HashedFile(path, digest)
         self._data = gzip.GzipFile(fileobj=self._file) if path.suffix == ".gz" else self._file
         self._on_bytes, self._seen = on_bytes, 0
-        self.quotes, self.last = 0, b"\n"
+        self.quotes, self.last, self.truncated = QuoteCheck(), b"\n", False
 
     def readable(self) -> bool:
         return True
 
     def read(self, size: int = -1) -> bytes:
         data = self._data.read(size)
-        self.quotes += data.count(b'"')
+        if not data and self.last not in (b"\n", b"\r"):
+            self.truncated, data = True, b"\n"  # without it, pyarrow does not read a last row without line end in every case
+        self.quotes.feed(data.removeprefix(BOM))
         self.last = data[-1:] or self.last
         position = self._file.tell()
         self._on_bytes(position - self._seen)
@@ -157,7 +192,11 @@ class _Stream(io.RawIOBase):
 
 
 def read_batches(
-    path: Path, columns: Sequence[str], on_bytes: Callable[[int], None] = lambda number: None, digest: Any = None
+    path: Path,
+    columns: Sequence[str],
+    on_bytes: Callable[[int], None] = lambda number: None,
+    digest: Any = None,
+    warn: bool = True,
 ) -> Iterator[pa.RecordBatch]:
     """Columns of a raw file as all-text record batches, missing values null.
 
@@ -167,6 +206,7 @@ def read_batches(
         path, columns: the raw file, and the columns to return.
         on_bytes: is called with the number of bytes of the file that were read.
         digest: an object of hashlib, which is updated with the bytes of the file.
+        warn: print a warning if the last line has no line end.
 
     Raises:
         UserError: a column is missing, a row has too many or too few fields, a quotation mark is never closed, the text is not
@@ -175,12 +215,17 @@ def read_batches(
     import pyarrow as pa
     import pyarrow.csv as pc
 
+    names = column_names(path)
+    if any(column not in names for column in columns):
+        got = ", ".join(name.strip() for name in names)[:300]
+        raise UserError(f"{path}: expected the columns {', '.join(columns)}, got {got}. Download the file again, or fix it.")
+    named = {"column_names": names, "skip_rows_after_names": 1}  # instead of those of the header
     rows, last, finished = 0, None, False
     stream = _Stream(path, on_bytes, digest)
     try:
         reader = pc.open_csv(
             pa.PythonFile(stream, mode="r"),
-            read_options=pc.ReadOptions(block_size=BLOCK_BYTES, use_threads=False),
+            read_options=pc.ReadOptions(block_size=BLOCK_BYTES, use_threads=False, **named),
             parse_options=pc.ParseOptions(newlines_in_values=True),
             convert_options=text_columns(columns),
         )
@@ -189,22 +234,20 @@ def read_batches(
                 rows, last = rows + batch.num_rows, batch
                 yield batch
         finished = True
-    except (pa.ArrowInvalid, pa.ArrowKeyError, OSError, EOFError) as error:
+    except (pa.ArrowInvalid, OSError, EOFError) as error:
+        if stream.quotes.finds_stray:
+            raise stray_quotes_error(path) from None
         text = str(error)
-        if "Empty CSV" in text:
-            return
         if match := re.search(r"Row #(\d+): Expected (\d+) columns, got (\d+)", text):
-            row, number, actual = match.groups()
-            expected, got = f"{number} fields in every row", f"{actual} in row {row}"
+            row, number, actual = map(int, match.groups())
+            expected, got = f"{number} fields in every row", f"{actual} in row {row - 1:,}"
         elif "UTF8" in text:
             column = re.search(r"CSV column #(\d+)", text)
-            name = f" in column {read_columns(path)[int(column.group(1))]}" if column else ""
+            name = f" in column {names[int(column.group(1))].strip()}" if column else ""
             expected, got = "UTF-8", f"other bytes{name}"
         elif "straddl" in text:
             expected = f"rows of at most {BLOCK_BYTES >> 20} MiB"
             got = "a longer one, probably because a quotation mark is never closed"
-        elif isinstance(error, pa.ArrowKeyError):
-            expected, got = f"the columns {', '.join(columns)}", ", ".join(read_columns(path))[:300]
         else:
             expected = "a readable CSV file"
             got = text.splitlines()[0][:120] if isinstance(error, OSError | EOFError) else "a malformed row"
@@ -214,10 +257,12 @@ def read_batches(
         stream.close()
         if not finished:  # let a thread of pyarrow that reads ahead end, which would abort the process at its exit
             time.sleep(0.1)
+    if stream.quotes.feed(b"\n").finds_stray:
+        raise stray_quotes_error(path)
     # pyarrow takes a field whose closing quote is missing to reach to the end of the file: rows would vanish in it.
-    if last is not None and stream.quotes % 2 and "\n" in (last.column(last.num_columns - 1)[-1].as_py() or ""):
+    if last is not None and stream.quotes.count % 2 and "\n" in (last.column(last.num_columns - 1)[-1].as_py() or ""):
         raise UserError(f"{path}: expected closed quotation marks, got an open one at the end. Download the file again.")
-    if stream.last != b"\n":
+    if warn and stream.truncated:
         print(f"warning: {path} does not end with a line end and may be truncated; its last row was read.")
 
 
@@ -233,43 +278,172 @@ def python_float(text: str) -> str:
     return repr(float(text)) if _NUMBER.fullmatch(text) else text
 
 
-def parse_time(column: str) -> pl.Expr:
-    """The times of a text column; a date counts as 00:00:00, and other text as missing."""
+# --- their values
+
+
+@dataclass
+class Counts:
+    """What `prepare` counts while a table is read, in rows by column."""
+
+    rewritten: Counter[str] = field(default_factory=Counter)  # values that were not in MIMIC-IV's form
+    ids: Counter[str] = field(default_factory=Counter)  # ids that refer to another table
+    unknown: Counter[str] = field(default_factory=Counter)  # those that the other table does not have
+    unnamed: Counter[str] = field(default_factory=Counter)  # values of columns without a name, which are dropped
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A column of a part of a table: its distinct values, and the position among them of each row, -1 where it is missing."""
+
+    values: pl.Series
+    positions: np.ndarray
+
+    @classmethod
+    def of(cls, column: pa.ChunkedArray) -> Encoded:
+        import polars as pl
+
+        array = column.dictionary_encode().unify_dictionaries().combine_chunks()
+        array = array.chunk(0) if hasattr(array, "chunks") else array
+        return cls(pl.from_arrow(array.dictionary).cast(pl.String), array.indices.fill_null(-1).to_numpy())
+
+    def rows(self, selected: Iterable[int]) -> int:
+        """How many rows have one of the values at these positions."""
+        import numpy as np
+
+        counts = np.bincount(self.positions + 1, minlength=len(self.values) + 1)
+        return int(counts[np.fromiter(selected, int) + 1].sum())
+
+    def first_row(self, position: int) -> int:
+        """The first row with this value."""
+        return int((self.positions == position).argmax())
+
+    def column(self, values: pl.Series) -> pl.Series:
+        """The column with other values in place of the distinct ones."""
+        import polars as pl
+
+        return values.gather(pl.Series(self.positions).cast(pl.Int64).replace(-1, None))
+
+
+def parse_time(column: pl.Expr) -> pl.Expr:
+    """The times, to the millisecond, of texts in MIMIC-IV's form; a date counts as 00:00:00, and other text as missing."""
     import polars as pl
 
-    formats = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%d")
-    return pl.coalesce(pl.col(column).str.to_datetime(text, time_unit="ms", strict=False) for text in formats)
+    formats = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%d", "%Y-%m-%d %H:%M:%S%.f")
+    return pl.coalesce(column.str.to_datetime(text, time_unit="ms", strict=False) for text in formats)
 
 
-def prepare(table: RawTable, frame: pl.DataFrame, first_row: int) -> pl.DataFrame:
-    """Add the columns `ROW` and `TIME` to rows of a raw table, and format its FLOAT columns as Python does.
+def prepare(
+    table: RawTable, rows: pa.Table, first_row: int, counts: Counts, references: Mapping[str, frozenset[str]]
+) -> pl.DataFrame:
+    """Rows of a raw table: ids, codes and times checked (`values.py`), FLOAT columns as Python formats them, `ROW` and `TIME`.
 
-    Every subject_id must be a number, and every time a time or null. `first_row` is the number of the first row in the file.
+    Args:
+        rows: a part of the table, from `read_batches`.
+        first_row: number of its first row in the file.
+        counts: is updated.
+        references: by column, the ids that the table it refers to has (`read_references`).
+
+    Raises:
+        UserError: a value cannot be read without guessing, or a subject_id is missing.
     """
     import polars as pl
 
-    event = table.event
-    is_number = pl.col("subject_id").str.contains(r"^\d{1,18}$").fill_null(False)
-    _check(table, frame, "subject_id", is_number, "a number", first_row)
-    floats = []
-    for column in event.floats:
-        if column in table.columns:
-            values = frame[column].drop_nulls().unique()
-            if len(values):
-                formatted = pl.Series([python_float(text) for text in values.to_list()], dtype=pl.String)
-                floats.append(pl.col(column).replace_strict(values, formatted, default=None))
-    time = pl.lit(None, pl.Datetime("ms"))
-    for column in (event.time, event.time_fallback):
-        if column is not None:
-            parsed = parse_time(column)
-            is_time = pl.col(column).is_null() | parsed.is_not_null()
-            _check(table, frame, column, is_time, "a time such as 2150-01-31 12:00:00, or a date", first_row)
-            time = pl.coalesce(time, parsed)
-    return frame.with_columns(*floats, time.alias(TIME)).with_row_index(ROW, first_row).cast({ROW: pl.Int64})
+    event, changed = table.event, {}
+    times: dict[str, pl.Series] = {}
+    for column in table.header:
+        kind = COLUMN_KINDS.get(column)
+        if column.startswith(UNNAMED):
+            check_unnamed(table, column, Encoded.of(rows[column]), first_row, counts)
+        elif kind is not None:
+            encoded = Encoded.of(rows[column])
+            values = clean_values(table, column, encoded, first_row, counts)
+            if values is not encoded.values:
+                changed[column] = encoded.column(values)
+            if column in (event.time, event.time_fallback):
+                times[column] = encoded.column(values.to_frame("time").select(parse_time(pl.col("time"))).to_series())
+            if column in references:
+                known = references[column]
+                counts.ids[column] += encoded.rows([i for i, value in enumerate(values) if value])
+                counts.unknown[column] += encoded.rows([i for i, value in enumerate(values) if value and value not in known])
+        elif column in event.floats:
+            encoded = Encoded.of(rows[column])
+            formatted = [python_float(text) for text in encoded.values.to_list()]
+            changed[column] = encoded.column(pl.Series(formatted, dtype=pl.String))
+    frame = pl.from_arrow(rows.select(list(table.columns)))
+    frame = frame.with_columns(series.alias(column) for column, series in changed.items())
+    if frame["subject_id"].null_count():
+        raise value_error(table, "subject_id", first_row + frame["subject_id"].is_null().arg_max(), None)
+    in_order = [times[column] for column in (event.time, event.time_fallback) if column is not None]
+    time = pl.coalesce(in_order) if in_order else pl.lit(None, pl.Datetime("ms"))
+    return frame.with_columns(time.alias(TIME)).with_row_index(ROW, first_row).cast({ROW: pl.Int64})
 
 
-def _check(table: RawTable, frame: pl.DataFrame, column: str, valid: pl.Expr, expected: str, first_row: int) -> None:
-    invalid = frame.select(invalid=~valid)["invalid"]
-    if invalid.any():
-        where = f"{table.path}, row {first_row + invalid.arg_max() + 1:,}, column {column}"
-        raise UserError(f"{where}: expected {expected}, got another text. Fix the row (a second header line?).")
+def clean_values(table: RawTable, column: str, encoded: Encoded, first_row: int, counts: Counts) -> pl.Series:
+    """The distinct values of a column of a kind in MIMIC-IV's form; `encoded.values` itself if they already are."""
+    import polars as pl
+
+    kind, values = COLUMN_KINDS[column], encoded.values
+    valid = values.str.contains(KINDS[kind].pattern)
+    if kind in ("time", "storetime"):
+        valid &= values.to_frame("time").select(parse_time(pl.col("time"))).to_series().is_not_null()
+    if valid.all():
+        return values
+    cleaned: dict[int, str | None] = {}
+    for position in (~valid).arg_true():
+        try:
+            value = canonical(kind, values[position])
+        except ValueError:
+            raise value_error(table, column, first_row + encoded.first_row(position), values[position]) from None
+        if value != values[position]:
+            cleaned[position] = value
+    if not cleaned:
+        return values
+    counts.rewritten[column] += encoded.rows(cleaned)
+    return values.clone().scatter(list(cleaned), list(cleaned.values()))
+
+
+def check_unnamed(table: RawTable, column: str, encoded: Encoded, first_row: int, counts: Counts) -> None:
+    """Count the values of a column without a name, which must be whole numbers such as the row numbers that pandas writes."""
+    invalid = (~encoded.values.str.contains(r"^\d+(\.0)?$")).arg_true()
+    if len(invalid):
+        where = f"{table.path}, row {first_row + encoded.first_row(invalid[0]) + 1:,},{column}"
+        raise UserError(f"{where}: expected a name in the header, got a text below an empty name. Name or remove the column.")
+    counts.unnamed[column] += encoded.rows(range(len(encoded.values)))
+
+
+def value_error(table: RawTable, column: str, row: int, value: str | None) -> UserError:
+    """The error of a value that cannot be read, which it does not quote; `row` counts from 0."""
+    where, expected = f"{table.path}, row {row + 1:,}, column {column}", KINDS[COLUMN_KINDS[column]].expected
+    got, fix = ("a missing value" if value is None else "another text"), "Fix the row"
+    if value is not None and value.strip() == column:
+        got, fix = "the name of the column", "Remove the second header line"
+    return UserError(f"{where}: expected {expected}, got {got}. {fix}.")
+
+
+# --- the tables that ids refer to
+
+REFERENCES = {  # column → module of its table → module and name of the table that has all its ids
+    "hadm_id": dict.fromkeys(MODULES, ("hosp", "admissions")),
+    "stay_id": {"ed": ("ed", "edstays"), "icu": ("icu", "icustays")},
+    "itemid": {"hosp": ("hosp", "d_labitems"), "icu": ("icu", "d_items")},
+}
+
+
+def read_references(table: RawTable) -> dict[str, frozenset[str]]:
+    """For each column of a table that refers to another one, the ids of that one; without those whose file does not exist."""
+    references = {}
+    for column, tables in REFERENCES.items():
+        module, name = tables.get(table.event.module, (None, None))
+        if column in table.columns and name not in (None, table.name):
+            path = find_table(table.path.parent.parent / module, name)
+            if path is not None:
+                references[column] = read_ids(path, column)
+    return references
+
+
+def read_ids(path: Path, column: str) -> frozenset[str]:
+    """The distinct ids in a column, in MIMIC-IV's form."""
+    ids: set[str] = set()
+    for batch in read_batches(path, [column], warn=False):
+        ids.update(canonical_or_same(column, value) for value in batch.column(0).unique().to_pylist() if value is not None)
+    return frozenset(ids)

@@ -47,7 +47,7 @@ BROKEN = {
     "missing column": (edit(LABS, lambda b: b.replace(b"itemid", b"item", 1)), r"labevents\.csv: expected the column itemid"),
     "wrong delimiter": (edit(LABS, lambda b: b.replace(b",", b";")), r"labevents.*delimiter seems to be ';'"),
     "column twice": (edit(LABS, lambda b: b.replace(b"valueuom", b"itemid", 1)), r"labevents.*itemid twice in the header"),
-    "header repeated": (edit(LABS, lambda b: b + b.split(b"\n")[0] + b"\n"), r"row 5, column subject_id: expected a number"),
+    "header repeated": (edit(LABS, lambda b: b + b.split(b"\n")[0] + b"\n"), r"row 5, column subject_id: .* second header"),
     "too few fields": (edit(LABS, lambda b: b + b"2,SECRET\n"), r"expected \d+ fields in every row, got 2 in row \d"),
     "too many fields": (edit(LABS, lambda b: b.rstrip(b"\n") + b",1,2,3,4,5,6,7,8,9\n"), r"fields in every row, got"),
     "not UTF-8": (edit(LABS, lambda b: b.replace(b"50971", b"\xff\xfe")), r"labevents.*UTF-8.*itemid"),

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_mimic import TWO_PATIENTS, naive_trajectories, read_trajectories, write_mimic
 
-from mimiciv_dataset.events import EVENTS
+from mimiciv_dataset.events import CHECKED_COLUMNS, EVENTS
 from mimiciv_dataset.trajectory import Trajectories
 from preprocess import combination, merge_patient, rank
 
@@ -61,9 +61,14 @@ VALUES = {
     "stay_id": ("5", "6"),
     "note_seq": ("", "1", "2", "10"),
     "icd_version": ("9", "10"),
+    "itemid": ("", "50912"),
+    "icd_code": ("", "0010", "I10"),
+    "ndc": ("", "0", "00002143361"),
+    "note_id": ("", "10000032-DS-21"),
+    "hospital_expire_flag": ("0", "1"),
 }
 TIMES = ("2150-01-01 00:00:00", "2150-01-01", "2150-01-01 00:00:01", "2149-12-31 23:59:59", "")
-TIME_COLUMNS = {c for event in EVENTS.values() for c in (event.time, event.time_fallback, "outtime", "intime") if c}
+TIME_COLUMNS = CHECKED_COLUMNS["time"]
 TEXTS = ("", "7", "7.0", "1e-7", "nan", "NA", "x,y", 'a "b"', "é\n", "\\", "0010", "___")
 
 

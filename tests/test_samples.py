@@ -61,7 +61,8 @@ def test_windows_equal_a_scan_of_the_whole_trajectory(events: list[Event]) -> No
     t = Timeline(events)
     n = len(events)
     for i in range(1, n):
-        time = t.starts[i - 1] if events[i].file_name == "diagnoses_icd" else t.starts[i]
+        earlier = [t.starts[j] for j in range(1, i) if t.starts[j] is not None]
+        time = (earlier or [None])[-1] if events[i].file_name == "diagnoses_icd" else t.starts[i]
         near = [j for j in range(1, i) if events[j].hadm_id == events[i].hadm_id
                 and time is not None and naive_gap(t, t.starts[j], time) < 24]  # fmt: skip
         assert t.decision_begin(i) == (min(near) if near else None)
