@@ -117,7 +117,8 @@ class Parser(argparse.ArgumentParser):
         """As `argparse`, but an unknown flag is reported before missing ones."""
         arguments = sys.argv[1:] if args is None else [str(word) for word in args]
         check_flags(self, arguments)
-        self.arguments = arguments
+        has_root = any(word.partition("=")[0] == "--root_dir" for word in arguments)
+        self.arguments = [*([] if has_root else ["--root_dir", ROOT_DIR]), *arguments]
         return super().parse_args(arguments, namespace)
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:

@@ -166,7 +166,8 @@ def content_digest(path: Path, verify: bool = False) -> str:
 
 
 def _recorded(name: str, path: Path, record: Mapping[str, Any], is_ancestor: bool) -> Source:
-    lineage, command = origins(record, "lineage", record_path(path).parent), record.get("command") or ""
+    folder = record_path(path).parent
+    lineage, command = origins(record, "lineage", folder), command_of(record, folder)
     return Source(name, path, record.get("digest"), lineage, is_ancestor, command=command)
 
 
@@ -178,6 +179,13 @@ def origins(record: Mapping[str, Any], group: str, folder: Path) -> dict[str, An
 
     entries = (record.get(group) or {}).items()
     return {name: Ancestor(locate(e["path"]), e["digest"], e["by"]) for name, e in entries}
+
+
+def command_of(record: Mapping[str, Any], folder: Path) -> str:
+    """The command line of a record in `folder`, with paths as seen from the current directory."""
+    recorded = record.get("command") or ["python", record.get("step", "")]
+    words = [word if isinstance(word, str) else os.path.relpath(folder / word["path"]) for word in recorded]
+    return shlex.join(words).replace(" --root_dir datas", "", 1)
 
 
 def digest_now(origin: Ancestor) -> str | None:
@@ -347,7 +355,8 @@ class Provenance:
         made_from["inputs"] = {source.name: located(source.itself) for source in self.sources}
         made_from["lineage"] = {name: located(ancestor) for name, ancestor in self.lineage.items()}
         words = [word for word in self.arguments if word not in ("--overwrite", "--verify")]
-        about = {"made": datetime.now(UTC).isoformat(timespec="seconds"), "command": shlex.join(["python", self.step, *words])}
+        words = [{"path": os.path.relpath(Path(w).resolve(), folder)} if "/" in w and Path(w).exists() else w for w in words]
+        about = {"made": datetime.now(UTC).isoformat(timespec="seconds"), "command": ["python", self.step, *words]}
         write_json(self.path, made_from | about | {"code": git_revision()} | dict(state))
 
 

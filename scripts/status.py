@@ -27,7 +27,7 @@ from pipeline.cli import ROOT_DIR, Parser, run
 from pipeline.errors import UserError
 from pipeline.files import read_json, sha256_file
 from pipeline.progress import print_table
-from pipeline.provenance import Ancestor, digest_now, fault_of_files, origins, read_record, stamp_of
+from pipeline.provenance import Ancestor, command_of, digest_now, fault_of_files, origins, read_record, stamp_of
 from preprocess.merge_patient import SOURCE_FILE
 from preprocess.raw_tables import find_tables
 
@@ -154,7 +154,7 @@ def check(artefact: Artefact, faulty: Collection[Path], verify: bool) -> None:
     record = artefact.record
     if not record:
         return
-    command = record.get("command", f"python {artefact.script}")
+    command = command_of(record, artefact.record_path.parent)
     if not record.get("complete"):
         artefact.state, artefact.fault, artefact.command = "unfinished", "unfinished", command
     elif fault := stale_because(artefact, faulty, verify):

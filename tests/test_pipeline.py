@@ -24,6 +24,7 @@ from pipeline.provenance import (
     FileDigests,
     Provenance,
     Source,
+    command_of,
     content_of,
     digest_of,
     folder_record,
@@ -159,7 +160,7 @@ def test_begin_refuse_complete_resume(tmp_path: Path, capsys: pytest.CaptureFixt
     provenance(output, a="2").complete(rows=3)
     record = require_complete(folder_record(output), STEP)
     assert record["rows"] == 3 and record["inputs"]["a"]["digest"] == "2" and record["settings"]["buckets"] == [1, 2]
-    assert record["command"] == "python preprocess/rank.py --root_dir 'my data'"
+    assert command_of(record, output) == "python preprocess/rank.py --root_dir 'my data'"
     capsys.readouterr()
     assert not provenance(output, a="2").begin()
     assert "up to date" in capsys.readouterr().out
@@ -169,6 +170,17 @@ def test_begin_refuse_complete_resume(tmp_path: Path, capsys: pytest.CaptureFixt
             other.begin()
     assert provenance(output, a="1").begin(overwrite=True)
     assert not (output / "part").exists()
+
+
+def test_recorded_commands_follow_their_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "datas/out").mkdir(parents=True)
+    made = Provenance(tmp_path / "datas/out", STEP, arguments=["--root_dir", "./datas", "--overwrite", "--seed", "1"])
+    made.complete()
+    assert command_of(read_json(made.path), made.path.parent) == f"python {STEP} --seed 1"
+    (tmp_path / "datas").rename(tmp_path / "my copy")
+    moved = tmp_path / "my copy/out/provenance.json"
+    assert command_of(read_json(moved), moved.parent) == f"python {STEP} --root_dir 'my copy' --seed 1"
 
 
 def test_hidden_parts_of_an_unfinished_output_are_not_mixed(tmp_path: Path) -> None:
