@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from inference.generation import finished_keys, read_samples
     from inference.replicas import run_replicas
 
-    samples = read_samples(flags["root_dir"], evaluation.dataset_name, settings.prompt.instructions)[: evaluation.limit]
+    samples = read_samples(flags["root_dir"], evaluation.dataset_name, settings.prompt)[: evaluation.limit]
     dataset = samples[0][0]
     wording = instructions_sha256(dataset.instructions)
     patients = {str(row["subject_id"]) for data, index in samples if "subject_id" in (row := data.row(index))}

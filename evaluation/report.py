@@ -43,8 +43,8 @@ GROUPS = {"hosp": "hospital", "ed": "ED", "icu": "ICU", "note": "notes"}  # of t
 # Arguments of a run that the page shows.
 SETTINGS = (
     "model_name_or_path", "lora_path", "dataset_name", "limit", "prompt", "think_prompt", "direct_answer", "think_risk",
-    "oracle_reasoning", "empty_think", "instructions", "max_seq_len", "max_new_tokens", "temperature", "seed", "dtype",
-    "use_vllm", "train_index", "max_train",
+    "oracle_reasoning", "as_known", "empty_think", "instructions", "max_seq_len", "max_new_tokens", "temperature", "seed",
+    "dtype", "use_vllm", "train_index", "max_train",
 )  # fmt: skip
 
 Styles = Mapping[str, page.Style]  # name of a run → style of its lines and bars

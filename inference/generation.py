@@ -17,7 +17,7 @@ from inference.answers import read_items, split_reasoning
 from inference.backends import Backend, Generation, Query
 from inference.openai_backend import message_text
 from inference.prompts import THINK, PromptBuilder, Truncation, evaluation_mode, open_think_prefix, with_candidates
-from inference.settings import InferenceSettings
+from inference.settings import InferenceSettings, PromptSettings
 from mimiciv_dataset.index_files import sample_id
 from mimiciv_dataset.tasks import ALL_TASKS, Task
 from pipeline.cli import chunk_paths
@@ -194,14 +194,15 @@ def finished_keys(path: Path, meter: Meter | None = None) -> set[str]:
 DatasetRow = tuple["MIMICIV", int]  # a sample: its dataset, and its position there
 
 
-def read_samples(root_dir: Path, names: str, instructions: Path | None) -> list[DatasetRow]:
+def read_samples(root_dir: Path, names: str, prompt: PromptSettings) -> list[DatasetRow]:
     """The samples of index files (comma-separated names); a row that appears several times is one sample."""
     from mimiciv_dataset.mimiciv import MIMICIV
 
     samples: dict[tuple[str, int | None], DatasetRow] = {}
     fix = "make one with mimiciv_dataset/data_index_gen.py"
     for path in [require(name, "an index CSV or JSONL", fix) for name in names.split(",")]:
-        dataset = MIMICIV(root_dir, path, lazzy_mode=True, shuffle=False, instructions=instructions)
+        options = {"instructions": prompt.instructions, "as_known": prompt.as_known}
+        dataset = MIMICIV(root_dir, path, lazzy_mode=True, shuffle=False, **options)
         for index in range(len(dataset)):
             row = dataset.row(index)
             info = row.get("task_info", {}) | row

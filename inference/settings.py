@@ -102,6 +102,7 @@ class PromptSettings(Settings):
     direct_answer: bool = flag(False, help="with --think_prompt: answer at once (/no_think)")
     think_risk: bool = flag(False, help="let risk tasks reason too; p(yes) comes after the chain")
     oracle_reasoning: bool = flag(False, help="pre-fill the row's own reasoning")
+    as_known: bool = flag(False, help="hide values that were stored after the prediction time (docs/tasks.md)")
     empty_think: str | None = flag(None, help="the empty think block of models without an enable_thinking switch")
     max_seq_len: int = flag(32000, help="tokens of prompt and reply together", type=at_least(1))
 

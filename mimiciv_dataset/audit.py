@@ -1,28 +1,33 @@
 """The leak audit: flags for index rows whose label is questionable or visible in the input.
 
-The label rules are those of the published benchmark; rows are flagged, and the rules left unchanged.
+The label rules are those of the published benchmark; rows are flagged, and the rules left unchanged. The prediction time is
+that of `Timeline.prediction_time`.
 
-- `outcome_in_window`: what determines the label "yes" happens before the window ends.
-- `stay_ended_in_window`: the stay ends before the window does.
+- `outcome_in_window`: what determines the label "yes" happens in the window, or not after the prediction time.
+- `stay_ended_in_window`: the stay does not end after the prediction time.
 - `label_vs_hospital_expire_flag`: the dod rule and admissions.hospital_expire_flag disagree on death in hospital.
 - `target_in_context`: a related table in the window shows every answer of a decision sample as a whole value.
+- `not_yet_stored`: the input shows a value that was stored after the prediction time (`known.py`).
 """
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Sequence
 
 from mimiciv_dataset import labels
 from mimiciv_dataset.events import EVENTS, MISSING
+from mimiciv_dataset.known import last_stored
 from mimiciv_dataset.labels import Outcome
 from mimiciv_dataset.lookups import Lookups
 from mimiciv_dataset.tasks import Task
 from mimiciv_dataset.timeline import Timeline, example  # noqa: F401  (example: for the doctests)
 
-FLAGS = ("outcome_in_window", "stay_ended_in_window", "label_vs_hospital_expire_flag", "target_in_context")
+FLAGS = ("outcome_in_window", "stay_ended_in_window", "label_vs_hospital_expire_flag", "target_in_context", "not_yet_stored")
 # broken into two lines, as the headers of a printed table
-FLAG_HEADERS = ("outcome_\nin_window", "stay_ended_\nin_window", "label_vs_hospital_\nexpire_flag", "target_\nin_context")
+FLAG_HEADERS = ("outcome_\nin_window", "stay_ended_\nin_window", "label_vs_hospital_\nexpire_flag", "target_\nin_context",
+                "not_yet_\nstored")  # fmt: skip
 
 # tables that can show the answers of a decision task, by the task's event
 RELATED = {
@@ -41,19 +46,19 @@ DEATH_IN_HOSPITAL = {
 }
 
 
-def audit_risk(task: Task, t: Timeline, anchor: int, end: int, outcome: Outcome) -> list[str]:
-    """The flags of a risk sample, given the outcome of its label rule; `anchor` and `end` as in `labels.py`.
+def audit_risk(task: Task, t: Timeline, anchor: int, window: tuple[int, int], outcome: Outcome) -> list[str]:
+    """The flags of the label of a risk sample, given the outcome of its label rule; `anchor` as in `labels.py`.
 
     >>> from mimiciv_dataset.tasks import TASKS
     >>> t = example(("patients", None, None, {"dod": 0}), ("icustays", 1, "a", {"outtime": 9}), ("emar", 10, "a"))
     >>> task = TASKS["ICU_Mortality_1day"]
-    >>> audit_risk(task, t, 1, 3, task.rule(t, 1, 3))
+    >>> audit_risk(task, t, 1, (1, 3), task.rule(t, 1, 3))
     ['outcome_in_window', 'stay_ended_in_window']
-    >>> audit_risk(task, t, 1, 2, task.rule(t, 1, 2))
+    >>> audit_risk(task, t, 1, (1, 2), task.rule(t, 1, 2))
     ['outcome_in_window']
     """
     flags = []
-    now = t.starts[end - 1]
+    end, now = window[1], t.prediction_time(*window)
     known = outcome.position is not None and outcome.position < end
     known = known or (outcome.time is not None and now is not None and outcome.time <= now)
     if outcome.yes and known:
@@ -108,3 +113,34 @@ class ShownValues:
                 if not remaining:
                     return True
         return False
+
+
+class StoreTimes:
+    """When the values that the events of a patient show were stored."""
+
+    def __init__(self, t: Timeline, lookups: Lookups) -> None:
+        self._t = t
+        self._last = [-math.inf] * len(t)  # of each event: when the last of its values was stored
+        for position, table in enumerate(t.file_names):
+            if EVENTS[table].stored:
+                time = last_stored(EVENTS[table], t.records(position), lookups)
+                self._last[position] = -math.inf if time is None else time
+
+    def not_yet_stored(self, task: Task, window: tuple[int, int], last_discharge: int | None) -> bool:
+        """Whether the input shows a value, of the window or the last discharge note, stored after the prediction time.
+
+        >>> from mimiciv_dataset.tasks import TASKS
+        >>> lab = {"storetime": 2, "valuenum": "1.0"}
+        >>> t = example(("patients",), ("labevents", 1, "a", lab), ("omr", 2, "a"), ("emar", 3, "a"))
+        >>> times = StoreTimes(t, Lookups("nowhere"))
+        >>> [times.not_yet_stored(TASKS["next_event"], window, None) for window in ((1, 2), (1, 3), (2, 3))]
+        [True, False, False]
+        """
+        (begin, end), now = window, self._t.prediction_time(*window)
+        if now is None:
+            return False
+        if last_discharge is not None and self._last[last_discharge] > now:
+            return True
+        if not task.hidden:
+            return self._last[end - 1] > now or max(self._last[begin:end]) > now
+        return any(self._last[i] > now for i in range(begin, end) if self._t.file_names[i] not in task.hidden)

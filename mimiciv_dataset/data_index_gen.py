@@ -162,7 +162,7 @@ def audit_flags(text: str) -> tuple[str, ...]:
     >>> audit_flags("leak")
     Traceback (most recent call last):
     argparse.ArgumentTypeError: expected flags among outcome_in_window, stay_ended_in_window, label_vs_hospital_expire_flag,
-    target_in_context, got leak
+    target_in_context, not_yet_stored, got leak
     """
     flags = tuple(flag.strip() for flag in text.split(",") if flag.strip())
     unknown = [flag for flag in flags if flag not in FLAGS]

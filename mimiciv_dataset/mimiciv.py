@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ class MIMICIV(Dataset):
         shuffle: shuffle the rows, always in the same order.
         instructions: JSON file, task → instruction, that replaces the default instructions.
         ehr_dir: trajectories; `root_dir/patients_ehr` by default.
+        as_known: show values as missing that were stored after the prediction time (docs/tasks.md).
 
     Examples:
         ds = MIMICIV("./datas", "./datas/task_index/risk_prediction/test.csv", lazzy_mode=True)
@@ -66,6 +67,7 @@ class MIMICIV(Dataset):
         shuffle: bool = True,
         instructions: str | Path | None = None,
         ehr_dir: str | Path | None = None,
+        as_known: bool = False,
     ) -> None:
         if (sample_info_path is None) == (sample_info is None):
             raise UserError("MIMICIV: expected either sample_info_path or sample_info, got both or neither.")
@@ -74,9 +76,13 @@ class MIMICIV(Dataset):
         self.rows = read_rows(sample_info_path) if sample_info_path is not None else list(sample_info)
         self.instructions = load_instructions(instructions)
         self.lookups = Lookups(self.root_dir / "index_mapping")
-        self.renderer = Renderer(self.lookups)
+        self.renderer = Renderer(self.lookups, as_known)
         self.candidates = Candidates(self.root_dir / "cache")
         self._order = list(range(len(self.rows)))
+        if as_known and self.rendered:
+            where = self.rows.path if isinstance(self.rows, Rows) else "sample_info"
+            fix = "Use an index CSV, or leave it out"
+            raise UserError(f"{where}: expected rows without text for as_known, got rows that have their text. {fix}.")
         if shuffle:
             random.Random(SHUFFLE_SEED).shuffle(self._order)
         self._samples: list[Row] | None = None
@@ -129,12 +135,7 @@ class MIMICIV(Dataset):
         return self._make(index, text), text
 
     def _text(self, row: Row) -> SampleText:
-        note, admission = row.get("last_discharge_id"), row.get("admissions_id")
-        window = range(row["period_begin"], row["period_end"])
-        positions = [0, *window, *(position for position in (note, admission) if position is not None)]
-        events = dict(zip(positions, self.trajectories.events(row["subject_id"], positions), strict=True))
-        shown = [events[position] for position in window]
-        return self.renderer.sample(self.task(row), events[0], events.get(note), events.get(admission), shown)
+        return self.renderer.row(self.task(row), row, partial(self.trajectories.events, row["subject_id"]))
 
     def _make(self, index: int, text: SampleText | None = None) -> Row:
         row = self.row(index)

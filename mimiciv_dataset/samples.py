@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from mimiciv_dataset.audit import ShownValues, audit_risk
+from mimiciv_dataset.audit import ShownValues, StoreTimes, audit_risk
 from mimiciv_dataset.events import EVENTS, MISSING
 from mimiciv_dataset.lookups import Lookups
 from mimiciv_dataset.tasks import NO, TASKS, YES, Task
@@ -101,10 +101,13 @@ def find_samples(
         of_table[t.file_names[position]].append(position)
     begin_at = cache(t.decision_begin)
     shown = ShownValues(t, lookups)
+    store_times = StoreTimes(t, lookups) if audit else None
 
     def sample(task: Task, position: int, window: tuple[int, int], target: Target, flags: Sequence[str]) -> Sample:
         event, hadm_id = t.file_names[position], t.hadm_ids[position]
         earlier = admissions_ids[position], discharge_ids[position]
+        if store_times and store_times.not_yet_stored(task, window, discharge_ids[position]):
+            flags = (*flags, "not_yet_stored")
         return Sample(task.name, event, position, hadm_id, *window, *earlier, target, tuple(flags))
 
     for task in tasks:
@@ -113,7 +116,7 @@ def find_samples(
                 window = risk_window(task, t, position)
                 outcome = task.rule(t, position, window[1]) if window else None
                 if outcome is not None:
-                    flags = audit_risk(task, t, position, window[1], outcome) if audit else []
+                    flags = audit_risk(task, t, position, window, outcome) if audit else []
                     yield sample(task, position, window, YES if outcome.yes else NO, flags)
                 continue
             begin = begin_at(position)

@@ -8,14 +8,16 @@ checkpoints were trained on exactly this text. docs/data.md describes it, and te
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from mimiciv_dataset.events import EVENTS
+from mimiciv_dataset.known import hide_unknown
 from mimiciv_dataset.lookups import Lookups
 from mimiciv_dataset.records import Event
 from mimiciv_dataset.tasks import TASKS, Task  # noqa: F401  (TASKS: for the doctest)
+from mimiciv_dataset.timeline import Timeline
 
 
 @dataclass(frozen=True)
@@ -110,13 +112,17 @@ def event_text(title: str, time: str | None, keys: Sequence[str], rows: Sequence
 
 
 class Renderer:
-    """Renders events and samples as text."""
+    """Renders events and samples as text.
 
-    def __init__(self, lookups: Lookups) -> None:
-        self.lookups = lookups
+    With `as_known`, values of a sample that were stored after its prediction time (`Timeline.prediction_time`) are rendered
+    as missing. Every record keeps its row, so that positions do not change.
+    """
 
-    def event(self, event: Event) -> str:
-        """The text of an event; "" if its table is not rendered.
+    def __init__(self, lookups: Lookups, as_known: bool = False) -> None:
+        self.lookups, self.as_known = lookups, as_known
+
+    def event(self, event: Event, known_at: int | None = None) -> str:
+        """The text of an event, without values stored after `known_at` (seconds since 1970); "" if its table is not rendered.
 
         >>> renderer = Renderer(Lookups("nowhere"))
         >>> aspirin, missing = '{"name": "Aspirin", "x": "1"}', '{"name": "nan"}'
@@ -133,21 +139,40 @@ class Renderer:
         kind = EVENTS[event.file_name]
         if not kind.rendered:
             return ""
-        names, rows = event.records()
-        getters = [self.lookups.getter(kind, key, names) for key in kind.shown]
-        values = [[get(row) for get in getters] for row in rows]
+        records = event.records()
+        getters = [self.lookups.getter(kind, key, records.columns) for key in kind.shown]
+        values = [[get(row) for get in getters] for row in records.rows]
+        if known_at is not None:
+            hide_unknown(kind, records, values, known_at)
         return event_text(kind.title, event.starttime, [key.title() for key in kind.shown], values)
+
+    def row(self, task: Task, row: Mapping[str, Any], read: Callable[[Sequence[int]], Sequence[Event]]) -> SampleText:
+        """The text of an index row; `read` returns the events at the given positions of the patient's trajectory.
+
+        Nothing at or after the end of the window is shown, not even an admission that is the event asked for (next_event).
+        """
+        begin, end = row["period_begin"], row["period_end"]
+        note, admission = (
+            position if position is not None and position < end else None
+            for position in (row.get("last_discharge_id"), row.get("admissions_id"))
+        )
+        positions = [0, *range(begin, end), *(position for position in (note, admission) if position is not None)]
+        events = dict(zip(positions, read(positions), strict=True))
+        window = [events[position] for position in range(begin, end)]
+        return self.sample(task, events[0], events.get(note), events.get(admission), window)
 
     def sample(
         self, task: Task, patient: Event, last_discharge: Event | None, admission: Event | None, window: Sequence[Event]
     ) -> SampleText:
         """The text of a sample: patient, note, admission, and the events of the window that its task does not hide."""
+        known_at = Timeline(window).prediction_time(0, len(window)) if self.as_known else None
         hidden = {"admissions", *task.hidden}
         shown = [event for event in window if event.file_name not in hidden]
         anchor = None
         if task.kind == "risk" and shown:
             anchor_event = window[-1] if task.window == "note" else window[0]
             anchor = next((i for i, event in enumerate(shown) if event is anchor_event), None)
-        discharge = self.event(last_discharge) if last_discharge else ""
+        discharge = self.event(last_discharge, known_at) if last_discharge else ""
         admitted = self.event(admission) if admission and task.name != "admissions" else ""
-        return SampleText(self.event(patient), discharge, admitted, tuple(map(self.event, shown)), anchor)
+        texts = tuple(self.event(event, known_at) for event in shown)
+        return SampleText(self.event(patient), discharge, admitted, texts, anchor)

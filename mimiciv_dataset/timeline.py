@@ -38,7 +38,7 @@ def seconds(text: str | None) -> int | None:
     return None if time is None else (datetime.fromisoformat(time) - datetime(1970, 1, 1)) // timedelta(seconds=1)
 
 
-def _seconds_of(text: str | None, table: str, column: str) -> int | None:
+def seconds_of(text: str | None, table: str, column: str) -> int | None:
     """`seconds` of a value of a trajectory."""
     try:
         return seconds(text)
@@ -93,7 +93,10 @@ class Timeline:
     def __init__(self, events: Sequence[Event]) -> None:
         self.file_names = [event.file_name for event in events]
         self.hadm_ids = [event.hadm_id for event in events]
-        self.starts = [_seconds_of(event.starttime, event.file_name, "starttime") for event in events]
+        self.starts = [seconds_of(event.starttime, event.file_name, "starttime") for event in events]
+        ends = (seconds_of(event.endtime, event.file_name, "endtime") for event in events)
+        self._ends = [-math.inf if end is None else end for end in ends]
+        self._latest_end = list(accumulate(self._ends, max))
         self._events = events
         self._records: dict[int, Records] = {}
         self._of_table: dict[str, list[int]] = {}
@@ -127,7 +130,7 @@ class Timeline:
 
     def time(self, position: int, column: str) -> int | None:
         """A time of the first record of an event, in seconds; None if it is missing."""
-        return _seconds_of(self.value(position, column), self.file_names[position], column)
+        return seconds_of(self.value(position, column), self.file_names[position], column)
 
     def number(self, position: int, column: str) -> int | None:
         """A whole number of the first record of an event; None if it is missing."""
@@ -140,6 +143,21 @@ class Timeline:
     def gap(self, start: int | None, end: int | None) -> float:
         """Hours from `start` to `end`, which are in seconds; infinite if one is missing."""
         return math.inf if start is None or end is None else (end - start) / HOUR
+
+    def prediction_time(self, begin: int, end: int) -> int | None:
+        """The prediction time of samples with the window [begin, end): the latest time of its records; None if none has one.
+
+        A model that reads the window cannot answer earlier. It can be later than the start of the window's last event, whose
+        other records follow.
+
+        >>> t = example(("patients",), ("transfers", 0, "a"), ("labevents", (1, 3), "a"), ("diagnoses_icd", None, "a"))
+        >>> [time and (time - t.starts[1]) // HOUR for time in (t.prediction_time(1, 4), t.prediction_time(3, 4))]
+        [3, None]
+        """
+        latest = self._latest_end[end - 1]
+        if begin and latest == self._latest_end[begin - 1]:  # it may be that of an earlier event
+            latest = max(self._ends[begin:end])
+        return None if latest == -math.inf else int(latest)
 
     def dod(self) -> int | None:
         """The day of death, at 00:00, from the patients event."""
@@ -229,6 +247,8 @@ class Timeline:
 def example(*events: tuple[Any, ...]) -> Timeline:
     """Make a timeline for doctests from `(table, hours after 2100-01-01, hadm_id, record)`; numbers in records are hours, too.
 
+    The hours can be a pair: those of the first and of the last record.
+
     >>> t = example(("patients",), ("edstays", 0.5, "a", {"outtime": 4}))
     >>> t.starts[1] - seconds("2100-01-01"), t.value(1, "outtime"), t.hadm_ids
     (1800, '2100-01-01 04:00:00', [None, 'a'])
@@ -237,8 +257,9 @@ def example(*events: tuple[Any, ...]) -> Timeline:
     def text(hours: float | None) -> str | None:
         return None if hours is None else str(datetime(2100, 1, 1) + timedelta(hours=hours))[:19]
 
-    def make(table: str, hours: float | None = None, hadm_id: str | None = None, record: Any = None) -> Event:
+    def make(table: str, hours: Any = None, hadm_id: str | None = None, record: Any = None) -> Event:
+        start, end = hours if isinstance(hours, tuple) else (hours, hours)
         values = {key: text(value) if isinstance(value, int | float) else value for key, value in (record or {}).items()}
-        return Event(table, text(hours), text(hours), hadm_id, json.dumps([values]))
+        return Event(table, text(start), text(end), hadm_id, json.dumps([values]))
 
     return Timeline([make(*event) for event in events])

@@ -31,7 +31,7 @@ def make_parser() -> Parser:
     cli.add_argument("--task", choices=tuple(TASKS), metavar="TASK", help=text)
     cli.add_argument("--instruction", help="the question itself, instead of a task's wording")
     cli.add_argument("--json", action="store_true", help="print reasoning, items, p(yes) and more as one JSON object")
-    add_inference_flags(cli, omit=("prompt", "oracle_reasoning"))
+    add_inference_flags(cli, omit=("prompt", "oracle_reasoning", "as_known"))
     return cli
 
 

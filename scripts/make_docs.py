@@ -1,4 +1,4 @@
-"""Update the tables of docs/tasks.md from the task registry, and those of docs/synthetic.md from the generator.
+"""Update the tables of docs/tasks.md from the registries, and those of docs/synthetic.md from the generator.
 
 Only the text between a table's marks is replaced. The row counts come from docs/demo_counts.json (a task index of the
 MIMIC-IV demo), so that the page can be made without the data; --index updates them from another index.
@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mimiciv_dataset.audit import FLAGS
+from mimiciv_dataset.events import EVENTS
 from mimiciv_dataset.tasks import TASKS, task_table
 from pipeline.cli import Parser, run
 from pipeline.errors import UserError
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         record = read_json(args.index / "provenance.json")
         write_json(counts, {"patients": record["patients"], "tasks": record["tasks"]})
     tables = {
-        DOCS / "tasks.md": {"tasks": task_table(), "counts": demo_counts(read_json(counts))},
+        DOCS / "tasks.md": {"tasks": task_table(), "stored": stored_table(), "counts": demo_counts(read_json(counts))},
         DOCS / "synthetic.md": {name: markdown_table(rows) for name, rows in synthetic_tables().items()},
     }
     for path, tables_of_page in tables.items():
@@ -102,13 +103,24 @@ def synthetic_tables(batches: int = 12) -> dict[str, list[tuple[str, ...]]]:
     }
 
 
+def stored_table() -> str:
+    """The table of the columns that hold store times, and the values that they date."""
+    rows = [("table", "store time", "values that it dates")]
+    for event in EVENTS.values():
+        if event.stored:
+            times = filter(None, (event.stored.time, event.stored.time_fallback))
+            rows.append((event.name, ", else ".join(times), ", ".join(event.stored.keys)))
+    return markdown_table(rows)
+
+
 def demo_counts(counts: Mapping[str, Any]) -> str:
-    """The table of the rows, labels and audit flags of each task of an index."""
-    rows = [("task", "rows", "labels", "yes", *FLAGS)]
+    """The table of the rows, labels and audit flags of each task of an index, with the share of `not_yet_stored`."""
+    rows = [("task", "rows", "labels", "yes", *FLAGS, "share of it")]
     for name in TASKS:
         entry = counts["tasks"][name]
         flags = [f"{entry['flags'][flag]:,}" for flag in FLAGS]
-        rows.append((name, f"{entry['rows']:,}", f"{entry['labels']:,}", str(entry.get("yes", "")), *flags))
+        share = f"{entry['flags'][FLAGS[-1]] / entry['rows']:.0%}"
+        rows.append((name, f"{entry['rows']:,}", f"{entry['labels']:,}", str(entry.get("yes", "")), *flags, share))
     total = sum(entry["rows"] for entry in counts["tasks"].values())
     return f"{total:,} rows of {counts['patients']} patients.\n\n{markdown_table(rows, ' ---: |')}"
 

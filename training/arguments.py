@@ -38,6 +38,7 @@ class DataArguments:
     dataset_name: str | None = _argument(None, "index CSV or JSONL files to train on, comma-separated")
     root_dir: str = _argument("./datas", "directory that holds patients_ehr/ and index_mapping/")
     instructions: str | None = _argument(None, "JSON file, task → instruction, to use instead of the built-in wording")
+    as_known: bool = _argument(False, "hide values that were stored after the prediction time (docs/tasks.md)")
     stage: str | None = _argument(None, "domain or reasoning; by default reasoning if the data has chains, and in grpo.py")
     load_dataset_mode: str = _argument("lazzy", "lazzy: tokenize samples when needed; direct: all first, into a cache on disk")
     show_sample: bool = _argument(False, "also print the text of the first sample, which is patient text")

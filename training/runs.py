@@ -45,7 +45,8 @@ def load_training_data(
         tokenizer.eos_token = eos_token
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    data = TrainingData(script_args.root_dir, files, tokenizer, max_tokens, stage, script_args.instructions, for_rl)
+    options = {"stage": stage, "instructions": script_args.instructions, "as_known": script_args.as_known}
+    data = TrainingData(script_args.root_dir, files, tokenizer, max_tokens, for_rl=for_rl, **options)
     if stage == REASONING and not (data.has_chains or for_rl):
         wrong = "expected chains in the column reasoning, because of --stage reasoning, got none"
         fix = "Make them with scripts/reasoning_synthesis/synthesis.sh, or train on answers with --stage domain"

@@ -67,6 +67,7 @@ class TrainingData:
         instructions: JSON file, task → instruction, to use instead of the built-in wording.
         for_rl: completions are generated. In the stage `reasoning`, if no file has chains, prompts of decision tasks ask for
             reasoning and those of risk tasks do not.
+        as_known: hide values that were stored after the prediction time.
 
     Raises:
         UserError: a file is missing or broken, or the model has no chat template that ends a turn with the EOS token.
@@ -79,6 +80,7 @@ class TrainingData:
     stage: str | None = None
     instructions: Path | str | None = None
     for_rl: bool = False
+    as_known: bool = False
 
     def __post_init__(self) -> None:
         self.end_of_turn = end_of_turn(self.builder.tokenizer)
@@ -94,8 +96,8 @@ class TrainingData:
 
     @cached_property
     def datasets(self) -> list[MIMICIV]:
-        options = {"lazzy_mode": True, "shuffle": False, "instructions": self.instructions}
-        return [MIMICIV(self.root_dir, file, **options) for file in self.files]
+        options = {"instructions": self.instructions, "as_known": self.as_known}
+        return [MIMICIV(self.root_dir, file, lazzy_mode=True, shuffle=False, **options) for file in self.files]
 
     @cached_property
     def builder(self) -> PromptBuilder:
@@ -166,6 +168,7 @@ class TrainingData:
             "stage": self.stage,
             "max_tokens": self.max_tokens,
             "instructions_sha256": instructions_sha256(self.datasets[0].instructions),
+            "as_known": self.as_known,
             "template_sha256": self.builder.template_sha256,
             "tokenizer_sha256": sha256(self.tokenizer.backend_tokenizer.to_str()),
             "trajectories": [None if dataset.rendered else dataset.trajectories.digest for dataset in self.datasets],

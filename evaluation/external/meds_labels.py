@@ -2,7 +2,7 @@
 
 The columns are those of the MEDS label schema: subject_id, prediction_time, and boolean_value (risk tasks) or
 categorical_value (decision tasks: the answer, or the answers as a JSON list). A model may use all data up to and including
-prediction_time: the time of the last event in the sample's window, and always before the event that is asked for
+prediction_time: the latest time of a record in the sample's window, and always before the event that is asked for
 (docs/external.md). Rows are in the order of the index; samples whose answer is in their window are left out and counted.
 """
 
@@ -100,7 +100,7 @@ class MedsJob:
             for number, row in self.rows[subject_id]:
                 task = TASKS[row["task"]]
                 check_sample(task, timeline, row)
-                time = prediction_time(task, timeline, row["period_begin"], row["period_end"])
+                time = label_time(task, timeline, row["period_begin"], row["period_end"])
                 label = None if time is None else (number, int(subject_id), time, label_value(task, row["target"]))
                 yield {"task": task.name, "label": label}
 
@@ -110,7 +110,7 @@ def check_sample(task: Task, t: Timeline, row: dict[str, Any]) -> None:
     begin, end = row["period_begin"], row["period_end"]
     position = own_event(task, begin, end)
     fits = 0 < begin < end <= len(t) and position < len(t) and t.file_names[position] == (row.get("event") or task.event)
-    fits = fits and any(start is not None for start in t.starts[begin:end])
+    fits = fits and t.prediction_time(begin, end) is not None
     if fits and task.kind == "risk":
         outcome = task.rule(t, position, end)
         fits = outcome is not None and (YES if outcome.yes else NO) == row["target"]
@@ -127,26 +127,28 @@ def own_event(task: Task, begin: int, end: int) -> int:
     return end - 1 if task.window == "note" else begin
 
 
-def prediction_time(task: Task, t: Timeline, begin: int, end: int) -> int | None:
+def label_time(task: Task, t: Timeline, begin: int, end: int) -> int | None:
     """The prediction time of a sample in microseconds since 1970; None if the answer is known by then.
 
-    It is the time of the window's last event, which is all that a model sees in our evaluation. If the event asked for has
-    the same time, it is a microsecond earlier. diagnoses_icd has no times; MIMIC-IV records it at discharge, so that its
-    samples are before dischtime. A "yes" of a risk task must be decided later.
+    It is `Timeline.prediction_time`, the latest time of a record in the window, which is all that a model sees in our
+    evaluation. If the event asked for starts at the same time, it is a microsecond earlier. diagnoses_icd has no times;
+    MIMIC-IV records it at discharge, so that its samples are before dischtime. A "yes" of a risk task must be decided later.
 
     >>> t = example(("patients",), ("admissions", 0, "a", {"dischtime": 3}), ("emar", 1, "a"), ("emar", 2, "a"),
     ...             ("labevents", 2, "a"), ("emar", 5, "a"), ("diagnoses_icd", None, "a"))
     >>> def minutes(task, begin, end):
-    ...     return (prediction_time(TASKS[task], t, begin, end) - t.starts[1] * MICROSECONDS) / 60e6
+    ...     return (label_time(TASKS[task], t, begin, end) - t.starts[1] * MICROSECONDS) / 60e6
     >>> minutes("emar", 1, 3), minutes("labevents", 1, 4) < 120 < minutes("labevents", 1, 4) + 1e-6
     (60.0, True)
     >>> minutes("diagnoses_icd", 1, 6) < 180
     True
-    >>> t = example(("patients",), ("edstays", 0, "a", {"outtime": 4}), ("admissions", 1, "a"), ("emar", 2, "a"))
-    >>> [prediction_time(TASKS["ED_Hospitalization"], t, 1, end) is None for end in (2, 3)]
+    >>> t = example(("patients",), ("edstays", 0, "a", {"outtime": 4}), ("admissions", 1, "a"), ("emar", (2, 3), "a"))
+    >>> [label_time(TASKS["ED_Hospitalization"], t, 1, end) is None for end in (2, 3)]
     [False, True]
+    >>> (label_time(TASKS["ED_Reattendance_3day"], t, 1, 4) // MICROSECONDS - t.starts[1]) // 3600
+    3
     """
-    last = max(start for start in t.starts[begin:end] if start is not None) * MICROSECONDS
+    last = t.prediction_time(begin, end) * MICROSECONDS
     position = own_event(task, begin, end)
     if task.kind == "risk":
         outcome = task.rule(t, position, end)
