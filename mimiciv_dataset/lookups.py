@@ -209,7 +209,7 @@ def read_dictionary(path: Path, name: str) -> tuple[dict[Any, str], list[str]]:
                 padded = (code.zfill(length) for length in range(len(code) + 1, width + 1))
                 names |= {(longer, version): names[code, version] for longer in padded}
             got = f"got {len(codes):,} codes of digits of which none begins with 0"
-            matched = f"codes that begin with 0 are matched without it, but for {len(ambiguous):,} that have several names"
+            matched = f"codes with leading zeros are matched without them, except where that is ambiguous ({len(ambiguous):,})"
             fix = "Make the file again with codes as text"
             warnings.append(f"{path}: expected ICD-{version} codes with leading zeros, {got}; {matched}. {fix}.")
     return names, warnings

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages 
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from pipeline.files import atomic_path
 from pipeline.progress import Summary
 from pipeline.provenance import Provenance, folder_record, output_of, require_complete
 from pipeline.work import Tick, Unit, run_units
-from preprocess.raw_tables import ROW, TIME, parse_time
+from preprocess.raw_tables import ROW, TIME, parse_times
 
 if TYPE_CHECKING:
     import polars as pl
@@ -141,9 +142,9 @@ def with_stay_time(frame: pl.DataFrame, event: EventType, edstays: pl.DataFrame 
 
     if edstays is None:
         return frame.with_columns(charttime=pl.lit(None, pl.String))
-    time = parse_time(pl.col(event.stay_time)) + pl.duration(seconds=event.stay_offset_s)
+    time = parse_times(edstays[event.stay_time]) + timedelta(seconds=event.stay_offset_s)
     key = ["subject_id", "stay_id"]
-    stays = edstays.unique(key, keep="first", maintain_order=True).select(*key, time.alias(TIME))
+    stays = edstays.with_columns(time.alias(TIME)).unique(key, keep="first", maintain_order=True).select(*key, TIME)
     frame = frame.drop(TIME).join(stays, on=key, how="left", maintain_order="left")
     return frame.with_columns(charttime=pl.col(TIME).dt.to_string("%Y-%m-%d %H:%M:%S"))
 

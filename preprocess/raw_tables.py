@@ -304,7 +304,7 @@ class Encoded:
 
         array = column.dictionary_encode().unify_dictionaries().combine_chunks()
         array = array.chunk(0) if hasattr(array, "chunks") else array
-        return cls(pl.from_arrow(array.dictionary).cast(pl.String), array.indices.fill_null(-1).to_numpy())
+        return cls(pl.from_arrow(array.dictionary).cast(pl.String), pl.from_arrow(array.indices).fill_null(-1).to_numpy())
 
     def rows(self, selected: Iterable[int]) -> int:
         """How many rows have one of the values at these positions."""
@@ -324,12 +324,13 @@ class Encoded:
         return values.gather(pl.Series(self.positions).cast(pl.Int64).replace(-1, None))
 
 
-def parse_time(column: pl.Expr) -> pl.Expr:
+def parse_times(texts: pl.Series) -> pl.Series:
     """The times, to the millisecond, of texts in MIMIC-IV's form; a date counts as 00:00:00, and other text as missing."""
-    import polars as pl
-
-    formats = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%d", "%Y-%m-%d %H:%M:%S%.f")
-    return pl.coalesce(column.str.to_datetime(text, time_unit="ms", strict=False) for text in formats)
+    times = texts.str.to_datetime("%Y-%m-%d %H:%M:%S", time_unit="ms", strict=False)
+    for form in ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S%.f"):
+        if times.null_count() > texts.null_count():  # trying a form takes long if no text has it
+            times = times.zip_with(times.is_not_null(), texts.str.to_datetime(form, time_unit="ms", strict=False))
+    return times
 
 
 def prepare(
@@ -360,11 +361,12 @@ def prepare(
             if values is not encoded.values:
                 changed[column] = encoded.column(values)
             if column in (event.time, event.time_fallback):
-                times[column] = encoded.column(values.to_frame("time").select(parse_time(pl.col("time"))).to_series())
+                times[column] = encoded.column(parse_times(values))
             if column in references:
-                known = references[column]
-                counts.ids[column] += encoded.rows([i for i, value in enumerate(values) if value])
-                counts.unknown[column] += encoded.rows([i for i, value in enumerate(values) if value and value not in known])
+                ids = [(position, value) for position, value in enumerate(values.to_list()) if value is not None]
+                counts.ids[column] += encoded.rows(position for position, _ in ids)
+                unknown = (position for position, value in ids if value not in references[column])
+                counts.unknown[column] += encoded.rows(unknown)
         elif column in event.floats:
             encoded = Encoded.of(rows[column])
             formatted = [python_float(text) for text in encoded.values.to_list()]
@@ -380,12 +382,10 @@ def prepare(
 
 def clean_values(table: RawTable, column: str, encoded: Encoded, first_row: int, counts: Counts) -> pl.Series:
     """The distinct values of a column of a kind in MIMIC-IV's form; `encoded.values` itself if they already are."""
-    import polars as pl
-
     kind, values = COLUMN_KINDS[column], encoded.values
     valid = values.str.contains(KINDS[kind].pattern)
     if kind in ("time", "storetime"):
-        valid &= values.to_frame("time").select(parse_time(pl.col("time"))).to_series().is_not_null()
+        valid &= parse_times(values).is_not_null()
     if valid.all():
         return values
     cleaned: dict[int, str | None] = {}
