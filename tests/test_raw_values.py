@@ -542,7 +542,7 @@ def test_lost_leading_zeros_are_matched_where_unique(tmp_path: Path) -> None:
     assert "got 1 with several names" in contradiction
     assert "2 codes of digits of which none begins with 0" in lost and "ambiguous (1)" in lost
     title, warnings = titles(tmp_path, "d_ccs_procedures", "210093,10,Bypass\n1,9,Therapy\n02HV33Z,10,Catheter\n")
-    assert len(warnings) == 2, "one for each version"
+    assert sum("d_ccs_procedures" in warning for warning in warnings) == 2, "one for each version"
     assert title(("0210093", "10")) == "Bypass" and title(("0001", "9")) == "Therapy"
 
 
