@@ -43,6 +43,8 @@ if [ -z "$mimic" ]; then
   if [ ! -d "$mimic" ]; then
     "$python" "$repo/preprocess/synthetic_mimic.py" --root_dir "$root" --patients "$patients"
   fi
+  existing=$(($(zcat "$mimic/hosp/patients.csv.gz" | wc -l) - 1))
+  [ "$existing" = "$patients" ] || fail "$mimic: expected $patients patients, got $existing. Choose another --root_dir, or set --patients."
   look "zcat $mimic/hosp/labevents.csv.gz | head"
 else
   step "Your MIMIC-IV: $mimic"
@@ -126,13 +128,18 @@ stage() {  # SCRIPT OUTPUT FLAGS; small enough for a laptop. See scripts/recipes
     || { code=$?; [ $code = 130 ] && interrupted; tail -n 20 "$root/models/$2.log" >&2; exit $code; }
   tail -n 1 "$root/models/$2.log"
 }
-if [ ! -f "$root/models/stage3/config.json" ]; then
+made_from=$(cat "$tiny/model.safetensors" "$ins/decision_making.csv" "$ins/risk_prediction.csv" "$chains" | sha256sum)
+if [ "$made_from" = "$(cat "$root/models/made_from" 2>/dev/null)" ]; then
+  echo "models/stage1, stage2, stage3: up to date"
+else
+  rm -f "$root/models/made_from"
   stage sft.py stage1 --model_name_or_path "$tiny" --dataset_name "$ins/decision_making.csv,$ins/risk_prediction.csv" \
     --max_length 512 --per_device_train_batch_size 8 --max_steps 120 --learning_rate 4e-3
   stage sft.py stage2 --model_name_or_path "$root/models/stage1" --dataset_name "$chains,$ins/risk_prediction.csv" \
     --max_length 640 --per_device_train_batch_size 8 --max_steps 20 --learning_rate 1e-3
   stage grpo.py stage3 --model_name_or_path "$root/models/stage2" --dataset_name "$ins/risk_prediction.csv" --max_steps 4 \
     --max_prompt_length 500 --max_completion_length 8 --num_generations 4 --per_device_train_batch_size 8 --learning_rate 1e-4
+  echo "$made_from" > "$root/models/made_from"
 fi
 look "less $root/models/stage1.log; cat $root/models/stage1/README.md"
 

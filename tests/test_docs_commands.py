@@ -38,6 +38,7 @@ from tiny_umls import write_umls
 PAGES = (
     "README.md",
     "docs/data.md",
+    "docs/provenance.md",
     "docs/tasks.md",
     "docs/evaluation.md",
     "docs/thinking_graph_concepts.md",

@@ -38,6 +38,7 @@ LONG = {  # script and arguments → the program that is running, and what it sa
         "",
     ),
     ("test/test_dp.sh", "--gpus", "1"): ("python", INTERRUPTED),
+    ("train/sft.sh", "--learning_rate", "1e-5"): ("python", INTERRUPTED),
     ("setup_env.sh",): ("python3.11", "ERROR: Operation cancelled by user\n"),
     ("unpack_release.sh", "release"): ("tar", ""),
 }
@@ -51,6 +52,7 @@ def copy(tmp_path: Path) -> Path:
         shutil.copy(REPO / name, tmp_path / "repo" / name)
     for folder in ("bin", "datas/task_index/all", "datas/patient_data", "datas/evidence_datas/graph", "release"):
         (tmp_path / folder).mkdir(parents=True)
+    write_program(tmp_path / "repo/.venv/bin/accelerate", tmp_path / "unused", "")
     for file in ("datas/patient_data/train.csv", "datas/patient_data/test.csv", "index.csv", "release/patients_ehr.tar.gz"):
         (tmp_path / file).touch()
     return tmp_path
@@ -64,7 +66,7 @@ def write_program(path: Path, started: Path, said: str) -> None:
 
 def start(copy: Path, script: str, *arguments: str, path: str) -> subprocess.Popen[str]:
     line = ["bash", str(copy / "repo/scripts" / script), *arguments]
-    return subprocess.Popen(line, cwd=copy, env={**os.environ, "PATH": path, "CUDA_VISIBLE_DEVICES": ""}, text=True,
+    return subprocess.Popen(line, cwd=copy, env={**os.environ, "PATH": path, "CUDA_VISIBLE_DEVICES": "0"}, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)  # fmt: skip
 
 

@@ -17,10 +17,20 @@ if dry_run "$@" && [ "$processes" = 0 ]; then processes=8; fi  # as on a machine
 [ "$processes" -ge 1 ] || fail "$name: expected a visible GPU, got none. Set NUM_PROCESSES to run on the CPU."
 accelerate="$repo/.venv/bin/accelerate"; [ -x "$accelerate" ] || accelerate=$(command -v accelerate) || \
   fail "expected accelerate, got no such command. Create the environment: bash $repo/scripts/setup_env.sh"
+command=(launch --config_file "$config" --num_processes "$processes" "$repo/$script" --config "$file" "$@")
+if dry_run "$@"; then start "$accelerate" "${command[@]}"; fi
 # DeepSpeed configs name their JSON file relative to the repository; data and output paths are relative to the current directory.
-if ! dry_run "$@"; then
-  temporary=$(mktemp --suffix .yaml); trap 'rm -f "$temporary"' EXIT
-  sed "s#: scripts/accelerate_configs/#: $repo/scripts/accelerate_configs/#" "$config" > "$temporary"
-  config=$temporary
-fi
-(start "$accelerate" launch --config_file "$config" --num_processes "$processes" "$repo/$script" --config "$file" "$@")
+command[2]=$(mktemp --suffix .yaml); trap 'rm -f "${command[2]}"' EXIT
+sed "s#: scripts/accelerate_configs/#: $repo/scripts/accelerate_configs/#" "$config" > "${command[2]}"
+# As `accelerate launch`, but without its traceback after Ctrl-C.
+"$(dirname "$accelerate")/python" - "${command[@]}" <<'PYTHON'
+import sys
+
+from accelerate.commands.accelerate_cli import main
+from torch.distributed.elastic.multiprocessing.api import SignalException
+
+try:
+    main()
+except (KeyboardInterrupt, SignalException):
+    sys.exit(130)
+PYTHON
