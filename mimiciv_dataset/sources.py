@@ -25,13 +25,13 @@ def patients_source(path: Path | None, subject_ids: Collection[str], name: str =
 
 
 def index_sources(path: Path, name: str = "index", verify: bool = False) -> list[Source]:
-    """A task index or sampled set (directory or CSV); a directory without a record has one source for each of its files.
+    """A task index or sampled set (directory or CSV); a directory of sampled sets has one source for each of them.
 
-    A released file has no record: it is identified by its content.
+    Released files have no record: they are identified by their content.
     """
     if record_path(path).exists():
         return [output_of(name, path, "mimiciv_dataset/task_sample_info_gen.py", is_ancestor=False, verify=verify)]
-    if path.is_dir():
+    if path.is_dir() and any(record_path(file).exists() for file in index_files(path)):
         return [source for file in index_files(path) for source in index_sources(file, f"{name}/{file.name}", verify)]
     print(f"warning: {path}: its origin is unknown (no provenance), so whether it fits the other inputs is not checked.")
     return [content_of(name, path, verify=verify)]

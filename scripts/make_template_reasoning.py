@@ -15,11 +15,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages 
 import csv
 from collections.abc import Sequence
 
+from mimiciv_dataset.sources import index_mapping_source, index_sources, trajectories_source
 from pipeline.cli import Parser, at_least, run
 from pipeline.errors import UserError
 from pipeline.files import atomic_path
 from pipeline.progress import Summary, progress
+from pipeline.provenance import Provenance
 
+STEP, RULES = "scripts/make_template_reasoning.py", 1
 LABEL = "(Written by a template, not by a model.)"
 
 
@@ -29,8 +32,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_argument("--output_path", required=True, type=Path, help="CSV for the same rows with the column reasoning")
     cli.add_argument("--events", type=at_least(1), default=4, help="number of events that a chain names (4)")
     cli.add_argument("--first", action="store_true", help="name the first events of the window instead of the last")
+    cli.add_rerun_flags()
     args = cli.parse_args(argv)
     summary = Summary("make_template_reasoning")
+    sources = [
+        *index_sources(args.index, verify=args.verify),
+        trajectories_source(args.root_dir / "patients_ehr", args.verify),
+    ]
+    sources.append(index_mapping_source(args.root_dir / "index_mapping", args.verify))
+    settings = {"events": args.events, "first": args.first}
+    provenance = Provenance(args.output_path, STEP, sources, settings, RULES, cli.arguments, is_file=True)
+    if not provenance.begin(args.overwrite, args.verify):
+        return
 
     from mimiciv_dataset.mimiciv import MIMICIV
 
@@ -51,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 events = rendered[: args.events] if args.first else rendered[-args.events :]
                 writer.writerow(row | {"reasoning": chain(events, sample["output"]) if is_decision else ""})
                 chains += is_decision
+    provenance.complete(rows=len(dataset), chains=chains)
     summary.print(f"{len(dataset):,} rows, {chains:,} template chains → {args.output_path}", len(dataset), "rows")
 
 

@@ -89,13 +89,11 @@ look "head -3 $ins/decision_making.csv"
 
 step "Thinking graph: co-occurring concepts, and paths between history and answers in a graph of free vocabularies"
 tg="$repo/thinking_graph_preprocess" evidence="$root/evidence_datas"
-if [ ! -f "$evidence/evidence/decision_making.csv" ]; then
-  "$python" "$repo/mimiciv_dataset/task_sample_info_gen.py" --root_dir "$root" --output_path "$root/task_index/patient" --group patient
-  "$python" "$tg/concept_extraction.py" --root_dir "$root"
-  "$python" "$tg/coexistence_concept.py" --root_dir "$root"
-  [ -d "$evidence/graph" ] || "$python" "$tg/build_umls_graph.py" --free --root_dir "$root" --mimic_dir "$mimic"
-  "$python" "$tg/evidence_generation.py" --root_dir "$root" --data_index_path "$ins/decision_making.csv"
-fi
+"$python" "$repo/mimiciv_dataset/task_sample_info_gen.py" --root_dir "$root" --output_path "$root/task_index/patient" --group patient
+"$python" "$tg/concept_extraction.py" --root_dir "$root"
+"$python" "$tg/coexistence_concept.py" --root_dir "$root"
+"$python" "$tg/build_umls_graph.py" --free --root_dir "$root" --mimic_dir "$mimic"
+"$python" "$tg/evidence_generation.py" --root_dir "$root" --data_index_path "$ins/decision_making.csv"
 look "$python $tg/umls_graph.py --graph $evidence/graph Glucose Sodium"
 if [ -n "$url" ]; then
   step "Reasoning chains by $chain_model at $url, filtered"

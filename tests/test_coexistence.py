@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import shutil
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -163,8 +164,10 @@ def test_any_way_of_running_gives_the_same_bytes(counted: tuple[Path, Path], sma
     (tmp_path / "two/coexistence/emar.parquet").unlink()
     again = tmp_path / "two/coexistence/admissions.parquet"
     before = again.stat().st_mtime_ns
-    count(small_root, tmp_path / "two", "--subject_id_path", ids)
-    assert digests(tmp_path / "two/coexistence") == expected and again.stat().st_mtime_ns == before
+    lost = count(small_root, tmp_path / "two", "--subject_id_path", ids, check=False)
+    assert lost.returncode == 2 and "1 of 26 missing (emar.parquet)" in lost.stderr and "--overwrite" in lost.stderr
+    count(small_root, tmp_path / "two", "--subject_id_path", ids, "--overwrite")
+    assert digests(tmp_path / "two/coexistence") == expected and again.stat().st_mtime_ns != before
 
 
 def test_pieces_make_no_difference(
@@ -234,7 +237,6 @@ def test_an_admission_is_not_its_own_history(counted: tuple[Path, Path], small_r
         pq.write_table(
             pa.concat_tables([table, pa.Table.from_pylist(mentions, table.schema)]), tmp_path / "concepts" / path.name
         )
-    shutil.copy(output / "concepts/provenance.json", tmp_path / "concepts")
     count(small_root, tmp_path, "--subject_id_path", ids, "--task", "admissions", "emar")
 
     def histories(task: str) -> set[str]:
@@ -254,7 +256,7 @@ def test_bad_input(counted: tuple[Path, Path], small_root: Path, tmp_path: Path)
     assert "concept_extraction.py" in refused(tmp_path / "none")
     assert "expected a CSV with a column subject_id" in refused(output, "--subject_id_path", tmp_path / "none.csv")
     other = write_ids(tmp_path / "other.csv", {"99999"})
-    assert "expected the same patients as when" in refused(output, "--subject_id_path", other)
+    assert f"expected the same patients ({other}) as when" in refused(output, "--subject_id_path", other)
     unfinished = tmp_path / "unfinished"
     shutil.copytree(output / "concepts", unfinished / "concepts")
     assert "expected samples of decision tasks" in refused(unfinished, "--subject_id_path", other)
@@ -262,12 +264,15 @@ def test_bad_input(counted: tuple[Path, Path], small_root: Path, tmp_path: Path)
     for path in (unfinished / "concepts").glob("*.parquet"):
         table = pq.read_table(path)
         pq.write_table(table.slice(0, table.num_rows // 3), path)
-    assert "expected concepts of every patient of the index" in refused(unfinished)
+    assert "expected the files that thinking_graph_preprocess/concept_extraction.py wrote" in refused(unfinished)
+    (unfinished / "concepts/provenance.json").unlink()
+    error = refused(unfinished)
+    assert "expected concepts of every patient of the index" in error and not re.search(r"patient \d", error)
     for path in (unfinished / "concepts").glob("*.parquet"):
         path.unlink()
-    assert "expected 1 finished concept files, got 0" in refused(unfinished)
+    assert "expected the concepts of trajectories, got no Parquet files" in refused(unfinished)
     strangers = tmp_path / "index"
-    shutil.copytree(small_root / "task_index/all", strangers)
+    shutil.copytree(small_root / "task_index/all", strangers, ignore=shutil.ignore_patterns("provenance.json"))
     emar = strangers / "emar.csv"
     emar.write_text(emar.read_text().replace("Sodium Chloride", "Plain Water"))
     shutil.copytree(output / "concepts", tmp_path / "three/concepts")

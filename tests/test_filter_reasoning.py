@@ -137,11 +137,25 @@ def test_the_best_chain_of_a_row(small_root: Path, tmp_path: Path) -> None:
     ]
     evidence = write_evidence(small_root, tmp_path / "evidence.csv", rows=3)
     generate(small_root, evidence, tmp_path, choices)
-    generate(small_root, evidence, tmp_path, [[chain(final=TARGET[:3])]] * 3, "--temperature", 1)  # of another run
     assert filter_reasoning.main(flags_for(small_root, evidence, tmp_path)) == 0
-    assert [row["reasoning"] for row in read_csv(tmp_path / "kept.csv")] == [short, chain(), chain(final=TARGET[:3])]
+    assert [row["reasoning"] for row in read_csv(tmp_path / "kept.csv")] == [short, chain()]
     counts = read_json(tmp_path / "kept.reasons.json")["tasks"]["emar"]
-    assert (counts["rows"], counts["kept"], counts["chains"], counts["passed"], counts["wrong_answer"]) == (3, 3, 12, 8, 4)
+    assert (counts["rows"], counts["kept"], counts["chains"], counts["passed"], counts["wrong_answer"]) == (3, 2, 9, 5, 4)
+
+
+def test_replies_of_earlier_settings_are_not_used(
+    small_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evidence = write_evidence(small_root, tmp_path / "evidence.csv", rows=3)
+    generate(small_root, evidence, tmp_path, [[chain()]] * 3)
+    generate(small_root, evidence, tmp_path, [[chain(final=TARGET[:3])]] * 3, "--temperature", 1)
+    assert filter_reasoning.main(flags_for(small_root, evidence, tmp_path)) == 0
+    assert "3 replies of earlier inputs or settings are not used" in capsys.readouterr().out
+    assert [row["reasoning"] for row in read_csv(tmp_path / "kept.csv")] == [chain(final=TARGET[:3])] * 3
+    (tmp_path / "chains/provenance.json").unlink()  # as of version 0.1: all replies count
+    assert filter_reasoning.main(flags_for(small_root, evidence, tmp_path, "--overwrite")) == 0
+    assert "its origin is unknown" in capsys.readouterr().out
+    assert [row["reasoning"] for row in read_csv(tmp_path / "kept.csv")] == [chain()] * 3
 
 
 def test_rows_without_a_reply(small_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -162,7 +176,11 @@ def test_nothing_kept_is_an_error_that_shows_why(small_root: Path, tmp_path: Pat
     generate(small_root, evidence, tmp_path, [[chain(final=["Insulin"])]] * 2)
     assert filter_reasoning.main(flags_for(small_root, evidence, tmp_path)) == 1
     assert "no chain passed" in capsys.readouterr().err and len(read_rejects(tmp_path)) == 2
-    assert filter_reasoning.main(flags_for(small_root, evidence, tmp_path, "--min_right", 0, "--max_wrong", 1)) == 0
+    assert filter_reasoning.main(flags_for(small_root, evidence, tmp_path)) == 1, "up to date, and as bad"
+    flags = ("--min_right", 0, "--max_wrong", 1)
+    with pytest.raises(UserError, match="expected the same min_right, max_wrong as when it was made"):
+        filter_reasoning.main(flags_for(small_root, evidence, tmp_path, *flags))
+    assert filter_reasoning.main(flags_for(small_root, evidence, tmp_path, *flags, "--overwrite")) == 0
 
 
 def test_chains_without_sections(small_root: Path, tmp_path: Path) -> None:
@@ -193,7 +211,7 @@ def test_any_number_of_processes_writes_the_same(small_root: Path, tmp_path: Pat
     generate(small_root, evidence, tmp_path, [[chain(reasoning=f"Pain, {i}."), chain(final=["Insulin"])] for i in range(5)])
     written = []
     for number in (1, 2):
-        assert filter_reasoning.main(flags_for(small_root, evidence, tmp_path, "--num_workers", number)) == 0
+        assert filter_reasoning.main(flags_for(small_root, evidence, tmp_path, "--num_workers", number, "--overwrite")) == 0
         tables = read_json(tmp_path / "kept.reasons.json")
         files = [(tmp_path / name).read_bytes() for name in ("kept.csv", "kept.rejects.jsonl")]
         written.append((files, tables["tasks"], tables["all"]))

@@ -131,7 +131,7 @@ def test_trouble_costs_no_row_and_no_row_is_asked_for_twice(small_root: Path, ma
         second = command(SCRIPT, *flags)
         assert "8 rows answered, 12 already finished" in second.stdout
         third = command(SCRIPT, *flags)
-        assert "0 rows answered, 20 already finished" in third.stdout
+        assert "out is up to date" in third.stdout
     assert set(seen.values()) == {2} and len(seen) == 20
     answered = Counter(line["key"] for line in read_chains(tmp_path / "out") if not line["error"])
     assert len(answered) == 20 and set(answered.values()) == {1}
@@ -205,7 +205,7 @@ def test_chunks_together_are_one_run(
             flags = ("--base_url", server.url, "--chunk_num", 3, "--chunk_idx", chunk)
             assert here(*words(small_root, evidence, tmp_path / "out", *flags)) == 0
         here(*words(small_root, evidence, tmp_path / "out", "--base_url", server.url))
-    assert "0 rows answered, 20 already finished" in capsys.readouterr().out and len(server.asked) == 20
+    assert "out is up to date" in capsys.readouterr().out and len(server.asked) == 20
     assert {line["subject_id"] for line in read_chains(tmp_path / "out")} == {str(2 + 100 * i) for i in range(20)}
 
 
@@ -225,6 +225,33 @@ def test_what_decides_the_reply_decides_what_is_asked_again(small_root: Path, ev
         instructions = tmp_path / "instructions.json"
         instructions.write_text(json.dumps({"emar": "And now?"}))
         assert asked("--instructions", instructions, "--filter_nograph") == 12
+
+
+def test_replies_are_kept_whatever_changes(
+    small_root: Path, evidence: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only rows that changed are asked again; replies to what they were before stay in the log, even with --overwrite."""
+    out, record = tmp_path / "out", tmp_path / "out/provenance.json"
+    with ScriptedServer(good) as server:
+
+        def asked(*more: object) -> int:
+            before = len(server.asked)
+            assert here(*words(small_root, evidence, out, "--base_url", server.url, *more)) == 0
+            return len(server.asked) - before
+
+        assert asked() == 20
+        recorded = json.loads(record.read_text())
+        assert recorded["complete"] and {"evidence", "trajectories", "index_mapping"} <= recorded["inputs"].keys()
+        evidence.write_text(evidence.read_text(encoding="utf-8").replace("Finding", "Sign", 3), encoding="utf-8")
+        capsys.readouterr()
+        assert asked() == 3 and "3 replies of earlier inputs or settings are not used" in capsys.readouterr().out
+        assert asked("--overwrite") == 0 and len(read_chains(out)) == 23
+        assert json.loads(record.read_text())["complete"]
+        log = out / "reasoning.jsonl"
+        log.write_bytes(log.read_bytes()[:-1000])  # the last reply is truncated
+        with pytest.raises(UserError, match=r"got reasoning\.jsonl with .* bytes instead of .*--overwrite"):
+            asked()
+        assert asked("--overwrite") == 1 and len(read_chains(out)) == 23
 
 
 def test_own_prompts(small_root: Path, evidence: Path, tmp_path: Path) -> None:

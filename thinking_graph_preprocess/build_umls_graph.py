@@ -19,12 +19,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages 
 from collections.abc import Sequence
 from functools import partial
 
+from mimiciv_dataset.sources import index_mapping_source
 from pipeline.cli import Parser, run
-from pipeline.errors import UserError
-from pipeline.files import atomic_dir, read_json, sha256_file
+from pipeline.files import read_json
 from pipeline.progress import Summary
-from pipeline.provenance import Provenance, digest_lines
+from pipeline.provenance import DIGESTS_CACHE, FileDigests, Provenance, Source
 from pipeline.work import Tick, Unit, run_units
+from thinking_graph_preprocess.sources import drug_tables_source, umls_source
+from thinking_graph_preprocess.umls_files import rrf_path
+
+STEP, RULES = "thinking_graph_preprocess/build_umls_graph.py", 1
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -35,30 +39,43 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_path("--index_mapping", default="index_mapping", help="dictionaries and code maps, for --free")
     cli.add_path("--mimic_dir", default="mimiciv", help="raw MIMIC-IV, which links drugs to ATC classes, for --free")
     cli.add_path("--output_path", default="evidence_datas/graph", help="directory for the graph")
+    cli.add_rerun_flags()
     args = cli.parse_args(argv)
-    output: Path = args.output_path
-    if output.exists():
-        raise UserError(f"{output}: expected a new directory, got one that exists. Remove it or choose another --output_path.")
     summary = Summary("build_umls_graph")
+    output: Path = args.output_path
+    digests = FileDigests(output.parent / DIGESTS_CACHE, args.verify)
+    sources = graph_sources(args.umls_dir, args.index_mapping, args.mimic_dir, digests, args.verify)
+    settings = {"source": "UMLS" if args.umls_dir else "free vocabularies"}
+    provenance = Provenance(output, STEP, sources, settings, RULES, cli.arguments)
+    if not provenance.begin(args.overwrite, args.verify):
+        return
     # a unit of work, so that of several processes that are started at once one builds the graph and the others wait for it
-    build = partial(build_graph, output, args.umls_dir, args.index_mapping, args.mimic_dir)
-    run_units([Unit(output.name, output.exists, build)], output.parent / ".locks", desc="build_umls_graph", unit="graph")
+    build = partial(build_graph, provenance, args.umls_dir, args.index_mapping, args.mimic_dir)
+    unit = Unit(output.name, lambda: provenance.is_complete, build)
+    run_units([unit], output.parent / ".locks", desc="build_umls_graph", unit="graph")
     about = read_json(output / "about.json")
     dropped = "".join(f"; {count:,} {reason}" for reason, count in about["dropped"].items() if count)
     summary.print(f"{about['nodes']:,} concepts, {about['edges']:,} directed relations{dropped} → {output}")
 
 
-def build_graph(output: Path, umls_dir: Path | None, index_mapping: Path, mimic_dir: Path, tick: Tick) -> None:
-    """Write the graph directory with its record, from UMLS if `umls_dir` is given, else from free vocabularies."""
+def graph_sources(
+    umls_dir: Path | None, index_mapping: Path, mimic_dir: Path, digests: FileDigests, verify: bool
+) -> list[Source]:
+    """What the graph is made from: UMLS if `umls_dir` is given, else free vocabularies."""
+    if umls_dir is None:
+        return [index_mapping_source(index_mapping, verify), drug_tables_source(mimic_dir, digests)]
+    files = [rrf_path(umls_dir, name) for name in ("MRCONSO", "MRREL")]
+    return [umls_source(umls_dir, [*files, *umls_dir.glob("MRDOC.RRF")], digests)]
+
+
+def build_graph(provenance: Provenance, umls_dir: Path | None, index_mapping: Path, mimic_dir: Path, tick: Tick) -> None:
+    """Write the graph directory and complete its record."""
     from thinking_graph_preprocess.graph_sources import read_free, read_umls
     from thinking_graph_preprocess.graph_writer import write_graph
 
     content = read_umls(umls_dir) if umls_dir else read_free(index_mapping, mimic_dir)
-    source = "UMLS" if umls_dir else "free vocabularies"
-    with atomic_dir(output) as folder:
-        write_graph(folder, *content, source)
-        digest = digest_lines([sha256_file(path) for path in folder.iterdir()])
-        Provenance(folder, "thinking_graph_preprocess/build_umls_graph.py", settings={"source": source}).complete(digest)
+    write_graph(provenance.output, *content, provenance.settings["source"])
+    provenance.complete()
 
 
 if __name__ == "__main__":

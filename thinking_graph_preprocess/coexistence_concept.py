@@ -6,8 +6,8 @@ shows: the window without the events that the task hides, the last discharge not
 of a concept with itself are not counted. Writes one Parquet file for each task: target, history, n_both, n_target,
 n_history, lift; N is in its metadata.
 
-Finished tasks are kept, so an interrupted run resumes; processes (--num_workers, or the same command started several times)
-share the tasks. Memory per process is that of the distinct pairs of one task.
+An interrupted run resumes; processes (--num_workers, or the same command started several times) share the tasks. Memory per
+process is that of the distinct pairs of one task.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ from typing import TYPE_CHECKING
 
 from mimiciv_dataset.index_files import index_files, reading, scan, target_labels, task_of_file
 from mimiciv_dataset.patients import read_subject_ids
-from mimiciv_dataset.sources import index_sources, patients_source
+from mimiciv_dataset.sources import index_sources, patients_source, trajectories_source
 from mimiciv_dataset.trajectory import Trajectories
 from pipeline.cli import Parser, run
 from pipeline.errors import UserError
 from pipeline.progress import Summary, print_table
-from pipeline.provenance import Provenance, output_of
+from pipeline.provenance import Provenance
 from pipeline.work import Tick, Unit, run_units
 from thinking_graph_preprocess.concept_files import GRAPH_TASKS, SHOWN_EVENTS, concept_files
+from thinking_graph_preprocess.sources import concepts_source
 
 if TYPE_CHECKING:
     import polars as pl
@@ -105,30 +106,34 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_argument("--concept_dir", type=Path, help="output of concept_extraction.py (OUTPUT_PATH/concepts)")
     cli.add_argument("--task", nargs="+", choices=tuple(GRAPH_TASKS), metavar="TASK", help="only these decision tasks (all)")
     cli.add_num_workers("--num_worker")
+    cli.add_rerun_flags()
     args = cli.parse_args(argv)
-
-    from thinking_graph_preprocess.packed_concepts import find_or_pack
 
     summary = Summary("coexistence_concept")
     concept_dir, output = args.concept_dir or args.output_path / "concepts", args.output_path / "coexistence"
     files = concept_files(concept_dir)
     subjects = frozenset(read_subject_ids(args.subject_id_path))
     tasks = [task for task in GRAPH_TASKS if not args.task or task in args.task]
-    concepts = output_of("concepts", concept_dir, "thinking_graph_preprocess/concept_extraction.py")
-    sources = [concepts, *index_sources(args.data_index_dir), patients_source(args.subject_id_path, subjects)]
-    provenance = Provenance(output, STEP, sources, {}, RULES, cli.arguments)
-    provenance.begin()
+    concepts, trajectories = concepts_source(concept_dir, args.verify), trajectories_source(args.ehr_dir, args.verify)
+    sources = [concepts, trajectories, *index_sources(args.data_index_dir, verify=args.verify)]
+    sources.append(patients_source(args.subject_id_path, subjects))
+    provenance = Provenance(output, STEP, sources, {"tasks": tasks}, RULES, cli.arguments)
+    if not provenance.begin(args.overwrite, args.verify):
+        return
 
-    job = CoexistenceCount(output / ".packed", output, index_files(args.data_index_dir), subjects)
+    from thinking_graph_preprocess.packed_concepts import find_or_pack, packed_dir
+
+    packed = packed_dir(output, concepts, trajectories)
+    job = CoexistenceCount(packed, output, index_files(args.data_index_dir), subjects)
     missing = [task for task in tasks if not job.path(task).exists()]
     if missing:
         total = job.number_of_rows(missing)
-        find_or_pack(files, Trajectories(args.ehr_dir), output)
+        find_or_pack(files, Trajectories(args.ehr_dir), packed)
         units = [Unit(task, job.path(task).exists, functools.partial(job.count, task)) for task in missing]
         locks = output / ".locks"
         run_units(units, locks, num_workers=args.num_workers, total=total, desc="coexistence_concept", unit="sample")
-    counts = {task: count_pairs(job.path(task)) for task in GRAPH_TASKS if job.path(task).exists()}
-    provenance.complete(tasks=counts)
+    counts = {task: count_pairs(job.path(task)) for task in tasks}
+    provenance.complete(files=map(job.path, tasks), tasks=counts)
 
     print_table(["task", "samples", "pairs"], [[task, *counts[task].values()] for task in tasks])
     samples, pairs = (sum(counts[task][name] for task in tasks) for name in ("samples", "pairs"))

@@ -9,9 +9,8 @@ searched for UMLS concepts by one of two matchers:
   quickumls    QuickUMLS, installed at $QUICKUMLS (or --quickumls), with NLTK's stop words at $NLTK_DATA. Concepts have their
                preferred names with --umls_dir, the matched terms without.
 
-Negated, family-history and hypothetical mentions are marked. Writes one Parquet file for each file of trajectories. Finished
-files are kept, so an interrupted run resumes; processes (--num_workers, or the same command started several times) share
-the files.
+Negated, family-history and hypothetical mentions are marked. Writes one Parquet file for each file of trajectories. An
+interrupted run resumes; processes (--num_workers, or the same command started several times) share the files.
 """
 
 from __future__ import annotations
@@ -31,20 +30,21 @@ from typing import NamedTuple
 
 from mimiciv_dataset.events import MISSING
 from mimiciv_dataset.index_files import index_files, reading, scan, task_of_file
-from mimiciv_dataset.lookups import Lookups
+from mimiciv_dataset.lookups import DICTIONARIES, Lookups
 from mimiciv_dataset.samples import decision_target
-from mimiciv_dataset.sources import index_sources, trajectories_source
+from mimiciv_dataset.sources import index_mapping_source, index_sources, trajectories_source
 from mimiciv_dataset.timeline import Timeline
 from mimiciv_dataset.trajectory import Trajectories
 from pipeline.cli import Chunk, Parser, run
 from pipeline.errors import UserError
 from pipeline.files import atomic_path, require
 from pipeline.progress import Summary
-from pipeline.provenance import Provenance, Source
+from pipeline.provenance import DIGESTS_CACHE, FileDigests, Provenance, Source
 from pipeline.work import Tick, Unit, run_units
 from thinking_graph_preprocess.concept_files import FREE_TEXT, GRAPH_TASKS, SHOWN_EVENTS, TEXT, concept_schema, normalise
-from thinking_graph_preprocess.concept_lexicon import find_or_build
+from thinking_graph_preprocess.concept_lexicon import build_lexicon, lexicon_record, lexicon_sources
 from thinking_graph_preprocess.matchers import Matcher, check_quickumls, make_matcher
+from thinking_graph_preprocess.sources import quickumls_source
 
 STEP, RULES = "thinking_graph_preprocess/concept_extraction.py", 1
 WRITE_ROWS = 200_000  # least number of rows of concepts to write at a time, whole patients
@@ -114,6 +114,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_argument("--quickumls", type=Path, help="QuickUMLS installation ($QUICKUMLS or $QUICK_UMLS)")
     cli.add_num_workers("--num_worker")
     cli.add_chunks()
+    cli.add_rerun_flags()
     args = cli.parse_args(argv)
     summary = Summary("concept_extraction")
     chunk = Chunk(args.chunk_num, args.chunk_idx)
@@ -130,24 +131,33 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError("--matcher quickumls: expected an installation in $QUICKUMLS or --quickumls, got neither. Set one.")
     else:
         check_quickumls(quickumls, args.num_workers)
+    groups = patients_in_index(trajectories.groups(), index)
+    sources = [trajectories_source(args.ehr_dir, args.verify), *index_sources(args.data_index_dir, verify=args.verify)]
+    sources.append(index_mapping_source(args.index_mapping, args.verify))
+    if quickumls:
+        sources.append(quickumls_source(quickumls, FileDigests(args.output_path.parent / DIGESTS_CACHE, args.verify)))
     lexicon = None
     if matcher == "dictionary" or args.umls_dir:
-        lexicon = find_or_build(args.lexicon_dir, args.umls_dir, args.index_mapping, args.cache_dir)
-    groups = patients_in_index(trajectories.groups(), index)
-    sources = [trajectories_source(args.ehr_dir), *index_sources(args.data_index_dir)]
-    sources += [Source("lexicon", lexicon, lexicon.name)] if lexicon else []
-    settings = {"matcher": matcher, "quickumls": quickumls and str(quickumls.resolve()), "files": len(groups)}
-    provenance = Provenance(args.output_path, STEP, sources, settings, RULES, cli.arguments)
-    provenance.begin()
+        made_from = lexicon_sources(args.lexicon_dir, args.umls_dir, args.index_mapping, args.cache_dir, args.verify)
+        lexicon, lexicon_digest = lexicon_record(args.lexicon_dir, made_from, cli.arguments)
+        sources += [source for source in made_from if source.name not in DICTIONARIES]  # those are index_mapping
+        sources.append(Source("lexicon", lexicon.output, lexicon_digest, is_ancestor=False))
+    provenance = Provenance(args.output_path, STEP, sources, {"matcher": matcher}, RULES, cli.arguments)
+    if not provenance.begin(args.overwrite, args.verify):
+        return
+    if lexicon and args.overwrite:
+        lexicon.path.unlink(missing_ok=True)  # so that it is built again
+    lexicon_dir = lexicon and build_lexicon(lexicon, lexicon_digest, args.index_mapping, args.verify)
 
-    job = ConceptExtraction(trajectories, Lookups(args.index_mapping), args.output_path, quickumls, lexicon, groups, index)
+    lookups = Lookups(args.index_mapping)
+    job = ConceptExtraction(trajectories, lookups, args.output_path, quickumls, lexicon_dir, groups, index)
     chosen = chunk.of(list(groups))
     patients = sum(len(groups[group]) for group in chosen if not job.path(group).exists())
     units = [Unit(group, job.path(group).exists, functools.partial(job.extract, group)) for group in chosen]
     locks = args.output_path / ".locks"
     run_units(units, locks, num_workers=args.num_workers, total=patients, desc="concept_extraction", unit="patient")
     if all(job.path(group).exists() for group in groups):
-        provenance.complete()
+        provenance.complete(files=map(job.path, groups))
     counts = count_concepts(map(job.path, chosen))
     text = f"{counts['text']:,} in free text, {counts['negated']:,} of them negated, family history or hypothetical"
     concepts = f"{counts['rows']:,} concepts of {counts['patients']:,} patients ({text})"

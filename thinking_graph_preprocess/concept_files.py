@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from mimiciv_dataset.tasks import TASKS, Task
 from pipeline.errors import UserError
-from pipeline.provenance import folder_record, read_record
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,11 +42,9 @@ def concept_schema() -> pa.Schema:
 
 
 def concept_files(folder: Path) -> list[Path]:
-    """The Parquet files of a directory of concepts, after checking that the extraction has finished."""
+    """The Parquet files of a directory of concepts; `sources.concepts_source` checks that they are complete."""
     files = sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
-    record = read_record(folder_record(folder))
-    expected = record["settings"]["files"] if record else 1
-    if len(files) < expected or (record and not record.get("complete")):
-        fix = "Run thinking_graph_preprocess/concept_extraction.py to its end"
-        raise UserError(f"{folder}: expected {expected:,} finished concept files, got {len(files):,}. {fix}.")
+    if not files:
+        fix = "Make them with thinking_graph_preprocess/concept_extraction.py"
+        raise UserError(f"{folder}: expected the concepts of trajectories, got no Parquet files. {fix}.")
     return files

@@ -7,17 +7,21 @@ drug names in `cache/item_set/`; each name is a concept of its own, without a CU
 
 from __future__ import annotations
 
-import hashlib
+import json
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from mimiciv_dataset.lookups import DICTIONARIES, Lookups
 from pipeline.errors import UserError
-from pipeline.files import atomic_dir, require, sha256_file, write_json
+from pipeline.files import atomic_dir, require, sha256, write_json
 from pipeline.progress import progress
+from pipeline.provenance import DIGESTS_CACHE, FileDigests, Provenance, Source, content_of
 from pipeline.work import Tick, Unit, run_units
 from thinking_graph_preprocess.concept_files import normalise
+from thinking_graph_preprocess.sources import lexicon_source, umls_source
 from thinking_graph_preprocess.term_search import PhraseTable, position_of, words_of
 from thinking_graph_preprocess.umls_files import rrf_path, scan_english_terms, scan_rrf
 
@@ -82,25 +86,56 @@ class Lexicon:
         return position_of(cui.encode(), self._cuis)
 
 
-def find_or_build(folder: Path, umls_dir: Path | None, index_mapping: Path, cache_dir: Path) -> Path:
-    """Return the directory of the lexicon of some sources, below `folder`; build it first if it does not exist.
+def lexicon_sources(
+    folder: Path, umls_dir: Path | None, index_mapping: Path, cache_dir: Path, verify: bool = False
+) -> list[Source]:
+    """The files that a lexicon below `folder` is made from: UMLS, or else dictionaries and drug vocabularies."""
+    if umls_dir:
+        files = [rrf_path(umls_dir, name) for name in ("MRCONSO", "MRSTY")]
+        return [umls_source(umls_dir, files, FileDigests(folder / DIGESTS_CACHE, verify))]
+    return [content_of(_source_name(path), path) for path in free_files(index_mapping, cache_dir)]
 
-    Its name contains a digest of the sources, so that another UMLS release or vocabulary gets a lexicon of its own.
+
+def _source_name(path: Path) -> str:
+    return f"item_set/{path.stem}" if path.parent.name == "item_set" else path.name.partition(".")[0]
+
+
+def lexicon_record(folder: Path, sources: Sequence[Source], arguments: Sequence[str] = ()) -> tuple[Provenance, str]:
+    """The record of the lexicon of some sources, and its digest.
+
+    The name of its directory, below `folder`, contains the digest, so that another UMLS release or vocabulary gets a lexicon
+    of its own.
     """
-    umls_files = umls_dir and [rrf_path(umls_dir, name) for name in ("MRCONSO", "MRSTY")]
-    files = umls_files or free_files(index_mapping, cache_dir)
-    digest = hashlib.sha256(f"{FORMAT} {MIN_LETTERS} {sorted(EVERYDAY)} {sorted(SEMANTIC_TYPES)}".encode())
-    for path in files:
-        digest.update(bytes.fromhex(sha256_file(path)))
-    lexicon = folder / f"{'umls' if umls_dir else 'free'}-{digest.hexdigest()[:12]}"
-    build = partial(_build, lexicon, files, umls_dir, index_mapping)
-    run_units([Unit(lexicon.name, lexicon.is_dir, build)], folder / ".locks", desc="lexicon", unit="lexicon")
-    return lexicon
+    settings = {"min_letters": MIN_LETTERS, "everyday": sorted(EVERYDAY), "semantic_types": sorted(SEMANTIC_TYPES)}
+    step = "thinking_graph_preprocess/concept_extraction.py"
+    record = Provenance(folder, step, sources, settings, FORMAT, arguments, flag="--lexicon_dir")
+    digest = sha256(json.dumps(record.made_from, sort_keys=True))
+    kind = "umls" if sources[0].name == "umls" else "free"
+    return replace(record, output=folder / f"{kind}-{digest[:12]}"), digest
 
 
-def _build(folder: Path, files: Sequence[Path], umls_dir: Path | None, index_mapping: Path, tick: Tick) -> None:
-    concepts = umls_concepts(umls_dir) if umls_dir else free_concepts(Lookups(index_mapping), files)
-    write_lexicon(folder, *concepts, {"sources": [str(path) for path in files]})
+def find_or_build(folder: Path, umls_dir: Path | None, index_mapping: Path, cache_dir: Path) -> Path:
+    """The directory of the lexicon of some sources, below `folder`, which is built if it does not exist."""
+    record, digest = lexicon_record(folder, lexicon_sources(folder, umls_dir, index_mapping, cache_dir))
+    return build_lexicon(record, digest, index_mapping)
+
+
+def build_lexicon(record: Provenance, digest: str, index_mapping: Path, verify: bool = False) -> Path:
+    """The directory of a lexicon (`lexicon_record`), which is built if it does not exist."""
+    folder = record.output
+    unit = Unit(folder.name, lambda: record.is_complete, partial(_build, record, digest, index_mapping))
+    run_units([unit], folder.parent / ".locks", desc="lexicon", unit="lexicon")
+    lexicon_source(folder, verify)  # refuses one whose files were changed
+    return folder
+
+
+def _build(record: Provenance, digest: str, index_mapping: Path, tick: Tick) -> None:
+    umls = {source.name: source.path for source in record.sources}.get("umls")
+    files = [source.path for source in record.sources]
+    concepts = umls_concepts(umls) if umls else free_concepts(Lookups(index_mapping), files)
+    shutil.rmtree(record.output, ignore_errors=True)  # of a killed run, or of version 0.1
+    write_lexicon(record.output, *concepts, {"sources": [str(path) for path in files]})
+    record.complete(digest)
 
 
 def write_lexicon(folder: Path, names: Sequence[tuple[str, str]], terms: Iterable[tuple[str, int]], about: dict) -> None:

@@ -6,8 +6,7 @@ the task shows, as in coexistence_concept.py. A concept is looked up in the grap
 else by what a matcher (--lexicon or --quickumls) finds in it. The value of `graph` is {"umls_graph": [[term, relation, term,
 …], …]}, empty if there is no path. A table shows, for each task, the share of samples with a graph and why pairs have none.
 
-A finished output is kept when the same command runs again, and an interrupted run resumes; processes (--num_workers) share
-the rows.
+An interrupted run resumes; processes (--num_workers) share the rows.
 """
 
 from __future__ import annotations
@@ -23,25 +22,40 @@ import re
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from itertools import islice
 from typing import NamedTuple
 
 from mimiciv_dataset.index_files import index_files, normalise_row, read_header, window_columns
+from mimiciv_dataset.sources import index_sources, trajectories_source
 from mimiciv_dataset.trajectory import Trajectories
 from pipeline.cli import Chunk, Parser, at_least, run
 from pipeline.errors import UserError
-from pipeline.files import atomic_path, read_json, require, sha256, write_json
+from pipeline.files import atomic_path, read_json, require, sha256, sha256_file, write_json
 from pipeline.progress import Summary, print_table
-from pipeline.provenance import Provenance, content_of, output_of, read_record
+from pipeline.provenance import (
+    DIGESTS_CACHE,
+    FileDigests,
+    Provenance,
+    Source,
+    output_of,
+    read_record,
+    record_path,
+    unknown_origin,
+)
 from pipeline.work import Tick, Unit, run_units
 from thinking_graph_preprocess.concept_files import concept_files
 from thinking_graph_preprocess.evidence import COUNTED, Evidence, EvidenceSettings, TaskCounts
-from thinking_graph_preprocess.matchers import make_matcher
+from thinking_graph_preprocess.matchers import check_quickumls, make_matcher
+from thinking_graph_preprocess.sources import concepts_source, lexicon_source, quickumls_source, step_output
 from thinking_graph_preprocess.umls_graph import HOW_TO_MAKE, Graph, SearchLimits, add_search_flags
 
 STEP, RULES = "thinking_graph_preprocess/evidence_generation.py", 1
+MADE_BY = {
+    "coexistence": "thinking_graph_preprocess/coexistence_concept.py",
+    "graph": "thinking_graph_preprocess/build_umls_graph.py",
+}
 COLUMN = "graph"
 IS_CHUNK = re.compile(r"(.+)-(\d+)-of-(\d+)\.csv")
 PART_ROWS = 200  # rows of a chunk that one process handles at a time
@@ -89,7 +103,12 @@ class EvidenceGeneration:
     def parts_dir(self) -> Path:
         """The directory of finished parts; other inputs or settings have another one."""
         digest = sha256(json.dumps(self.provenance.made_from, sort_keys=True))
-        return self.output.with_name(f".{self.output.name}.{digest[:12]}")
+        return self.output.with_name(f".{self.output.name}.parts-{digest[:12]}")
+
+    def remove_parts(self) -> None:
+        """Remove the parts of this output, those with other inputs or settings too."""
+        for folder in self.output.parent.glob(f".{self.output.name}.parts-*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def part_path(self, part: IndexPart, suffix: str = ".csv") -> Path:
         return self.parts_dir / f"{part.first_row:09}{suffix}"
@@ -126,7 +145,7 @@ class EvidenceGeneration:
                 for task, count in read_json(self.part_path(part, ".json")).items():
                     counts[task].update(count)
         self.provenance.complete(tasks=counts)
-        shutil.rmtree(self.parts_dir, ignore_errors=True)
+        self.remove_parts()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -150,6 +169,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_search_flags(cli)
     cli.add_num_workers()
     cli.add_chunks()
+    cli.add_rerun_flags()
     args = cli.parse_args(argv)
     summary = Summary("evidence_generation")
     chunk = Chunk(args.chunk_num, args.chunk_idx)
@@ -158,20 +178,31 @@ def main(argv: Sequence[str] | None = None) -> None:
     window_columns(index, read_header(index))
     output = chunk.path(args.output_path or args.root_dir / "evidence_datas/evidence" / index.name)
     require(args.graph / "about.json", "a graph directory", HOW_TO_MAKE)
-    sources = [content_of("index", index), output_of("graph", args.graph, "thinking_graph_preprocess/build_umls_graph.py")]
-    step = "thinking_graph_preprocess/coexistence_concept.py"
-    sources.append(output_of("coexistence", args.coexistence_dir, step))
-    matcher = {name: path and str(path.resolve()) for name, path in (("lexicon", args.lexicon), ("quickumls", args.quickumls))}
-    recorded = asdict(settings) | matcher | {"chunk": asdict(chunk)}
+    require(args.coexistence_dir, "co-occurrence", "make it with thinking_graph_preprocess/coexistence_concept.py")
+    concept_paths = concept_files(args.concept_dir)
+    concepts, trajectories = concepts_source(args.concept_dir, args.verify), trajectories_source(args.ehr_dir, args.verify)
+    sources = [*index_sources(index, verify=args.verify), trajectories, concepts]
+    for name, folder in (("coexistence", args.coexistence_dir), ("graph", args.graph)):
+        sources.append(step_output(name, folder, MADE_BY[name], verify=args.verify))
+    if args.lexicon:
+        require(args.lexicon / "keys.npy", "a lexicon", "concept_extraction.py makes one in evidence_datas/lexicon/")
+        sources.append(lexicon_source(args.lexicon, args.verify))
+    if args.quickumls:
+        check_quickumls(args.quickumls, args.num_workers)
+        sources.append(quickumls_source(args.quickumls, FileDigests(output.parent / DIGESTS_CACHE, args.verify)))
+    recorded = asdict(settings) | {"chunk": asdict(chunk)}
     provenance = Provenance(output, STEP, sources, recorded, RULES, cli.arguments, is_file=True)
-    if not provenance.begin():
+    if not provenance.begin(args.overwrite, args.verify):
         return
 
-    from thinking_graph_preprocess.packed_concepts import find_or_pack
+    from thinking_graph_preprocess.packed_concepts import find_or_pack, packed_dir
 
-    packed = find_or_pack(concept_files(args.concept_dir), Trajectories(args.ehr_dir), args.coexistence_dir)
+    packed = packed_dir(args.coexistence_dir, concepts, trajectories)
+    find_or_pack(concept_paths, Trajectories(args.ehr_dir), packed)
     directories = args.coexistence_dir, packed, args.graph
     job = EvidenceGeneration(index, chunk, output, provenance, settings, *directories, args.lexicon, args.quickumls)
+    if args.overwrite:
+        job.remove_parts()
     parts, rows = split_index(index, chunk)
     name, locks = output.name, output.parent / ".locks"
     units = [Unit(f"{name}-{part.first_row}", partial(job.is_written, part), partial(job.write_part, part)) for part in parts]
@@ -237,6 +268,17 @@ def evidence_files(path: Path) -> list[Path]:
             expected = f"expected all {number} chunks of {name}, got {len(indices)}"
             raise UserError(f"{path}: {expected}. Run evidence_generation.py with --chunk_idx {missing}.")
     return files
+
+
+def evidence_sources(path: Path, verify: bool = False) -> list[Source]:
+    """The outputs of this command in a directory, each a source of its own; those without a record are one together."""
+    files = evidence_files(path)
+    recorded = [file for file in files if record_path(file).exists()]
+    sources = [output_of(f"evidence/{file.name}", file, STEP, verify=verify) for file in recorded]
+    if others := [file for file in files if file not in recorded]:
+        digest = sha256("\n".join(f"{file.name} {sha256_file(file)}" for file in others))
+        sources.append(replace(unknown_origin("evidence", path), digest=digest, by="files"))
+    return sources
 
 
 def print_counts(counts: TaskCounts) -> None:

@@ -22,7 +22,7 @@ import csv
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -38,7 +38,7 @@ from pipeline.cli import Chunk, Parser, at_least, between, chunk_paths, run
 from pipeline.errors import UserError
 from pipeline.files import Line, append_jsonl, atomic_path, read_jsonl, read_jsonl_line, require, sha256, write_json
 from pipeline.progress import Summary, print_table, progress
-from pipeline.provenance import Provenance, Source
+from pipeline.provenance import Provenance, read_record
 from pipeline.work import map_lines
 from thinking_graph_preprocess import chains
 from thinking_graph_preprocess.chains import REASONS, AnswerLimits, CitedEvents, Fault
@@ -51,12 +51,15 @@ from thinking_graph_preprocess.reasoning_generation import (
     EvidenceFiles,
     EvidenceFileSettings,
     EvidenceRow,
+    RepliesDirectory,
+    ReplySettings,
     add_server_flags,
     chat_prompt,
     read_prompt,
     token_counter,
 )
 
+STEP, RULES = "thinking_graph_preprocess/filter_reasoning.py", 1
 VERDICTS = "verified.jsonl"
 # Counts of the table before the reasons: rows of the index, those with chains, those with one to keep; chains, good ones.
 COUNTS = ("rows", "answered", "kept", "chains", "passed")
@@ -83,6 +86,7 @@ def make_parser() -> Parser:
     add_flags(cli, FilterSettings)
     cli.add_chunks()
     cli.add_num_workers()
+    cli.add_rerun_flags()
     verifier = cli.add_argument_group("verifier model")
     verifier.add_argument("--prompts", type=Path, default=PROMPTS, help="directory with verifier.txt (this repository's)")
     add_flags(verifier, EvidenceFileSettings)
@@ -93,7 +97,8 @@ def make_parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = make_parser().parse_args(argv)
+    cli = make_parser()
+    args = cli.parse_args(argv)
     if args.verifier_model and args.base_url is None:
         raise UserError(NO_URL)
     server, decoding = ServerSettings.from_flags(vars(args), url=args.base_url), DecodingSettings(args.max_new_tokens, 0, None)
@@ -101,16 +106,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings, evidence_settings = FilterSettings.from_flags(vars(args)), EvidenceFileSettings.from_flags(vars(args))
     costs, chunk = CostSettings.from_flags(vars(args)), Chunk(args.chunk_num, args.chunk_idx)
     summary = Summary("filter_reasoning")
-    evidence = EvidenceFiles(evidence_settings)
-    offsets = reply_offsets(settings.reasoning_path)
-    rows = [(row, offsets.get(sample_id(evidence.columns(row)), ())) for row in chunk.of(evidence.rows())]
-    judge = Judge(settings, evidence)
+    evidence, replies = EvidenceFiles(evidence_settings), RepliesDirectory(settings.reasoning_path)
+    fix = "Run thinking_graph_preprocess/reasoning_generation.py"
+    if not chunk_paths(require(replies.folder, "a directory of chains", fix) / REPLIES):
+        raise UserError(f"{replies.folder}: expected {REPLIES}, got no such file. {fix}.")
+    judge = Judge(settings, evidence, replies.settings)
+    recorded = {"min_right": settings.min_right, "max_wrong": settings.max_wrong, "chunk": asdict(chunk)}
+    recorded |= {"instructions": evidence.instructions, "verifier": None}
     if settings.verifier_model:
         judge.verifier = Verifier(settings, inference)
-        if not verify(judge, rows, chunk, Meter(costs, inference.decoding.max_new_tokens)):
-            return 1
+        recorded["verifier"] = judge.verifier.recorded
     output = chunk.path(args.output_path)
-    table = write_outputs(judge, rows, output, args.num_workers)
+    sources = [*evidence.sources(args.verify), replies.source(args.verify)]
+    provenance = Provenance(output, STEP, sources, recorded, RULES, cli.arguments, is_file=True)
+    if not provenance.begin(args.overwrite, args.verify):
+        return 0 if read_record(provenance.path)["kept"] else 1
+    offsets = reply_offsets(replies)
+    rows = [(row, offsets.get(sample_id(evidence.columns(row)), ())) for row in chunk.of(evidence.rows())]
+    if judge.verifier and not verify(judge, rows, chunk, Meter(costs, inference.decoding.max_new_tokens)):
+        return 1
+    table, earlier = write_outputs(judge, rows, output, args.num_workers)
     total = {name: sum(counts[name] for counts in table.values()) for name in (*COUNTS, *REASONS)}
     names = [*COUNTS, *(reason for reason in REASONS if total[reason])]
     lines = [[task, *(counts[name] for name in names)] for task, counts in {**table, "all": total}.items()]
@@ -120,9 +135,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = as_json(settings, evidence_settings, inference, costs, chunk) | {"output_path": str(args.output_path)}
     reasons = {"tasks": table, "all": total, "reasons": REASONS, "arguments": arguments, "data_use": DATA_USE}
     write_json(output.with_suffix(".reasons.json"), reasons)
-    sources = [Source("trajectories", None, evidence.dataset(rows[0][0].path).trajectories.digest)] if rows else []
-    provenance = Provenance(output, "thinking_graph_preprocess/filter_reasoning.py", sources, arguments, is_file=True)
-    provenance.complete(rows=total["rows"], kept=total["kept"])
+    files = [output, *(output.with_suffix(suffix) for suffix in (".rejects.jsonl", ".reasons.json"))]
+    provenance.complete(files=files, rows=total["rows"], kept=total["kept"], data_use=DATA_USE)
+    if earlier:
+        print(f"{earlier:,} replies of earlier inputs or settings are not used")
     summary.print(f"{total['kept']:,} of {len(rows):,} rows have a chain to train on → {output}", len(rows), "rows")
     if not total["kept"]:
         print(f"no chain passed: see the table and {output.with_suffix('.rejects.jsonl')}", file=sys.stderr)
@@ -134,16 +150,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 Offsets = Sequence[tuple[Path, int]]  # where the replies to a row are: log, and offset of the line in bytes
 
 
-def reply_offsets(folder: Path) -> dict[str, list[tuple[Path, int]]]:
+def reply_offsets(replies: RepliesDirectory) -> dict[str, list[tuple[Path, int]]]:
     """Where the replies to each sample are, by `sample_id`. The replies themselves can be larger than the memory."""
-    fix = "Run thinking_graph_preprocess/reasoning_generation.py"
-    files = chunk_paths(require(folder, "a directory of chains", fix) / REPLIES)
-    if not files:
-        raise UserError(f"{folder}: expected {REPLIES}, got no such file. {fix}.")
     offsets: dict[str, list[tuple[Path, int]]] = defaultdict(list)
-    for path in files:
+    for path in chunk_paths(replies.log):
         for offset, line in read_jsonl(path):
             if not {"key", *ID_COLUMNS, "choices", "finish_reasons"} <= line.keys():
+                fix = "Run thinking_graph_preprocess/reasoning_generation.py"
                 raise UserError(f"{path}: expected lines of reasoning_generation.py, got others. {fix}.")
             if not line.get("error"):
                 offsets[sample_id(line)].append((path, offset))
@@ -170,6 +183,7 @@ class JudgedRow:
     text: SampleText
     question: str
     chains: list[Chain]
+    earlier: int = 0  # replies of earlier inputs or settings, whose chains are left out
 
     @property
     def target(self) -> list[str]:
@@ -182,10 +196,13 @@ class JudgedRow:
 
 
 class Judge:
-    """Judges the chains of rows, by the verdicts of a verifier model too if there is one."""
+    """Judges the chains of rows, by the verdicts of a verifier model too if there is one.
 
-    def __init__(self, settings: FilterSettings, evidence: EvidenceFiles) -> None:
-        self.evidence = evidence
+    `replies` are the settings of the present requests, whose replies alone count; None: all replies count.
+    """
+
+    def __init__(self, settings: FilterSettings, evidence: EvidenceFiles, replies: ReplySettings | None) -> None:
+        self.evidence, self.replies = evidence, replies
         self.limits = AnswerLimits(settings.min_right, settings.max_wrong)
         self.verifier: Verifier | None = None
 
@@ -193,8 +210,12 @@ class Judge:
         """A row with its chains judged."""
         columns, text = self.evidence.columns(row), self.evidence.text(row)
         judged, events = JudgedRow(columns, text, self.evidence.question(row), []), CitedEvents(text)
+        key = self.replies and self.replies.key(columns, text, judged.question)
         for path, offset in offsets:
             line = read_jsonl_line(path, offset)
+            if key not in (None, line["key"]):
+                judged.earlier += 1
+                continue
             sections = line.get("prompt") != WITHOUT_FORMAT
             for number, (reply, finish_reason) in enumerate(zip(line["choices"], line["finish_reasons"], strict=True)):
                 chain = split_reasoning(reply)[1] or ""  # after the think block of a model that thinks first
@@ -214,14 +235,20 @@ class Judge:
             rejected = [(chain, [fault._asdict() for fault in chain.faults]) for chain in judged.chains if chain.faults]
             rejects = [{"key": chain.key, **sample, "choice": chain.number, "reasons": faults} for chain, faults in rejected]
             kept = [*sample_cells(judged.columns), best.text] if best else None
-            yield {"task": sample["task"], "counts": count(judged), "rejects": rejects, "kept": kept}
+            counts = count(judged)
+            yield {"task": sample["task"], "counts": counts, "earlier": judged.earlier, "rejects": rejects, "kept": kept}
 
 
 def write_outputs(
     judge: Judge, rows: Sequence[tuple[EvidenceRow, Offsets]], output: Path, num_workers: int
-) -> dict[str, dict[str, int]]:
-    """Judge rows and write OUTPUT.csv and OUTPUT.rejects.jsonl; returns the counts (`COUNTS`, `REASONS`) of each task."""
+) -> tuple[dict[str, dict[str, int]], int]:
+    """Judge rows and write OUTPUT.csv and OUTPUT.rejects.jsonl.
+
+    Returns:
+        The counts (`COUNTS`, `REASONS`) of each task, and the number of replies of earlier inputs or settings.
+    """
     counts: dict[str, Counter[str]] = defaultdict(Counter)
+    earlier = 0
     parts = [rows[start : start + ROWS_PER_PART] for start in range(0, len(rows), ROWS_PER_PART)]
     with (
         atomic_path(output) as kept_path,
@@ -234,10 +261,11 @@ def write_outputs(
         options = {"num_workers": num_workers, "desc": "filter_reasoning", "unit": "part"}
         for line in map_lines(parts, judge.lines, output.parent, output.name, **options):
             counts[line["task"]].update(line["counts"])
+            earlier += line["earlier"]
             rejects.writelines(json.dumps(rejected, ensure_ascii=False) + "\n" for rejected in line["rejects"])
             if line["kept"]:
                 writer.writerow(line["kept"])
-    return {task: {name: counts[task][name] for name in (*COUNTS, *REASONS)} for task in counts}
+    return {task: {name: counts[task][name] for name in (*COUNTS, *REASONS)} for task in counts}, earlier
 
 
 # --- the verifier
@@ -253,6 +281,18 @@ class Verifier:
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name not in ("count", "answers")}
+
+    @property
+    def settings(self) -> list[Any]:
+        """What decides a reply besides the prompt."""
+        inference = self.inference
+        settings = [inference.model.model_name_or_path, inference.decoding.max_new_tokens]
+        return [*settings, inference.prompt.max_seq_len, inference.server.tokenizer]
+
+    @property
+    def recorded(self) -> list[Any]:
+        """The settings and the prompt file, as the record of the output has them."""
+        return [*self.settings, sha256(self.template)]
 
     @cached_property
     def count(self) -> Any:
@@ -271,10 +311,8 @@ class Verifier:
 
     def key(self, judged: JudgedRow, chain: Chain) -> str:
         """Hash of all that decides the reply."""
-        settings = [self.inference.model.model_name_or_path, self.inference.decoding.max_new_tokens]
-        settings += [self.inference.prompt.max_seq_len, self.inference.server.tokenizer]
         shown = [str(judged.text), judged.question, chains.split_conclusion(chain.text)[0], self.template]
-        return sha256(json.dumps([[judged.columns[name] for name in ID_COLUMNS], shown, settings]))
+        return sha256(json.dumps([[judged.columns[name] for name in ID_COLUMNS], shown, self.settings]))
 
     def prompt(self, judged: JudgedRow, chain: Chain) -> Prompt:
         """The prompt about a chain."""

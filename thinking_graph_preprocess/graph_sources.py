@@ -16,6 +16,7 @@ from mimiciv_dataset.lookups import Lookups, ndc_key, read_text_csv
 from pipeline.errors import UserError
 from pipeline.progress import progress
 from thinking_graph_preprocess.graph_writer import Edges, term_table
+from thinking_graph_preprocess.sources import drug_tables
 from thinking_graph_preprocess.umls_files import scan_english_terms, scan_rrf
 from thinking_graph_preprocess.umls_graph import INVERSE, simplify_term
 
@@ -127,11 +128,10 @@ def free_statements(lookups: Lookups) -> Iterator[tuple[str, str, str]]:
 def drug_classes(lookups: Lookups, mimic_dir: Path) -> Iterator[tuple[str, str, str]]:
     """Yield (drug, relation, ATC class) of the drugs that MIMIC-IV names with an NDC of the ATC map."""
     classes = lookups.dictionary("d_atc_prescriptions")
-    for table, column in (("hosp/prescriptions", "drug"), ("ed/medrecon", "name")) if classes else ():
-        for path in sorted(mimic_dir.glob(f"{table}.csv*"))[:1]:
-            with reading(path):
-                drugs = pl.scan_csv(path, infer_schema=False).select(column, "ndc").unique()
-                rows = drugs.collect(engine="streaming").sort(column, "ndc").rows()
-            for drug, ndc in rows:
-                if drug and (name := classes.get(ndc_key(ndc or ""))):
-                    yield drug, "in_atc_class", name
+    for column, path in drug_tables(mimic_dir).items() if classes else ():
+        with reading(path):
+            drugs = pl.scan_csv(path, infer_schema=False).select(column, "ndc").unique()
+            rows = drugs.collect(engine="streaming").sort(column, "ndc").rows()
+        for drug, ndc in rows:
+            if drug and (name := classes.get(ndc_key(ndc or ""))):
+                yield drug, "in_atc_class", name

@@ -20,7 +20,8 @@ from mimiciv_dataset.events import EVENTS
 from mimiciv_dataset.tasks import Task
 from mimiciv_dataset.trajectory import Trajectories
 from pipeline.errors import UserError
-from pipeline.files import atomic_dir
+from pipeline.files import atomic_dir, sha256
+from pipeline.provenance import Source
 from pipeline.work import Tick, Unit, run_units
 from thinking_graph_preprocess.concept_files import GRAPH_TASKS, TEXT
 from thinking_graph_preprocess.term_search import position_of
@@ -77,7 +78,7 @@ class PackedConcepts:
         for subject, chosen in samples_of_patient.items():
             at = position_of(int(subject), self.subjects)
             if at is None:
-                expected = f"expected concepts of every patient of the index, got none of patient {subject}"
+                expected = "expected concepts of every patient of the index, got none of one of them"
                 raise UserError(f"concepts: {expected}. Run thinking_graph_preprocess/concept_extraction.py with this index.")
             begin, end = self.begins[at], self.ends[at]
             spans[chosen] = begin + np.searchsorted(self.event[begin:end], events[chosen])
@@ -90,12 +91,15 @@ class PackedConcepts:
         return ~hidden[self.table[rows]]
 
 
-def find_or_pack(files: Sequence[Path], trajectories: Trajectories, coexistence_dir: Path) -> Path:
-    """The directory of packed concepts below that of co-occurrence; one process writes it if it does not exist."""
-    folder = coexistence_dir / ".packed"
+def packed_dir(coexistence_dir: Path, concepts: Source, trajectories: Source) -> Path:
+    """The directory of the packed concepts, below that of co-occurrence: other concepts or trajectories have another."""
+    return coexistence_dir / f".packed-{sha256(f'{concepts.digest} {trajectories.digest}')[:12]}"
+
+
+def find_or_pack(files: Sequence[Path], trajectories: Trajectories, folder: Path) -> None:
+    """Write packed concepts to a directory (`packed_dir`) if it does not exist; one process does."""
     unit = Unit("pack", folder.exists, partial(_pack, files, trajectories, folder))
-    run_units([unit], coexistence_dir / ".locks", total=2 * len(files), desc="packing concepts", unit="file")
-    return folder
+    run_units([unit], folder.parent / ".locks", total=2 * len(files), desc="packing concepts", unit="file")
 
 
 def _pack(files: Sequence[Path], trajectories: Trajectories, folder: Path, tick: Tick) -> None:

@@ -3,7 +3,9 @@
 For each row a model behind an OpenAI-compatible API (--base_url, key in $OPENAI_API_KEY) gets the patient's record, the
 question, the right answer and the paths of the row's graph, and writes --n chains. One line per row is appended to
 OUTPUT/reasoning.jsonl as its reply comes. The same command resumes after any crash: it sends only requests without a reply,
-failed ones included. There is no default server: data of MIMIC-IV patients may not be sent to third parties.
+failed ones included. If record, graph, prompt, model or settings of a row have changed, its request is sent again; replies are
+never removed, but filter_reasoning.py uses those to the present requests only. There is no default server: data of MIMIC-IV
+patients may not be sent to third parties.
 
 The prompt of a row is prompts/with_knowledge.txt, or prompts/without_knowledge.txt if it has no graph; --prompts names a
 directory with your own wording. --dry_run prints the first prompt and sends nothing.
@@ -18,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages 
 
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from inference.costs import CostSettings, Meter
@@ -28,15 +30,29 @@ from inference.prompts import TokenCounter, shorten
 from inference.settings import DecodingSettings, InferenceSettings, ServerSettings, Settings, add_flags, flag
 from mimiciv_dataset.index_files import sample_id
 from mimiciv_dataset.samples import label_list
-from pipeline.cli import Chunk, Parser, at_least, between, run
+from mimiciv_dataset.sources import index_mapping_source, trajectories_source
+from mimiciv_dataset.tasks import load_instructions
+from pipeline.cli import Chunk, Parser, at_least, between, chunk_paths, run
 from pipeline.errors import UserError
 from pipeline.files import append_jsonl, require, sha256
 from pipeline.progress import Summary, progress
+from pipeline.provenance import (
+    DIGESTS_CACHE,
+    FileDigests,
+    Provenance,
+    Source,
+    differences,
+    folder_record,
+    output_of,
+    read_record,
+    unknown_origin,
+)
 
 if TYPE_CHECKING:
     from mimiciv_dataset.mimiciv import MIMICIV
     from mimiciv_dataset.text import SampleText
 
+STEP, RULES = "thinking_graph_preprocess/reasoning_generation.py", 1
 PROMPTS = Path(__file__).parent / "prompts"
 WITH_KNOWLEDGE, WITHOUT_KNOWLEDGE, WITHOUT_FORMAT = "with_knowledge", "without_knowledge", "without_format"
 VERIFIER = "verifier"
@@ -86,6 +102,7 @@ def make_parser() -> Parser:
     cli.add_argument("--limit", type=at_least(1), help="the first N rows of the chunk only")
     cli.add_argument("--dry_run", action="store_true", help="print the first prompt, with the patient's record, and stop")
     cli.add_chunks()
+    cli.add_rerun_flags()
     model = cli.add_argument_group("model")
     model.add_argument("--model", required=True, help="name of the model on the server")
     model.add_argument("--temperature", type=between(0, 2), default=0.5, help="temperature of sampling (0.5)")
@@ -106,7 +123,8 @@ def add_server_flags(cli: Any) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = make_parser().parse_args(argv)
+    cli = make_parser()
+    args = cli.parse_args(argv)
     if args.base_url is None and not args.dry_run:
         raise UserError(NO_URL)
     server, decoding = (
@@ -124,7 +142,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         backend = OpenAIBackend(settings)  # refuses a remote host before anything is read
     meter = Meter(CostSettings.from_flags(vars(args)), settings.decoding.n * settings.decoding.max_new_tokens)
     chunk = Chunk(args.chunk_num, args.chunk_idx)
-    rows = chunk.of(evidence.rows(args.filter_nograph))[: args.limit]
+    replies = RepliesDirectory(args.output_path)
+    if backend is not None:
+        sources = evidence.sources(args.verify)
+        rows_and_questions = {"filter_nograph": args.filter_nograph, "instructions": evidence.instructions}
+        recorded = asdict(prompter.replies) | rows_and_questions
+        provenance = Provenance(args.output_path, STEP, sources, recorded, RULES, cli.arguments)
+        if not replies.begin(provenance, args.overwrite, args.verify):
+            backend.close()
+            return 0
+    rows = chunk.of(evidence.rows(args.filter_nograph))
+    is_part = args.limit is not None and args.limit < len(rows)
+    rows = rows[: args.limit]
     if not rows:
         omitted = "rows of discharge, which has no list of answers, and with --filter_nograph rows without a graph"
         raise UserError(f"{args.data_index_dir}: expected rows to write chains for, got none in this chunk besides {omitted}.")
@@ -134,14 +163,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"--max_seq_len {args.max_seq_len}: expected room for an input, got none for any row. Raise it.")
         print(json.loads(prompt.text)[0]["content"])
         return 0
-    replies = args.output_path / REPLIES
-    log = chunk.path(replies)
+    log = chunk.path(replies.log)
     with append_jsonl(log) as write:
-        finished = finished_keys(replies, meter)
-        pending = [row for row in rows if prompter.key(row) not in finished]
+        finished, pending = finished_keys(replies.log, meter), rows
+        if finished:
+            keys = {prompter.key(row): row for row in progress(rows, desc="compare with replies", unit="row")}
+            pending = [row for key, row in keys.items() if key not in finished]
+            if chunk.number == 1 and not is_part and (earlier := finished - keys.keys()):
+                print(f"{len(earlier):,} replies of earlier inputs or settings are not used")
         with progress(total=len(pending), desc="reasoning_generation", unit="row") as bar:
             tally = generate_and_record(map(prompter, pending), backend, write, chat_line, bar, meter)
     backend.close()
+    if not (tally.errors or meter.stopped or is_part):
+        replies.complete(provenance, chunk)
     for reason, count in tally.errors.most_common():
         print(f"no reply to {count:,} rows: {reason}; the same command sends them again", file=sys.stderr)
     if tally.too_long:
@@ -211,6 +245,20 @@ class EvidenceFiles:
                 if task.kind != "generation" and (paths or not only_graph):
                     rows.setdefault(sample_id(columns), EvidenceRow(path, index))
         return list(rows.values())
+
+    def sources(self, verify: bool = False) -> list[Source]:
+        """What the rows and their texts are made from."""
+        from thinking_graph_preprocess.evidence_generation import evidence_sources
+
+        settings = self.settings
+        trajectories = trajectories_source(settings.ehr_dir, verify)
+        index_mapping = index_mapping_source(settings.root_dir / "index_mapping", verify)
+        return [*evidence_sources(settings.data_index_dir, verify), trajectories, index_mapping]
+
+    @property
+    def instructions(self) -> str:
+        """A digest of the questions."""
+        return sha256(json.dumps(load_instructions(self.settings.instructions), sort_keys=True))
 
     def columns(self, row: EvidenceRow) -> dict[str, Any]:
         return self.dataset(row.path).row(row.index)
@@ -286,44 +334,72 @@ def knowledge(paths: Paths) -> str:
     return "\n".join(dict.fromkeys("- " + " → ".join(path) for path in paths)) or "(none)"
 
 
+@dataclass(frozen=True)
+class ReplySettings:
+    """What decides a reply besides the row; the record of a directory of replies has it, so that filter_reasoning.py knows."""
+
+    model: str
+    temperature: float
+    n: int
+    max_new_tokens: int
+    max_seq_len: int
+    tokenizer: str | None
+    without_knowledge: bool
+    without_format: bool
+    prompts: Mapping[str, str]  # name of the prompt file → SHA-256 of its text
+
+    def variant(self, paths: Paths) -> str:
+        """The prompt file for a row with these paths."""
+        if self.without_format:
+            return WITHOUT_FORMAT
+        return WITH_KNOWLEDGE if paths and not self.without_knowledge else WITHOUT_KNOWLEDGE
+
+    def key(self, columns: Mapping[str, Any], text: SampleText, question: str) -> str:
+        """Hash of all that decides the reply: patient's record, question, answer, paths if shown, prompt file, settings."""
+        paths = read_graph(columns.get("graph"))
+        variant = self.variant(paths)
+        sample = [*(columns[name] for name in ID_COLUMNS), str(text), question, label_list(columns["target"])]
+        shown = paths if "knowledge" in SLOTS[variant] else ()
+        settings = [self.model, self.temperature, self.n, self.max_new_tokens, self.max_seq_len, self.tokenizer]
+        return sha256(json.dumps([sample, shown, self.prompts[variant], settings]))
+
+
 class ChainPrompter:
     """Makes the prompts of evidence rows."""
 
     def __init__(self, evidence: EvidenceFiles, chains: ChainSettings, settings: InferenceSettings) -> None:
-        self.evidence, self.chains, self.settings = evidence, chains, settings
+        self.evidence, self.settings = evidence, settings
         self.templates = {name: read_prompt(chains.prompts, name) for name in SLOTS if name != VERIFIER}
         self.count = token_counter(settings.server.tokenizer)
-
-    def variant(self, paths: Paths) -> str:
-        """The prompt file for a row with these paths."""
-        if self.chains.without_format:
-            return WITHOUT_FORMAT
-        return WITH_KNOWLEDGE if paths and not self.chains.without_knowledge else WITHOUT_KNOWLEDGE
+        model, decoding = settings.model.model_name_or_path, settings.decoding
+        self.replies = ReplySettings(
+            model,
+            decoding.temperature,
+            decoding.n,
+            decoding.max_new_tokens,
+            settings.prompt.max_seq_len,
+            settings.server.tokenizer,
+            chains.without_knowledge,
+            chains.without_format,
+            {name: sha256(text) for name, text in self.templates.items()},
+        )
 
     def key(self, row: EvidenceRow) -> str:
-        """Hash of all that decides the reply: the row, its paths if shown, the trajectories, question, prompt, settings."""
-        columns, decoding = self.evidence.columns(row), self.settings.decoding
-        paths = read_graph(columns.get("graph"))
-        variant = self.variant(paths)
-        about = [columns.get(name) for name in (*ID_COLUMNS, "admissions_id", "last_discharge_id", "target")]
-        shown = paths if "knowledge" in SLOTS[variant] else ()
-        trajectories = self.evidence.dataset(row.path).trajectories.digest
-        settings = [self.settings.model.model_name_or_path, decoding.temperature, decoding.n, decoding.max_new_tokens]
-        settings += [self.settings.prompt.max_seq_len, self.settings.server.tokenizer]
-        question, template = self.evidence.question(row), self.templates[variant]
-        return sha256(json.dumps([about, shown, trajectories, question, template, settings]))
+        """The key of a row (`ReplySettings.key`)."""
+        evidence = self.evidence
+        return self.replies.key(evidence.columns(row), evidence.text(row), evidence.question(row))
 
     def __call__(self, row: EvidenceRow) -> Prompt:
         """The prompt of a row."""
         columns, text, question = self.evidence.columns(row), self.evidence.text(row), self.evidence.question(row)
         paths = read_graph(columns.get("graph"))
-        variant = self.variant(paths)
+        variant, key = self.replies.variant(paths), self.replies.key(columns, text, question)
         max_tokens = self.settings.prompt.max_seq_len - self.settings.decoding.max_new_tokens
         line = {name: columns[name] for name in ID_COLUMNS}
         line |= {"model": self.settings.model.model_name_or_path, "prompt": variant}
         answer = "\n".join(f"- {name}" for name in label_list(columns["target"]))
         values = {"question": question, "knowledge": knowledge(paths), "answer": answer}
-        return chat_prompt(self.templates[variant], text, self.count, max_tokens, self.key(row), line, **values)
+        return chat_prompt(self.templates[variant], text, self.count, max_tokens, key, line, **values)
 
 
 def token_counter(tokenizer: str | None) -> TokenCounter:
@@ -331,6 +407,51 @@ def token_counter(tokenizer: str | None) -> TokenCounter:
     from inference.backends import load_tokenizer
 
     return TokenCounter(load_tokenizer(tokenizer) if tokenizer else None)
+
+
+# --- replies
+
+
+class RepliesDirectory:
+    """A directory of replies: logs, which only grow because replies are paid for, and the record of the present requests."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.log = folder / REPLIES
+
+    def begin(self, provenance: Provenance, overwrite: bool, verify: bool) -> bool:
+        """As `Provenance.begin`; but if the inputs have changed, or with --overwrite, replies are kept and compared anew."""
+        provenance.check_sources()
+        record = read_record(provenance.path)
+        if record and (overwrite or differences(record, provenance.made_from)):
+            for path in (provenance.path, *self.folder.glob(".finished-*")):
+                path.unlink(missing_ok=True)
+        return provenance.begin(verify=verify, used=False)
+
+    def complete(self, provenance: Provenance, chunk: Chunk) -> None:
+        """Note that all rows of a chunk have replies, and complete the record if those of all chunks have."""
+        finished = [self.folder / f".finished-{index}-of-{chunk.number}" for index in range(chunk.number)]
+        finished[chunk.index].touch()
+        if all(path.exists() for path in finished):
+            provenance.complete(files=chunk_paths(self.log))
+
+    @property
+    def settings(self) -> ReplySettings | None:
+        """The settings of the present requests; None without a record."""
+        recorded = (read_record(folder_record(self.folder)) or {}).get("settings")
+        return recorded and ReplySettings(**{field.name: recorded[field.name] for field in fields(ReplySettings)})
+
+    def source(self, verify: bool = False) -> Source:
+        """The replies as an input, by the content of the logs; they can be unfinished."""
+        digests = FileDigests(self.folder / DIGESTS_CACHE, verify)
+        content = "\n".join(f"{path.name} {digests.of(path)}" for path in chunk_paths(self.log))
+        if (record := read_record(folder_record(self.folder))) is None:
+            source = unknown_origin("chains", self.folder, is_ancestor=False)
+        else:
+            source = output_of("chains", self.folder, STEP, is_ancestor=False, verify=verify, unfinished=True)
+            if not record.get("complete"):
+                print(f"warning: {self.folder}: reasoning_generation.py has not finished, so some rows may have no chains.")
+        return replace(source, digest=sha256(content), by="replies")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from pipeline.cli import Parser, at_least, run
 from pipeline.errors import UserError
 from pipeline.files import read_json, require
 from pipeline.progress import Summary, progress
+from pipeline.provenance import folder_record, read_record
 from thinking_graph_preprocess.term_search import position_of, words_of
 
 if TYPE_CHECKING:
@@ -79,6 +80,9 @@ class Graph:
 
         self.folder = require(folder, "a graph directory", HOW_TO_MAKE)
         self.limits = limits or SearchLimits()
+        record = read_record(folder_record(self.folder))
+        if record and not record.get("complete"):
+            raise UserError(f"{self.folder}: expected a complete graph directory, got an unfinished one. {REMAKE}.")
         about = read_json(require(self.folder / "about.json", "a complete graph directory", HOW_TO_MAKE))
         if about.get("format") != FORMAT:
             raise UserError(f"{self.folder}: expected a graph directory of this version, got another. {REMAKE}.")

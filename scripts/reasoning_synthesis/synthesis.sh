@@ -7,10 +7,10 @@ usage() {
 usage: synthesis.sh --index FILE --model NAME --base_url URL [--root_dir DIR] [--umls_dir META] [--chunks N]
                     [--from STEP] [--dry_run] [-- FLAGS...]
 
-Steps   concepts     the task index by patient                  DIR/task_index/patient
+Steps   concepts     the task index by patient, if missing      DIR/task_index/patient
                      the concepts that each event mentions      DIR/evidence_datas/concepts
         coexistence  co-occurrence in the training patients     DIR/evidence_datas/coexistence
-        graph        the knowledge graph, if it does not exist  DIR/evidence_datas/graph
+        graph        the knowledge graph                        DIR/evidence_datas/graph
         evidence     the graph of each row of FILE              DIR/evidence_datas/evidence
         reasoning    chains by a strong model                   DIR/evidence_datas/reasoning
         filter       the chains that are correct                DIR/evidence_datas/kept/reasoning.csv
@@ -25,7 +25,9 @@ Steps   concepts     the task index by patient                  DIR/task_index/p
 --dry_run       print the commands
 FLAGS           flags of reasoning_generation.py, such as --max_rpm 500 --price_in 2.5 --price_out 10 --max_cost 100
 
-An interrupted run resumes. On a cluster, run one job array for each step: scripts/reasoning_synthesis/array.slurm.
+An interrupted run resumes. Steps whose inputs have not changed are up to date; if inputs have changed, the run stops with the
+command that makes the outdated output again. On a cluster, run one job array for each step:
+scripts/reasoning_synthesis/array.slurm.
 TEXT
 }
 
@@ -83,14 +85,16 @@ for name in "${steps[@]}"; do
   [ -n "$started" ] || continue
   case $name in
     concepts)
-      step mimiciv_dataset/task_sample_info_gen.py --output_path "$root/task_index/patient" --group patient
+      by_patient="$root/task_index/patient"
+      if [ ! -d "$by_patient" ] || grep -qs '"complete": false' "$by_patient/provenance.json"; then
+        step mimiciv_dataset/task_sample_info_gen.py --output_path "$by_patient" --group patient
+      fi
       chunked "$graphs/concept_extraction.py" ${umls:+--umls_dir "$umls"} ;;
     coexistence)
       step "$graphs/coexistence_concept.py" --data_index_dir "$root/task_index/all" --subject_id_path "$root/patient_data/train.csv" \
         --patient_ehr_path "$root/patients_ehr" --output_path "$evidence" ;;
     graph)
-      if [ -d "$evidence/graph" ]; then echo "== $evidence/graph exists"
-      elif [ -n "$umls" ]; then step "$graphs/build_umls_graph.py" --umls_dir "$umls"
+      if [ -n "$umls" ]; then step "$graphs/build_umls_graph.py" --umls_dir "$umls"
       else step "$graphs/build_umls_graph.py" --free
       fi ;;
     evidence) chunked "$graphs/evidence_generation.py" --data_index_path "$index" ;;

@@ -1,0 +1,69 @@
+"""The inputs that several steps of the thinking graph share, as `pipeline.provenance` records them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+from pipeline.files import sha256
+from pipeline.provenance import (
+    CONTENT,
+    FileDigests,
+    Source,
+    content_digest,
+    output_of,
+    read_record,
+    record_path,
+    unknown_origin,
+    visible_files,
+)
+
+DRUG_TABLES = {"hosp/prescriptions": "drug", "ed/medrecon": "name"}  # raw table with an NDC → its column of names
+
+
+def step_output(name: str, path: Path, made_by: str, *, is_ancestor: bool = True, verify: bool = False) -> Source:
+    """The output of another step; one without a record is identified by its content, with a warning."""
+    if read_record(record_path(path)) is not None:
+        return output_of(name, path, made_by, is_ancestor=is_ancestor, verify=verify)
+    return replace(unknown_origin(name, path, is_ancestor), digest=content_digest(path, verify), by=CONTENT)
+
+
+def concepts_source(folder: Path, verify: bool = False) -> Source:
+    """The output of concept_extraction.py."""
+    return step_output("concepts", folder, "thinking_graph_preprocess/concept_extraction.py", verify=verify)
+
+
+def lexicon_source(folder: Path, verify: bool = False) -> Source:
+    """A lexicon of concept_extraction.py."""
+    made_by = "thinking_graph_preprocess/concept_extraction.py"
+    return step_output("lexicon", folder, made_by, is_ancestor=False, verify=verify)
+
+
+def umls_source(folder: Path, files: Iterable[Path], digests: FileDigests) -> Source:
+    """The files of a UMLS install that a step reads. They are large: their digests are cached."""
+    return _files_source("umls", folder, files, digests)
+
+
+def drug_tables_source(mimic_dir: Path, digests: FileDigests) -> Source:
+    """The raw tables that link names of drugs to their codes (`DRUG_TABLES`)."""
+    return _files_source("drug_tables", mimic_dir, drug_tables(mimic_dir).values(), digests)
+
+
+def drug_tables(mimic_dir: Path) -> dict[str, Path]:
+    """The files that exist of `DRUG_TABLES`, with their column of names."""
+    tables = {column: next(iter(sorted(mimic_dir.glob(f"{table}.csv*"))), None) for table, column in DRUG_TABLES.items()}
+    return {column: path for column, path in tables.items() if path}
+
+
+def quickumls_source(folder: Path, digests: FileDigests) -> Source:
+    """A QuickUMLS installation and the version of the package, without the files that LevelDB changes when it is opened."""
+    files = (file for file in visible_files(folder) if file.parent.suffix != ".leveldb")
+    source = _files_source("quickumls", folder, files, digests)
+    return replace(source, digest=sha256(f"{source.digest} {version('quickumls')}"))
+
+
+def _files_source(name: str, folder: Path, files: Iterable[Path], digests: FileDigests) -> Source:
+    content = "\n".join(f"{file.relative_to(folder)} {digests.of(file)}" for file in files)
+    return Source(name, folder, sha256(content), is_ancestor=False, by="files")
