@@ -103,12 +103,14 @@ def _source_name(path: Path) -> str:
 def lexicon_record(folder: Path, sources: Sequence[Source], arguments: Sequence[str] = ()) -> tuple[Provenance, str]:
     """The record of the lexicon of some sources, and its digest.
 
-    The name of its directory, below `folder`, contains the digest, so that another UMLS release or vocabulary gets a lexicon
-    of its own.
+    The name of its directory, below `folder`, contains the digest: another UMLS release or vocabulary gets a lexicon of its
+    own, and none is ever outdated.
     """
-    settings = {"min_letters": MIN_LETTERS, "everyday": sorted(EVERYDAY), "semantic_types": sorted(SEMANTIC_TYPES)}
+    sources = [replace(source, by="files") for source in sources]
+    settings = {"format": FORMAT, "min_letters": MIN_LETTERS, "everyday": sorted(EVERYDAY)}
+    settings["semantic_types"] = sorted(SEMANTIC_TYPES)
     step = "thinking_graph_preprocess/concept_extraction.py"
-    record = Provenance(folder, step, sources, settings, FORMAT, arguments, flag="--lexicon_dir")
+    record = Provenance(folder, step, sources, settings, arguments=arguments, flag="--lexicon_dir")
     digest = sha256(json.dumps(record.made_from, sort_keys=True))
     kind = "umls" if sources[0].name == "umls" else "free"
     return replace(record, output=folder / f"{kind}-{digest[:12]}"), digest
