@@ -68,7 +68,7 @@ QUESTIONS = ["--instructions", "{root}/questions.json"]
 CHANGES = {
     "a raw laboratory value": Change(ALL, edit("mimiciv/hosp/labevents.csv.gz", ",mg/dL,", ",mg/dl,")),
     "a raw name of a drug": Change(f"{ALL} graph", edit("mimiciv/hosp/prescriptions.csv.gz", "spirin", "spirIn")),
-    "an entry of a code map": Change(f"{FROM_INDEX} graph", edit("index_mapping/hosp/d_ccs_diagnoses.csv", "ension", "ENSION")),
+    "an entry of a code map": Change(f"{FROM_INDEX} graph", edit("index_mapping/*/d_ccs_diagnoses.csv", "ension", "ENSION")),
     "a drug of the vocabularies": Change(FROM_CONCEPTS, edit("cache/item_set/emar.csv", "a", "A")),
     "a training patient less": Change(f"coexistence {FROM_EVIDENCE}", drop_line(PATIENTS)),
     "the seed of the sampled set": Change(f"set template {FROM_EVIDENCE}", flags={"set": ["--seed", "1"]}),
