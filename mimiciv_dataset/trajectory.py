@@ -11,6 +11,7 @@ The reader needs pyarrow and numpy only, opens files on first use, and works in 
 from __future__ import annotations
 
 import json
+import re
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from mimiciv_dataset.records import Event
 from mimiciv_dataset.timeline import Timeline
+from mimiciv_dataset.values import canonical_or_same
 from pipeline.errors import UserError
 from pipeline.files import atomic_path
 from pipeline.provenance import digest_of, folder_record
@@ -234,8 +236,12 @@ def _event(file_name: str, starttime: Any, endtime: Any, hadm_id: Any, items: An
     """An event of a released file, whose columns can hold timestamps, floats or spelled-out missing values."""
 
     def text(value: Any) -> str | None:
-        return None if value in _MISSING_VALUES or value != value else str(value)[:19]
+        return None if value in _MISSING_VALUES or value != value else str(value)
+
+    def time(value: Any) -> str | None:
+        """Without a fraction of a second; a time zone is left, so that `Timeline` refuses it."""
+        return (written := text(value)) and re.sub(r"\.\d+", "", written)
 
     hadm = text(hadm_id)
     items = items if isinstance(items, str) else json.dumps(items)
-    return Event(file_name, text(starttime), text(endtime), hadm.removesuffix(".0") if hadm else None, items)
+    return Event(file_name, time(starttime), time(endtime), hadm and canonical_or_same("hadm_id", hadm), items)

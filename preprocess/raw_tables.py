@@ -176,8 +176,11 @@ class _Stream(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         data = self._data.read(size)
-        if not data and self.last not in (b"\n", b"\r"):
-            self.truncated, data = True, b"\n"  # without it, pyarrow does not read a last row without line end in every case
+        while len(data) < size and (rest := self._data.read(size - len(data))):
+            data += rest
+        if len(data) < size and (data[-1:] or self.last) not in (b"\n", b"\r"):
+            self.truncated = True
+            data += b"\n"  # at the end of the file; without it, pyarrow cannot read a file that is a header only
         self.quotes.feed(data.removeprefix(BOM))
         self.last = data[-1:] or self.last
         position = self._file.tell()

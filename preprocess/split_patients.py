@@ -16,13 +16,14 @@ import csv
 import hashlib
 from collections.abc import Iterable, Sequence
 
+from mimiciv_dataset.lookups import find_table
 from mimiciv_dataset.sources import patients_source
+from mimiciv_dataset.values import canonical_or_same
 from pipeline.cli import Parser, between, run
 from pipeline.errors import UserError
 from pipeline.files import atomic_path, require
 from pipeline.progress import Summary
 from pipeline.provenance import Provenance, content_of
-from preprocess.raw_tables import find_table
 
 STEP, RULES = "preprocess/split_patients.py", 1
 
@@ -111,7 +112,7 @@ def read_patients(path: Path) -> list[str]:
     from mimiciv_dataset.lookups import read_text_csv
 
     ids = read_text_csv(path, ("subject_id",))["subject_id"].unique().to_pylist()
-    return ascending(path, (subject_id for subject_id in ids if subject_id is not None))
+    return ascending(path, (canonical_or_same("subject_id", subject_id) for subject_id in ids if subject_id is not None))
 
 
 def index_subjects(path: Path) -> set[str]:

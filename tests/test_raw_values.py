@@ -166,6 +166,11 @@ def test_rewritten_times_give_the_same_trajectories(name: str, original: Path, t
     assert read_trajectories(tmp_path / "patients_ehr") == read_trajectories(original / "patients_ehr")
 
 
+def test_a_file_that_is_a_header_only(tmp_path: Path) -> None:
+    (tmp_path / "omr.csv").write_text(",".join(EVENTS["omr"].required_columns))
+    assert list(read_batches(tmp_path / "omr.csv", ["subject_id"])) == []
+
+
 def test_rewritten_codes_give_the_same_trajectories(original: Path, tmp_path: Path) -> None:
     tables = rewrite(("icd", "text", "storetime"), lambda text: f" {text} ")
     for table, row in (("medrecon", 0), ("prescriptions", 0)):
@@ -575,6 +580,8 @@ def trajectory(**values: str) -> Timeline:
 def test_values_of_other_builds() -> None:
     t = trajectory(dischtime="2150-01-02T00:00:00.000", dod="NaT", hospital_expire_flag="1.0")
     assert t.time(1, "dischtime") - t.starts[1] == 86400 and t.dod() is None and t.number(1, "hospital_expire_flag") == 1
+    with pytest.raises(UserError, match="in column starttime of every omr event"):
+        Timeline([Event("omr", "2150-01-05 12:00:00+00:00", None, None, "[]")])
     for value in ("01/05/2150", "2150-01-05 12:00:00+00:00", "0000-00-00"):
         with pytest.raises(UserError, match=r"trajectories: expected a time .* in column dischtime .*admissions") as error:
             trajectory(dischtime=value).time(1, "dischtime")

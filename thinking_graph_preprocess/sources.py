@@ -7,6 +7,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
+from mimiciv_dataset.lookups import find_table
 from pipeline.files import sha256
 from pipeline.provenance import (
     CONTENT,
@@ -53,8 +54,9 @@ def drug_tables_source(mimic_dir: Path, digests: FileDigests) -> Source:
 
 def drug_tables(mimic_dir: Path) -> dict[str, Path]:
     """The files that exist of `DRUG_TABLES`, with their column of names."""
-    tables = {column: next(iter(sorted(mimic_dir.glob(f"{table}.csv*"))), None) for table, column in DRUG_TABLES.items()}
-    return {column: path for column, path in tables.items() if path}
+    tables = {column: mimic_dir / table for table, column in DRUG_TABLES.items()}
+    files = {column: find_table(path.parent, path.name) for column, path in tables.items()}
+    return {column: path for column, path in files.items() if path}
 
 
 def quickumls_source(folder: Path, digests: FileDigests) -> Source:
