@@ -183,8 +183,12 @@ def origins(record: Mapping[str, Any], group: str, folder: Path) -> dict[str, An
 
 def command_of(record: Mapping[str, Any], folder: Path) -> str:
     """The command line of a record in `folder`, with paths as seen from the current directory."""
+
+    def shown(path: Path) -> str:
+        return min(os.path.relpath(path), os.path.normpath(path.absolute()), key=lambda text: text.startswith(".."))
+
     recorded = record.get("command") or ["python", record.get("step", "")]
-    words = [word if isinstance(word, str) else os.path.relpath(folder / word["path"]) for word in recorded]
+    words = [word if isinstance(word, str) else shown(folder / word["path"]) for word in recorded]
     return shlex.join(words).replace(" --root_dir datas", "", 1)
 
 
