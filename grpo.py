@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 
 def main(script_args: GRPOArguments, args: GRPOConfig, model_args: ModelConfig, notes: list[str]) -> None:
-    from inference.backends import reading_model
     from training import runs
     from training.overrides import apply_overrides, trainer_options
     from training.rewards import REWARDS, for_trl
@@ -34,10 +33,10 @@ def main(script_args: GRPOArguments, args: GRPOConfig, model_args: ModelConfig, 
 
     summary = Summary("grpo.py")
     check_uploads(args, script_args)
-    upload = HubUpload.from_arguments(args)
+    upload = HubUpload.from_arguments(args) if args.process_index == 0 else None
     args, model_args, notes = apply_overrides(args, script_args, model_args, notes)
     output, main_process = Path(args.output_dir), args.process_index == 0
-    if upload and main_process:
+    if upload:
         upload.open()
     names, weights = script_args.rewards, args.reward_weights
     if unknown := [name for name in names if name not in REWARDS]:
@@ -51,33 +50,36 @@ def main(script_args: GRPOArguments, args: GRPOConfig, model_args: ModelConfig, 
 
     # --- data
     data = runs.load_training_data(script_args, model_args, script_args.max_prompt_length, for_rl=True)
+    global_batch = args.generation_batch_size // args.num_generations
+    provenance = runs.claim("grpo.py", script_args, args, model_args, data, global_batch)
+    if provenance is None:  # it is up to date
+        return upload.send(output) if upload else None
     if main_process:
         data.check()
     samples = PromptSamples(data)
 
     # --- training
-    global_batch = args.generation_batch_size // args.num_generations
     others = {"rewards": names, "num_generations": args.num_generations, "temperature": args.temperature}
     settings = runs.run_settings("GRPO", model_args, data, args, global_batch, **others)
     checkpoint = runs.last_checkpoint(output)
     if main_process:
-        provenance = runs.claim(output, settings, data, checkpoint)
+        runs.describe_training(output, settings, data)
         runs.print_arguments(output, {"data": script_args, "training": args, "model": model_args}, notes)
         first = data.render(0)
         print(f"first prompt: task {first.task}, mode {first.mode}, {data.builder.tokens(first.prompt):,} tokens")
         print(f"{first.prompt}\n" if script_args.show_sample else "", end="", flush=True)
     with append_jsonl(output / "completions" / f"rank-{args.process_index}.jsonl") as append:
         rewards = [for_trl(names[0], append), *map(for_trl, names[1:])]
-        with reading_model(model_args.model_name_or_path):
+        with runs.constructing_trainer(model_args.model_name_or_path):
             options = trainer_options(args, model_args, data.tokenizer)
             trainer = RenderedGRPOTrainer(train_dataset=lazy_dataset(samples), reward_funcs=rewards, **options)
         metrics = runs.train(trainer, checkpoint)
     runs.save_model(trainer, settings, metrics)
     skipped = runs.count_skipped(trainer, samples.skipped)
     if main_process:
-        provenance.complete(steps=trainer.state.global_step)
+        runs.complete(provenance, trainer.state.global_step)
         if upload:
-            print(f"uploaded to {upload.send(output)}")
+            upload.send(output)
         steps = f"{trainer.state.global_step:,} steps of {global_batch} prompts × {args.num_generations} completions"
         summary.print(f"{steps}, {skipped:,} rows skipped as too long or without a label → {output}")
     if not vllm_in_process:  # vLLM leaves the process group itself

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 
 def main(script_args: SFTArguments, args: SFTConfig, model_args: ModelConfig, notes: list[str]) -> None:
-    from inference.backends import reading_model
     from training import runs
     from training.order import curriculum, grouped_by_length, shuffled
     from training.overrides import apply_overrides, trainer_options
@@ -33,10 +32,10 @@ def main(script_args: SFTArguments, args: SFTConfig, model_args: ModelConfig, no
 
     summary = Summary("sft.py")
     check_uploads(args, script_args)
-    upload = HubUpload.from_arguments(args)
+    upload = HubUpload.from_arguments(args) if args.process_index == 0 else None
     args, model_args, notes = apply_overrides(args, script_args, model_args, notes)
     output, main_process = Path(args.output_dir), args.process_index == 0
-    if upload and main_process:
+    if upload:
         upload.open()
 
     # --- data
@@ -44,6 +43,10 @@ def main(script_args: SFTArguments, args: SFTConfig, model_args: ModelConfig, no
     if script_args.curriculum and (len(data.files) != 2 or not data.sizes[0] > data.sizes[1] > 0):
         given = ", ".join(f"{file} ({size:,} rows)" for file, size in zip(data.files, data.sizes, strict=True))
         raise UserError(f"--curriculum: expected two files in --dataset_name, the larger first, got {given}.")
+    global_batch = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
+    provenance = runs.claim("sft.py", script_args, args, model_args, data, global_batch)
+    if provenance is None:  # it is up to date
+        return upload.send(output) if upload else None
     samples = TokenSamples(data, script_args.loss_on_prompt)
     if main_process:
         data.check()
@@ -57,7 +60,6 @@ def main(script_args: SFTArguments, args: SFTConfig, model_args: ModelConfig, no
         raise UserError(f"--load_dataset_mode: expected lazzy or direct, got {script_args.load_dataset_mode}.")
 
     # --- order of the samples: a pure function of the epoch
-    global_batch = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
     group_lengths = script_args.length_grouping and not (script_args.curriculum or args.packing)
     lengths = data.approximate_lengths() if group_lengths else None
 
@@ -72,19 +74,19 @@ def main(script_args: SFTArguments, args: SFTConfig, model_args: ModelConfig, no
     settings = runs.run_settings("SFT", model_args, data, args, global_batch, **others)
     checkpoint = runs.last_checkpoint(output)
     if main_process:
-        provenance = runs.claim(output, settings, data, checkpoint)
+        runs.describe_training(output, settings, data)
         runs.print_arguments(output, {"data": script_args, "training": args, "model": model_args}, notes)
         print(samples.describe(0, script_args.show_sample), flush=True)
-    with reading_model(model_args.model_name_or_path):
+    with runs.constructing_trainer(model_args.model_name_or_path):
         options = trainer_options(args, model_args, data.tokenizer)
         trainer = OrderedSFTTrainer(order, train_dataset=dataset, **options)
     metrics = runs.train(trainer, checkpoint)
     runs.save_model(trainer, settings, metrics)
     skipped = runs.count_skipped(trainer, samples.skipped)
     if main_process:
-        provenance.complete(steps=trainer.state.global_step)
+        runs.complete(provenance, trainer.state.global_step)
         if upload:
-            print(f"uploaded to {upload.send(output)}")
+            upload.send(output)
         steps = f"{trainer.state.global_step:,} steps of {global_batch} samples"
         results = f"{skipped:,} rows skipped as too long for --max_length, loss {metrics['train_loss']:.4f}"
         summary.print(f"{steps}, {results} → {output}")

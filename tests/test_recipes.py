@@ -11,6 +11,7 @@ import pytest
 import yaml
 from conftest import REPO
 from test_training_cli import QUIET, data, losses, model  # noqa: F401  fixtures
+from test_training_samples import CHAIN, index_of
 
 RECIPES = sorted((REPO / "scripts/recipes").rglob("*.yaml"))
 LAUNCHERS = sorted(path for path in (REPO / "scripts/train").glob("*.sh") if path.name != "launch.sh")
@@ -61,14 +62,34 @@ def test_launchers_have_help_and_report_errors(script: Path, tmp_path: Path) -> 
     assert done.returncode == 2 and "ACCELERATE_CONFIG" in done.stderr
 
 
+def test_recipes_read_what_the_documented_steps_write() -> None:
+    """Index files of build_datasets.sh, chains of filter_reasoning.py, and the model of the stage before."""
+    written = (REPO / "scripts/build_datasets.sh").read_text(encoding="utf-8")
+    filtering = (REPO / "thinking_graph_preprocess/filter_reasoning.py").read_text(encoding="utf-8")
+    for folder in {path.parent for path in RECIPES}:
+        stages = [
+            yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8")) for name in ("sft", "sft_reasoning", "grpo")
+        ]
+        files = [stage["dataset_name"].removeprefix("./datas/") for stage in stages]
+        assert f"DIR/{files[0]} " in written and f"DIR/{files[2]} " in written
+        assert f'default="{files[1]}"' in filtering and stages[1]["stage"] == "reasoning"
+        assert [stage["model_name_or_path"] for stage in stages[1:]] == [stage["output_dir"] for stage in stages[:2]]
+
+
 @pytest.mark.slow
-def test_a_launcher_trains_with_a_recipe(synthetic_root: Path, model: Path, data: Path, tmp_path: Path) -> None:  # noqa: F811
-    """The recipe of stage 1 on the CPU, from another folder, with flags that override it."""
+@pytest.mark.parametrize("stage", ["sft", "sft_reasoning", "grpo"])
+def test_a_recipe_runs_without_gpu_kernels_and_hub(
+    stage: str, synthetic_root: Path, model: Path, data: Path, tmp_path: Path  # noqa: F811
+) -> None:  # fmt: skip
+    """On the CPU, from another folder, with a tiny model and short prompts; PyTorch's attention is used, and reported."""
+    rows = index_of(synthetic_root, tmp_path, "prescriptions", rows=12, reasoning=CHAIN) if stage == "sft_reasoning" else data
+    lengths = ["--max_prompt_length", 300, "--max_completion_length", 8, "--use_vllm", "False"] if stage == "grpo" else []
     done = launch(
-        REPO / "scripts/train/sft.sh", "Qwen3-1.7B", "--model_name_or_path", model, "--dataset_name", data, "--root_dir",
-        synthetic_root, "--output_dir", tmp_path / "out", "--max_length", 300, "--max_steps", 2, "--bf16", "False", "--dtype",
-        "float32", "--attn_implementation", "sdpa", "--dataloader_num_workers", 0, "--save_strategy", "no",
-        NUM_PROCESSES="1", ACCELERATE_CONFIG=str(REPO / "scripts/accelerate_configs/cpu.yaml"),
+        REPO / f"scripts/train/{stage}.sh", "Qwen3-1.7B", "--model_name_or_path", model, "--dataset_name", rows, "--root_dir",
+        synthetic_root, "--output_dir", tmp_path / "out", "--max_steps", 1, *(lengths or ["--max_length", 400]),
+        "--dataloader_num_workers", 0, NUM_PROCESSES="1", HF_HUB_OFFLINE="1",
+        ACCELERATE_CONFIG=str(REPO / "scripts/accelerate_configs/cpu.yaml"),
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
-    assert len(losses(tmp_path / "out")) == 2
+    assert "--attn_implementation kernels-community/flash-attn2 → sdpa: flash attention needs a GPU" in done.stdout
+    assert len(losses(tmp_path / "out")) == 1

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from test_training_samples import index_of
 
+from inference.backends import load_tokenizer
 from pipeline.errors import UserError
-from pipeline.files import read_json
+from pipeline.files import read_json, write_json
+from pipeline.provenance import Provenance, digest_lines
+from training import runs
 from training.arguments import SFTArguments
-from training.overrides import apply_overrides, trainer_options, vllm_model_length
-from training.runs import claim
+from training.overrides import apply_overrides, trainer_options, usable_attention, vllm_model_length
+from training.samples import TrainingData
 
 
 def test_only_labelled_tokens_are_projected(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,22 +91,150 @@ def test_packing_on_a_gpu_needs_an_attention_that_separates_samples(
     assert args.packing == separates and len(notes) == (not separates)
 
 
-def test_a_directory_belongs_to_a_run_once_it_has_checkpoints(tmp_path: Path) -> None:
-    data = {"files": [["a.csv", 3, "ab"]], "stage": "domain", "max_tokens": 9, "instructions_sha256": "i"}
-    settings = {"method": "SFT", "model": "m", "data": data, "learning_rate": 1.0}
-    rows = SimpleNamespace(root_dir=tmp_path, patients=lambda: {"1", "2"})
-    claim(tmp_path, settings, rows, checkpoint=None)
-    claim(tmp_path, settings | {"learning_rate": 2.0}, rows, checkpoint=None)
-    provenance = claim(tmp_path, settings | {"learning_rate": 2.0}, rows, checkpoint=tmp_path)
-    with pytest.raises(UserError, match="learning_rate.*--output_dir"):
-        claim(tmp_path, settings, rows, checkpoint=tmp_path)
-    with pytest.raises(UserError, match="the same data"):
-        claim(tmp_path, settings | {"learning_rate": 2.0, "data": data | {"stage": "reasoning"}}, rows, checkpoint=tmp_path)
+@pytest.fixture(scope="module")
+def run(small_root: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Provenance | None]:
+    """A function that claims an output directory for a run on four rows, with changed arguments, data or model."""
+    from trl import ModelConfig, SFTConfig
+
+    data = index_of(small_root, tmp_path_factory.mktemp("data"), "emar", rows=4)
+
+    def claim_run(output: Path, root: Path = small_root, file: str = data, model: Path = tiny_model, overwrite: bool = False,
+                  lora_r: int = 16, **changes: object) -> Provenance | None:  # fmt: skip
+        args = SFTConfig(**{"output_dir": str(output), "use_cpu": True, "bf16": False, "max_length": 4096, **changes})
+        script_args, model_args = SFTArguments(overwrite=overwrite), ModelConfig(model_name_or_path=str(model), lora_r=lora_r)
+        rows = TrainingData(root, [file], load_tokenizer(str(model)), args.max_length)
+        return runs.claim("sft.py", script_args, args, model_args, rows, 8)
+
+    return claim_run
+
+
+def finish(provenance: Provenance) -> None:
+    """Write what a finished run leaves."""
+    for name in ("model.safetensors", "config.json", "README.md"):
+        (provenance.output / name).write_text("{}")
+    write_json(provenance.output / "ehr_training.json", {})
+    runs.complete(provenance, steps=3)
+
+
+CHANGES = {
+    "learning_rate": 1.0, "optim": "sgd", "lr_scheduler_type": "cosine", "max_grad_norm": 0.5, "weight_decay": 0.1, "seed": 1,
+    "bf16": None, "packing": True, "max_steps": 5, "num_train_epochs": 2.0, "warmup_steps": 3, "label_smoothing_factor": 0.1,
+    "lora_r": 4, "max_length": 300, "loss_type": "dft",
+}  # fmt: skip
+
+
+def test_a_finished_model_is_not_overwritten(run: Callable, tmp_path: Path) -> None:
+    """The same run is up to date; one with any other setting that decides the result is refused unless --overwrite."""
+    finish(run(tmp_path))
+    before = (tmp_path / "provenance.json").read_bytes()
+    (tmp_path / "README.md").write_text("edited by hand")
+    assert run(tmp_path) is None and (tmp_path / "provenance.json").read_bytes() == before
+    assert run(tmp_path, logging_steps=1, per_device_train_batch_size=1, save_steps=7, report_to="tensorboard") is None
+    for name, value in CHANGES.items():
+        expected = "max_tokens" if name == "max_length" else name
+        with pytest.raises(UserError, match=f"the same {expected}[^:]* as when it was made.*--overwrite"):
+            run(tmp_path, **{name: value})
+    (tmp_path / "model.safetensors").write_text("[]")
+    with pytest.raises(UserError, match="model.safetensors with another content"):
+        run(tmp_path)
+    assert run(tmp_path, learning_rate=1.0, overwrite=True) is not None and not (tmp_path / "model.safetensors").exists()
+
+
+def test_a_run_knows_its_inputs_by_content(run: Callable, small_root: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """One changed row, code map, trajectory or file of the model is noticed."""
+    root, model, output = tmp_path / "root", tmp_path / "model", tmp_path / "out"
+    shutil.copytree(small_root, root)
+    shutil.copytree(tiny_model, model)
+    file = index_of(root, tmp_path, "emar", rows=4)
+    given = {"root": root, "file": file, "model": model}
+    finish(run(output, **given))
+    assert run(output, **given) is None
+
+    def refused(path: Path, name: str, text: str | None = None) -> None:
+        before = path.read_bytes() if path.exists() else None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes((before or b"") + b"\n") if text is None else path.write_text(text)
+        with pytest.raises(UserError, match=f"the same .*{name}"):
+            run(output, **given)
+        path.unlink() if before is None else path.write_bytes(before)
+        assert run(output, **given) is None
+
+    rows = Path(file).read_text(encoding="utf-8")
+    refused(Path(file), "data/1", rows[: rows.rindex("\n", 0, -1) + 1])
+    refused(root / "index_mapping/hosp/ccs_dx.csv", "index_mapping", "code,label\n")
+    refused(model / "generation_config.json", "model")
+    record = root / "patients_ehr/provenance.json"
+    refused(record, "trajectories", json.dumps(read_json(record) | {"digest": "x"}))
+
+
+def test_an_output_without_weights_or_checkpoints_is_free(run: Callable, tmp_path: Path) -> None:
+    run(tmp_path)
+    (tmp_path / "arguments.json").write_text("{}")
+    assert run(tmp_path, learning_rate=1.0) is not None
+    checkpoint = tmp_path / "checkpoint-2"
+    checkpoint.mkdir()
+    for name in ("trainer_state.json", "rng_state.pth"):
+        (checkpoint / name).write_text("{}")
+    assert run(tmp_path, learning_rate=1.0) is not None, "resumed"
+    with pytest.raises(UserError, match="the same learning_rate as when it was begun.*--output_dir"):
+        run(tmp_path)
+    (tmp_path / "provenance.json").unlink()
+    with pytest.raises(UserError, match="expected a record of sft.py, got files without a record"):
+        run(tmp_path)
+
+
+def test_a_model_folder_is_described(run: Callable, small_root: Path, tiny_model: Path, tmp_path: Path) -> None:
+    data = SimpleNamespace(root_dir=tmp_path, patients=lambda: {"1", "2"})
+    runs.describe_training(tmp_path, {"model": str(tiny_model), "learning_rate": 2.0}, data)
     info = read_json(tmp_path / "ehr_training.json")
-    assert info["learning_rate"] == 2.0 and info["data"] == data and "data use agreement" in info["data_use"]
-    assert info["training_patients"][0]["count"] == 2
-    provenance.complete(steps=3)
-    assert provenance.is_complete
-    provenance.path.unlink()
-    with pytest.raises(UserError, match="record"):
-        claim(tmp_path, settings, rows, checkpoint=tmp_path)
+    assert info["learning_rate"] == 2.0 and "data use agreement" in info["data_use"]
+    assert info["training_patients"] == [{"digest": digest_lines(["1", "2"]), "count": 2}]
+
+
+def test_a_directory_that_is_no_model_is_reported(tiny_model: Path, tmp_path: Path) -> None:
+    """Before data are read: no directory, a file, an adapter, no weights."""
+    (tmp_path / "file").touch()
+    for name in (tmp_path / "none", tmp_path / "file", "./models/none", "a/b/c"):
+        with pytest.raises(UserError, match="expected a directory with a model, or a Hub id, got neither"):
+            runs.check_model(str(name))
+    (tmp_path / "config.json").touch()
+    with pytest.raises(UserError, match="expected a model with weights"):
+        runs.check_model(str(tmp_path))
+    (tmp_path / "adapter_config.json").touch()
+    with pytest.raises(UserError, match="expected a whole model, got an adapter"):
+        runs.check_model(str(tmp_path))
+    runs.check_model(str(tiny_model))
+    runs.check_model("Qwen/Qwen3-1.7B")
+
+
+def test_errors_of_a_trainer_are_told_apart() -> None:
+    for error, message in (
+        (ImportError("needs `deepspeed`"), "expected the packages that model and flags need, got: needs `deepspeed`"),
+        (ValueError("fp16 needs a GPU.\nMore"), "command line: fp16 needs a GPU"),
+        (OSError("no file named model.safetensors"), "^m: expected a model"),
+    ):
+        with pytest.raises(UserError, match=message), runs.constructing_trainer("m"):
+            raise error
+
+
+def test_a_truncated_state_of_a_checkpoint_is_reported(tmp_path: Path) -> None:
+    def read_state(resume_from_checkpoint: str) -> None:
+        json.loads('{"global_step": 1')
+
+    with pytest.raises(UserError, match="checkpoint-1: expected a complete checkpoint.*Remove it"):
+        runs.train(SimpleNamespace(train=read_state), tmp_path / "checkpoint-1")
+
+
+def test_attention_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a GPU, and on one without the packages, PyTorch's attention is used: one that separates packed samples."""
+    import transformers.modeling_flash_attention_utils as utils
+
+    assert usable_attention("kernels-community/flash-attn2", on_gpu=False) == ("sdpa", "flash attention needs a GPU")
+    for name in (None, "sdpa", "eager", "flex_attention"):
+        assert usable_attention(name, on_gpu=True) == (name, None)
+    monkeypatch.setattr("transformers.integrations.hub_kernels.is_kernels_available", lambda: False)
+    for packing in (False, True):
+        attention, reason = usable_attention("kernels-community/flash-attn2", on_gpu=True, packing=packing)
+        assert attention == ("flex_attention" if packing else "sdpa") and "kernels" in reason
+    monkeypatch.setattr(utils, "lazy_import_flash_attention", lambda name: None)
+    assert usable_attention("kernels-community/flash-attn2", on_gpu=True) == ("kernels-community/flash-attn2", None)

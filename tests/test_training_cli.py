@@ -19,7 +19,7 @@ from conftest import REPO, command
 from test_training_samples import CHAIN, index_of
 
 from inference.backends import load_tokenizer
-from pipeline.files import read_json
+from pipeline.files import read_json, write_json
 from training.samples import TrainingData
 
 BIN = Path(sys.executable).parent
@@ -65,6 +65,15 @@ def train(script: str, flags: list[str], launch: tuple[str, ...] = (), check: bo
 def losses(output: Path) -> list[float]:
     history = read_json(output / "trainer_state.json")["log_history"]
     return [entry["loss"] for entry in history if "loss" in entry]
+
+
+def interrupt(output: Path, step: int) -> None:
+    """Leave in an output directory what a run leaves that is killed after a step."""
+    for checkpoint in output.glob("checkpoint-*"):
+        if int(checkpoint.name.removeprefix("checkpoint-")) > step:
+            shutil.rmtree(checkpoint)
+    (output / "model.safetensors").unlink(missing_ok=True)
+    write_json(output / "provenance.json", read_json(output / "provenance.json") | {"complete": False})
 
 
 TORCHRUN = ("torchrun", "--nproc_per_node", "2", "--master_port", "29511")
@@ -166,7 +175,7 @@ def test_the_published_command_under_zero3(synthetic_root: Path, model: Path, da
                  "dispatch_batches is set to False", "2 processes together, 4 each", "--use_liger_kernel is set"):  # fmt: skip
         assert note in done.stdout
     first = losses(output)
-    shutil.rmtree(output / "checkpoint-6")
+    interrupt(output, 4)
     train("sft.py", flags, launch=ZERO3, DS_ACCELERATOR="cpu", WANDB_DIR=str(tmp_path))
     assert losses(output) == pytest.approx(first, rel=1e-6), "resumed from step 4"
     same = ["test.py", "--root_dir", synthetic_root, "--model_name_or_path", output, "--dataset_name", data, "--limit", 8,
@@ -197,8 +206,7 @@ def test_grpo_under_zero3(synthetic_root: Path, model: Path, data: Path, tmp_pat
     kept = [json.loads(line) for path in (output / "completions").glob("*.jsonl") for line in path.open(encoding="utf-8")]
     assert len(kept) == 16 and {"task", "mode", "completion", "accuracy"} == set(kept[0])
     assert read_json(output / "ehr_training.json")["rewards"] == ["accuracy", "format"]
-    shutil.rmtree(output / "checkpoint-2")
-    (output / "model.safetensors").unlink()
+    interrupt(output, 1)
     train("grpo.py", flags, launch=ZERO3, DS_ACCELERATOR="cpu")
     again = [json.loads(line) for path in (output / "completions").glob("*.jsonl") for line in path.open(encoding="utf-8")]
     assert len(again) == 16 + 8, "resumed from step 1"
@@ -286,32 +294,36 @@ def test_a_full_disk_keeps_the_last_complete_checkpoint(synthetic_root: Path, mo
     """A limit on file sizes makes saving fail as a full disk does."""
     output = tmp_path / "out"
     flags = words(synthetic_root, model, data, output, "--per_device_train_batch_size", 8, "--save_strategy", "steps",
-                  "--save_steps", 2, "--max_steps", 2)  # fmt: skip
+                  "--save_steps", 2, "--max_steps", 4)  # fmt: skip
     train("sft.py", flags)
-    more = [*flags, "--max_steps", "4"]
+    interrupt(output, 2)
     line = "trap '' XFSZ; ulimit -f 100; exec " + " ".join(
-        f"'{word}'" for word in [sys.executable, str(REPO / "sft.py"), *more]
+        f"'{word}'" for word in [sys.executable, str(REPO / "sft.py"), *flags]
     )
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=REPO, env={**os.environ, **QUIET})
     assert done.returncode == 2 and "disk error" in done.stderr and "checkpoint-2" in done.stderr, done.stderr[-2000:]
-    train("sft.py", more)
+    train("sft.py", flags)
     assert len(losses(output)) == 4
 
 
 @pytest.mark.slow
 def test_a_checkpoint_that_cannot_be_resumed(synthetic_root: Path, model: Path, data: Path, tmp_path: Path) -> None:
-    flags = words(synthetic_root, model, data, tmp_path / "out", "--save_strategy", "steps", "--save_steps", 1,
-                  "--max_steps", 2)  # fmt: skip
+    output = tmp_path / "out"
+    flags = words(synthetic_root, model, data, output, "--save_strategy", "steps", "--save_steps", 1, "--max_steps", 3)
     train("sft.py", flags)
-    (tmp_path / "out/checkpoint-2/optimizer.pt").write_bytes(b"")
-    damaged = train("sft.py", [*flags, "--max_steps", "3"], check=False)
-    assert damaged.returncode == 2 and "checkpoint-2: expected a complete checkpoint" in damaged.stderr
-    shutil.rmtree(tmp_path / "out/checkpoint-2")
-    train("sft.py", [*flags, "--max_steps", "3"])
-    assert len(losses(tmp_path / "out")) == 3, "from the checkpoint before"
-    for part in (tmp_path / "out/checkpoint-3").glob("rng_state*"):
+    for file in ("optimizer.pt", "trainer_state.json"):
+        interrupt(output, 2)
+        os.truncate(output / "checkpoint-2" / file, 10)
+        damaged = train("sft.py", flags, check=False)
+        assert damaged.returncode == 2 and "checkpoint-2: expected a complete checkpoint" in damaged.stderr
+        shutil.rmtree(output / "checkpoint-2")
+        train("sft.py", flags)
+        assert len(losses(output)) == 3, "from the checkpoint before"
+    assert "is up to date" in train("sft.py", flags).stdout
+    interrupt(output, 3)
+    for part in (output / "checkpoint-3").glob("rng_state*"):
         part.unlink()
-    weights_only = train("sft.py", [*flags, "--max_steps", "4"], check=False)
+    weights_only = train("sft.py", flags, check=False)
     assert weights_only.returncode == 2 and "--save_only_model" in weights_only.stderr
 
 
@@ -332,6 +344,7 @@ def test_bad_input_is_reported(synthetic_root: Path, model: Path, data: Path, tm
     assert "expected a model with a chat template" in refused(model=bare)
     assert "--curriculum: expected two files" in refused("--curriculum", "True")
     assert "got third" in refused("--stage", "third")
+    assert f"{data}: expected chains in the column reasoning" in refused("--stage", "reasoning")
     assert "unknown flag --epochs" in refused("--epochs", 3)
     assert "Did you mean --max_length?" in refused("--max_lenght", 3)
     unknown = tmp_path / "task.csv"

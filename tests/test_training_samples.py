@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -182,6 +183,28 @@ def test_rl_on_rows_without_chains_reasons_on_decisions(small_root: Path, tokeni
     too_long = PromptSamples(TrainingData(small_root, [file], tokenizer, 40, for_rl=True))
     too_long({"index": [0, 0, 1, 1, 0]})
     assert too_long.skipped.tolist() == [1, 1], "a row once, however often it is drawn"
+
+
+def test_a_fingerprint_names_everything_that_is_read(small_root: Path, tokenizer, tmp_path: Path) -> None:
+    """Rows, code maps and trajectories, those of a release too, which have no record: so no cache of others is used."""
+    root = tmp_path / "root"
+    shutil.copytree(small_root, root)
+    file = index_of(root, tmp_path, "emar", rows=2)
+
+    def fingerprint() -> dict:
+        return TrainingData(root, [file], tokenizer, 4096).fingerprint()
+
+    first = fingerprint()
+    assert fingerprint() == first
+    (root / "index_mapping/hosp").mkdir(parents=True, exist_ok=True)
+    (root / "index_mapping/hosp/ccs_dx.csv").write_text("code,label\n")
+    assert [name for name, value in fingerprint().items() if value != first[name]] == ["index_mapping"]
+    (root / "patients_ehr/provenance.json").unlink()
+    released = fingerprint()
+    assert released["trajectories"] not in (None, first["trajectories"])
+    shard = next((root / "patients_ehr").glob("shard-*"))
+    os.utime(shard, ns=(1, 1))
+    assert fingerprint()["trajectories"] != released["trajectories"]
 
 
 def test_lazy_is_tokenized_dataset(small_root: Path, tokenizer, tmp_path: Path) -> None:

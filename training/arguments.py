@@ -10,6 +10,7 @@ import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields
+from importlib.util import find_spec
 from typing import Any
 
 from pipeline.cli import Parser, check_flags
@@ -42,6 +43,7 @@ class DataArguments:
     stage: str | None = _argument(None, "domain or reasoning; by default reasoning if the data has chains, and in grpo.py")
     load_dataset_mode: str = _argument("lazzy", "lazzy: tokenize samples when needed; direct: all first, into a cache on disk")
     show_sample: bool = _argument(False, "also print the text of the first sample, which is patient text")
+    overwrite: bool = _argument(False, "remove what is in --output_dir, and train from the beginning")
     allow_upload: bool = _argument(False, "let --push_to_hub upload the model's files, to a private repository")
 
 
@@ -83,6 +85,9 @@ def parse(description: str, script_arguments: type, config: str) -> tuple[Any, .
         sys.exit()
 
     os.environ.update(ENVIRONMENT)
+    deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true" or any(word.startswith("--deepspeed") for word in argv)
+    if deepspeed and find_spec("deepspeed") is None:
+        raise UserError("DeepSpeed: expected the package deepspeed, got none. Install requirements.txt, or launch without it.")
     import torch
     import trl
 

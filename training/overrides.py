@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.errors import UserError
 from training.arguments import DataArguments, GRPOArguments
+from training.uploads import check_trackers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, TrainingArguments
@@ -25,8 +26,9 @@ def apply_overrides(
 
     Returns the arguments to use and to record, and `notes` with one for each change that the user should know.
     """
+    check_trackers(args.report_to)
     on_gpu, notes = args.device.type != "cpu", list(notes)
-    attention, reason = usable_attention(model_args.attn_implementation, on_gpu)
+    attention, reason = usable_attention(model_args.attn_implementation, on_gpu, getattr(args, "packing", False))
     if reason:
         notes.append(f"--attn_implementation {model_args.attn_implementation} → {attention}: {reason}")
         model_args = _replace(model_args, {"attn_implementation": attention})
@@ -73,11 +75,12 @@ def apply_overrides(
     return _replace(args, changes), model_args, notes
 
 
-def usable_attention(requested: str | None, on_gpu: bool) -> tuple[str | None, str | None]:
+def usable_attention(requested: str | None, on_gpu: bool, packing: bool = False) -> tuple[str | None, str | None]:
     """The attention implementation to use, and why it is not the requested one.
 
     Flash attention needs a GPU, and a package: `kernels`, which downloads from the Hub (`kernels-community/flash-attn2`), or
-    `flash_attn` (`flash_attention_2`). If neither can be loaded, PyTorch's own (`sdpa`) is used.
+    `flash_attn` (`flash_attention_2`). If neither can be loaded, PyTorch's own is used: `sdpa`, or `flex_attention` on a GPU
+    if it must keep packed samples apart.
     """
     if "flash" not in (requested or "") and "/" not in (requested or ""):
         return requested, None
@@ -93,7 +96,7 @@ def usable_attention(requested: str | None, on_gpu: bool) -> tuple[str | None, s
             return name, reason
         except (ImportError, ValueError, OSError, RuntimeError) as error:  # no package, no connection, no build for this GPU
             reason = reason or str(error).strip().splitlines()[0]
-    return "sdpa", reason
+    return "flex_attention" if packing else "sdpa", reason
 
 
 def trainer_options(args: Arguments, model_args: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

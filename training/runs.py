@@ -2,29 +2,52 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evaluation.training_info import TRAINING_FILE, patient_lists_of, write_patient_list
-from inference.backends import load_tokenizer
+from inference.backends import load_tokenizer, reading_model
 from mimiciv_dataset.index_files import HOW_TO_GET_INDEX
 from mimiciv_dataset.patients import DATA_USE
+from mimiciv_dataset.sources import index_mapping_source, index_sources, trajectories_source
 from pipeline.errors import UserError
-from pipeline.files import atomic_path, require, write_json
-from pipeline.provenance import Provenance, git_revision
+from pipeline.files import atomic_path, require, sha256, write_json
+from pipeline.provenance import DIGESTS_CACHE, FileDigests, Provenance, Source, git_revision, output_of, record_path
 from training.arguments import DataArguments
 from training.samples import DOMAIN, REASONING, TrainingData
+from training.uploads import model_files
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import Trainer, TrainingArguments
     from trl import ModelConfig
 
+CARD_FILE = "README.md"  # users may edit it
 LAST_FILE = "trainer_state.json"  # written last: a checkpoint that has it is complete
 RANDOM_STATE = "rng_state*.pth"  # saved with the optimizer, whose own files have other names under DeepSpeed and FSDP
+OLDER_WEIGHTS = "pytorch_model*.bin"
+RULES = 1  # version of what a run does with the same arguments, data and model
+
+# Arguments, by the beginning of their names, that do not decide the weights of the trained model up to rounding.
+NOT_DECISIVE = (
+    # where results and logs go, and when
+    *("output_dir", "logging_", "log_", "report_to", "run_name", "project", "trackio_", "hub_", "push_to_hub", "save_"),
+    *("eval_", "do_", "include_", "debug", "disable_tqdm", "skip_memory_metrics", "num_completions_to_print", "show_sample"),
+    # how the work is divided among processes and devices
+    *("per_device_", "gradient_accumulation_steps", "steps_per_generation", "use_cpu", "local_rank", "accelerator_config"),
+    *("parallelism_config", "fsdp", "deepspeed", "ddp_", "dataloader_", "dataset_num_proc", "gradient_checkpointing"),
+    *("activation_offloading", "attn_implementation", "torch_compile", "vllm_gpu", "vllm_server", "vllm_mode", "vllm_group"),
+    *("vllm_tensor", "vllm_max_model_length", "vllm_enable_sleep", "load_dataset_mode", "remove_unused_columns"),
+    # identified by content instead, or about this command only
+    *("model_name_or_path", "model_revision", "dataset_name", "root_dir", "instructions", "stage"),
+    *("allow_upload", "overwrite", "ignore_data_skip", "resume_from_checkpoint"),
+)
 DISK_ERRORS = ("No space left", "quota exceeded", "File too large", "PytorchStreamWriter", "unexpected pos")
 
 
@@ -40,6 +63,7 @@ def load_training_data(
     files = [require(name, "an index CSV or JSONL", HOW_TO_GET_INDEX) for name in script_args.dataset_name.split(",")]
     if not model_args.model_name_or_path:
         raise UserError("--model_name_or_path: expected a Hub id or local directory, got none.")
+    check_model(model_args.model_name_or_path)
     tokenizer = load_tokenizer(model_args.model_name_or_path, revision=model_args.model_revision)
     if eos_token:
         tokenizer.eos_token = eos_token
@@ -57,7 +81,7 @@ def load_training_data(
 def run_settings(
     method: str, model_args: ModelConfig, data: TrainingData, args: TrainingArguments, global_batch: int, **others: Any
 ) -> dict[str, Any]:
-    """The settings that identify a run: an output directory with checkpoints of other settings is refused."""
+    """A summary of a run, for `ehr_training.json` and the model card."""
     return {
         "method": method,
         "model": model_args.model_name_or_path,
@@ -80,23 +104,124 @@ def last_checkpoint(folder: Path) -> Path | None:
     return checkpoint
 
 
-def claim(folder: Path, settings: Mapping[str, Any], data: TrainingData, checkpoint: Path | None) -> Provenance:
-    """Claim an output directory for a run, and describe the training for `evaluation.training_info`.
+def run_provenance(
+    script: str, script_args: DataArguments, args: TrainingArguments, model_args: ModelConfig, data: TrainingData, batch: int
+) -> Provenance:
+    """What a run is made from: the model, the data, and all arguments that decide the result.
 
-    A directory without a checkpoint can be claimed by any run, because there is nothing to resume; one with checkpoints only
-    by a run with the same settings, which its provenance records. `ehr_training.json` holds them as part of the model; the
-    patients are listed beside the data.
+    Args:
+        script: `sft.py` or `grpo.py`.
+        args, model_args: arguments in effect.
+        batch: global batch, in samples or prompts.
     """
-    provenance = Provenance(folder, f"{settings['method'].lower()}.py", settings=settings, flag="--output_dir")
-    if checkpoint is None:
-        provenance.path.unlink(missing_ok=True)
-    provenance.begin(used=checkpoint is not None)
+    name = model_args.model_name_or_path
+    sources = [model_source(name, model_args.model_revision)]
+    for number, file in enumerate(data.files, 1):
+        sources += index_sources(Path(file), f"data/{number}")
+    if not data.rendered:
+        root = Path(data.root_dir)
+        sources += [trajectories_source(root / "patients_ehr"), index_mapping_source(root / "index_mapping")]
+    settings = {"global_batch": batch, **data.settings()}
+    for arguments in (script_args, args, model_args):
+        settings |= _decisive(arguments)
+    words = sys.argv[1:]
+    pairs = zip(["", *words], words, strict=False)
+    arguments = [word for before, word in pairs if "--hub_token" not in (before, word.partition("=")[0])]
+    return Provenance(Path(args.output_dir), script, sources, settings, RULES, arguments, flag="--output_dir")
+
+
+def _decisive(arguments: Any) -> dict[str, Any]:
+    """The arguments of a dataclass that decide a result and differ from their defaults."""
+    decisive = {}
+    for argument in fields(arguments):
+        default = argument.default_factory() if argument.default is MISSING else argument.default
+        value = getattr(arguments, argument.name)
+        if not argument.name.startswith(NOT_DECISIVE) and value != default:
+            decisive[argument.name] = value
+    return decisive
+
+
+def check_model(name: str) -> None:
+    """Report a directory without a model, or one with an adapter only, before anything is read."""
+    folder = Path(name)
+    if not folder.is_dir() and (folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise UserError(f"{name}: expected a directory with a model, or a Hub id, got neither. Check --model_name_or_path.")
+    if not folder.is_dir():
+        return
+    if (folder / "adapter_config.json").exists():
+        fix = "Merge it into its base model first, with merge_and_unload of PEFT"
+        raise UserError(f"{folder}: expected a whole model, got an adapter. {fix}.")
+    for kind, exists in (("config.json", (folder / "config.json").exists()), ("weights", has_weights(folder))):
+        if not exists:
+            raise UserError(f"{folder}: expected a model with {kind}, got none. Check --model_name_or_path.")
+
+
+def model_source(name: str, revision: str | None = None) -> Source:
+    """The model to train: by its files if it is a directory, by its revision if it is on the Hub.
+
+    Raises:
+        UserError: there is no such model, or files of it are missing or were changed since its training.
+    """
+    check_model(name)
+    folder = Path(name)
+    if not folder.is_dir():
+        from transformers import AutoConfig
+
+        with reading_model(name, ValueError):
+            config = AutoConfig.from_pretrained(name, revision=revision)
+        return Source("model", None, config._commit_hash, is_ancestor=False, by="revision")
+    if record_path(folder).exists():
+        # Its lineage is left out: a model may be trained on with data of another build.
+        return replace(output_of("model", folder, "its training", is_ancestor=False), lineage={})
+    files = {*model_files(folder), *folder.glob(OLDER_WEIGHTS), *folder.glob("*.py")} - {folder / CARD_FILE}
+    digests = FileDigests(folder / DIGESTS_CACHE)
+    content = [[path.name, digests.of(path)] for path in sorted(files)]
+    return Source("model", folder, sha256(json.dumps(content)), is_ancestor=False, by="model files")
+
+
+def claim(
+    script: str, script_args: DataArguments, args: TrainingArguments, model_args: ModelConfig, data: TrainingData, batch: int
+) -> Provenance | None:
+    """Claim the output directory of a run; None if it holds the finished model of the same run. All processes must call it.
+
+    A directory that holds neither weights nor checkpoints can be claimed by any run, because there is nothing to resume. For
+    the arguments see `run_provenance`.
+
+    Raises:
+        UserError: the directory holds a model or checkpoints of another run; or model, index, trajectories and code maps do
+            not fit each other.
+    """
+    from accelerate.utils import broadcast_object_list
+
+    provenance, folder = None, Path(args.output_dir)
+    if args.process_index == 0:
+        provenance = run_provenance(script, script_args, args, model_args, data, batch)
+        used = has_weights(folder) or last_checkpoint(folder) is not None
+        if not used:
+            provenance.path.unlink(missing_ok=True)
+        if not provenance.begin(script_args.overwrite, used=used):
+            provenance = None
+    return broadcast_object_list([provenance])[0]
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether a directory holds the weights of a model or adapter."""
+    return any(file for pattern in ("*.safetensors", OLDER_WEIGHTS) for file in folder.glob(pattern))
+
+
+def describe_training(folder: Path, settings: Mapping[str, Any], data: TrainingData) -> None:
+    """Write `ehr_training.json`, which belongs to the model, and the list of training patients beside the data."""
     patients = [write_patient_list(Path(data.root_dir), folder.resolve().name, data.patients())]
     patients += [earlier for earlier in patient_lists_of(settings["model"]) if earlier not in patients]
-    write_json(
-        folder / TRAINING_FILE, {**settings, "training_patients": patients, "git": git_revision(), "data_use": DATA_USE}
-    )
-    return provenance
+    about = {"training_patients": patients, "git": git_revision(), "data_use": DATA_USE}
+    write_json(folder / TRAINING_FILE, {**settings, **about})
+
+
+def complete(provenance: Provenance, steps: int) -> None:
+    """Record that a run is finished, with the digests of the files of its model."""
+    folder = provenance.output
+    files = [path for path in model_files(folder) if path.name != CARD_FILE]
+    provenance.complete(files=[*files, folder / TRAINING_FILE], steps=steps)
 
 
 def print_arguments(folder: Path, arguments: Mapping[str, Any], notes: Iterable[str]) -> None:
@@ -108,6 +233,27 @@ def print_arguments(folder: Path, arguments: Mapping[str, Any], notes: Iterable[
     print(text, *(f"note: {note}" for note in notes), sep="\n")
 
 
+@contextlib.contextmanager
+def constructing_trainer(model: str) -> Iterator[None]:
+    """Turn errors of a trainer's constructor, which also loads the model, into a `UserError`."""
+    try:
+        with reading_model(model), needing_packages():
+            yield
+    except ValueError as error:  # flags that do not fit each other
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise UserError(f"command line: {reason}. --help_all lists all flags.") from None
+
+
+@contextlib.contextmanager
+def needing_packages() -> Iterator[None]:
+    """Turn the error of a missing package, such as bitsandbytes for `--optim adamw_8bit`, into a `UserError`."""
+    try:
+        yield
+    except ImportError as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise UserError(f"{sys.executable}: expected the packages that model and flags need, got: {reason}.") from None
+
+
 def train(trainer: Trainer, checkpoint: Path | None) -> dict[str, float]:
     """Train to the end, from `checkpoint` if it is not None, and return the final metrics.
 
@@ -117,8 +263,9 @@ def train(trainer: Trainer, checkpoint: Path | None) -> dict[str, float]:
     from safetensors import SafetensorError
 
     try:
-        return trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None).metrics
-    except (OSError, RuntimeError, SafetensorError, EOFError, pickle.UnpicklingError) as error:
+        with needing_packages():
+            return trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None).metrics
+    except (OSError, RuntimeError, SafetensorError, EOFError, pickle.UnpicklingError, json.JSONDecodeError) as error:
         reason = str(error).partition("\n")[0][:120]
         if any(text in str(error) for text in DISK_ERRORS):
             folder = Path(trainer.args.output_dir)
@@ -147,7 +294,7 @@ def save_model(trainer: Trainer, settings: Mapping[str, Any], metrics: Mapping[s
     if trainer.is_world_process_zero():
         trainer.save_state()
         card = _model_card(trainer, settings, metrics)
-        (Path(trainer.args.output_dir) / "README.md").write_text(card, encoding="utf-8")
+        (Path(trainer.args.output_dir) / CARD_FILE).write_text(card, encoding="utf-8")
     trainer.accelerator.wait_for_everyone()
 
 

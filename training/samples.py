@@ -19,6 +19,7 @@ from mimiciv_dataset.index_files import MISSING_CELLS, clean_id, clean_position,
 from mimiciv_dataset.mimiciv import MIMICIV
 from pipeline.errors import UserError
 from pipeline.files import sha256, sha256_file
+from pipeline.provenance import content_digest, stamp_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -161,18 +162,36 @@ class TrainingData:
         prompt, truncation = self.builder.fit(text, sample["instruction"], mode, max_prompt_tokens)
         return RenderedSample(prompt, answer, mode, info["task"], info["label"], truncation is None or truncation.fits)
 
-    def fingerprint(self) -> dict[str, Any]:
-        """What decides the samples: files as (name, rows, SHA-256), settings, and digests of all else, as JSON values."""
+    @property
+    def rendered(self) -> bool:
+        """Whether all rows already have their text, so that neither trajectories nor code maps are read."""
+        return all(dataset.rendered for dataset in self.datasets)
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the samples of given rows, as JSON values."""
         return {
-            "files": [[Path(file).name, size, sha256_file(file)] for file, size in zip(self.files, self.sizes, strict=True)],
             "stage": self.stage,
             "max_tokens": self.max_tokens,
             "instructions_sha256": instructions_sha256(self.datasets[0].instructions),
             "as_known": self.as_known,
             "template_sha256": self.builder.template_sha256,
             "tokenizer_sha256": sha256(self.tokenizer.backend_tokenizer.to_str()),
-            "trajectories": [None if dataset.rendered else dataset.trajectories.digest for dataset in self.datasets],
         }
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides the samples: settings, files as (name, rows, SHA-256), and digests of what they are rendered from."""
+        files = [[Path(file).name, size, sha256_file(file)] for file, size in zip(self.files, self.sizes, strict=True)]
+        fingerprint = {"files": files, **self.settings()}
+        if not self.rendered:
+            trajectories = next(dataset.trajectories for dataset in self.datasets if not dataset.rendered)
+            fingerprint["trajectories"] = trajectories.digest or _stamps(trajectories.folder)
+            fingerprint["index_mapping"] = content_digest(Path(self.root_dir) / "index_mapping")
+        return fingerprint
+
+
+def _stamps(folder: Path) -> str:
+    """A digest of sizes and dates of the files of a directory, such as released trajectories, which have no record."""
+    return sha256(json.dumps([[path.name, *stamp_of(path)] for path in sorted(folder.iterdir())]))
 
 
 def _problem(dataset: MIMICIV, index: int) -> str | None:

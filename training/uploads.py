@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,6 +41,12 @@ MODEL_FILES = (
     "vocab.txt",
     "merges.txt",
 )
+
+
+def model_files(folder: Path) -> list[Path]:
+    """The existing files of `MODEL_FILES`, by name."""
+    return sorted(path for pattern in MODEL_FILES for path in folder.glob(pattern) if path.is_file())
+
 
 # Trackers that can be limited to metrics and arguments → environment variables that make them upload checkpoints or code. The
 # trackers that Transformers knows besides these upload checkpoints, source code or the console's output on their own.
@@ -95,6 +101,18 @@ def check_uploads(args: TrainingArguments, script_args: DataArguments) -> None:
         raise UserError(f"--log_completions_to_tracker: {wrong}. Omit {requests[0]}.")
 
 
+def check_trackers(trackers: Iterable[str]) -> None:
+    """Report a tracker whose package is not installed."""
+    from transformers.integrations import get_reporting_integration_callbacks
+
+    try:
+        for callback in get_reporting_integration_callbacks(list(trackers)):
+            callback()
+    except (RuntimeError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise UserError(f"--report_to: expected trackers that are installed, got: {reason}.") from None
+
+
 def _is_set(variable: str) -> bool:
     return os.environ.get(variable, "").lower() not in NOT_SET
 
@@ -131,16 +149,15 @@ class HubUpload:
         name = args.hub_model_id or Path(args.output_dir).resolve().name
         return cls(name, args.hub_private_repo is not False, args.hub_revision, args.hub_token)
 
-    def send(self, folder: Path) -> str:
-        """Upload the files of the model in `folder`, in one commit; returns the URL of the repository."""
+    def send(self, folder: Path) -> None:
+        """Upload the files of the model in `folder`, in one commit, and print where to."""
         from huggingface_hub import CommitOperationAdd
 
-        files = sorted(path for pattern in MODEL_FILES for path in folder.glob(pattern) if path.is_file())
-        additions = [CommitOperationAdd(path_in_repo=path.name, path_or_fileobj=path) for path in files]
+        additions = [CommitOperationAdd(path_in_repo=path.name, path_or_fileobj=path) for path in model_files(folder)]
         api, repository = self.open()
         with self._reported():
             api.create_commit(repository, additions, commit_message="Upload the model", revision=self.revision)
-        return f"{api.endpoint}/{repository}"
+        print(f"uploaded to {api.endpoint}/{repository}")
 
     def open(self) -> tuple[HfApi, str]:
         """The Hub's API and the full name of the repository, which is created if it does not exist.
