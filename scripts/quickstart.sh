@@ -121,7 +121,7 @@ evaluate "$tiny" untrained
 
 step "Training: stage 1 on answers, stage 2 on chains, stage 3 with GRPO (a few steps each, one or two minutes)"
 stage() {  # SCRIPT OUTPUT FLAGS; small enough for a laptop. See scripts/recipes/ for real settings
-  (cd "$repo" && "$python" "$1" --root_dir "$root" --output_dir "$root/models/$2" --bf16 False --report_to none \
+  (cd "$repo" && "$python" "$1" --root_dir "$root" --output_dir "$root/models/$2" --overwrite --bf16 False --report_to none \
     --gradient_checkpointing False --save_strategy no --logging_steps 10 --warmup_steps 0.1 "${@:3}" > "$root/models/$2.log" 2>&1) \
     || { code=$?; [ $code = 130 ] && interrupted; tail -n 20 "$root/models/$2.log" >&2; exit $code; }
   tail -n 1 "$root/models/$2.log"
