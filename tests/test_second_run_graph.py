@@ -18,6 +18,7 @@ from test_second_run import Change, edit, remove, truncate
 from tiny_evidence import answer_of, chain, record_of
 
 from pipeline.errors import UserError
+from pipeline.files import read_json
 
 GRAPH = "thinking_graph_preprocess"
 # Name of a step, its script, and its flags besides --root_dir.
@@ -112,11 +113,15 @@ def url() -> Iterator[str]:
 def run_chain(root: Path, url: str, flags: dict[str, list[str]] = {}) -> Iterator[str]:  # noqa: B006
     """Run the steps as a user who adds --overwrite where a step asks for it; yields the steps that were made again."""
     replies = root / "evidence_datas/reasoning/provenance.json"
+
+    def requests() -> list | None:
+        return [read_json(replies)[key] for key in ("rules", "inputs", "settings")] if replies.exists() else None
+
     for name, (script, words) in CHAIN.items():
         module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
         every = [*words.split(), *flags.get(name, [])]
         arguments = ["--root_dir", str(root), *(word.format(root=root, repo=REPO, url=url) for word in every)]
-        before = replies.read_bytes() if name == "chains" and replies.exists() else None
+        before = requests()
         try:
             assert not module.main(arguments), script
         except UserError as error:
@@ -124,7 +129,7 @@ def run_chain(root: Path, url: str, flags: dict[str, list[str]] = {}) -> Iterato
             assert not module.main([*arguments, "--overwrite"]), script
             yield name
         else:
-            if before is not None and before != replies.read_bytes():  # of changed inputs: not refused, as no reply is lost
+            if before not in (None, requests()):  # not refused, as no reply is lost
                 yield name
 
 
