@@ -85,13 +85,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.rxnorm_dir:
             files["hosp/d_atc_prescriptions"] = build_atc(args.rxnorm_dir, Path(folder)), rxnorm_files(args.rxnorm_dir)
         changed = install({name: path for name, (path, _) in files.items()}, args.output_path, args.overwrite)
-    record = args.output_path / "sources.json"
-    known = read_json(record) if record.exists() else {}
-    sources = known | {Path(name).name: [describe(path) for path in paths] for name, (_, paths) in files.items()}
-    if sources != known:
-        write_json(record, dict(sorted(sources.items())))
     print_missing(args.output_path)
-    if not changed:
+    if changed:
+        record = args.output_path / "sources.json"
+        known = read_json(record) if record.exists() else {}
+        new = {Path(name).name: [describe(path) for path in files[name][1]] for name in changed}
+        write_json(record, dict(sorted((known | new).items())))
+    else:
         print(f"build_index_mapping: {args.output_path} is up to date")
         return
     print_coverage(args.mimic_dir, args.output_path)
@@ -99,8 +99,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     summary.print(f"{len(changed)} new files, {maps} of {len(MAPS)} code maps → {args.output_path}")
 
 
-def install(files: Mapping[str, Path], output: Path, overwrite: bool) -> list[Path]:
-    """Copy files to `output`, given by their names there without suffix; return those that were new or other than before.
+def install(files: Mapping[str, Path], output: Path, overwrite: bool) -> list[str]:
+    """Copy files to `output`, given by their names there without suffix; return the names that were new or had other content.
 
     Raises:
         UserError: a file exists with another content, and `overwrite` is false; nothing was copied then.
@@ -109,16 +109,16 @@ def install(files: Mapping[str, Path], output: Path, overwrite: bool) -> list[Pa
     for name, path in files.items():
         existing = find_table((output / name).parent, Path(name).name)
         if existing is None or existing.suffix != path.suffix or sha256_file(existing) != sha256_file(path):
-            new[output / f"{name}{'.csv.gz' if path.suffix == '.gz' else '.csv'}"] = path
+            new[name] = output / f"{name}{'.csv.gz' if path.suffix == '.gz' else '.csv'}"
             replaced += [existing] if existing else []
     if replaced and not overwrite:
         names = ", ".join(path.name for path in replaced)
         fix = "Add --overwrite to replace them, and then make again what was made with them"
         raise UserError(f"{output}: expected the same dictionaries as those there, got other versions of {names}. {fix}.")
-    for target, path in new.items():
+    for name, target in new.items():
         with atomic_path(target) as temporary:
-            shutil.copyfile(path, temporary)
-    for path in set(replaced) - new.keys():
+            shutil.copyfile(files[name], temporary)
+    for path in set(replaced) - set(new.values()):
         path.unlink()  # the .csv of a .csv.gz, or the reverse
     return list(new)
 

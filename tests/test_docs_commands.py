@@ -323,11 +323,11 @@ def test_every_command_and_program_runs(synthetic_root: Path, tmp_path: Path, se
     downloads, index = write_downloads(tmp_path / "physionet.org/files"), "./datas/ehr_bench/ehr_bench_risk_prediction.csv"
     write_ahrq(tmp_path / "ahrq", downloads / "made/index_mapping")
     model = write_model(tmp_path / "model", synthetic_root)
-    names = [("C1", "Glucose"), ("C2", "Sodium"), ("C3", "Insulin")]
+    names = [("C0000001", "Glucose"), ("C0000002", "Sodium"), ("C0000003", "Insulin")]
     world = World(tmp_path, {
         "DOWNLOADS": downloads,
         "RXNORM": write_sources(tmp_path / "RXNORM/rrf").parent,
-        "META": write_umls(tmp_path / "META", names, [("C1", "isa", "C2"), ("C2", "has_finding", "C3")]),
+        "META": write_umls(tmp_path / "META", names, [("C0000001", "isa", "C0000002"), ("C0000002", "isa", "C0000003")]),
         "DIR": tmp_path / "maps",
         "DOWNLOAD_DIR": tmp_path / "download",
         "RELEASED.jsonl": "released.jsonl",

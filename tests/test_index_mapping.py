@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -269,3 +270,13 @@ def test_on_the_demo(test_data: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     build(test_data / "data/mimic-iv-demo", tmp_path, "--maps_from", test_data / "data/index_mapping")
     assert "3 of 3 code maps" in capsys.readouterr().out
     assert Lookups(tmp_path).missing_files() == []
+
+
+def test_the_same_maps_from_elsewhere_change_nothing(mimic: Path, sources: Path, tmp_path: Path) -> None:
+    """Not even the record of their sources, which is part of what an index was made with."""
+    build(mimic, tmp_path / "maps", *all_sources(sources))
+    before = {path: path.read_bytes() for path in (tmp_path / "maps").rglob("*") if path.is_file()}
+    shutil.copytree(tmp_path / "maps", tmp_path / "copy")
+    for flags in (all_sources(sources), ["--maps_from", tmp_path / "copy"], []):
+        build(mimic, tmp_path / "maps", *flags)
+    assert {path: path.read_bytes() for path in (tmp_path / "maps").rglob("*") if path.is_file()} == before
