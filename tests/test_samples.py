@@ -151,7 +151,8 @@ def test_the_index_does_not_depend_on_the_number_of_processes(
         killed()
         files = [{path.name: path.read_bytes() for path in folder.glob("*.csv")} for folder in folders]
         assert files[0] == files[1] and len(files[0]) > 40
-        assert read_json(folders[0] / "provenance.json") == read_json(folders[1] / "provenance.json")
+        records = [read_json(folder / "provenance.json") for folder in folders]
+        assert all(records[0][key] == records[1][key] for key in ("digest", "tasks", "patients", "inputs", "settings"))
         assert not (folders[1] / ".work").exists()
     assert files[0].keys() == {f"{row['subject_id']}.csv" for row in demo_rows(demo, each=100_000)}
 
