@@ -58,19 +58,21 @@ class NoFuture:
 
     def difference(self, task: Task, row: Mapping[str, Any]) -> str | None:
         """The part of the text (a field of `SampleText`) that depends on the future, or None if there is none."""
+        events, past_row = self.past(row)
+        text = self._renderer.row(task, row, lambda positions: [self.events[i] for i in positions])
+        past = self._renderer.row(task, past_row, lambda positions: [events[i] for i in positions])
+        return next((field.name for field in fields(text) if getattr(text, field.name) != getattr(past, field.name)), None)
+
+    def past(self, row: Mapping[str, Any]) -> tuple[list[Event], dict[str, Any]]:
+        """The trajectory without the records after the prediction time of a row, and the row with its positions there."""
         window = row["period_begin"], row["period_end"]
         time = self.timeline.prediction_time(*window)
-        if time is None:
-            return None
-        events, position = joined(self.until(time), window)
-        left = [position[i] for i in range(*window) if i in position]
-        if not left:
-            return "window"
-        mapped = {"period_begin": left[0], "period_end": left[-1] + 1}
-        mapped |= {name: position.get(row.get(name)) for name in ("admissions_id", "last_discharge_id")}
-        text = self._renderer.row(task, row, lambda positions: [self.events[i] for i in positions])
-        past = self._renderer.row(task, {**row, **mapped}, lambda positions: [events[i] for i in positions])
-        return next((field.name for field in fields(text) if getattr(text, field.name) != getattr(past, field.name)), None)
+        pieces = list(enumerate(self.events)) if time is None else self.until(time)
+        events, position = joined(pieces, window)
+        left = [position[i] for i in range(*window)]
+        positions = {"period_begin": left[0], "period_end": left[-1] + 1}
+        positions |= {name: position.get(row.get(name)) for name in ("admissions_id", "last_discharge_id")}
+        return events, {**row, **positions}
 
     def until(self, time: int) -> list[Piece]:
         """What is left of each event without its records after `time`; events of which nothing is left are omitted."""

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import command
 
+from mimiciv_dataset.index_files import read_rows
+
 
 def cells(said: str) -> list[list[str]]:
     """The rows of the Markdown tables of an output, without the lines under their headings."""
@@ -116,3 +118,20 @@ def test_learning(tmp_path: Path) -> None:
     assert (tmp_path / "learning_cpu.svg").read_text(encoding="utf-8").count("<path") > 10
     again = command("benchmarks/learning.py", "stage1", *words)
     assert "is already trained" in again.stdout, "finished parts are not repeated"
+
+
+def test_candidates(synthetic_root: Path, tmp_path: Path) -> None:
+    """Only answers have neighbours here, so that every pick is an answer."""
+    index, others = synthetic_root / "task_index/all/poe.csv", [f"drug {i}" for i in range(150)]
+    answers = {name for row in read_rows(index) for name in row["target"]}
+    texts = {
+        "item_set": ["item", *others],
+        "similar_item": [f'"{answer}",{",".join(others[:99])}' for answer in answers],
+    }
+    for folder, lines in texts.items():
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "poe.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    done = command("benchmarks/candidates.py", "--index", index, "--cache", tmp_path, "--rows", 20)
+    header, _, row = done.stdout.splitlines()
+    assert header.split() == ["task", "vocabulary", "rows", "picked", "by", "chance"]
+    assert row.split()[:4] == ["poe", str(150 + len(answers)), "20", "100%"]
