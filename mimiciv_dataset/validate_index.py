@@ -1,7 +1,8 @@
 """Check that an index belongs to these trajectories: positions in range, the stated event, the stated target.
 
 Works on index files of this repository and on released ones. Prints, for each task, how many rows agree, and the first rows
-that do not. The exit code is 1 if a row disagrees.
+that do not. The exit code is 1 if a row disagrees. With --prove, a row also disagrees if its input depends on a record after
+its prediction time (`no_future.py`).
 """
 
 from __future__ import annotations
@@ -20,15 +21,17 @@ from typing import Any
 
 from mimiciv_dataset.index_files import index_files, read_rows, sample_id
 from mimiciv_dataset.lookups import Lookups
+from mimiciv_dataset.no_future import NoFuture
 from mimiciv_dataset.samples import target_of_row
 from mimiciv_dataset.tasks import TASKS
+from mimiciv_dataset.text import Renderer
 from mimiciv_dataset.timeline import Timeline
 from mimiciv_dataset.trajectory import Trajectories
 from pipeline.cli import Parser, run
 from pipeline.progress import Summary, print_table
 from pipeline.work import map_lines
 
-UNIT_PATIENTS = 200
+UNIT_PATIENTS = 20
 AGREE = "agree"
 open_rows = lru_cache(maxsize=1)(read_rows)
 
@@ -38,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("index", nargs="+", type=Path, help="index CSV or JSONL files, or directories of CSVs")
     cli.add_path("--ehr_dir", "--patient_ehr_path", default="patients_ehr", help="trajectories")
     cli.add_path("--index_mapping", default="index_mapping", help="dictionaries and code maps")
+    cli.add_argument("--prove", action="store_true", help="also prove that no input depends on the future (docs/tasks.md)")
     cli.add_argument("--show", type=int, default=5, help="disagreeing rows to print of each file (5)")
     cli.add_num_workers()
     args = cli.parse_args(argv)
@@ -45,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     files = [path for given in args.index for path in index_files(given)]
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     shown: Counter[Path] = Counter()
-    check = partial(check_block, Trajectories(args.ehr_dir), Lookups(args.index_mapping), args.show)
+    check = partial(check_block, Trajectories(args.ehr_dir), Lookups(args.index_mapping), args.show, args.prove)
     parts = [(path, block) for path in files for block in blocks(path)]
     scratch = Path(tempfile.gettempdir()), f"validate_index-{os.getpid()}"
     results = map_lines(parts, check, *scratch, num_workers=args.num_workers, desc="validate_index", unit="block")
@@ -77,17 +81,21 @@ def blocks(path: Path) -> list[dict[str, list[int]]]:
 
 
 def check_block(
-    trajectories: Trajectories, lookups: Lookups, show: int, part: tuple[Path, dict[str, list[int]]]
+    trajectories: Trajectories, lookups: Lookups, show: int, prove: bool, part: tuple[Path, dict[str, list[int]]]
 ) -> Iterator[dict[str, Any]]:
     """Check a block of the rows of a file: yield the `counts` of reasons by task, and `lines` about at most `show` rows."""
     path, block = part
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     lines: list[str] = []
     for subject_id, positions in block.items():
-        timeline = trajectories.timeline(subject_id) if trajectories.has(subject_id) else None
+        events = trajectories.trajectory(subject_id) if trajectories.has(subject_id) else None
+        timeline = Timeline(events) if events else None
+        proof = NoFuture(events, Renderer(lookups)) if prove and events else None
         for position in positions:
             row = flat(open_rows(path)[position])
             reason = disagreement(row, timeline, lookups)
+            if proof and not reason and (part_of_text := proof.difference(TASKS[row["task"]], row)):
+                reason = f"input depends on the future: {part_of_text}"
             counts[row.get("task", "?")][(reason or AGREE).partition(":")[0]] += 1
             if reason and len(lines) < show:
                 lines.append(f"{path.name}, row {position + 1}: {reason}")
