@@ -7,23 +7,28 @@ again with `python -m evaluation.score OUTPUT`.
 
 from __future__ import annotations
 
+import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from inference.checks import check_inference
 from inference.prompts import instructions_sha256
 from inference.settings import InferenceSettings, Settings, add_flags, add_inference_flags, as_json, flag, parse_model
-from pipeline.cli import Chunk, Parser, at_least, run
+from pipeline.cli import Chunk, Parser, at_least, chunk_paths, run
 from pipeline.errors import UserError
 from pipeline.files import append_jsonl
 from pipeline.progress import Summary, progress
-from pipeline.provenance import Provenance
+from pipeline.provenance import Provenance, folder_record
 
 if TYPE_CHECKING:
-    from inference.generation import DatasetRow, SamplePrompt
+    from inference.generation import DatasetRow
+
+RULES = 1  # how samples are chosen, prompts made and replies decoded; see `pipeline.provenance`
+MOST_REASONS = 5  # why samples got no reply, that are printed
 
 
 @dataclass(frozen=True)
@@ -36,8 +41,9 @@ class EvaluationSettings(Settings):
     seed: int
     dataset_name: str = flag(help="index CSV or JSONL; several are comma-separated")
     output_path: Path = flag(help="directory for outputs.jsonl and result.json", type=Path)
-    limit: int | None = flag(None, help="the first N samples only, for a quick look", type=at_least(1))
+    limit: int | None = flag(None, help="N samples in all, of each task in turn; a larger N extends a run", type=at_least(1))
     resume: bool = flag(False, help="resume in a used directory; only what is missing is done")
+    overwrite: bool = flag(False, help="start afresh in a used directory: remove its outputs")
     resamples: int = flag(1000, help="bootstrap resamples for the intervals", type=at_least(1))
 
 
@@ -50,87 +56,114 @@ def make_parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    flags = parse_model(make_parser(), argv)
+    cli = make_parser()
+    flags = parse_model(cli, argv)
     evaluation, settings = EvaluationSettings.from_flags(flags), InferenceSettings.from_flags(flags)
     summary = Summary("test.py")
     folder, outputs = evaluation.output_path, evaluation.output_path / "outputs.jsonl"
     chunk, replicas = Chunk(evaluation.chunk_num, evaluation.chunk_idx), settings.model.data_parallel_size
     if replicas > 1 and (chunk.number > 1 or settings.server.url):
         raise UserError("--data_parallel_size: expected neither --chunk_num, which it sets, nor --url, got one of them.")
-    log = chunk.path(outputs)
-    used = [log] if log.exists() else [] if chunk.number > 1 else sorted(folder.glob("outputs*.jsonl"))
-    if used and not evaluation.resume:
-        raise UserError(f"{folder}: expected no outputs, got {used[0].name}. Add --resume, or choose another --output_path.")
+    check_output(evaluation, chunk)
+    check_inference(settings)
 
     from evaluation.score import format_result, score_dir
+    from evaluation.sources import dataset_sources, evaluation_settings, model_sources
     from evaluation.training_info import training_warnings
     from inference.generation import finished_keys, read_samples
     from inference.replicas import run_replicas
 
-    samples = read_samples(flags["root_dir"], evaluation.dataset_name, settings.prompt)[: evaluation.limit]
-    dataset = samples[0][0]
+    available = read_samples(flags["root_dir"], evaluation.dataset_name, settings.prompt)
+    samples = available[: evaluation.limit]
+    dataset = samples[0].dataset
     wording = instructions_sha256(dataset.instructions)
-    patients = {str(row["subject_id"]) for data, index in samples if "subject_id" in (row := data.row(index))}
+    patients = {str(row["subject_id"]) for sample in samples if "subject_id" in (row := sample.row)}
     own_wording = settings.prompt.instructions is not None
     model = settings.model.model_name_or_path
     for warning in training_warnings(model, wording, own_wording, patients, flags["root_dir"]):
         print(f"warning: {warning}", file=sys.stderr)
+    if evaluation.overwrite:
+        remove_outputs(folder)
+    finished = finished_keys(outputs, name="sample_id")
+    pending = [sample for sample in samples if sample.sample_id not in finished]
+    sources = [*dataset_sources(sample.dataset for sample in available), *model_sources(settings, folder)]
+    made_with = evaluation_settings(settings, wording)
+    provenance = Provenance(folder, "test.py", sources, made_with, RULES, cli.arguments)
+    provenance.begin(used=bool(chunk_paths(outputs)), extend=bool(pending))
 
-    failed, done = False, f"{replicas} processes"
-    if replicas > 1:
-        run_replicas(sys.argv[1:] if argv is None else argv, settings.model, folder, len(samples))
-    else:
+    failed, done = False, f"{replicas} processes" if pending else f"{len(samples):,} samples already finished"
+    if pending and replicas > 1:
+        run_replicas(cli.arguments, settings.model, folder, len(samples))
+    elif pending:
         done, failed = run_samples(samples, outputs, chunk, settings)
-    num_finished = len(finished_keys(outputs))  # other chunks may have made progress meanwhile
-    if num_finished < len(samples):
+    finished = finished_keys(outputs, name="sample_id")  # other chunks may have made progress meanwhile
+    if missing := sum(sample.sample_id not in finished for sample in samples):
         why = "the other chunks are not finished. When they are" if chunk.number > 1 else "some got no reply. As it is"
-        print(f"{num_finished:,} of {len(samples):,} samples are there; {why}: python -m evaluation.score {folder}")
-        summary.print(f"{done} → {log}")
+        number = f"{len(samples) - missing:,} of {len(samples):,} samples are there"
+        print(f"{number}; {why}: python -m evaluation.score {folder}")
+        summary.print(f"{done} → {chunk.path(outputs)}")
         return 0 if chunk.number > 1 and not failed else 1
-    trajectories = None if dataset.rendered else dataset.trajectories.digest
+    trajectories = next((source.digest for source in sources if source.name == "trajectories"), None)
     about = {"arguments": as_json(evaluation, settings), "instructions_sha256": wording, "trajectories": trajectories}
-    result = score_dir(folder, evaluation.resamples, evaluation.seed, expected=len(samples), extra=about)
+    expected = len(finished.union(sample.sample_id for sample in samples))  # a run with a larger --limit may have gone before
+    identities = {sample.sample_id for sample in available}
+    result = score_dir(folder, evaluation.resamples, evaluation.seed, identities, expected, about)
     print(format_result(result), flush=True)
+    provenance.complete(files=[], samples=expected, available=len(available))
     summary.print(f"{done} → {folder}/result.json")
     return 0
+
+
+def check_output(evaluation: EvaluationSettings, chunk: Chunk) -> None:
+    """Check that the output directory is new, or to be resumed or overwritten."""
+    folder, outputs = evaluation.output_path, evaluation.output_path / "outputs.jsonl"
+    if evaluation.overwrite and chunk.number > 1:
+        fix = "Remove the outputs before the first chunk"
+        raise UserError(f"--overwrite: expected a run in one process, got --chunk_num. {fix}.")
+    log = chunk.path(outputs)
+    used = [log] if log.exists() else [] if chunk.number > 1 else chunk_paths(outputs)
+    fix = "--overwrite to start afresh, or choose another --output_path"
+    if used and not evaluation.resume and not evaluation.overwrite:
+        raise UserError(f"{folder}: expected no outputs, got {used[0].name}. Add --resume to continue, {fix}.")
+    if chunk_paths(outputs) and not evaluation.overwrite and not folder_record(folder).exists():
+        got = "outputs of an older version without it"
+        raise UserError(f"{folder}: expected provenance.json, which says what they were made from, got {got}. Add {fix}.")
+
+
+def remove_outputs(folder: Path) -> None:
+    """Remove what earlier runs and the baselines on them left in an output directory."""
+    shutil.rmtree(folder / "baselines", ignore_errors=True)
+    names = ("outputs*.jsonl", "result.json", "report.*", "run.json", "provenance.json")
+    for path in [path for name in names for path in folder.glob(name)]:
+        path.unlink(missing_ok=True)
 
 
 def run_samples(samples: list[DatasetRow], outputs: Path, chunk: Chunk, settings: InferenceSettings) -> tuple[str, bool]:
     """Answer the samples of this process; returns what was done, and whether some got no reply."""
     from evaluation.metrics import sample_score
     from inference.backends import load_backend
-    from inference.generation import Prompter, finished_keys, generate_and_record, output_line, reply_settings
+    from inference.generation import Prompter, finished_keys, generate_and_record, output_line
 
     def length(sample: DatasetRow) -> int:
-        row = sample[0].row(sample[1])  # characters, or events of its window
+        row = sample.row  # characters, or events of its window
         return len(row["input"]) if "input" in row else row["period_end"] - row["period_begin"]
 
-    wording = instructions_sha256(samples[0][0].instructions)
     if chunk.number > 1:  # chunks with as many long samples as short ones
         samples = chunk.of(sorted(samples, key=length))
-    samples.sort(key=lambda sample: str(sample[0].row(sample[1]).get("subject_id")))  # prompts of a patient share a prefix
+    samples.sort(key=lambda sample: str(sample.row.get("subject_id")))  # prompts of a patient share a prefix
     backend = load_backend(settings)
-    made_with = reply_settings(settings) | as_json(replace(settings.prompt, instructions=None))
-    made_with |= {"instructions_sha256": wording, "template_sha256": backend.builder.template_sha256}
-    Provenance(outputs.parent, "test.py", settings=made_with).begin(used=False)
-    prompters = {id(dataset): Prompter(dataset, backend.builder, settings) for dataset, _ in samples}
+    prompters = {id(sample.dataset): Prompter(sample.dataset, backend.builder, settings) for sample in samples}
     with append_jsonl(chunk.path(outputs)) as write, progress(total=len(samples), desc="test.py", unit="sample") as bar:
-        finished = finished_keys(outputs)
-        num_before = len(finished)
-
-        def prompts() -> Iterator[SamplePrompt]:
-            for dataset, index in samples:
-                prompt = prompters[id(dataset)](index)
-                if prompt.key in finished:
-                    bar.update()
-                else:
-                    finished.add(prompt.key)
-                    yield prompt
-
-        tally = generate_and_record(prompts(), backend, write, partial(output_line, scorer=sample_score), bar)
-    for reason, count in tally.errors.most_common():
+        finished = finished_keys(outputs, name="sample_id")
+        pending = [sample for sample in samples if sample.sample_id not in finished]
+        bar.update(len(samples) - len(pending))
+        prompts = (prompters[id(sample.dataset)](sample.index, sample.sample_id) for sample in pending)
+        tally = generate_and_record(prompts, backend, write, partial(output_line, scorer=sample_score), bar)
+    for reason, count in tally.errors.most_common(MOST_REASONS):
         print(f"no reply to {count:,} samples: {reason}; --resume asks for them again", file=sys.stderr)
-    done = f"{tally.answered + tally.too_long:,} samples answered, {num_before:,} already finished"
+    if len(tally.errors) > MOST_REASONS:
+        print(f"no reply to more samples: {len(tally.errors) - MOST_REASONS:,} other reasons", file=sys.stderr)
+    done = f"{tally.answered + tally.too_long:,} samples answered, {len(samples) - len(pending):,} already finished"
     return f"{done}, {tally.truncated:,} truncated, {tally.too_long:,} too long", bool(tally.errors)
 
 

@@ -253,8 +253,8 @@ BASELINES: dict[str, Baseline] = {
 def read_lines(run_dir: Path) -> dict[str, list[Line]]:
     """The fields `COPIED` of a run's output lines, by task."""
     lines: dict[str, Line] = {}
-    for key, _, line in read_outputs(run_dir):
-        lines[key] = {name: line.get(name) for name in COPIED if name != "sample_id" or name in line}
+    for _, prediction, line in read_outputs(run_dir):
+        lines[prediction.sample_id] = {name: line.get(name) for name in COPIED if name != "sample_id" or name in line}
     by_task: dict[str, list[Line]] = {name: [] for name in TASKS}
     for line in lines.values():
         by_task[line["task_info"]["task"]].append(line)

@@ -93,7 +93,7 @@ def read_run(folder: Path, baseline: bool) -> FinishedRun:
     command = f"python -m evaluation.baselines {folder.parent.parent}" if baseline else "test.py"
     path = require(folder / "result.json", "the result of a finished run", f"run {command} to its end first")
     result = read_json(path)
-    outputs = {key: Output.from_line(prediction, line) for key, prediction, line in read_outputs(folder)}
+    outputs = {prediction.sample_id: Output.from_line(prediction, line) for _, prediction, line in read_outputs(folder)}
     fix = f"Score it again: python -m evaluation.score {folder}"
     if not isinstance(result, dict) or result.get("score_version") != SCORE_VERSION:
         raise UserError(f"{path}: expected a result of score version {SCORE_VERSION}, got another one. {fix}")
@@ -103,8 +103,7 @@ def read_run(folder: Path, baseline: bool) -> FinishedRun:
     arguments = result.get("arguments", {})
     parts = [arguments.get("model_name_or_path") or folder.name, arguments.get("lora_path")]
     name = " + ".join(Path(str(part)).name for part in parts if part)
-    by_sample = {output.prediction.sample_id: output for output in outputs.values()}
-    return FinishedRun(folder, name, baseline, result, by_sample)
+    return FinishedRun(folder, name, baseline, result, outputs)
 
 
 def read_runs(folders: Sequence[Path]) -> list[FinishedRun]:

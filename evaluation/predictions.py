@@ -48,18 +48,24 @@ def read_predictions(path: Path | str) -> dict[str, Prediction]:
 def read_outputs(path: Path | str) -> Iterator[tuple[str, Prediction, Line]]:
     """Yield (key, prediction, line) for every output line of a directory, files by name; a key can occur several times.
 
-    A truncated last line is skipped; any other line that is not an output line is an error.
+    A truncated last line is skipped; any other line that is not an output line is an error, and so are lines of a sample with
+    different keys, which were answered with different settings.
     """
     folder = require(path, "a directory with outputs of a run", "run test.py first")
     if not (files := chunk_paths(folder / "outputs.jsonl")):
         raise UserError(f"{folder}: expected outputs*.jsonl, got none. Run test.py first.")
+    keys: dict[str, str] = {}
     for file in files:
         for offset, line in read_jsonl(file):
             try:
-                yield *parse_output(line), line
+                key, prediction = parse_output(line)
             except UserError as error:
                 number = file.read_bytes()[:offset].count(b"\n") + 1
                 raise UserError(f"{file}, line {number}: {error} Remove the line and resume the run.") from None
+            if keys.setdefault(prediction.sample_id, key) != key:
+                fix = "Evaluate each setting in a directory of its own, or start afresh with --overwrite"
+                raise UserError(f"{folder}: expected outputs of one setting, got a sample answered with several. {fix}.")
+            yield key, prediction, line
 
 
 def parse_output(line: Mapping[str, Any]) -> tuple[str, Prediction]:

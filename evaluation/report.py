@@ -22,9 +22,9 @@ from evaluation import page
 from evaluation.finished_runs import FinishedRun, Output, compare_runs, read_runs
 from evaluation.predictions import Prediction
 from evaluation.published import PUBLISHED
-from evaluation.score import main_metric, mean_over_tasks
+from evaluation.score import main_metric, mean_over_tasks, risk_predictions
 from mimiciv_dataset.events import EVENTS
-from mimiciv_dataset.tasks import ALL_TASKS, TASKS, YES
+from mimiciv_dataset.tasks import ALL_TASKS, TASKS
 from pipeline.cli import Parser, at_least
 from pipeline.cli import run as run_command
 from pipeline.files import atomic_path
@@ -94,6 +94,9 @@ def warnings(runs: Sequence[FinishedRun]) -> list[page.Content]:
     for run in models:
         if missing := run.result.get("missing"):
             texts.append(f"{run.name}: {_count(missing, 'sample')} not answered yet; its figures are not final.")
+        if run.result.get("available", 0) > len(run.outputs):
+            number = f"{len(run.outputs):,} of the {run.result['available']:,} samples of its dataset"
+            texts.append(f"{run.name}: a run on {number} (--limit).")
         if noted := [task for task, result in run.tasks.items() if result.get("note")]:
             texts.append(
                 f"{run.name}: p(yes) is missing, in part or whole, in {', '.join(noted)}; without any there is no "
@@ -275,15 +278,17 @@ def roc_and_calibration(runs: Sequence[FinishedRun], tasks: Sequence[str], style
 def roc_points(predictions: Sequence[Prediction], max_points: int = 200) -> list[tuple[float, float]]:
     """The ROC curve as points (1 − specificity, sensitivity), from the highest threshold to the lowest.
 
-    A missing p(yes) counts as 0.5. Empty if there is only one label.
+    The area below the points is the AUROC of the result, as both come from `score.risk_predictions`; more than `max_points`
+    points are thinned out. Empty if there is only one label.
 
     >>> answers = {"yes": 0.9, "no": 0.1}
     >>> roc_points([Prediction("ICU_Stay_7day", (label,), label, p_yes=p) for label, p in answers.items()])
     [(0.0, 0.0), (0.0, 1.0), (1.0, 1.0)]
     """
+    risk = risk_predictions(predictions)
     counts: dict[float, list[int]] = defaultdict(lambda: [0, 0])
-    for prediction in predictions:
-        counts[0.5 if prediction.p_yes is None else prediction.p_yes][prediction.labels[0] == YES] += 1
+    for label, p in zip(risk.labels.tolist(), risk.probabilities.tolist(), strict=True):
+        counts[p][label] += 1
     no, yes = map(sum, zip(*counts.values(), strict=True))
     if not no or not yes:
         return []

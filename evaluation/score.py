@@ -2,7 +2,8 @@
 
 Reads DIR/outputs*.jsonl, writes DIR/result.json and prints a table. Only the reply, p_yes and task_info of an output line
 are used, so that old outputs can be scored again after a change of the answer-reading rules. Of several lines with the same
-key the last one counts; a truncated last line is skipped. The exit code is 1 if samples are missing.
+key the last one counts; a truncated last line is skipped. Outputs of other samples or of several settings are an error. The
+exit code is 1 if samples are missing.
 """
 
 from __future__ import annotations
@@ -13,17 +14,18 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from evaluation.predictions import Prediction, read_predictions
 from mimiciv_dataset.patients import DATA_USE
 from mimiciv_dataset.tasks import ALL_TASKS, YES
 from pipeline.cli import Parser, at_least, run
+from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
 from pipeline.progress import format_table
-from pipeline.provenance import git_revision
+from pipeline.provenance import digest_lines, git_revision
 
 if TYPE_CHECKING:
     import numpy as np
@@ -99,18 +101,34 @@ def _score_task(name: str, predictions: Sequence[Prediction]) -> tuple[dict[str,
     return result, {metric: partial(mean, values) for metric, values in scores.items()}
 
 
-def _score_risk(predictions: Sequence[Prediction]) -> tuple[dict[str, Any], dict[str, Statistic]]:
-    """`_score_task` of a yes/no task.
+class RiskPredictions(NamedTuple):
+    """The predictions of a yes/no task as arrays of shape (n,).
 
-    A prediction without a readable answer (prompt too long, reply cut off, neither yes nor no) counts as wrong, and is
-    assigned the worst-case probability (1 where the label is no, 0 where it is yes) in the metrics of probabilities. With
-    0.5 it would rank above the answers of a model that rarely says yes. A prediction whose answer is readable but has no
-    p_yes is assigned 0.5; a text answer is never turned into a probability. The metrics of probabilities are None if no
-    readable prediction has p_yes.
+    Attributes:
+        labels: whether the label is yes.
+        readable: whether there is a readable answer; there is none if the prompt was too long, the reply was cut off, or says
+            neither yes nor no.
+        predicted: whether the answer is yes; without a readable one, the wrong answer.
+        probabilities: p_yes. 0.5 for a readable answer without p_yes, as a text answer is never turned into a probability.
+            Without a readable answer the worst case, 1 where the label is no and 0 where it is yes: 0.5 would rank above the
+            answers of a model that rarely says yes.
+        without_p_yes: number of readable answers without p_yes.
+        has_p_yes: whether any complete reply has p_yes; if not, the metrics of probabilities are undefined.
     """
+
+    labels: np.ndarray
+    readable: np.ndarray
+    predicted: np.ndarray
+    probabilities: np.ndarray
+    without_p_yes: int
+    has_p_yes: bool
+
+
+def risk_predictions(predictions: Sequence[Prediction]) -> RiskPredictions:
+    """The predictions of a yes/no task as arrays: the only place that decides how missing answers count."""
     import numpy as np
 
-    from evaluation.metrics import accuracy, auprc, auroc, brier, calibration, f1_binary, predicts_yes
+    from evaluation.metrics import predicts_yes
 
     labels = np.array([prediction.labels[0] == YES for prediction in predictions])
     answers: list[bool | None] = []
@@ -126,13 +144,25 @@ def _score_risk(predictions: Sequence[Prediction]) -> tuple[dict[str, Any], dict
     readable = np.array([answer is not None for answer in answers])
     predicted = np.where(readable, [bool(answer) for answer in answers], ~labels)
     probabilities = np.where(readable, [0.5 if p_yes is None else p_yes for p_yes in known], ~labels)
+    without = sum(p_yes is None and answer is not None for p_yes, answer in zip(known, answers, strict=True))
+    has_p_yes = not num_complete or any(p_yes is not None for p_yes in known)
+    return RiskPredictions(labels, readable, predicted, probabilities, without, has_p_yes)
+
+
+def _score_risk(predictions: Sequence[Prediction]) -> tuple[dict[str, Any], dict[str, Statistic]]:
+    """`_score_task` of a yes/no task. The metrics of probabilities are None if no complete reply has p_yes."""
+    import numpy as np
+
+    from evaluation.metrics import accuracy, auprc, auroc, brier, calibration, f1_binary
+
+    labels, readable, predicted, probabilities, without, has_p_yes = risk_predictions(predictions)
     result: dict[str, Any] = {"positives": int(labels.sum()), "invalid": float(np.mean(~readable))}
     statistics = {"accuracy": partial(accuracy, labels, predicted), "f1": partial(f1_binary, labels, predicted)}
-    if num_complete and all(p_yes is None for p_yes in known):
+    if not has_p_yes:
         note = "no p_yes in these outputs: AUROC and the other metrics of probabilities are not defined"
         undefined = ("auroc", "auroc_ci", "auprc", "auprc_ci", "brier", "brier_ci", "ece")
         return result | dict.fromkeys(undefined) | {"note": note}, statistics
-    if without := sum(p_yes is None and answer is not None for p_yes, answer in zip(known, answers, strict=True)):
+    if without:
         result["note"] = f"{without} of {len(predictions)} rows without p_yes count as 0.5"
     bins, ece = calibration(labels, probabilities)
     ranking = {"auroc": auroc, "auprc": auprc}
@@ -200,13 +230,19 @@ def mean_over_tasks(values: Sequence[float], replicates: Sequence[np.ndarray]) -
 
 
 def score_dir(
-    path: Path | str, resamples: int = 1000, seed: int = 0, expected: int | None = None, extra: Mapping[str, Any] | None = None
+    path: Path | str,
+    resamples: int = 1000,
+    seed: int = 0,
+    samples: Collection[str] | None = None,
+    expected: int | None = None,
+    extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Score the outputs in a directory and write its result.json.
 
     Args:
         path: directory with outputs*.jsonl.
         resamples, seed: of the bootstrap over patients.
+        samples: identities (`sample_id`) of all samples of the dataset; None: an earlier result.json has their number.
         expected: number of samples there should be; None: the number in an earlier result.json, if there is one.
         extra: further keys of the result (arguments, versions, …), added to those of an earlier result.json.
 
@@ -214,7 +250,11 @@ def score_dir(
         The content of result.json: `tasks.<task>` with n, patients, the task's metrics as fractions, each with
         `<metric>_ci` [low, high], `invalid` (share of replies without a readable answer) and `unanswerable` (share of
         decision samples with a correct answer outside the candidates); `macro.paper` and `macro.released` (see `_macro`);
-        `missing` (number of expected samples without an output); and the settings of the scoring.
+        `available` (number of samples of the dataset), `expected` (number of those that were to be answered) and `missing`
+        (number of those without an output); and the settings of the scoring.
+
+    Raises:
+        UserError: there are outputs of other samples, more outputs than samples, or several of a sample.
     """
     predictions = read_predictions(path)
     target = Path(path) / "result.json"
@@ -222,12 +262,32 @@ def score_dir(
     kept = {key: value for key, value in earlier.items() if key not in _COMPUTED} if isinstance(earlier, dict) else {}
     if expected is not None:
         kept["expected"] = expected
+    if samples is not None:
+        kept["available"] = len(samples)
+    answered = {prediction.sample_id for prediction in predictions.values()}
+    _check_samples(Path(path), answered, kept, samples)
     result = score_predictions(predictions.values(), resamples, seed)
     result["missing"] = max(0, (kept.get("expected") or 0) - len(predictions))
+    kept["samples_digest"] = digest_lines(list(answered))
     result |= {"score_version": SCORE_VERSION, "git": git_revision(), "resamples": resamples, "seed": seed}
     result |= {"data_use": DATA_USE} | kept | dict(extra or {})
     write_json(target, result)
     return result
+
+
+def _check_samples(folder: Path, answered: set[str], earlier: Mapping[str, Any], samples: Collection[str] | None) -> None:
+    """Compare the identities of the outputs with the samples of the run, or with what an earlier result.json says of them."""
+    most = earlier.get("available") or earlier.get("expected")
+    if samples is not None:
+        same_run = answered.issubset(samples)
+    elif len(answered) == earlier.get("expected"):
+        same_run = earlier.get("samples_digest") in (None, digest_lines(list(answered)))
+    else:
+        same_run = most is None or len(answered) <= most
+    if not same_run:
+        expected = f"expected outputs of the run's samples only (at most {most:,})"
+        fix = "Remove the lines of other runs, or start afresh with --overwrite"
+        raise UserError(f"{folder}: {expected}, got {len(answered):,}, others among them. {fix}.")
 
 
 def format_result(result: Mapping[str, Any]) -> str:
@@ -252,6 +312,8 @@ def format_result(result: Mapping[str, Any]) -> str:
         if macro["missing"]:
             names = macro["missing"] if len(macro["missing"]) <= 12 else [f"{len(macro['missing'])} tasks"]
             lines.append(f"  without a value: {', '.join(names)}")
+    if result.get("available", 0) > (answered := sum(values["n"] for values in result["tasks"].values())):
+        lines.append(f"samples: {answered:,} of the {result['available']:,} of the dataset")
     if result.get("missing"):
         lines.append(f"missing samples: {result['missing']:,} of {result['expected']:,}")
     return "\n".join(lines)

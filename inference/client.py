@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 
+LIST_TIMEOUT = 10.0  # seconds to wait for the list of models
 MAX_TRIES = 7  # of a request, before its error is reported
 MAX_WAIT = 60.0  # seconds between two tries, unless the server asks for more
 # Statuses that every other request would get too, so that the run ends, and what to do about them.
@@ -38,6 +39,16 @@ FATAL = {
     403: f"expected a key that may use this model, got a refusal. Check the key in ${KEY_VARIABLE}.",
     404: "expected this model and endpoint on the server, got neither. Check the URL (…/v1) and the name of the model.",
 }
+# Terms of error messages that are logged although the request may have them too.
+COMMON_TERMS = frozenset(
+    re.findall(
+        r"\w+",
+        "a an and any are as at be by can cannot could does exceed exceeded exceeds expected failed following for "
+        "found from got has have in input invalid is it length limit logprobs long longer longest maximum model "
+        "must no not of on only or output please prompt request requested requests s server should support "
+        "supported t than that the this to token tokens too unsupported use value was with you your ",
+    )
+)
 RETRIED = {408, 409, 425, 429}  # statuses that another try may not get; and all from 500 on
 MAX_FAILURES = 20  # requests that failed in all tries before a run ends: the first ones, or consecutive ones later on
 
@@ -50,6 +61,7 @@ class Request:
     body: dict[str, Any]
     tokens: int = 0  # of prompt and reply, estimated, for a limit of tokens a minute; the server's count corrects it
     text: str = ""  # of the prompt, if the body has its token ids: no message of the server that quotes it is logged
+    refusable: bool = False  # a refusal (HTTP 4xx) is an answer that the sender deals with, not a failure
 
 
 @dataclass(frozen=True)
@@ -123,6 +135,32 @@ class Client:
         timeout = self.settings.timeout
         return AsyncOpenAI(base_url=self.url, api_key=key or "none", max_retries=0, timeout=timeout, http_client=http)
 
+    def list_models(self) -> list[dict[str, Any]]:
+        """The models that the server lists; none if it does not list them.
+
+        Raises:
+            UserError: nothing answers at the URL, or the key is refused.
+        """
+        import openai
+
+        async def ask() -> list[dict[str, Any]]:
+            self._openai = self._openai or self._connect()
+            page = await self._openai.with_options(timeout=LIST_TIMEOUT).models.list()
+            return [model.model_dump() for model in page.data]
+
+        try:
+            return self._runner.run(ask())
+        except openai.APIStatusError as error:
+            if error.status_code in (401, 403):
+                raise UserError(f"{self.url}: HTTP {error.status_code}: {FATAL[error.status_code]}") from None
+        except openai.APIConnectionError as error:
+            if type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout"):  # openai names no class for them
+                fix = "Start the server, or check host and port of --url"
+                raise UserError(f"{self.url}: expected a server, got no connection. {fix}.") from None
+        except (openai.OpenAIError, ValueError, TypeError, AttributeError):  # another kind of reply
+            pass
+        return []
+
     def send(self, requests: Iterable[Request]) -> Iterator[tuple[int, Reply]]:
         """Send requests and yield (position, reply) as replies come.
 
@@ -152,7 +190,7 @@ class Client:
                     position, request = item
                     reply = await self._ask(request)
                     replies.put_nowait((position, reply))
-                    self._check(reply)
+                    self._check(request, reply)
             finally:
                 replies.put_nowait(None)
 
@@ -194,10 +232,7 @@ class Client:
         """Send a request once, when limits and pauses allow it; a `RequestError` if there is no usable response."""
         import openai
 
-        await self._pause()
-        await self._tokens.take(request.tokens)
-        await self._requests.take()
-        await self._pause()
+        await self._take_turn(request.tokens)
         self.usage.requests += 1
         endpoint = self._openai.chat.completions if request.endpoint == "chat" else self._openai.completions
         try:
@@ -225,21 +260,32 @@ class Client:
             self._tokens.correct((response.usage.total_tokens or 0) - request.tokens)
         return response
 
-    def _check(self, reply: Reply) -> None:
+    def _check(self, request: Request, reply: Reply) -> None:
         """End a run that makes no progress: no request was ever answered, or the server has gone away."""
         if reply.response is not None:
             self._answered, self._consecutive_failures = True, 0
             return
-        self._failures += 1
         status = re.match(r"HTTP (4\d\d)", reply.error)  # may be the fault of the request, unless it was worth retrying
+        if status and request.refusable:
+            return
+        self._failures += 1
         self._consecutive_failures += status is None or int(status[1]) in RETRIED
         if self._consecutive_failures >= MAX_FAILURES or (self._failures >= MAX_FAILURES and not self._answered):
             fix = "Fix the cause and run the same command again to resume"
             raise UserError(f"{self.url}: expected replies, got errors only, such as {reply.error}. {fix}.")
 
-    async def _pause(self) -> None:
-        while (pause := self._resume_at - time.monotonic()) > 0:
-            await asyncio.sleep(pause)
+    async def _take_turn(self, tokens: int) -> None:
+        """Wait until the limits and the pauses that the server asked for allow a request."""
+        while True:
+            while (pause := self._resume_at - time.monotonic()) > 0:
+                await asyncio.sleep(pause)
+            await self._tokens.take(tokens)
+            await self._requests.take()
+            if self._resume_at <= time.monotonic():
+                return
+            # A pause began meanwhile: take another turn after it, or all that wait would be sent at once when it ends.
+            self._tokens.correct(-tokens)
+            self._requests.correct(-1)
 
     def close(self) -> None:
         """Close the connections."""
@@ -309,17 +355,21 @@ def retry_after(headers: Any) -> float | None:
 
 
 def error_message(body: Any, request: Request) -> str:
-    """The error message of a server, shortened for the log, and replaced if it quotes the request, which is patient text.
+    """The error message of a server, shortened for the log, without the terms that the request has too: it is patient text.
 
-    >>> request = Request("completions", {"prompt": [17, 4, 22]}, text="An old man with chest pain")
-    >>> error_message({"message": "too many tokens: 9000"}, request)
-    'too many tokens: 9000'
-    >>> error_message({"message": "bad: old man with chest pain"}, request)
-    '(a message that repeats the prompt)'
+    Terms of `COMMON_TERMS` are kept.
+
+    >>> request = Request("completions", {"prompt": [17, 4, 22]}, text="An old man with chest pain, 9000 units of heparin")
+    >>> error_message({"message": "too many tokens: the prompt has 40000"}, request)
+    'too many tokens: the prompt has 40000'
+    >>> error_message({"message": "cannot parse 'Heparin' at 9000"}, request)
+    "cannot parse '…' at …"
     """
     message = str((body.get("message") if isinstance(body, dict) else body) or "no message")
-    terms = re.findall(r"\w+", message)
-    prompt = " ".join(re.findall(r"\w+", str([request.text, request.body.get("messages")])))
-    if any(" ".join(terms[i : i + 4]) in prompt for i in range(len(terms) - 3)):
-        return "(a message that repeats the prompt)"
-    return " ".join(message.split())[:200]
+    prompt = f"{request.text} {request.body.get('messages', '')}".casefold()
+
+    def shown(term: re.Match[str]) -> str:
+        text = term[0].casefold()
+        return term[0] if text in COMMON_TERMS or text not in prompt else "…"
+
+    return " ".join(re.sub(r"\w+", shown, message).split())[:200]

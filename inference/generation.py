@@ -10,8 +10,9 @@ import json
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from inference.answers import read_items, split_reasoning
 from inference.backends import Backend, Generation, Query
@@ -174,43 +175,60 @@ def after_reasoning(prompt: str, reply: str) -> str | None:
     return f"{prompt}{before}</think>\n\n" if closed else None
 
 
-def finished_keys(path: Path, meter: Meter | None = None) -> set[str]:
-    """Keys of the prompts that have a reply, in the logs of all chunks of `path`; a meter counts the cost of all lines."""
+def finished_keys(path: Path, meter: Meter | None = None, name: str = "key") -> set[str]:
+    """The field `name` of each line that has a reply, in the logs of all chunks of `path`; a meter counts all lines' cost."""
     keys = set()
     for file in chunk_paths(path):
         for number, (_, line) in enumerate(read_jsonl(file), 1):
-            if "key" not in line:
-                raise UserError(f"{file}, line {number}: expected a key, got none. Remove that line and run again.")
+            if name not in line:
+                raise UserError(f"{file}, line {number}: expected a field {name}, got none. Remove that line and run again.")
             if meter:
                 meter.add_earlier(line)
             if line.get("error") in (None, TOO_LONG):
-                keys.add(line["key"])
+                keys.add(line[name])
     return keys
 
 
 # --- prompts and lines of samples
 
 
-DatasetRow = tuple["MIMICIV", int]  # a sample: its dataset, and its position there
+class DatasetRow(NamedTuple):
+    """A sample: its dataset, its position there, and its identity, which is unique among the samples of a run."""
+
+    dataset: MIMICIV
+    index: int
+    sample_id: str
+
+    @property
+    def row(self) -> Line:
+        return self.dataset.row(self.index)
 
 
 def read_samples(root_dir: Path, names: str, prompt: PromptSettings) -> list[DatasetRow]:
-    """The samples of index files (comma-separated names); a row that appears several times is one sample."""
+    """The samples of index files (comma-separated names), one of each task in turn.
+
+    Tasks are in the order of the task registry, and the samples of a task in the order of the files. So the first N samples
+    are balanced over tasks, and among the first N + 1. A row that appears several times is one sample.
+    """
     from mimiciv_dataset.mimiciv import MIMICIV
 
-    samples: dict[tuple[str, int | None], DatasetRow] = {}
+    by_task: dict[str, dict[str, DatasetRow]] = {name: {} for name in ALL_TASKS}
+    positions: dict[str, int | None] = {}  # sample_id → `idx` of its row
     fix = "make one with mimiciv_dataset/data_index_gen.py"
     for path in [require(name, "an index CSV or JSONL", fix) for name in names.split(",")]:
         options = {"instructions": prompt.instructions, "as_known": prompt.as_known}
         dataset = MIMICIV(root_dir, path, lazzy_mode=True, shuffle=False, **options)
         for index in range(len(dataset)):
             row = dataset.row(index)
-            info = row.get("task_info", {}) | row
-            number = row.get("idx") if info.get("subject_id") is None else None  # patients unknown: texts may repeat
-            samples.setdefault((sample_id(info), number), (dataset, index))
-    if not samples:
+            info, task = row.get("task_info", {}) | row, dataset.task(row).name
+            identity, idx = sample_id(info | {"task": task}), row.get("idx")
+            if None in map(info.get, ID_COLUMNS[1:]) and positions.setdefault(identity, idx) != idx:
+                identity = f"{identity}#{idx}"  # patient or window is unknown, and two rows read the same
+            by_task[task].setdefault(identity, DatasetRow(dataset, index, identity))
+    turns = zip_longest(*(of_task.values() for of_task in by_task.values()))
+    if not (samples := [sample for sample in chain.from_iterable(turns) if sample is not None]):
         raise UserError(f"{names}: expected samples, got none. Give an index file with rows.")
-    return list(samples.values())
+    return samples
 
 
 @dataclass(frozen=True)
@@ -230,8 +248,8 @@ class Prompter:
         self.dataset, self.builder, self.settings = dataset, builder, settings
         self.reply_settings = reply_settings(settings)
 
-    def __call__(self, index: int) -> SamplePrompt:
-        """The prompt of sample `index`."""
+    def __call__(self, index: int, identity: str | None = None) -> SamplePrompt:
+        """The prompt of sample `index`; `identity` is its `DatasetRow.sample_id`, by default that of its row alone."""
         sample, text = self.dataset.with_text(index)
         info, flags = sample["task_info"], self.settings.prompt
         reasoning = info.get("reasoning") if flags.oracle_reasoning else ""
@@ -246,7 +264,7 @@ class Prompter:
         hashes = {"input_sha256": sha256(sample["input"]), "prompt_sha256": sha256(prompt.text)}
         line = {
             "key": sha256(json.dumps([*window, idx, hashes["prompt_sha256"], self.reply_settings])),
-            "sample_id": sample_id(info | hashes),
+            "sample_id": identity or sample_id(info | hashes),
             "task_info": {name: value for name, value in info.items() if name != "reasoning"},
             "candidates": sample["candidates"],
             "mode": prompt.mode,

@@ -18,7 +18,6 @@ from inference.p_yes import p_yes_from_top_tokens, yes_no_tokens
 from inference.prompts import ChatPromptBuilder, PromptBuilder
 from inference.settings import InferenceSettings
 from mimiciv_dataset.tasks import NO, YES
-from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from openai.types import CompletionChoice
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TOP_LOGPROBS = 20  # most likely tokens of a position that servers are asked for: the maximum that APIs allow
+MAX_REFUSALS = 3  # of requests for log-probabilities before a server is taken for one that gives none
 TOKEN_ID = "token_id:"
 
 
@@ -38,10 +38,7 @@ class OpenAIBackend:
         self.decoding = settings.decoding
         self.continues = not server.chat
         self._model = model.model_name_or_path
-        self._gives_logprobs = True
-        if model.lora_path:
-            fix = "Load it into the server, and give its name there as --model_name_or_path"
-            raise UserError(f"--lora_path: expected no adapter with --url, got one. {fix}.")
+        self._num_scored, self._refusals = 0, 0  # requests for log-probabilities that were answered, or refused
         if server.chat:
             tokenizer = load_tokenizer(server.tokenizer) if server.tokenizer else None
             self.builder: PromptBuilder = ChatPromptBuilder(tokenizer)
@@ -73,7 +70,8 @@ class OpenAIBackend:
                 number, query = next(numbered, (None, None))
                 if query is None:
                     return
-                score = query.score and self._gives_logprobs
+                # A server that has never given any, and refused them several times, is not asked for them again.
+                score = query.score and (self._num_scored > 0 or self._refusals < MAX_REFUSALS)
                 sent[position] = number, query.prompt, score
                 temperature = 0.0 if query.score else self.decoding.temperature
                 yield self._request(query.prompt, 1 if score else self.decoding.max_new_tokens, temperature, score)
@@ -82,11 +80,12 @@ class OpenAIBackend:
             for position, reply in self.client.send(requests()):
                 number, prompt, score = sent.pop(position)
                 if reply.response is None and score and "logprobs" in reply.error:  # as hosted reasoning models answer
-                    self._gives_logprobs = False
+                    self._refusals += 1
                     unscored.append((number, prompt))
                 elif reply.response is None:
                     yield number, Generation("", "error", error=reply.error)
                 elif score:
+                    self._num_scored += 1
                     p_yes = p_yes_from_top_tokens(self._form.first_position(reply.response.choices[0]))
                     if p_yes is None:
                         unscored.append((number, prompt))
@@ -109,7 +108,7 @@ class OpenAIBackend:
         if self.decoding.n is not None:
             body["n"] = self.decoding.n
         tokens = self.builder.tokens(prompt) + max_new_tokens * (self.decoding.n or 1) if self.client.settings.max_tpm else 0
-        return Request(self._form.endpoint, body, tokens, prompt)
+        return Request(self._form.endpoint, body, tokens, prompt, refusable=score)
 
 
 class CompletionForm:

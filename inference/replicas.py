@@ -55,7 +55,7 @@ def run_replicas(argv: Sequence[str], model: ModelSettings, output: Path, num_sa
             flags += [] if model.tensor_parallel_size else ["--tensor_parallel_size", "1"]
             environment = os.environ | ({"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {})
             with log.open("wb") as file:
-                command = [sys.executable, str(TEST), *argv, *flags]
+                command = [sys.executable, str(TEST), *(word for word in argv if word != "--overwrite"), *flags]
                 process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
             processes[process] = log
         sizes: dict[Path, int] = {}

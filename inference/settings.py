@@ -144,6 +144,9 @@ class InferenceSettings:
             raise UserError("--chat, --tokenizer: expected --url with them, got none.")
         if server.url is not None and model.use_vllm:
             raise UserError("--url, --use_vllm: expected one of them, got both. With --url the server runs the model.")
+        if server.url is not None and model.lora_path:
+            fix = "Load it into the server, and give its name there as --model_name_or_path"
+            raise UserError(f"--lora_path: expected no adapter with --url, got one. {fix}.")
         if server.chat and prompt.oracle_reasoning:
             raise UserError("--oracle_reasoning: expected prompts that can hold the start of the reply, got --chat.")
         tokens = flags["max_new_tokens"] or (4096 if prompt.think_prompt else 2048)

@@ -5,13 +5,34 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LogitsProcessor, LogitsProcessorList
 
 from inference import backends
 from inference.backends import Generation, LocalBackend, load_tokenizer, reading_model
 from inference.p_yes import yes_no_tokens
 from inference.prompts import PromptBuilder
 from inference.settings import DecodingSettings, InferenceSettings
+from pipeline.files import sha256
+
+
+class SeededSampling(LogitsProcessor):
+    """Makes greedy decoding sample: each prompt of a batch draws from a generator of its own, seeded by its text.
+
+    The largest of logits / temperature + Gumbel noise is distributed as the softmax (Gumbel 1954; the "Gumbel-max trick"). So
+    a reply depends on prompt and seed only, not on its batch or on the prompts before.
+    """
+
+    def __init__(self, prompts: Sequence[str], decoding: DecodingSettings, device: torch.device) -> None:
+        self.temperature, self.device = decoding.temperature, device
+        seeds = [int(sha256(f"{decoding.seed or 0} {prompt}")[:15], 16) for prompt in prompts]
+        self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Scores of shape (batch, vocabulary) with noise."""
+        options = {"device": self.device, "dtype": torch.float32}
+        uniform = [torch.rand(scores.shape[1], generator=generator, **options) for generator in self.generators]
+        exponential = -torch.log(torch.stack(uniform).clamp_min(torch.finfo(torch.float32).tiny))
+        return scores.float() / self.temperature - torch.log(exponential)
 
 
 class TransformersBackend(LocalBackend):
@@ -36,7 +57,6 @@ class TransformersBackend(LocalBackend):
             with reading_model(model.lora_path, ValueError):
                 self.model = PeftModel.from_pretrained(self.model, model.lora_path)
         self.model.eval()
-        torch.manual_seed(settings.decoding.seed or 0)
         self._end_ids = backends.end_token_ids(self.tokenizer, self.model.generation_config.eos_token_id)
         self._yes, self._no = yes_no_tokens(self.tokenizer)
 
@@ -54,13 +74,15 @@ class TransformersBackend(LocalBackend):
 
     @torch.inference_mode()
     def generate(self, prompts: Sequence[str], decoding: DecodingSettings) -> Iterator[tuple[int, Generation]]:
-        sampling = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-        if decoding.temperature > 0:
-            sampling = {"do_sample": True, "temperature": decoding.temperature, "top_p": 1.0, "top_k": 0}
         for rows, batch in self._batches(prompts):
+            noise = SeededSampling([prompts[row] for row in rows], decoding, self.model.device)
             output = self.model.generate(
                 **batch,
-                **sampling,
+                do_sample=False,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                logits_processor=LogitsProcessorList([noise] if decoding.temperature > 0 else []),
                 max_new_tokens=decoding.max_new_tokens,
                 eos_token_id=self._end_ids,
                 pad_token_id=self.tokenizer.pad_token_id,

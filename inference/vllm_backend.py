@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from importlib.util import find_spec
 from typing import Any
 
 from inference.backends import Generation, LocalBackend, decoded, end_token_ids, load_tokenizer
+from inference.checks import check_vllm
 from inference.p_yes import p_yes_from_logprobs, yes_no_tokens
 from inference.prompts import PromptBuilder
 from inference.settings import DecodingSettings, InferenceSettings, ModelSettings
@@ -30,9 +30,7 @@ class VLLMBackend(LocalBackend):
     window = 512
 
     def __init__(self, settings: InferenceSettings) -> None:
-        if find_spec("vllm") is None:
-            fix = "Install requirements.txt (GPU) or requirements-cpu.txt, or omit --use_vllm"
-            raise UserError(f"--use_vllm: expected the package vllm, got none. {fix}.")
+        check_vllm()
         import torch
 
         model, self.decoding = settings.model, settings.decoding

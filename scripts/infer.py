@@ -17,6 +17,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from inference.checks import check_inference
 from inference.settings import InferenceSettings, add_inference_flags, parse_model
 from mimiciv_dataset.tasks import TASKS, load_instructions
 from pipeline.cli import Parser, run
@@ -40,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not (flags["task"] or flags["instruction"]):
         raise UserError("infer.py: expected a question, got neither --task nor --instruction. Give one of them.")
     settings = InferenceSettings.from_flags(flags)
+    check_inference(settings)
     input_text = read_input(flags["record"])
     task = TASKS[flags["task"]] if flags["task"] else None
     instruction = flags["instruction"] or load_instructions(settings.prompt.instructions)[task.name]
@@ -97,4 +99,4 @@ def read_input(name: str) -> str:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, resume="Run the same command again.")

@@ -236,7 +236,9 @@ def test_errors_of_wrong_use(tmp_path: Path) -> None:
         main([str(tmp_path / "no")])
     stale = write_run(tmp_path / "stale", tasks=SOME)
     with (stale / "outputs.jsonl").open("a", encoding="utf-8") as file:
-        file.write((stale / "outputs.jsonl").read_text(encoding="utf-8").splitlines()[0].replace("tiny emar 0", "new") + "\n")
+        line = json.loads((stale / "outputs.jsonl").read_text(encoding="utf-8").splitlines()[0])
+        line["task_info"]["subject_id"] = "new"
+        file.write(json.dumps(line | {"key": "new"}) + "\n")
     with pytest.raises(UserError, match=r"145 outputs .* got 144. .*python -m evaluation.score"):
         main([str(stale)])
     old = write_run(tmp_path / "old", tasks=SOME)

