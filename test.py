@@ -86,8 +86,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         remove_outputs(folder)
     finished = finished_keys(outputs, name="sample_id")
     pending = [sample for sample in samples if sample.sample_id not in finished]
-    sources = [*dataset_sources(sample.dataset for sample in available), *model_sources(settings, folder)]
-    made_with = evaluation_settings(settings, wording)
+    sources = [
+        *dataset_sources(sample.dataset for sample in available),
+        *model_sources(settings, folder, finished=not pending),
+    ]
+    made_with = evaluation_settings(settings, wording) | {"samples": len(available)}
     provenance = Provenance(folder, "test.py", sources, made_with, RULES, cli.arguments)
     provenance.begin(used=bool(chunk_paths(outputs)), extend=bool(pending))
 

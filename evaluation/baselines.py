@@ -1,7 +1,7 @@
 """Answer the samples of a finished run with simple baselines, which a model should beat.
 
-Reads DIR (the --output_path of test.py) and writes DIR/baselines/<name>/, each with outputs.jsonl, run.json and result.json
-like a run; `python -m evaluation.report DIR` shows them beside the run.
+Reads DIR (the --output_path of test.py) and writes DIR/baselines/<name>/, each with outputs.jsonl and result.json like a
+run; `python -m evaluation.report DIR` shows them beside the run.
 
   majority             the most frequent answers in training rows, as many as the median row has; for risk tasks the share
                        of yes in training rows as p(yes) of every sample
@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages 
 
 import json
 import math
+import shutil
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -32,11 +33,13 @@ from typing import TYPE_CHECKING, Any
 from evaluation.predictions import read_outputs, sample_id_of_output
 from mimiciv_dataset.index_files import clean_id, clean_position, parse_target, sample_id
 from mimiciv_dataset.patients import read_subject_ids
+from mimiciv_dataset.sources import index_mapping_source, index_sources, patients_source, trajectories_source
 from mimiciv_dataset.tasks import NO, TASKS, YES
 from pipeline.cli import ROOT_DIR, Parser, at_least, run
 from pipeline.errors import UserError
-from pipeline.files import Line, atomic_path, read_json, require, write_json
+from pipeline.files import Line, atomic_path, read_json, require
 from pipeline.progress import Summary, progress
+from pipeline.provenance import Provenance, Source, digest_lines
 from pipeline.work import map_lines
 
 if TYPE_CHECKING:
@@ -46,7 +49,10 @@ if TYPE_CHECKING:
 IndexRows = list[dict[str, Any]]
 Answers = Iterator[tuple[Line, str, float | None]]  # lines of the run, the baseline's replies, and p(yes) for risk tasks
 
+STEP = "evaluation/baselines.py"
+RULES = 1  # see `pipeline.provenance`
 FOLDER = "baselines"
+SAMPLES = "samples"  # name of the run's samples among the inputs of a baseline
 PATIENTS_PER_PART = 200
 
 # Fields of the run's output lines that the baselines' lines have too; those about prompts and replies are left out.
@@ -55,7 +61,7 @@ COPIED = ("key", "sample_id", "task_info", "candidates", "input_sha256")
 
 @dataclass(frozen=True)
 class BaselineSettings:
-    """Settings of the command by the names of its flags, recorded in run.json; paths are text."""
+    """Settings of the command by the names of its flags, recorded in result.json; paths are text."""
 
     dataset_name: str
     root_dir: str
@@ -299,25 +305,39 @@ def output_lines(job: BaselineJob, part: tuple[str, Sequence[str]]) -> Iterator[
         yield {"baseline": name, "line": line | {"outputs": [output], "score": score}}
 
 
-def write_baselines(job: BaselineJob, names: Sequence[str], result: Mapping[str, Any], num_workers: int) -> None:
-    """Write outputs.jsonl, run.json and result.json of each baseline, scored with the settings of the run's `result`."""
-    from evaluation.score import score_dir
-
-    folder, parts = job.run_dir / FOLDER, []
-    for name in names:
+def write_baselines(job: BaselineJob, records: Sequence[Provenance], num_workers: int) -> None:
+    """Write outputs.jsonl of the baselines of these records, which are begun."""
+    parts = []
+    for name in [record.output.name for record in records]:
         members = BASELINES[name][0](job)
         parts += [(name, each) for each in members]
         if not members:
             print(f"{name}: the run has no sample that it can answer, so nothing is written")
-    lines = map_lines(
-        parts, partial(output_lines, job), folder, "baselines", num_workers=num_workers, desc="baselines", unit="part"
-    )
+    folder, work = job.run_dir / FOLDER, partial(output_lines, job)
+    lines = map_lines(parts, work, folder, "baselines", num_workers=num_workers, desc="baselines", unit="part")
+    by_name = {record.output.name: record for record in records}
     for name, of_baseline in groupby(lines, key=lambda line: line["baseline"]):
-        with atomic_path(folder / name / "outputs.jsonl") as temporary, temporary.open("w", encoding="utf-8") as file:
+        path = folder / name / "outputs.jsonl"
+        with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(line["line"], ensure_ascii=False) + "\n" for line in of_baseline)
-        arguments = {"model_name_or_path": name} | asdict(job.settings)
-        write_json(folder / name / "run.json", arguments)
-        score_dir(folder / name, result["resamples"], result["seed"], extra={"arguments": arguments})
+        by_name[name].complete(files=[path])
+
+
+def baseline_sources(lines: Mapping[str, Sequence[Line]], job: BaselineSettings, run_dir: Path, verify: bool) -> list[Source]:
+    """The samples of the run, its index files, the training rows and the patients they are from, and the trajectories."""
+    from evaluation.sources import dataset_sources
+    from mimiciv_dataset.mimiciv import MIMICIV
+
+    root_dir = Path(job.root_dir)
+    answered = [sample_id_of_output(line) for of_task in lines.values() for line in of_task]
+    paths = [Path(name) for name in job.dataset_name.split(",") if name and Path(name).exists()]
+    sources = [Source(SAMPLES, run_dir, digest_lines(answered), is_ancestor=False, by=SAMPLES)]
+    sources += dataset_sources(MIMICIV(root_dir, path, lazzy_mode=True, shuffle=False) for path in paths)
+    if (trajectories := root_dir / "patients_ehr").exists() and "trajectories" not in {source.name for source in sources}:
+        sources += [trajectories_source(trajectories, verify), index_mapping_source(root_dir / "index_mapping", verify)]
+    subjects = read_subject_ids(job.train_subjects)
+    training = index_sources(Path(job.train_index), "training index", verify)
+    return [*sources, *training, patients_source(Path(job.train_subjects), subjects, "training patients")]
 
 
 # --- the command
@@ -334,8 +354,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("--seed", type=int, default=0, help="seed of the draw (0)")
     cli.add_argument("--baselines", nargs="+", choices=BASELINES, default=list(BASELINES), help="only these (all)")
     cli.add_num_workers()
+    cli.add_rerun_flags()
     args = cli.parse_args(argv)
     summary = Summary("baselines")
+    from evaluation.score import score_dir
+
     result = read_json(require(args.dir / "result.json", "the result of a finished run", "run test.py to its end first"))
     arguments = result.get("arguments", {})
     dataset_name = args.dataset_name or arguments.get("dataset_name", "")
@@ -351,10 +374,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     if overlap:
         got, fix = f"got {len(overlap):,} of its patients", "Pass the training patients with --train_subjects"
         raise UserError(f"{settings.train_subjects}: expected patients that are not in the run, {got}. {fix}.")
-    job = BaselineJob(args.dir, lines, training_rows(list(lines), subjects, settings), settings)
-    write_baselines(job, args.baselines, result, args.num_workers)
-    if without := [name for name in lines if name not in job.training]:
-        print(f"no training rows, so only copy_last can answer: {', '.join(without)}")
+    sources = baseline_sources(lines, settings, args.dir, args.verify)
+    made_with = {"max_train": settings.max_train, "seed": settings.seed}
+    folders = [args.dir / FOLDER / name for name in args.baselines]
+    records = [Provenance(folder, STEP, sources, made_with, RULES, cli.arguments, flag="DIR") for folder in folders]
+    begun = [record for record in records if record.begin(args.overwrite, args.verify)]
+    try:
+        if begun:
+            job = BaselineJob(args.dir, lines, training_rows(list(lines), subjects, settings), settings)
+            write_baselines(job, begun, args.num_workers)
+            if without := [name for name in lines if name not in job.training]:
+                print(f"no training rows, so only copy_last can answer: {', '.join(without)}")
+    finally:
+        for record in [record for record in begun if not record.is_complete]:
+            shutil.rmtree(record.output)  # it has no outputs: they are written at once
+    for folder in folders:
+        if folder.exists():
+            arguments = {"model_name_or_path": folder.name} | asdict(settings)
+            score_dir(folder, result["resamples"], result["seed"], extra={"arguments": arguments})
     number = sum(map(len, lines.values()))
     summary.print(f"{', '.join(args.baselines)} on {number:,} samples → {args.dir / FOLDER}", number, "samples")
     return 0

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evaluation.baselines import FOLDER as BASELINES_FOLDER
-from evaluation.predictions import Prediction, read_outputs
+from evaluation.baselines import SAMPLES
+from evaluation.predictions import Prediction, read_outputs, sample_id_of_output
 from evaluation.score import MACRO, SCORE_VERSION, main_statistic
-from mimiciv_dataset.tasks import ALL_TASKS
+from mimiciv_dataset.tasks import ALL_TASKS, TASKS
 from pipeline.errors import UserError
 from pipeline.files import Line, read_json, require, sha256
 from pipeline.progress import progress
+from pipeline.provenance import digest_lines, folder_record, read_record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,10 +102,20 @@ def read_run(folder: Path, baseline: bool) -> FinishedRun:
     scored = sum(values["n"] for values in result["tasks"].values())
     if scored != len(outputs):
         raise UserError(f"{path}: expected a result of the {len(outputs):,} outputs in the directory, got {scored:,}. {fix}")
+    made_for = (read_record(folder_record(folder)) or {}).get("inputs", {}).get(SAMPLES) if baseline else None
+    if made_for and made_for["digest"] != digest_lines(sample_ids(folder.parent.parent)):
+        got = "got one on other samples"
+        raise UserError(f"{folder}: expected a baseline on the samples of the run, {got}. Run {command} --overwrite.")
     arguments = result.get("arguments", {})
     parts = [arguments.get("model_name_or_path") or folder.name, arguments.get("lora_path")]
     name = " + ".join(Path(str(part)).name for part in parts if part)
     return FinishedRun(folder, name, baseline, result, outputs)
+
+
+def sample_ids(folder: Path) -> list[str]:
+    """The identities of the samples of a run that baselines can answer."""
+    lines = (line for _, _, line in read_outputs(folder))
+    return list(dict.fromkeys(sample_id_of_output(line) for line in lines if line["task_info"]["task"] in TASKS))
 
 
 def read_runs(folders: Sequence[Path]) -> list[FinishedRun]:

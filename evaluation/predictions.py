@@ -62,7 +62,8 @@ def read_outputs(path: Path | str) -> Iterator[tuple[str, Prediction, Line]]:
             except UserError as error:
                 number = file.read_bytes()[:offset].count(b"\n") + 1
                 raise UserError(f"{file}, line {number}: {error} Remove the line and resume the run.") from None
-            if keys.setdefault(prediction.sample_id, key) != key:
+            has_identity = bool(line.get("sample_id")) or prediction.subject_id != key  # old lines of rendered data have none
+            if has_identity and keys.setdefault(prediction.sample_id, key) != key:
                 fix = "Evaluate each setting in a directory of its own, or start afresh with --overwrite"
                 raise UserError(f"{folder}: expected outputs of one setting, got a sample answered with several. {fix}.")
             yield key, prediction, line

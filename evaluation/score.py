@@ -25,7 +25,7 @@ from pipeline.cli import Parser, at_least, run
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
 from pipeline.progress import format_table
-from pipeline.provenance import digest_lines, git_revision
+from pipeline.provenance import digest_lines, folder_record, git_revision, read_record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -242,8 +242,8 @@ def score_dir(
     Args:
         path: directory with outputs*.jsonl.
         resamples, seed: of the bootstrap over patients.
-        samples: identities (`sample_id`) of all samples of the dataset; None: an earlier result.json has their number.
-        expected: number of samples there should be; None: the number in an earlier result.json, if there is one.
+        samples: identities (`sample_id`) of all samples of the dataset; None: result.json or the record has their number.
+        expected: number of samples there should be; None: the number in an earlier result.json, or all of the dataset.
         extra: further keys of the result (arguments, versions, …), added to those of an earlier result.json.
 
     Returns:
@@ -259,35 +259,34 @@ def score_dir(
     predictions = read_predictions(path)
     target = Path(path) / "result.json"
     earlier = read_json(target) if target.exists() else {}
-    kept = {key: value for key, value in earlier.items() if key not in _COMPUTED} if isinstance(earlier, dict) else {}
+    earlier = earlier if isinstance(earlier, dict) else {}
+    kept = {key: value for key, value in earlier.items() if key not in _COMPUTED}
     if expected is not None:
         kept["expected"] = expected
     if samples is not None:
         kept["available"] = len(samples)
+    elif "available" not in kept:
+        settings = (read_record(folder_record(Path(path))) or {}).get("settings", {})
+        kept |= {"available": settings["samples"], "expected": settings["samples"]} if "samples" in settings else {}
     answered = {prediction.sample_id for prediction in predictions.values()}
-    _check_samples(Path(path), answered, kept, samples)
+    most = kept.get("available") or kept.get("expected")
+    if samples is not None:
+        same_run = answered.issubset(samples)
+    elif earlier.get("expected") == len(answered):
+        same_run = earlier.get("samples_digest") in (None, digest_lines(answered))
+    else:
+        same_run = most is None or len(answered) <= most
+    if not same_run:
+        needed = f"expected outputs of the run's samples only (at most {most:,})"
+        fix = "Remove the lines of other runs, or start afresh with --overwrite"
+        raise UserError(f"{path}: {needed}, got {len(answered):,}, others among them. {fix}.")
     result = score_predictions(predictions.values(), resamples, seed)
     result["missing"] = max(0, (kept.get("expected") or 0) - len(predictions))
-    kept["samples_digest"] = digest_lines(list(answered))
+    kept["samples_digest"] = digest_lines(answered)
     result |= {"score_version": SCORE_VERSION, "git": git_revision(), "resamples": resamples, "seed": seed}
     result |= {"data_use": DATA_USE} | kept | dict(extra or {})
     write_json(target, result)
     return result
-
-
-def _check_samples(folder: Path, answered: set[str], earlier: Mapping[str, Any], samples: Collection[str] | None) -> None:
-    """Compare the identities of the outputs with the samples of the run, or with what an earlier result.json says of them."""
-    most = earlier.get("available") or earlier.get("expected")
-    if samples is not None:
-        same_run = answered.issubset(samples)
-    elif len(answered) == earlier.get("expected"):
-        same_run = earlier.get("samples_digest") in (None, digest_lines(list(answered)))
-    else:
-        same_run = most is None or len(answered) <= most
-    if not same_run:
-        expected = f"expected outputs of the run's samples only (at most {most:,})"
-        fix = "Remove the lines of other runs, or start afresh with --overwrite"
-        raise UserError(f"{folder}: {expected}, got {len(answered):,}, others among them. {fix}.")
 
 
 def format_result(result: Mapping[str, Any]) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import re
+from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from inference.replicas import gpu_groups, visible_gpus
 from inference.settings import InferenceSettings, ModelSettings
@@ -15,12 +17,13 @@ from pipeline.files import read_json
 
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 WEIGHTS = ("*.safetensors", "*.bin")
+REPORTED = ("id", "root", "parent", "max_model_len")  # fields of a listed model that are not the time of the listing
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 HUB_TIMEOUT = 10.0  # seconds
 
 
 def check_inference(settings: InferenceSettings) -> None:
-    """Check that the model is one, that there is the device, and that the server answers.
+    """Check that the model is one, and that there is the device.
 
     Raises:
         UserError: one of them is unusable.
@@ -33,14 +36,23 @@ def check_inference(settings: InferenceSettings) -> None:
         if model.lora_path:
             check_adapter(model.lora_path)
         check_device(model)
-        return
-    if not server.chat or server.tokenizer:
+    elif not server.chat or server.tokenizer:
         check_tokenizer(server.tokenizer or model.model_name_or_path)
+
+
+def served_model(settings: InferenceSettings) -> dict[str, Any]:
+    """What the server says of its model; empty if it does not list it.
+
+    Raises:
+        UserError: nothing answers at the URL, or the key is refused.
+    """
     from inference.client import Client
 
-    client = Client(server)
-    client.list_models()
+    client = Client(settings.server)
+    models = client.list_models()
     client.close()
+    model = next((model for model in models if model.get("id") == settings.model.model_name_or_path), {})
+    return {name: model.get(name) for name in REPORTED if name in model}
 
 
 def check_model(name: str) -> None:
@@ -51,7 +63,7 @@ def check_model(name: str) -> None:
         fix = "Pass the folder of the original checkpoint, or run the file in a server and pass its --url"
         raise UserError(f"{name}: expected a model folder or Hub id, got {kind}. {fix}.")
     if not path.is_dir():
-        check_hub_id(name)
+        hub_commit(name)
         return
     if not (path / "config.json").exists():
         raise UserError(f"{name}: expected a model folder with config.json, got {_instead_of_model(path)}")
@@ -91,12 +103,13 @@ def check_tokenizer(name: str) -> None:
     """Check that a folder has a tokenizer, or that a Hub id exists."""
     path = Path(name)
     if not path.is_dir():
-        check_hub_id(name, "a folder or Hub id of a tokenizer", "Pass it as --tokenizer, or add --chat")
+        hub_commit(name, "a folder or Hub id of a tokenizer", "Pass it as --tokenizer, or add --chat")
     elif not any((path / file).exists() for file in ("tokenizer_config.json", "tokenizer.json")):
         raise UserError(f"{name}: expected a folder with a tokenizer, got one without. Check --tokenizer.")
 
 
-def check_hub_id(name: str, expected: str = "a model folder or Hub id", fix: str = "Check --model_name_or_path") -> str:
+@cache
+def hub_commit(name: str, expected: str = "a model folder or Hub id", fix: str = "Check --model_name_or_path") -> str:
     """The commit of a Hub id: that of its main branch, or, if the Hub cannot be reached, of the copy in the local cache."""
     if not HUB_ID.fullmatch(name):
         raise UserError(f"{name}: expected {expected}, got no such folder. {fix}.")

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 from mimiciv_dataset.index_files import index_files
-from pipeline.provenance import Source, content_of, digest_lines, output_of, record_path
+from pipeline.provenance import (
+    CONTENT,
+    Source,
+    content_digest,
+    content_of,
+    digest_lines,
+    folder_record,
+    output_of,
+    read_record,
+    record_path,
+)
 
 
 def trajectories_source(folder: Path, verify: bool = False) -> Source:
@@ -27,11 +38,15 @@ def patients_source(path: Path | None, subject_ids: Collection[str], name: str =
 def index_sources(path: Path, name: str = "index", verify: bool = False) -> list[Source]:
     """A task index or sampled set (directory or CSV); a directory of sampled sets has one source for each of them.
 
-    Released files have no record: they are identified by their content.
+    Released files have no record: they are identified by their content, and so is a file of an index, which has one record.
     """
+    files, index = index_files(path), folder_record(path.parent)
+    if path.is_file() and not record_path(path).exists() and path.name in (read_record(index) or {}).get("files", ()):
+        source = output_of(name, path.parent, "mimiciv_dataset/task_sample_info_gen.py", is_ancestor=False, verify=verify)
+        return [replace(source, path=path, digest=content_digest(path), by=CONTENT)]
     if record_path(path).exists():
         return [output_of(name, path, "mimiciv_dataset/task_sample_info_gen.py", is_ancestor=False, verify=verify)]
-    if path.is_dir() and any(record_path(file).exists() for file in index_files(path)):
-        return [source for file in index_files(path) for source in index_sources(file, f"{name}/{file.name}", verify)]
+    if path.is_dir() and any(record_path(file).exists() for file in files):
+        return [source for file in files for source in index_sources(file, f"{name}/{file.name}", verify)]
     print(f"warning: {path}: its origin is unknown (no provenance), so whether it fits the other inputs is not checked.")
     return [content_of(name, path, verify=verify)]

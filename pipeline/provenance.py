@@ -257,7 +257,13 @@ class Provenance:
         return bool((read_record(self.path) or {}).get("complete"))
 
     def begin(
-        self, overwrite: bool = False, verify: bool = False, *, used: bool | None = None, unread: Collection[str] = ()
+        self,
+        overwrite: bool = False,
+        verify: bool = False,
+        *,
+        used: bool | None = None,
+        unread: Collection[str] = (),
+        extend: bool = False,
     ) -> bool:
         """Claim an output that is about to be made, or resumed; False if it is up to date, and says so.
 
@@ -268,6 +274,7 @@ class Provenance:
             verify: hash the files of a finished output again (--verify).
             used: whether files of the output exist; None: whether a directory has any, or the file exists.
             unread: inputs that were not read yet, which may therefore differ from the record of an unfinished output.
+            extend: whether more is to be added to the output even if it was finished.
 
         Raises:
             UserError: the inputs do not fit each other, or the output was started from something else, holds files without a
@@ -294,8 +301,8 @@ class Provenance:
             names = ", ".join(f"{name} ({paths[name]})" if paths.get(name) else name for name in stale)
             begun = "made" if finished else "begun"
             raise UserError(f"{self.output}: expected the same {names} as when it was {begun}, got another version. {again}.")
-        if not finished:
-            if different:
+        if extend or not finished:
+            if different or finished:
                 self._write({"complete": False})
             return True
         if fault := fault_of_files(self.path, record, verify):

@@ -17,7 +17,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from inference.checks import check_inference
+from inference.checks import check_inference, served_model
 from inference.settings import InferenceSettings, add_inference_flags, parse_model
 from mimiciv_dataset.tasks import TASKS, load_instructions
 from pipeline.cli import Parser, run
@@ -42,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError("infer.py: expected a question, got neither --task nor --instruction. Give one of them.")
     settings = InferenceSettings.from_flags(flags)
     check_inference(settings)
+    if settings.server.url is not None:
+        served_model(settings)
     input_text = read_input(flags["record"])
     task = TASKS[flags["task"]] if flags["task"] else None
     instruction = flags["instruction"] or load_instructions(settings.prompt.instructions)[task.name]

@@ -27,6 +27,8 @@ class ScriptedServer:
 
     script: Callable[[dict[str, Any], int], Answer]
     port: int = 0
+    models: list[dict[str, Any]] | None = None  # what GET /models lists; None: it is refused, with HTTP 404
+    models_status: int = 200
     asked: list[tuple[float, str, dict[str, Any]]] = field(default_factory=list)
 
     @property
@@ -62,8 +64,15 @@ class ScriptedServer:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
                 lines = head.split("\r\n")
                 headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:])}
-                body = json.loads(await reader.readexactly(int(headers.get("content-length", 0))))
-                path = lines[0].split(" ")[1]
+                data = await reader.readexactly(int(headers.get("content-length", 0)))
+                method, path, _ = lines[0].split(" ")
+                if method == "GET":  # not counted among what was asked
+                    listing = json.dumps({"object": "list", "data": self.models or []}).encode()
+                    status = self.models_status if self.models is not None or self.models_status != 200 else 404
+                    writer.write(response(path, {}, {"status": status, "body": listing}))
+                    await writer.drain()
+                    continue
+                body = json.loads(data)
                 self.asked.append((time.monotonic(), path, body))
                 answer = self.script(body, len(self.asked) - 1)
                 await asyncio.sleep(answer.get("delay", 0))

@@ -117,7 +117,7 @@ def test_files_are_those_of_a_run(run: Path) -> None:
                         ("logistic_regression", {"risk"})):  # fmt: skip
         folder = run / "baselines" / name
         result = read_json(folder / "result.json")
-        assert result["arguments"]["model_name_or_path"] == name == read_json(folder / "run.json")["model_name_or_path"]
+        assert result["arguments"]["model_name_or_path"] == name and read_json(folder / "provenance.json")["complete"]
         assert result["resamples"] == 20
         for line in outputs(folder):
             assert task_infos[line["key"]] == line["task_info"] and 0 <= line["score"] <= 1
@@ -227,6 +227,7 @@ def test_the_draw_of_training_rows_is_seeded(root: Path, split: Path, tmp_path: 
             str(seed),
             "--baselines",
             "majority",
+            "--overwrite",
         ]
         assert main([str(run), *flags]) == 0
         drawn.append([line["outputs"][0] for line in outputs(run / "baselines/majority")])
@@ -240,16 +241,40 @@ def test_errors_of_wrong_use(run: Path, root: Path, split: Path, tmp_path: Path)
         main([str(run), "--train_subjects", str(everyone)])
     with pytest.raises(UserError, match="result.json: expected the result of a finished run"):
         main([str(tmp_path), *train])
+    fresh = write_run(tmp_path / "fresh", root, split / "test.csv")
     with pytest.raises(UserError, match="rows of training patients .*--train_index and --train_subjects"):
-        main([str(run), "--train_subjects", str(write_csv(tmp_path / "other.csv", [{"subject_id": "999999"}]))])
+        main([str(fresh), "--train_subjects", str(write_csv(tmp_path / "other.csv", [{"subject_id": "999999"}]))])
     with pytest.raises(UserError, match="nothing.csv: expected a task index"):
         main([str(run), *train, "--train_index", str(tmp_path / "nothing.csv")])
     index = root / "task_index/all/omr.csv"
     with pytest.raises(UserError, match="omr.csv: expected the samples of .*--dataset_name"):
-        main([str(run), *train, "--dataset_name", str(index), "--baselines", "logistic_regression"])
+        main([str(fresh), *train, "--dataset_name", str(index), "--baselines", "logistic_regression"])
+    assert not list((fresh / "baselines").glob("*/")), "what failed leaves nothing"
     done = command("evaluation/baselines.py", run, *train, "--max_train", 0, check=False)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "--max_train" in done.stderr and "at least 1" in done.stderr
+
+
+def test_baselines_know_what_they_were_made_from(
+    root: Path, split: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, report = write_run(tmp_path / "run", root, split / "test.csv"), "evaluation/report.py"
+    flags = [str(run), "--train_subjects", str(split / "train.csv"), "--baselines", "majority"]
+    assert main(flags) == 0
+    path = run / "baselines/majority/outputs.jsonl"
+    before = path.stat()
+    assert main(flags) == 0 and path.stat() == before, "nothing is computed again"
+    assert "up to date" in capsys.readouterr().out
+    with pytest.raises(UserError, match="expected the same max_train as when it was made.*--overwrite"):
+        main([*flags, "--max_train", "3"])
+    assert path.stat() == before and main([*flags, "--max_train", "3", "--overwrite"]) == 0
+    text = (run / "outputs.jsonl").read_text(encoding="utf-8")
+    (run / "outputs.jsonl").write_text(text[: text.rindex('{"key"')], encoding="utf-8")
+    with pytest.raises(UserError, match="expected the same samples"):
+        main([*flags, "--max_train", "3"])
+    score_dir(run, resamples=20, expected=text.count("\n") - 1)
+    done = command(report, run, check=False)
+    assert done.returncode == 2 and "majority: expected a baseline on the samples of the run" in done.stderr
 
 
 def test_rows_without_a_patient_cannot_be_copied_for(root: Path, split: Path, tmp_path: Path) -> None:
