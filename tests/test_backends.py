@@ -47,6 +47,27 @@ def replies(found: Iterator[tuple[int, Generation]]) -> list[Generation]:
     return [reply for _, reply in sorted(found, key=lambda pair: pair[0])]
 
 
+def test_sampling_depends_on_prompt_and_seed_only(tiny_model: Path) -> None:
+    given = prompts(9)
+    some, one = (transformers(tiny_model, batch=batch) for batch in (4, 1))
+    first = [reply.text for reply in replies(some.generate(given, tokens(6, temperature=1.0)))]
+    assert [reply.text for reply in replies(one.generate(given[::-1], tokens(6, temperature=1.0)))] == first[::-1]
+    other = [reply.text for reply in replies(one.generate(given, DecodingSettings(6, 1.0, seed=1)))]
+    assert len(set(first)) > 1 and all(a != b for a, b in zip(first, other, strict=True))
+
+
+def test_sampling_has_the_distribution_of_the_softmax() -> None:
+    import torch
+
+    from inference.transformers_backend import SeededSampling
+
+    logits, n = torch.tensor([1.0, 0.0, -1.0, 2.0]), 20_000
+    sampling = SeededSampling([str(i) for i in range(n)], tokens(1, temperature=0.7), torch.device("cpu"))
+    drawn = sampling(torch.zeros(n, 1), logits.expand(n, 4)).argmax(1)
+    shares = torch.bincount(drawn, minlength=4) / n
+    assert torch.allclose(shares, torch.softmax(logits / 0.7, 0), atol=0.015)
+
+
 def p_yes(found: Iterator[tuple[int, Generation]]) -> list[float]:
     return [reply.p_yes for reply in replies(found)]
 

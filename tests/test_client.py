@@ -83,6 +83,29 @@ def test_a_server_that_asks_for_a_pause_gets_it_from_all() -> None:
     assert sum(when - first < 0.45 for when in rest) <= 1, "one request was in flight when the pause was asked for"
 
 
+def test_no_burst_after_a_pause() -> None:
+    """Requests that waited for their turn when the pause began keep the rate limit after it."""
+    with ScriptedServer(lambda body, n: {"status": 429, "headers": {"Retry-After": "1.5"}} if n == 0 else {}) as server:
+        ask(server, [chat("x")] * 12, max_rpm=600, num_worker=12)  # one each 0.1 s
+    first, *rest = [when for when, _, _ in server.asked]
+    after = [when for when in rest if when - first > 1.4]
+    assert len(after) >= 10 and after[9] - after[0] > 0.8
+
+
+def test_no_term_of_the_prompt_is_in_a_message() -> None:
+    text = "Zebrafish extract 17 mg for Mr Quux"
+
+    def script(body: dict, number: int) -> dict:
+        return {"status": 400, "message": f"the prompt is too long: cannot read 'quux' or ZEBRAFISH 17 of {text}"}
+
+    with ScriptedServer(script) as server:
+        replies, _ = ask(server, [chat(text)])
+    error = replies[0].error
+    assert "the prompt is too long: cannot read" in error
+    assert not any(term.casefold() in error.casefold().split() for term in (*text.split()[:3], "quux", "mr"))
+    assert "quux" not in error.casefold() and "zebra" not in error.casefold() and "17" not in error
+
+
 def test_what_stays_wrong_is_reported_and_not_lost() -> None:
     def script(body: dict, number: int) -> dict:
         return {"status": 503} if content(body) == "bad" else {"status": 400} if content(body) == "wrong" else {}

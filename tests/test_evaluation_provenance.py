@@ -107,7 +107,7 @@ CHANGES: dict[str, tuple[Callable[[Path], object], list[object], str]] = {
     "maps": (lambda place: write_json(place / "root/index_mapping/hosp/d_labitems.csv", "x"), [], "index_mapping"),
     "candidates": (lambda place: write_json(place / "root/cache/item_set/emar.csv", "x"), [], "candidates"),
     "other rows": (drop_rows, ["--dataset_name", "short.csv"], "dataset"),
-    "instructions": (lambda place: write_json(place / "words.json", {"emar": "What?"}), ["--instructions", "words.json"], "sha256"),
+    "instructions": (lambda place: write_json(place / "w.json", {"emar": "What?"}), ["--instructions", "w.json"], "sha256"),
     "seed": (lambda place: None, ["--seed", 1], "seed"),
     "dtype": (lambda place: None, ["--dtype", "bfloat16"], "dtype"),
     "temperature": (lambda place: None, ["--temperature", 0.5], "temperature"),

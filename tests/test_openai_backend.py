@@ -115,6 +115,47 @@ def test_hosted_models_by_the_chat_endpoint(small_root: Path, tmp_path: Path) ->
     assert risk["auroc"] is None and risk["accuracy"] is not None
 
 
+@pytest.fixture
+def chat_backend():
+    """A function that answers yes/no queries through the chat endpoint of a server."""
+    from inference.backends import Query
+    from inference.openai_backend import OpenAIBackend
+    from inference.settings import DecodingSettings, InferenceSettings, ModelSettings, ServerSettings
+
+    def answer(server: ScriptedServer, number: int, num_worker: int = 8) -> list:
+        settings = ServerSettings(server.url, chat=True, num_worker=num_worker)
+        backend = OpenAIBackend(InferenceSettings(ModelSettings("m"), settings, decoding=DecodingSettings(8)))
+        prompts = [json.dumps([{"role": "user", "content": f"question {i}"}]) for i in range(number)]
+        replies = dict(backend.answer(Query(prompt, score=True) for prompt in prompts))
+        backend.close()
+        return [replies[i] for i in range(number)]
+
+    return answer
+
+
+def test_one_refusal_of_log_probabilities_is_of_one_prompt_only(chat_backend) -> None:
+    def script(body: dict, number: int) -> dict:
+        if body.get("logprobs") and body["messages"][0]["content"] == "question 5":
+            return {"status": 400, "message": "logprobs are unavailable for this input"}
+        return {"text": "no", "top": {"yes": log(0.7), "no": log(0.3)}}
+
+    with ScriptedServer(script) as server:
+        replies = chat_backend(server, 30, num_worker=1)
+    assert [i for i, reply in enumerate(replies) if reply.p_yes is None] == [5]
+
+
+def test_a_server_without_log_probabilities_is_not_asked_for_them_for_ever(chat_backend) -> None:
+    def script(body: dict, number: int) -> dict:
+        if body.get("logprobs"):
+            return {"status": 400, "message": "logprobs are not supported by this model"}
+        return {"text": "Yes"}
+
+    with ScriptedServer(script) as server:
+        replies = chat_backend(server, 60, num_worker=32)  # more at once than failures end a run
+    assert all(reply.error is None and reply.text == "Yes" and reply.p_yes is None for reply in replies)
+    assert sum("logprobs" in body for _, _, body in server.asked) <= 40
+
+
 def test_log_probabilities_of_the_chat_endpoint(small_root: Path, tmp_path: Path) -> None:
     top = {"No": log(0.6), " yes": log(0.2), "Well": log(0.1)}
     with ScriptedServer(lambda body, number: {"text": "No", "top": top}) as server:

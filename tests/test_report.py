@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import command
 from hypothesis import given
@@ -15,8 +17,10 @@ from written_runs import SECRET, write_run
 
 from evaluation.finished_runs import compare_runs, read_run
 from evaluation.page import Cell, document, html_table, tag
+from evaluation.predictions import Prediction
 from evaluation.published import PUBLISHED
-from evaluation.report import main
+from evaluation.report import main, roc_points
+from evaluation.score import main_statistic
 from mimiciv_dataset.tasks import TASKS
 from pipeline.errors import UserError
 from pipeline.files import read_json
@@ -229,6 +233,29 @@ def test_tables_for_a_paper(tmp_path: Path) -> None:
     assert f"| emar | 24 | f1 | {emar['f1']:.3f} [{emar['f1_ci'][0]:.3f}, {emar['f1_ci'][1]:.3f}] |" in text
     assert "| EHR-R1-8B, published | 0.601 | 0.919 |" in text and "| a\\|b |" in text
     assert (tmp_path / "page/all.png").read_bytes().startswith(b"\x89PNG") and SECRET not in text
+
+
+REPLY = st.tuples(
+    st.booleans(),  # the label
+    st.one_of(st.none(), st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0])),  # p_yes
+    st.sampled_from(["yes", "no", "", "<think>never closed", "perhaps"]),
+    st.sampled_from([None, None, "does not fit"]),  # the error
+)
+
+
+@given(st.lists(REPLY, min_size=1, max_size=30))
+def test_the_area_below_the_roc_curve_is_the_auroc(replies: list[tuple]) -> None:
+    task = "ICU_Stay_7day"
+    predictions = [
+        Prediction(task, ("yes" if label else "no",), str(i), str(i), text, p_yes, error=error)
+        for i, (label, p_yes, text, error) in enumerate(replies)
+    ]
+    points, statistic = roc_points(predictions), main_statistic(task, predictions)
+    if statistic is None:
+        return  # no p_yes at all: the report has no curve either
+    area = sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in pairwise(points))
+    auroc = statistic(np.ones((1, len(predictions))))[0]
+    assert np.isnan(auroc) if not points else area == pytest.approx(auroc)
 
 
 def test_errors_of_wrong_use(tmp_path: Path) -> None:
