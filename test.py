@@ -82,9 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     model = settings.model.model_name_or_path
     for warning in training_warnings(model, wording, own_wording, patients, flags["root_dir"]):
         print(f"warning: {warning}", file=sys.stderr)
-    if evaluation.overwrite:
-        remove_outputs(folder)
-    finished = finished_keys(outputs, name="sample_id")
+    finished = set() if evaluation.overwrite else finished_keys(outputs, name="sample_id")
     pending = [sample for sample in samples if sample.sample_id not in finished]
     sources = [
         *dataset_sources(sample.dataset for sample in available),
@@ -92,6 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     made_with = evaluation_settings(settings, wording) | {"samples": len(available)}
     provenance = Provenance(folder, "test.py", sources, made_with, RULES, cli.arguments)
+    if evaluation.overwrite:
+        provenance.check_sources()
+        remove_outputs(folder)
     provenance.begin(used=bool(chunk_paths(outputs)), extend=bool(pending))
 
     failed, done = False, f"{replicas} processes" if pending else f"{len(samples):,} samples already finished"
@@ -153,6 +154,9 @@ def run_samples(samples: list[DatasetRow], outputs: Path, chunk: Chunk, settings
 
     if chunk.number > 1:  # chunks with as many long samples as short ones
         samples = chunk.of(sorted(samples, key=length))
+    finished = finished_keys(outputs, name="sample_id")
+    if all(sample.sample_id in finished for sample in samples):
+        return f"0 samples answered, {len(samples):,} already finished", False
     samples.sort(key=lambda sample: str(sample.row.get("subject_id")))  # prompts of a patient share a prefix
     backend = load_backend(settings)
     prompters = {id(sample.dataset): Prompter(sample.dataset, backend.builder, settings) for sample in samples}
