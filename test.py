@@ -1,7 +1,7 @@
 """Run a model over an index file and score it: F1 and AUROC per task, with intervals.
 
 One line per sample is appended to OUTPUT/outputs.jsonl as it finishes; result.json and a table follow. --resume does only what
-is missing. Risk tasks are scored by p(yes) in one forward pass, without reasoning unless --think_risk. Score stored outputs
+is missing, with the data, model and settings that the directory was begun with; --overwrite starts afresh. Risk tasks are scored by p(yes) in one forward pass, without reasoning unless --think_risk. Score stored outputs
 again with `python -m evaluation.score OUTPUT`.
 """
 
@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         remove_outputs(folder)
     provenance.begin(used=bool(chunk_paths(outputs)), extend=bool(pending))
 
-    failed, done = False, f"{replicas} processes" if pending else f"{len(samples):,} samples already finished"
+    failed, done = False, f"{replicas} processes" if pending else f"0 samples answered, {len(samples):,} already finished"
     if pending and replicas > 1:
         run_replicas(cli.arguments, settings.model, folder, len(samples))
     elif pending:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -47,9 +48,11 @@ def test_data_parallel_is_one_run(whole: Path, small_root: Path, tiny_model: Pat
     assert bash("scripts/test/test_dp.sh", *words, "--resume").returncode == 0
 
 
-def test_a_failed_chunk_fails_the_launcher(small_root: Path, tmp_path: Path) -> None:
-    done = bash("scripts/test/test_dp.sh", "--gpus", 2, *flags(small_root, tmp_path / "no-model", tmp_path / "out"))
-    assert done.returncode == 2 and "2 of 2 that failed" in done.stderr and "expected a model folder or Hub id" in done.stderr
+def test_a_failed_chunk_fails_the_launcher(small_root: Path, tiny_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model, tmp_path / "broken")
+    os.truncate(tmp_path / "broken/model.safetensors", 100)
+    done = bash("scripts/test/test_dp.sh", "--gpus", 2, *flags(small_root, tmp_path / "broken", tmp_path / "out"))
+    assert done.returncode == 2 and "2 of 2 that failed" in done.stderr and "a model that can be loaded here" in done.stderr
 
 
 def test_wrong_use_is_said() -> None:
