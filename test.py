@@ -1,8 +1,9 @@
 """Run a model over an index file and score it: F1 and AUROC per task, with intervals.
 
 One line per sample is appended to OUTPUT/outputs.jsonl as it finishes; result.json and a table follow. --resume does only what
-is missing, with the data, model and settings that the directory was begun with; --overwrite starts afresh. Risk tasks are scored by p(yes) in one forward pass, without reasoning unless --think_risk. Score stored outputs
-again with `python -m evaluation.score OUTPUT`.
+is missing, with the data, model and settings that the directory was begun with; --overwrite starts afresh. Risk tasks are
+scored by p(yes) in one forward pass, without reasoning unless --think_risk. Score stored outputs again with
+`python -m evaluation.score OUTPUT`.
 """
 
 from __future__ import annotations
