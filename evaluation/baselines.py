@@ -31,7 +31,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from evaluation.predictions import read_outputs, sample_id_of_output
-from mimiciv_dataset.index_files import clean_id, clean_position, parse_target, sample_id
+from mimiciv_dataset.index_files import clean_id, clean_position, index_paths, parse_target, sample_id
 from mimiciv_dataset.patients import read_subject_ids
 from mimiciv_dataset.sources import index_mapping_source, index_sources, patients_source, trajectories_source
 from mimiciv_dataset.tasks import NO, TASKS, YES
@@ -98,8 +98,8 @@ class BaselineJob:
         from mimiciv_dataset.mimiciv import MIMICIV
 
         positions = {}
-        for path in self.settings.dataset_name.split(","):
-            require(path, "the index file of the run", "start from the directory of the run, or pass --dataset_name")
+        fix = "start from the directory of the run, or pass --dataset_name"
+        for path in index_paths(self.settings.dataset_name.split(","), fix):
             dataset = MIMICIV(self.settings.root_dir, path, lazzy_mode=True, shuffle=False)
             for index in range(len(dataset)):
                 row = dataset.row(index)
@@ -272,7 +272,7 @@ def training_rows(tasks: Sequence[str], subjects: Collection[str], settings: Bas
     import polars as pl
 
     from mimiciv_dataset.draws import draw_uniform, row_hashes
-    from mimiciv_dataset.index_files import index_files, reading, scan, task_of_file
+    from mimiciv_dataset.index_files import index_files, scan, task_of_file
 
     def draw(task: str, rows: pl.DataFrame) -> pl.DataFrame:
         return rows[draw_uniform(row_hashes(task, rows, settings.seed), settings.max_train)]
@@ -282,9 +282,8 @@ def training_rows(tasks: Sequence[str], subjects: Collection[str], settings: Bas
     for path in progress(files, desc="training rows", unit="file"):
         if path.stem.isdecimal() and path.stem not in subjects:
             continue  # --group patient: a file of another patient
-        with reading(path):
-            selected = pl.col("task").is_in(list(tasks)) & pl.col("subject_id").is_in(list(subjects))
-            frame = scan(path).filter(selected).drop("target_weight", "audit").collect(engine="streaming")
+        selected = pl.col("task").is_in(list(tasks)) & pl.col("subject_id").is_in(list(subjects))
+        frame = scan(path).filter(selected).drop("target_weight", "audit").collect(engine="streaming")
         for (task,), rows in frame.partition_by("task", as_dict=True).items():
             drawn[task].append(draw(task, rows))
     if not drawn:

@@ -76,7 +76,7 @@ def parse_output(line: Mapping[str, Any]) -> tuple[str, Prediction]:
         raise UserError("expected an object with task_info, got another one.")
     task = ALL_TASKS.get(info.get("task"))
     if task is None:
-        raise UserError(f"task_info.task: expected the name of a task, got {info.get('task')!r}.")
+        raise UserError("task_info.task: expected the name of a task, got another value.")
     labels = info.get("label")
     labels = [labels] if isinstance(labels, str) else labels
     if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
@@ -92,7 +92,7 @@ def parse_output(line: Mapping[str, Any]) -> tuple[str, Prediction]:
     if not isinstance(response, str):
         raise UserError(f"response: expected a string, got {type(response).__name__}.")
     if p_yes is not None and not (isinstance(p_yes, (int, float)) and 0 <= p_yes <= 1):
-        raise UserError(f"p_yes: expected a number from 0 to 1 or null, got {p_yes!r}.")
+        raise UserError("p_yes: expected a number from 0 to 1 or null, got another value.")
     key, candidates, patient = str(line["key"]), line.get("candidates"), info.get("subject_id")
     candidates = tuple(map(str, candidates)) if isinstance(candidates, list) else ()
     sample = task.name, tuple(labels), key if patient is None else str(patient), sample_id_of_output(line)

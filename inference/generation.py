@@ -19,11 +19,11 @@ from inference.backends import Backend, Generation, Query
 from inference.openai_backend import message_text
 from inference.prompts import THINK, PromptBuilder, Truncation, evaluation_mode, open_think_prefix, with_candidates
 from inference.settings import InferenceSettings, PromptSettings
-from mimiciv_dataset.index_files import sample_id
+from mimiciv_dataset.index_files import index_paths, sample_id
 from mimiciv_dataset.tasks import ALL_TASKS, Task
 from pipeline.cli import chunk_paths
 from pipeline.errors import UserError
-from pipeline.files import Line, read_jsonl, require, sha256
+from pipeline.files import Line, read_jsonl, sha256
 
 if TYPE_CHECKING:
     from inference.costs import Meter
@@ -214,14 +214,15 @@ def read_samples(root_dir: Path, names: str, prompt: PromptSettings) -> list[Dat
 
     by_task: dict[str, dict[str, DatasetRow]] = {name: {} for name in ALL_TASKS}
     positions: dict[str, int | None] = {}  # sample_id → `idx` of its row
-    fix = "make one with mimiciv_dataset/data_index_gen.py"
-    for path in [require(name, "an index CSV or JSONL", fix) for name in names.split(",")]:
+    for path in index_paths(names.split(",")):
         options = {"instructions": prompt.instructions, "as_known": prompt.as_known}
         dataset = MIMICIV(root_dir, path, lazzy_mode=True, shuffle=False, **options)
         for index in range(len(dataset)):
             row = dataset.row(index)
-            info, task = row.get("task_info", {}) | row, dataset.task(row).name
-            identity, idx = sample_id(info | {"task": task}), row.get("idx")
+            info, idx = row.get("task_info", {}) | row, row.get("idx")
+            with dataset.located(index):
+                task = dataset.task(row).name
+                identity = sample_id(info | {"task": task})
             if None in map(info.get, ID_COLUMNS[1:]) and positions.setdefault(identity, idx) != idx:
                 identity = f"{identity}#{idx}"  # patient or window is unknown, and two rows read the same
             by_task[task].setdefault(identity, DatasetRow(dataset, index, identity))

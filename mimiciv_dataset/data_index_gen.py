@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 from mimiciv_dataset.audit import FLAG_HEADERS, FLAGS
 from mimiciv_dataset.draws import ALL, KEY, Draw
 from mimiciv_dataset.filters import Exclusions, Filters, filter_rows, has_flag, read_exclusions
-from mimiciv_dataset.index_files import SAMPLE_COLUMNS, index_files, reading, scan, task_of_file
+from mimiciv_dataset.index_files import SAMPLE_COLUMNS, index_files, scan, task_of_file
 from mimiciv_dataset.patients import DATA_USE, read_subject_ids
 from mimiciv_dataset.sources import index_sources, patients_source
 from mimiciv_dataset.tasks import TASKS
@@ -188,8 +188,7 @@ def split_by_task(files: Sequence[Path], tasks: dict[str, float], subjects: froz
     for start in range(0, len(mixed), _BATCH_FILES):
         frames = []
         for path in mixed[start : start + _BATCH_FILES]:
-            with reading(path):
-                frames.append(scan(path).filter(pl.col("task").is_in(list(tasks))).collect())
+            frames.append(scan(path).filter(pl.col("task").is_in(list(tasks))).collect())
         for (task,), rows in pl.concat(frames).partition_by("task", as_dict=True).items():
             part = folder / f"{task}-{start:08d}.csv"
             rows.write_csv(part)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mimiciv_dataset.draws import KEY, row_hashes
-from mimiciv_dataset.index_files import INDEX_COLUMNS, index_files, reading, sample_id, scan, target_labels, task_of_file
+from mimiciv_dataset.index_files import INDEX_COLUMNS, index_files, scan, target_labels, task_of_file
 from mimiciv_dataset.tasks import TASKS, Task
 from pipeline.errors import UserError
 
@@ -68,10 +68,9 @@ def _read_distinct(path: Path, tasks: Collection[str], *columns: pl.Expr, explod
     frames = []
     for file in index_files(path):
         if task_of_file(file) in (None, *tasks):
-            with reading(file):
-                frame = scan(file).filter(pl.col("task").is_in(list(tasks))).select(*columns)
-                frame = frame.explode(explode) if explode else frame
-                frames.append(frame.unique().collect(engine="streaming"))
+            frame = scan(file).filter(pl.col("task").is_in(list(tasks))).select(*columns)
+            frame = frame.explode(explode) if explode else frame
+            frames.append(frame.unique().collect(engine="streaming"))
     if not frames:
         raise UserError(f"{path}: expected an index of {', '.join(list(tasks)[:3])}, ..., got other tasks only.")
     return pl.concat(frames).unique()
@@ -95,18 +94,12 @@ def filter_rows(
     counts = dict.fromkeys(("rows", *FILTERS), 0)
     frames = []
     for path in files:
-        with reading(path):
-            frame = scan(path)
-            incomplete = pl.any_horizontal(pl.col("subject_id", "context_begin", "context_end", "target").is_null())
-            of_task = pl.col("task") == task.name
-            flags = {"rows": of_task, "subjects": selected, "window": in_window, "incomplete": incomplete}
-            of_file = frame.select(**{name: flag.sum() for name, flag in flags.items()}).collect(engine="streaming")
-            # tens of millions of rows of next_event have few distinct values in these columns
-            compact = pl.col("task", "event", "audit").cast(pl.Categorical)
-            frames.append(frame.filter(in_window).with_columns(compact).collect(engine="streaming"))
-        if of_file["incomplete"][0]:
-            got = f"got {of_file['incomplete'][0]:,} rows without. Make the index again with task_sample_info_gen.py"
-            raise UserError(f"{path}: expected subject_id, window and target in every row, {got}.")
+        frame = scan(path)
+        flags = {"rows": pl.col("task") == task.name, "subjects": selected, "window": in_window}
+        of_file = frame.select(**{name: flag.sum() for name, flag in flags.items()}).collect(engine="streaming")
+        # tens of millions of rows of next_event have few distinct values in these columns
+        compact = pl.col("task", "event", "audit").cast(pl.Categorical)
+        frames.append(frame.filter(in_window).with_columns(compact).collect(engine="streaming"))
         for name in ("rows", "subjects", "window"):
             counts[name] += of_file[name][0]
     rows = pl.concat(frames) if frames else pl.DataFrame(schema=dict.fromkeys(INDEX_COLUMNS, pl.String))
@@ -119,8 +112,7 @@ def filter_rows(
     }
     for name, step in steps.items():
         if rows.height:
-            with reading(files[0]):
-                rows = step()
+            rows = step()
         counts[name] = rows.height
     return rows, counts
 
@@ -134,8 +126,7 @@ def distinct(task: Task, rows: pl.DataFrame) -> pl.DataFrame:
     rows = rows.unique()
     contradicting = rows.filter(rows.select(KEY).is_duplicated())
     if contradicting.height:
-        first = sample_id(contradicting.sort(KEY).row(0, named=True))
-        got = f"{contradicting.height:,} rows that contradict another, such as those of {first}"
+        got = f"{contradicting.height:,} rows that contradict another of the same patient and window"
         raise UserError(f"{task.name}: expected one row per sample, got {got}. Do not mix indexes of two builds.")
     return rows
 

@@ -1,7 +1,7 @@
 """Index files: their columns, two readers, and the identity and target of a row.
 
 A task index (`task_sample_info_gen.py`) and a sampled set (`data_index_gen.py`, the released `ehr_ins/` and `ehr_bench/`) are
-CSVs that differ in the names of two columns. The readers:
+CSVs that differ in the names of two columns. `read_tables` reads and checks them, whatever a spreadsheet did to them, for:
 
 - `read_rows` for datasets and evaluation: CSV or JSONL, one row at a time from an Arrow table. It needs pyarrow only, and
   forked dataloader workers share the table, whereas a list of dicts would be copied to each of them.
@@ -12,21 +12,21 @@ Targets are JSON and are parsed by `json`, never by `eval`.
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import json
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mimiciv_dataset.lookups import read_text_csv
+from mimiciv_dataset import cells
+from mimiciv_dataset.cells import HOW_TO_EXPORT, MAX_ID, MAX_POSITION, cell_error, clean_id, row_number, whole_number
+from mimiciv_dataset.lookups import csv_fault, text_columns
 from mimiciv_dataset.tasks import TASKS
 from pipeline.errors import UserError
 from pipeline.files import require, sha256
 
 if TYPE_CHECKING:
     import polars as pl
+    import pyarrow as pa
 
 IDS = ("subject_id", "hadm_id")
 _EARLIER = ("admissions_id", "last_discharge_id")  # positions of earlier events
@@ -35,18 +35,17 @@ _BEGINS, _ENDS = ("context_begin", "period_begin"), ("context_end", "period_end"
 INDEX_COLUMNS = (*IDS, "task", "event", "context_begin", "context_end", "target", "target_weight", *_EARLIER, "audit")
 SAMPLE_COLUMNS = (*IDS, "task", "event", "period_begin", "period_end", *_EARLIER, "target", "audit")
 REQUIRED = ("subject_id", "task", "event", "target")
-MISSING_CELLS = ("", "nan", "NaN", "None", "null")  # spellings of a missing value in the columns of ids and positions
 HOW_TO_GET_INDEX = "Make it with mimiciv_dataset/task_sample_info_gen.py, or use a released index"
-
-
-def clean_id(value: Any) -> str | None:
-    """An id as text, without the `.0` of a float column; None if it is missing.
-
-    >>> clean_id("28710730.0"), clean_id(28710730), clean_id("nan"), clean_id(""), clean_id(None)
-    ('28710730', '28710730', None, None, None)
-    """
-    text = "" if value is None else str(value).strip()
-    return None if text in MISSING_CELLS else text.removesuffix(".0")
+AUDIT_SUFFIX = ".audit.csv"  # of the tables that data_index_gen.py writes beside sampled sets
+BLOCK_BYTES = 16 << 20  # of a CSV that is read at a time
+# A target: a JSON string, or a list of them.
+_STRING = r'"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*"'
+_SPACE = r"[ \t\n\r]*"
+_LIST = rf"\[{_SPACE}(?:{_STRING}{_SPACE}(?:,{_SPACE}{_STRING}{_SPACE})*)?\]"
+_TARGET = f"^{_SPACE}(?:{_STRING}|{_LIST}){_SPACE}$"
+_ANY_TEXT = r"[^\s\p{Z}]"
+_WEIGHT = r"^\d*\.?\d+(?:[eE][+-]?\d+)?$"
+_TARGET_TYPE = "a JSON string or list of strings"
 
 
 def clean_position(value: Any) -> int | None:
@@ -55,8 +54,10 @@ def clean_position(value: Any) -> int | None:
     >>> clean_position("12"), clean_position("12.0"), clean_position("None")
     (12, 12, None)
     """
-    text = clean_id(value)
-    return None if text is None else int(text)
+    try:
+        return whole_number(value, 1, MAX_POSITION)
+    except ValueError as error:
+        raise UserError(f"expected a position, got {error}.") from None
 
 
 def sample_id(row: Mapping[str, Any]) -> str:
@@ -73,6 +74,8 @@ def sample_id(row: Mapping[str, Any]) -> str:
     subject, begin, end = map(clean_id, (row.get("subject_id"), begin, end))
     if None not in (subject, begin, end):
         return f"{row['task']}/{subject}/{begin}-{end}"
+    if row.get("input_sha256") is None and row.get("input") is None:
+        raise UserError("expected a row with subject_id and window, or with input, got neither. Fix the row.")
     return f"{row['task']}/{(row.get('input_sha256') or sha256(row['input']))[:16]}"
 
 
@@ -91,25 +94,15 @@ def parse_target(text: str) -> Any:
         target = None
     if isinstance(target, str) or (isinstance(target, list) and all(isinstance(name, str) for name in target)):
         return target
-    raise UserError("target: expected a JSON string or list of strings, got something else.")
+    raise UserError(f"target: expected {_TARGET_TYPE}, got something else.")
 
 
 # --- headers
 
 
 def read_header(path: Path) -> list[str]:
-    """The column names of an index CSV; an error if one occurs twice."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            header = next(csv.reader(file), [])
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: expected a CSV in UTF-8, got other bytes. Decompress or convert it.") from None
-    if not header:
-        raise UserError(f"{path}: expected an index CSV, got an empty file. {HOW_TO_GET_INDEX}.")
-    repeated = [name for name, count in Counter(header).items() if count > 1]
-    if repeated:
-        raise UserError(f"{path}: expected every column once, got {', '.join(repeated)} repeatedly. Rename or remove them.")
-    return header
+    """The column names of an index CSV, "" for unnamed columns; an error if one occurs twice."""
+    return cells.read_header(path, tuple(dict.fromkeys((*INDEX_COLUMNS, *SAMPLE_COLUMNS))), HOW_TO_GET_INDEX)
 
 
 def window_columns(path: Path | str, columns: Sequence[str], required: Sequence[str] = REQUIRED) -> tuple[str, str]:
@@ -130,32 +123,188 @@ def window_columns(path: Path | str, columns: Sequence[str], required: Sequence[
     return begin, end
 
 
+# --- tables, for both readers
+
+
+def read_tables(path: Path, required: Sequence[str]) -> Iterator[pa.Table]:
+    """Yield the rows of an index CSV in tables of about `BLOCK_BYTES`, without empty rows and unnamed columns.
+
+    Ids are text and positions int32; the window is period_begin and period_end. Other columns are text; "" and "nan" are null.
+
+    Raises:
+        UserError: a column is missing; a row has another number of fields, no value in a column of `required` or no window; an
+            id or position is no whole number; a window is empty; or a target is not JSON.
+    """
+    import pyarrow as pa
+    import pyarrow.csv as pc
+
+    header = read_header(path)
+    window = window_columns(path, header, required)
+    names = [name or f"unnamed {number}" for number, name in enumerate(header)]  # pyarrow needs distinct names
+    options = {"parse_options": pc.ParseOptions(newlines_in_values=True), "convert_options": text_columns(names, ("", "nan"))}
+    first = 0
+    for number, block in enumerate(_blocks(path)):
+        # two threads parse the halves of a block; each half must hold a whole row
+        read_options = pc.ReadOptions(column_names=names, skip_rows_after_names=int(not number), block_size=BLOCK_BYTES // 2)
+        try:
+            table = pc.read_csv(pa.BufferReader(block), read_options=read_options, **options)
+        except pa.ArrowInvalid as error:
+            raise _table_error(path, len(header), error) from None
+        table = _clean(path, _without_empty_rows(table).select(list(filter(None, header))), first, window, required)
+        first += table.num_rows
+        yield table
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    """The bytes of a CSV in pieces that end at the end of a row; at least one."""
+    rest = b""
+    with path.open("rb") as file:
+        while data := file.read(BLOCK_BYTES):
+            rest += data
+            end = len(rest)
+            quotes = rest.count(b'"')
+            while True:  # the last line end outside quotation marks
+                line_end = rest.rfind(b"\n", 0, end)
+                quotes -= rest.count(b'"', line_end + 1, end)
+                if line_end < 0 or quotes % 2 == 0:
+                    break
+                end = line_end
+            if line_end >= 0:
+                yield rest[: line_end + 1]
+                rest = rest[line_end + 1 :]
+    if rest.count(b'"') % 2:
+        raise UserError(f"{path}: expected closed quotation marks, got an open one at the end. Save or copy the file again.")
+    if rest:
+        yield rest if rest.endswith(b"\n") else rest + b"\n"
+
+
+def _table_error(path: Path, width: int, error: Exception) -> UserError:
+    """The error for a CSV that pyarrow does not read."""
+    row = next((number for number, row in cells.read_cells(path) if len(row) != width), None)
+    if row is None:
+        return UserError(f"{path}: expected an index CSV, got {csv_fault(error)}. {HOW_TO_GET_INDEX}.")
+    expected = f"{width} fields, as in the header, got another number"
+    return UserError(f"{path}, row {row}: expected {expected}. Save or copy the file again.")
+
+
+def _clean(path: Path, table: pa.Table, first: int, window: tuple[str, str], required: Sequence[str]) -> pa.Table:
+    """Rows with clean values; `first` rows of the file come before them."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    def fault(index: int, column: str, expected: str, got: str, fix: str) -> UserError:
+        return cell_error(path, row_number(path, first + index), column, expected, got, fix)
+
+    def check(faults: pa.Array, column: str, expected: str, got: str, fix: str = HOW_TO_GET_INDEX) -> None:
+        if len(rows := pc.indices_nonzero(faults)):
+            raise fault(rows[0].as_py(), column, expected, got, fix)
+
+    columns = {name: table[name].combine_chunks() for name in table.column_names}
+    for name, column in columns.items():
+        if name in (*IDS, *window, *_EARLIER):
+            try:
+                columns[name] = _whole_numbers(column, *_limits(name)).cast(pa.string() if name in IDS else pa.int32())
+            except ValueError as error:
+                got, index = error.args
+                raise fault(index, name, "a whole number", got, HOW_TO_EXPORT) from None
+        elif name in ("task", "event", "target_weight"):
+            columns[name] = pc.utf8_trim_whitespace(column)
+        if name in (*required, *window):
+            check(columns[name].is_null(), name, "a value", "an empty cell")
+    for name, pattern, expected in (("target", _TARGET, _TARGET_TYPE), ("target_weight", _WEIGHT, "a number")):
+        if name in columns:
+            is_valid = pc.match_substring_regex(columns[name], pattern)
+            check(pc.invert(is_valid), name, expected, "something else", "Restore what a spreadsheet may have changed")
+    begin, end = window
+    check(pc.less_equal(columns[end], columns[begin]), end, f"a position after {begin}", "another")
+    names = dict(zip(window, ("period_begin", "period_end"), strict=True))
+    if window == (_BEGINS[0], _ENDS[0]):  # the window last, as in `normalise_row`
+        columns |= {name: columns.pop(name) for name in window}
+    return pa.table({names.get(name, name): column for name, column in columns.items()})
+
+
+def _without_empty_rows(table: pa.Table) -> pa.Table:
+    """The rows that have a value in some column."""
+    import pyarrow.compute as pc
+
+    has_value = pc.match_substring_regex(table["subject_id"], _ANY_TEXT)
+    if pc.all(has_value, skip_nulls=False).as_py():
+        return table
+    for column in table.columns:
+        has_value = pc.or_kleene(has_value, pc.match_substring_regex(column, _ANY_TEXT))
+    return table.filter(has_value)
+
+
+def _whole_numbers(column: pa.Array, minimum: int, maximum: int) -> pa.Array:
+    """A text column as int64.
+
+    Raises:
+        ValueError: as `whole_number` does, with the index of the first cell that it refuses as second argument.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    try:  # most columns hold plain numbers
+        numbers = column.cast(pa.int64())
+        limits = pc.min_max(numbers).as_py()
+        in_range = limits["min"] is None or minimum <= limits["min"] <= limits["max"] <= maximum
+        if in_range and numbers.cast(pa.string()).equals(column):
+            return numbers
+    except pa.ArrowInvalid:
+        pass
+    distinct, values = column.dictionary_encode(), []
+    for text in distinct.dictionary.to_pylist():
+        try:
+            values.append(whole_number(text, minimum, maximum))
+        except ValueError as error:
+            raise ValueError(str(error), pc.index(column, text).as_py()) from None
+    return pa.array(values, pa.int64()).take(distinct.indices)
+
+
 # --- rows, for datasets and evaluation
 
 
-def normalise_row(row: dict[str, Any], where: str = "row") -> dict[str, Any]:
+def normalise_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of a row with clean ids, integer positions, the window as period_begin/period_end, and a parsed target.
 
     A row that has `input` (the text) is copied as it is.
 
+    Raises:
+        UserError: `read_tables` would refuse the row.
+
     >>> normalise_row({"subject_id": "7.0", "hadm_id": "", "context_begin": "3", "context_end": "9", "target": '"no"'})
     {'subject_id': '7', 'hadm_id': None, 'target': 'no', 'period_begin': 3, 'period_end': 9}
     """
-    clean = dict(row)
     if row.get("input") is not None:
-        return clean
-    try:
-        for name in clean:
-            if name in (*IDS, *_EARLIER):
-                clean[name] = (clean_id if name in IDS else clean_position)(clean[name])
-        for context, period in (_BEGINS, _ENDS):
-            value = clean.pop(context, None)
-            clean[period] = clean_position(clean.get(period, value))
-        if isinstance(clean.get("target"), str):
-            clean["target"] = parse_target(clean["target"])
-    except (UserError, ValueError) as error:
-        raise UserError(f"{where}: {error}") from None
+        return dict(row)
+    clean = clean_window(row)
+    if isinstance(clean.get("target"), str):
+        clean["target"] = parse_target(clean["target"])
     return clean
+
+
+def clean_window(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a row with clean ids, integer positions, and the window as period_begin/period_end."""
+    clean = dict(row)
+    for context, period in (_BEGINS, _ENDS):
+        value = clean.pop(context, None)
+        clean[period] = clean.get(period, value)
+    for name in clean:
+        if name in (*IDS, *_EARLIER, "period_begin", "period_end"):
+            try:
+                number = whole_number(clean[name], *_limits(name))
+            except ValueError as error:
+                raise UserError(f"{name}: expected a whole number, got {error}. {HOW_TO_EXPORT}.") from None
+            clean[name] = str(number) if name in IDS and number is not None else number
+    begin, end = clean["period_begin"], clean["period_end"]
+    if clean.get("subject_id") is None or begin is None or end is None or begin >= end:
+        raise UserError("expected a subject_id, and a window that ends after it begins, got another row. Fix the row.")
+    return clean
+
+
+def _limits(name: str) -> tuple[int, int]:
+    """The smallest and largest value in a column of ids or positions; event 0 is the patient, and in no window."""
+    return (0, MAX_ID) if name in IDS else (1, MAX_POSITION)
 
 
 class Rows(Sequence[dict[str, Any]]):
@@ -164,7 +313,7 @@ class Rows(Sequence[dict[str, Any]]):
     `rows[i]` is a new dict each time, so that no two samples share one.
     """
 
-    def __init__(self, path: Path, table: Any, lines: bool) -> None:
+    def __init__(self, path: Path, table: pa.Table, lines: bool) -> None:
         self.path = path
         self._table = table
         self._lines = lines
@@ -179,18 +328,24 @@ class Rows(Sequence[dict[str, Any]]):
             index += len(self)
         if not 0 <= index < len(self):
             raise IndexError(index)
-        where = f"{self.path}, row {index + 1}"
         values = {name: self._table[name][index].as_py() for name in self._table.column_names}
+        if not self._lines:
+            if isinstance(values.get("target"), str):
+                values["target"] = parse_target(values["target"])
+            return values
+        row = parse_line(self.where(index), values["line"])
+        if "input" not in row:
+            window_columns(self.where(index), list(row), required=("subject_id", "task"))
+        try:
+            return normalise_row(row)
+        except UserError as error:
+            raise UserError(f"{self.where(index)}: {error}") from None
+
+    def where(self, index: int) -> str:
+        """File and row of a CSV, numbered as a spreadsheet shows it (the header is row 1), or file and line of a JSONL."""
         if self._lines:
-            try:
-                values = json.loads(values["line"])
-            except json.JSONDecodeError:
-                values = None
-            if not isinstance(values, dict):
-                raise UserError(f"{where}: expected a JSON object, got something else. Fix the file.")
-            if "input" not in values:
-                window_columns(where, list(values), required=("subject_id", "task"))
-        return normalise_row(values, where)
+            return f"{self.path}, line {self._table['number'][index].as_py()}"
+        return f"{self.path}, row {row_number(self.path, index)}"
 
     @property
     def columns(self) -> list[str]:
@@ -198,8 +353,15 @@ class Rows(Sequence[dict[str, Any]]):
         return [] if self._lines else self._table.column_names
 
     def column(self, name: str) -> list[Any]:
-        """The values of a column of a CSV as they are in the file; empty cells are None."""
+        """The values of a column of a CSV: ids, positions, or the text in the file."""
         return self._table[name].to_pylist()
+
+    def subject_ids(self) -> list[str | None]:
+        """The patient of each row; rows of a JSONL with `input` may have it in their task_info, or lack it."""
+        if not self._lines:
+            return self.column("subject_id")
+        infos = (row | {"subject_id": row.get("subject_id") or _task_info(row).get("subject_id")} for row in self)
+        return [clean_id(info["subject_id"]) for info in infos]
 
     def having(self, name: str) -> list[int]:
         """Positions of the rows that have a value in this column; in a JSONL, of those whose line contains the name."""
@@ -211,6 +373,11 @@ class Rows(Sequence[dict[str, Any]]):
         return pc.indices_nonzero(has).to_pylist()
 
 
+def _task_info(row: Mapping[str, Any]) -> dict[str, Any]:
+    info = row.get("task_info")
+    return info if isinstance(info, dict) else {}
+
+
 def read_rows(path: Path | str) -> Rows:
     """Read the rows of an index CSV (`.csv`) or JSONL (`.jsonl`, `.json`)."""
     import pyarrow as pa
@@ -219,12 +386,33 @@ def read_rows(path: Path | str) -> Rows:
     if path.is_dir():
         raise UserError(f"{path}: expected an index file, got a directory. Choose a file in it.")
     if path.suffix in (".jsonl", ".json"):
-        with path.open(encoding="utf-8") as file:
-            lines = pa.array((line for line in file if line.strip()), pa.large_string())
-        return Rows(path, pa.table({"line": lines}), lines=True)
-    columns = read_header(path)
-    window_columns(path, columns, required=("subject_id", "task"))
-    return Rows(path, read_text_csv(path, columns, missing=("", "nan")), lines=False)
+        numbers, lines = zip(*read_lines(path), strict=True) or ((), ())
+        return Rows(
+            path, pa.table({"number": pa.array(numbers, pa.int32()), "line": pa.array(lines, pa.large_string())}), True
+        )
+    return Rows(path, pa.concat_tables(read_tables(path, required=("subject_id", "task"))), lines=False)
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (line number, text) for the lines of a JSONL that are not blank."""
+    if path.is_dir():
+        raise UserError(f"{path}: expected a JSONL file, got a directory. Choose a file in it.")
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            yield from ((number, line) for number, line in enumerate(file, 1) if line.strip())
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: expected JSONL in UTF-8, got other bytes. Decompress or convert it.") from None
+
+
+def parse_line(where: str, text: str) -> dict[str, Any]:
+    """The object in a line of a JSONL; `where` names the line in the error."""
+    try:
+        row = json.loads(text)
+    except json.JSONDecodeError:
+        row = None
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: expected a JSON object, got something else. Fix the file.")
+    return row
 
 
 # --- frames, for samplers
@@ -234,57 +422,61 @@ def index_files(path: Path | str) -> list[Path]:
     """The CSVs of an index: the file itself, or all CSVs of a directory, sorted by name."""
     path = require(path, "a task index (a directory of CSVs, or a CSV)", HOW_TO_GET_INDEX)
     files = [path] if path.is_file() else sorted(file for file in path.glob("*.csv") if not file.name.startswith("."))
-    files = [file for file in files if not file.name.endswith(".audit.csv")]
+    files = [file for file in files if not file.name.endswith(AUDIT_SUFFIX)]
     if not files:
         raise UserError(f"{path}: expected a task index, got no CSV files. {HOW_TO_GET_INDEX}.")
     return files
 
 
+def index_paths(paths: Iterable[Path | str], fix: str = HOW_TO_GET_INDEX) -> list[Path]:
+    """The index files among `paths`, such as those of `ehr_bench/*.csv`: audit tables are skipped with a note.
+
+    `fix` says what to do if one of them does not exist.
+    """
+    files = [require(path, "an index CSV or JSONL", fix) for path in paths]
+    indexes = [path for path in files if not path.name.endswith(AUDIT_SUFFIX)]
+    for path in files:
+        if path not in indexes:
+            print(f"note: {path} is the audit table of a sampled set, not an index; skipped")
+    if not indexes:
+        raise UserError(f"{', '.join(map(str, files))}: expected index files, got audit tables. {HOW_TO_GET_INDEX}.")
+    return indexes
+
+
 def scan(path: Path) -> pl.LazyFrame:
     """An index CSV as a lazy frame with the columns `INDEX_COLUMNS`: clean ids as text, positions as integers.
 
-    Malformed lines raise when the frame is collected; see `reading`.
+    Collecting it raises the errors of `read_tables`.
     """
     import polars as pl
+    from polars.io.plugins import register_io_source
 
-    columns = read_header(path)
-    begin, end = window_columns(path, columns)
-    frame = pl.scan_csv(path, infer_schema=False).rename({begin: "context_begin", end: "context_end"})
-    optional = [name for name in INDEX_COLUMNS if name not in (*columns, "context_begin", "context_end")]
-    frame = frame.with_columns(pl.lit(None, pl.String).alias(name) for name in optional)
-    positions = ("context_begin", "context_end", *_EARLIER)
-    numbers = pl.col(*IDS, *positions)
-    frame = frame.with_columns(pl.when(~numbers.is_in(MISSING_CELLS)).then(numbers.str.strip_suffix(".0")))
-    return frame.cast(dict.fromkeys(positions, pl.Int32) | {"target_weight": pl.Float64}).select(INDEX_COLUMNS)
+    window_columns(path, read_header(path))
+    numbers = dict.fromkeys(("context_begin", "context_end", *_EARLIER), pl.Int32) | {"target_weight": pl.Float64}
+    schema = {name: numbers.get(name, pl.String) for name in INDEX_COLUMNS}
+
+    def frames(
+        columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
+    ) -> Iterator[pl.DataFrame]:
+        for table in read_tables(path, REQUIRED):
+            frame = pl.from_arrow(table).rename({"period_begin": "context_begin", "period_end": "context_end"})
+            frame = frame.with_columns(pl.lit(None).alias(name) for name in INDEX_COLUMNS if name not in frame.columns)
+            frame = frame.select(columns or INDEX_COLUMNS)
+            frame = frame.cast({name: schema[name] for name in frame.columns})
+            if n_rows is not None:
+                frame, n_rows = frame.head(n_rows), max(0, n_rows - frame.height)
+            yield frame if predicate is None else frame.filter(predicate)
+
+    return register_io_source(frames, schema=schema)
 
 
 def target_labels() -> pl.Expr:
     """The labels in the column `target`, as a list column; a single name becomes a list of one."""
     import polars as pl
 
-    target = pl.col("target")
+    target = pl.col("target").str.strip_chars()
     as_list = pl.when(target.str.starts_with("[")).then(target).otherwise(pl.format("[{}]", target))
     return as_list.str.json_decode(pl.List(pl.String)).list.unique(maintain_order=True)
-
-
-@contextlib.contextmanager
-def reading(path: Path | str) -> Iterator[None]:
-    """Turn errors of polars about a malformed index file into a `UserError` that quotes no values.
-
-    >>> import polars as pl
-    >>> with reading("x.csv"):
-    ...     pl.select(pl.lit("a").cast(pl.Int64))
-    Traceback (most recent call last):
-    pipeline.errors.UserError: x.csv: expected an index CSV, got an error: conversion from `str` to `i64` failed
-    in column 'scalar'. Make it with mimiciv_dataset/task_sample_info_gen.py, or use a released index.
-    """
-    import polars as pl
-
-    try:
-        yield
-    except pl.exceptions.PolarsError as error:
-        reason = str(error).splitlines()[0].partition(" for ")[0][:120]
-        raise UserError(f"{path}: expected an index CSV, got an error: {reason}. {HOW_TO_GET_INDEX}.") from None
 
 
 def task_of_file(path: Path) -> str | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from mimiciv_dataset.candidates import Candidates
-from mimiciv_dataset.index_files import Rows, normalise_row, read_rows, sample_id
+from mimiciv_dataset.index_files import Rows, normalise_row, read_rows
 from mimiciv_dataset.lookups import Lookups
 from mimiciv_dataset.samples import label_list, target_of_row
 from mimiciv_dataset.tasks import ALL_TASKS, TASKS, Task, load_instructions
@@ -101,7 +102,23 @@ class MIMICIV(Dataset):
     def row(self, index: int) -> Row:
         """The index row of a sample, as `normalise_row` returns it."""
         row = self.rows[self._order[index]]
-        return row if isinstance(self.rows, Rows) else normalise_row(row)
+        if isinstance(self.rows, Rows):
+            return row
+        with self.located(index):
+            return normalise_row(row)
+
+    def where(self, index: int) -> str:
+        """The row of a sample in its file, or in `sample_info`, for errors."""
+        row = self._order[index]
+        return self.rows.where(row) if isinstance(self.rows, Rows) else f"sample_info[{row}]"
+
+    @contextlib.contextmanager
+    def located(self, index: int) -> Iterator[None]:
+        """Let errors in the block begin with the row of a sample."""
+        try:
+            yield
+        except UserError as error:
+            raise UserError(f"{self.where(index)}: {error}") from None
 
     @property
     def rendered(self) -> bool:
@@ -110,10 +127,9 @@ class MIMICIV(Dataset):
 
     def task(self, row: Row) -> Task:
         """The task of a row."""
-        name = row.get("task") or row.get("task_info", {}).get("task")
+        name = str(row.get("task") or row.get("task_info", {}).get("task"))
         if name not in (ALL_TASKS if "input" in row else TASKS):
-            where = self.rows.path if isinstance(self.rows, Rows) else "sample_info"
-            raise UserError(f"{where}: expected a task among {', '.join(TASKS)}, got {name!r}.")
+            raise UserError("expected a task of `task_sample_info_gen.py --list_tasks`, got another. Fix or remove the row.")
         return ALL_TASKS[name]
 
     def __getitem__(self, index: int) -> Row:
@@ -127,7 +143,8 @@ class MIMICIV(Dataset):
     def text(self, index: int) -> SampleText:
         """The input of a sample in parts, for truncation by events; `str` of it is the input."""
         row = self.row(index)
-        return SampleText.parse(row["input"], self.task(row)) if "input" in row else self._text(row)
+        with self.located(index):
+            return SampleText.parse(row["input"], self.task(row)) if "input" in row else self._text(row)
 
     def with_text(self, index: int) -> tuple[Row, SampleText]:
         """A sample and its input in parts, rendered once."""
@@ -139,24 +156,28 @@ class MIMICIV(Dataset):
 
     def _make(self, index: int, text: SampleText | None = None) -> Row:
         row = self.row(index)
+        with self.located(index):
+            return self._sample(self._order[index], row, text)
+
+    def _sample(self, position: int, row: Row, text: SampleText | None) -> Row:
         task = self.task(row)
         if "input" in row:
             info = {"metric": task.metric, "task_type": task.kind} | dict(row.get("task_info", {})) | {"task": task.name}
             text = {"input": row["input"], "output": row["output"], "candidates": row.get("candidates")}
-            idx, instruction = row.get("idx", self._order[index]), row.get("instruction", "")
+            idx, instruction = row.get("idx", position), row.get("instruction", "")
             return {"idx": idx, "instruction": instruction, **text, "task_info": info}
         begin, end, target = row["period_begin"], row["period_end"], row.get("target")
         if target is None:
             target = target_of_row(task, begin, end, self.trajectories.timeline(row["subject_id"]), self.lookups)
         if target is None:
             fix = "Use an index and trajectories of the same build"
-            raise UserError(f"{sample_id(row)}: expected a target in the row or the trajectory, got neither. {fix}.")
+            raise UserError(f"expected a target in the row or the trajectory, got neither. {fix}.")
         answers = label_list(target)
         key = f"{task.name} {row['subject_id']} {begin} {end}"
         info = {"task": task.name, "event": row.get("event") or task.event, "metric": task.metric, "task_type": task.kind}
         columns = {name: value for name, value in row.items() if name not in ("task", "event", "target")}
         return {
-            "idx": self._order[index],
+            "idx": position,
             "instruction": self.instructions[task.name],
             "input": str(text or self._text(row)),
             "output": "\n".join(answers),

@@ -21,7 +21,7 @@ from operator import itemgetter
 from typing import Any
 
 from mimiciv_dataset.candidates import HEADER, MAX_CANDIDATES
-from mimiciv_dataset.index_files import index_files, reading, scan, target_labels, task_of_file
+from mimiciv_dataset.index_files import index_files, scan, target_labels, task_of_file
 from mimiciv_dataset.patients import DATA_USE, read_subject_ids
 from mimiciv_dataset.sources import index_sources, patients_source
 from mimiciv_dataset.tasks import TASKS
@@ -87,10 +87,9 @@ def read_answers(files: Sequence[Path], tasks: Sequence[str], subjects: Collecti
     for path in files:
         if task_of_file(path) not in (None, *tasks) or (path.stem.isdecimal() and path.stem not in subjects):
             continue  # the file of another task or patient
-        with reading(path):
-            frame = scan(path).filter(selected).select("task", label=target_labels()).explode("label").drop_nulls().unique()
-            for task, label in frame.collect(engine="streaming").iter_rows():
-                answers[task].add(label)
+        frame = scan(path).filter(selected).select("task", label=target_labels()).explode("label").drop_nulls().unique()
+        for task, label in frame.collect(engine="streaming").iter_rows():
+            answers[task].add(label)
     return {task: sorted(labels) for task, labels in answers.items()}
 
 

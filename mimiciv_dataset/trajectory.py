@@ -137,12 +137,12 @@ class Trajectories:
         ids = self._subjects["subject_id"]
         row = int(np.searchsorted(ids, int(subject_id)))
         if row == len(ids) or ids[row] != int(subject_id):
-            raise self._no_patient(subject_id)
+            raise self._no_patient()
         return tuple(int(self._subjects[name][row]) for name in ("shard", "first", "events"))
 
-    def _no_patient(self, subject_id: str) -> UserError:
+    def _no_patient(self) -> UserError:
         fix = "Use an index and trajectories of the same build; mimiciv_dataset/validate_index.py compares them"
-        return UserError(f"{self.folder}: expected a trajectory of patient {subject_id}, got none. {fix}.")
+        return UserError(f"{self.folder}: expected a trajectory of the patient, got none. {fix}.")
 
     def has(self, subject_id: str) -> bool:
         """Whether the patient has a trajectory."""
@@ -177,7 +177,7 @@ class Trajectories:
 
         path = self.folder / f"{subject_id}.parquet"
         if not path.exists():
-            raise self._no_patient(subject_id)
+            raise self._no_patient()
         return pq.ParquetFile(path)
 
     def events(self, subject_id: str, positions: Iterable[int]) -> list[Event]:
@@ -188,7 +188,7 @@ class Trajectories:
         for position in positions:
             if not 0 <= position < length:
                 got = f"a trajectory of {length} events. Use an index and trajectories of the same build"
-                raise UserError(f"{self.folder}: expected event {position} of patient {subject_id}, got {got}.")
+                raise UserError(f"{self.folder}: expected event {position} of the patient, got {got}.")
         events = (self._from_shard if self.sharded else self._from_parquet)(source, list(dict.fromkeys(positions)))
         return [events[position] for position in positions]
 

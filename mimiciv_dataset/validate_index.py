@@ -1,8 +1,8 @@
 """Check that an index belongs to these trajectories: positions in range, the stated event, the stated target.
 
-Works on index files of this repository and on released ones. Prints, for each task, how many rows agree, and the first rows
-that do not. The exit code is 1 if a row disagrees. With --prove, a row also disagrees if its input depends on a record after
-its prediction time (`no_future.py`).
+Works on index files of this repository and on released ones. Prints, for each task, how many rows agree, the first rows that
+do not (numbered as in a spreadsheet: the header is row 1), and how many repeat a sample of their file. The exit code is 1 if a
+row disagrees. With --prove, a row also disagrees if its input depends on a record after its prediction time (`no_future.py`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
-from mimiciv_dataset.index_files import index_files, read_rows, sample_id
+from mimiciv_dataset.index_files import Rows, clean_window, index_files, index_paths, read_rows
 from mimiciv_dataset.lookups import Lookups
 from mimiciv_dataset.no_future import NoFuture
 from mimiciv_dataset.samples import target_of_row
@@ -28,6 +28,7 @@ from mimiciv_dataset.text import Renderer
 from mimiciv_dataset.timeline import Timeline
 from mimiciv_dataset.trajectory import Trajectories
 from pipeline.cli import Parser, run
+from pipeline.errors import UserError
 from pipeline.progress import Summary, print_table
 from pipeline.work import map_lines
 
@@ -46,9 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_num_workers()
     args = cli.parse_args(argv)
     summary = Summary("validate_index")
-    files = [path for given in args.index for path in index_files(given)]
+    open_rows.cache_clear()
+    files = [path for given in index_paths(args.index) for path in index_files(given)]
     counts: dict[str, Counter[str]] = defaultdict(Counter)
-    shown: Counter[Path] = Counter()
+    shown, repeated = Counter[Path](), Counter[Path]()
     check = partial(check_block, Trajectories(args.ehr_dir), Lookups(args.index_mapping), args.show, args.prove)
     parts = [(path, block) for path in files for block in blocks(path)]
     scratch = Path(tempfile.gettempdir()), f"validate_index-{os.getpid()}"
@@ -56,9 +58,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     for (path, _), result in zip(parts, results, strict=True):
         for task, of_task in result["counts"].items():
             counts[task].update(of_task)
-        for line in result["lines"][: args.show - shown[path]]:
-            print(line)
+        repeated[path] += result["repeated"]
+        for position, reason in result["bad"][: args.show - shown[path]]:
+            print(f"{open_rows(path).where(position)}: {reason}")
             shown[path] += 1
+    for path, number in repeated.items():
+        if number:
+            print(f"warning: {path}: {number:,} rows repeat the task, patient and window of another row.")
     agree = {task: of_task.pop(AGREE, 0) for task, of_task in counts.items()}
     rows = []
     for task in sorted(counts, key=lambda name: (list(TASKS).index(name) if name in TASKS else 99, name)):
@@ -74,8 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def blocks(path: Path) -> list[dict[str, list[int]]]:
     """The positions of the rows of each patient in a file, in blocks of `UNIT_PATIENTS` patients."""
     of_patient: dict[str, list[int]] = defaultdict(list)
-    for position, row in enumerate(map(flat, open_rows(path))):
-        of_patient[str(row.get("subject_id"))].append(position)
+    for position, subject_id in enumerate(open_rows(path).subject_ids()):
+        of_patient[str(subject_id)].append(position)
     patients = list(of_patient.items())
     return [dict(patients[start : start + UNIT_PATIENTS]) for start in range(0, len(patients), UNIT_PATIENTS)]
 
@@ -83,52 +89,73 @@ def blocks(path: Path) -> list[dict[str, list[int]]]:
 def check_block(
     trajectories: Trajectories, lookups: Lookups, show: int, prove: bool, part: tuple[Path, dict[str, list[int]]]
 ) -> Iterator[dict[str, Any]]:
-    """Check a block of the rows of a file: yield the `counts` of reasons by task, and `lines` about at most `show` rows."""
+    """Check a block of the rows of a file.
+
+    Yields:
+        `counts` of reasons by task; `bad`, the positions of at most `show` rows with their reasons; and how many rows are
+        `repeated`.
+    """
     path, block = part
+    rows = open_rows(path)
     counts: dict[str, Counter[str]] = defaultdict(Counter)
-    lines: list[str] = []
+    bad: list[tuple[int, str]] = []
+    repeated = 0
     for subject_id, positions in block.items():
         events = trajectories.trajectory(subject_id) if trajectories.has(subject_id) else None
         timeline = Timeline(events) if events else None
         proof = NoFuture(events, Renderer(lookups)) if prove and events else None
+        samples: set[tuple[str, int, int]] = set()
         for position in positions:
-            row = flat(open_rows(path)[position])
+            row = flat(rows, position)
+            sample = str(row.get("task")), row.get("period_begin"), row.get("period_end")
+            repeated += None not in sample and sample in samples
+            samples.add(sample)
             reason = disagreement(row, timeline, lookups)
             if proof and not reason and (part_of_text := proof.difference(TASKS[row["task"]], row)):
                 reason = f"input depends on the future: {part_of_text}"
-            counts[row.get("task", "?")][(reason or AGREE).partition(":")[0]] += 1
-            if reason and len(lines) < show:
-                lines.append(f"{path.name}, row {position + 1}: {reason}")
-    yield {"counts": counts, "lines": lines}
+            counts[sample[0] if sample[0] in TASKS else "?"][(reason or AGREE).partition(":")[0]] += 1
+            if reason and len(bad) < show:
+                bad.append((position, reason))
+    yield {"counts": counts, "bad": bad, "repeated": repeated}
 
 
-def flat(row: dict[str, Any]) -> dict[str, Any]:
-    """A row with the columns of its `task_info`, as released JSONL rows have them."""
-    return {**row.get("task_info", {}), **row}
+def flat(rows: Rows, position: int) -> dict[str, Any]:
+    """A row with the columns of its `task_info`, as released JSONL rows have them; clean, if it has a window."""
+    row = rows[position]
+    if "input" not in row:
+        return row
+    info = row.get("task_info")
+    row = (info if isinstance(info, dict) else {}) | row
+    if row.get("period_begin", row.get("context_begin")) is None:
+        return row
+    try:
+        return clean_window(row)
+    except UserError as error:
+        raise UserError(f"{rows.where(position)}: {error}") from None
 
 
 def disagreement(row: dict[str, Any], timeline: Timeline | None, lookups: Lookups) -> str | None:
     """Why a row disagrees with its patient's trajectory, or None: what kind of reason, then perhaps a colon and details."""
-    if row.get("task") not in TASKS:
-        return "unknown task"
+    task = TASKS.get(str(row.get("task")))
+    if task is None:
+        return "unknown task: see task_sample_info_gen.py --list_tasks"
     if timeline is None:
         return "no such patient"
-    task = TASKS[row["task"]]
     begin, end = row.get("period_begin"), row.get("period_end")
     if begin is None or end is None:
         return "no window"
     last = end if task.kind != "risk" else end - 1
     if not (0 < begin <= last < len(timeline)):
-        return f"position out of range: {sample_id(row)}, a trajectory of {len(timeline)} events"
+        return f"position out of range: a trajectory of {len(timeline):,} events"
     at = last if task.kind != "risk" or task.window == "note" else begin
     if row.get("event") not in (None, timeline.file_names[at]):
-        return f"different event: {sample_id(row)}, expected {row['event']}, got {timeline.file_names[at]} at {at}"
+        return f"different event: got {timeline.file_names[at]} at {at}"
     stated = row.get("target", row.get("label"))
     if stated is None:
         return None
     target = target_of_row(task, begin, end, timeline, lookups)
-    same = set(stated) == set(target or ()) if isinstance(stated, list) else stated == target
-    return None if same else f"different target: {sample_id(row)}"
+    same = set(map(str, stated)) == set(target or ()) if isinstance(stated, list) else stated == target
+    return None if same else "different target"
 
 
 if __name__ == "__main__":

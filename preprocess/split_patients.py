@@ -16,9 +16,10 @@ import csv
 import hashlib
 from collections.abc import Iterable, Sequence
 
+from mimiciv_dataset.index_files import HOW_TO_GET_INDEX, index_paths, read_rows
 from mimiciv_dataset.lookups import find_table
+from mimiciv_dataset.patients import read_subject_ids
 from mimiciv_dataset.sources import patients_source
-from mimiciv_dataset.values import canonical_or_same
 from pipeline.cli import Parser, between, run
 from pipeline.errors import UserError
 from pipeline.files import atomic_path, require
@@ -45,10 +46,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     summary = Summary("split_patients")
     source = args.ehr_dir or args.patients or default_source(args.root_dir)
     patients = read_patients(source)
-    # the audit table beside a sampled set also matches `ehr_bench/*.csv`
-    test_from = [path for path in args.test_from if not path.name.endswith(".audit.csv")]
+    test_from = index_paths(args.test_from) if args.test_from else []
     sources = [patients_source(source, patients)]
-    sources += [content_of(f"test_from/{require(path, 'an index', 'check --test_from').name}", path) for path in test_from]
+    sources += [content_of(f"test_from/{path.name}", path) for path in test_from]
     settings = {"test_ratio": args.test_ratio, "seed": args.seed}
     files = {name: args.output_dir / f"{name}.csv" for name in ("patients", "train", "test")}
     provenance = Provenance(
@@ -109,27 +109,19 @@ def read_patients(path: Path) -> list[str]:
         from mimiciv_dataset.trajectory import Trajectories
 
         return ascending(path, Trajectories(path).subject_ids())
-    from mimiciv_dataset.lookups import read_text_csv
-
-    ids = read_text_csv(path, ("subject_id",))["subject_id"].unique().to_pylist()
-    return ascending(path, (canonical_or_same("subject_id", subject_id) for subject_id in ids if subject_id is not None))
+    return ascending(path, read_subject_ids(path, fix))
 
 
 def index_subjects(path: Path) -> set[str]:
-    """The patients of an index CSV or JSONL; the rows of a released JSONL may have subject_id in their task_info."""
-    from mimiciv_dataset.index_files import clean_id, read_rows
-
+    """The patients of a CSV with a column subject_id or of a JSONL, whose rows may have subject_id in their task_info."""
+    if path.suffix not in (".jsonl", ".json"):
+        return set(read_subject_ids(path, HOW_TO_GET_INDEX, may_repeat=True))
     rows = read_rows(path)
-    subjects = set()
-    if "subject_id" in rows.columns and None not in (ids := set(map(clean_id, rows.column("subject_id")))):
-        return ids
-    for number, row in enumerate(rows, 1):
-        info = row.get("task_info")
-        subject_id = clean_id(row.get("subject_id") or (info.get("subject_id") if isinstance(info, dict) else None))
-        if subject_id is None:
-            raise UserError(f"{path}, row {number}: expected subject_id in the row or its task_info, got none. Fix the row.")
-        subjects.add(subject_id)
-    return subjects
+    subjects = rows.subject_ids()
+    if None in subjects:
+        where = rows.where(subjects.index(None))
+        raise UserError(f"{where}: expected subject_id in the row or its task_info, got none. Fix the row.")
+    return set(subjects)
 
 
 def write_ids(path: Path, subject_ids: Sequence[str]) -> None:

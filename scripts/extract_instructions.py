@@ -10,10 +10,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
+from mimiciv_dataset.index_files import parse_line, read_lines
 from mimiciv_dataset.tasks import TASKS
 from pipeline.cli import Parser, run
 from pipeline.errors import UserError
@@ -29,17 +29,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     summary = Summary("extract_instructions")
     instructions: dict[str, Counter[str]] = defaultdict(Counter)
     for path in args.released:
-        with require(path, "a released JSONL", "check the path").open(encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    row = json.loads(line)
-                    task, sentence = TASKS[row["task_info"]["task"]], row["instruction"]
-                except (ValueError, KeyError, TypeError):
-                    expected = "an instruction, and in task_info.task a task of `task_sample_info_gen.py --list_tasks`"
-                    raise UserError(
-                        f"{path}, line {number}: expected {expected}, got a row without. Check the file."
-                    ) from None
-                instructions[task.name][sentence] += 1
+        for number, line in read_lines(require(path, "a released JSONL", "check the path")):
+            where = f"{path}, line {number}"
+            row = parse_line(where, line)
+            info, sentence = row.get("task_info"), row.get("instruction")
+            task = TASKS.get(str(info.get("task"))) if isinstance(info, dict) else None
+            if task is None or not isinstance(sentence, str) or not sentence.strip():
+                expected = "an instruction, and in task_info.task a task of `task_sample_info_gen.py --list_tasks`"
+                raise UserError(f"{where}: expected {expected}, got a row without. Check the file.")
+            instructions[task.name][sentence] += 1
     rows = sum(sentences.total() for sentences in instructions.values())
     if not rows:
         raise UserError(f"{args.released[0]}: expected rows with an instruction, got none. Check the file.")

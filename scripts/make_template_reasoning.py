@@ -15,6 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages 
 import csv
 from collections.abc import Sequence
 
+from mimiciv_dataset.cells import read_cells
+from mimiciv_dataset.index_files import read_header
 from mimiciv_dataset.sources import index_mapping_source, index_sources, trajectories_source
 from pipeline.cli import Parser, at_least, run
 from pipeline.errors import UserError
@@ -48,22 +50,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mimiciv_dataset.mimiciv import MIMICIV
 
     dataset = MIMICIV(args.root_dir, args.index, lazzy_mode=True, shuffle=False)
-    columns = dataset.rows.columns
-    if not columns:
+    if not dataset.rows.columns:
         raise UserError(f"{args.index}: expected an index CSV, got JSONL. Give the CSV.")
     chains = 0
-    with args.index.open(newline="", encoding="utf-8") as file, atomic_path(args.output_path) as temporary:
-        rows = csv.DictReader(file)
-        with temporary.open("w", newline="", encoding="utf-8") as out:
-            writer = csv.DictWriter(out, list(dict.fromkeys([*columns, "reasoning"])))
-            writer.writeheader()
-            for number, row in enumerate(progress(rows, total=len(dataset), desc="template", unit="row")):
-                sample, text = dataset.with_text(number)
-                is_decision = sample["task_info"]["task_type"] == "decision"
-                rendered = [event for event in text.window if event]  # some tables have no text
-                events = rendered[: args.events] if args.first else rendered[-args.events :]
-                writer.writerow(row | {"reasoning": chain(events, sample["output"]) if is_decision else ""})
-                chains += is_decision
+    header, rows = read_header(args.index), read_cells(args.index)
+    next(rows)  # the header
+    with atomic_path(args.output_path) as temporary, temporary.open("w", newline="", encoding="utf-8") as out:
+        writer = csv.DictWriter(out, list(dict.fromkeys([*filter(None, header), "reasoning"])))
+        writer.writeheader()
+        for number, (_, cells) in enumerate(progress(rows, total=len(dataset), desc="template", unit="row")):
+            row = {name: cell for name, cell in zip(header, cells, strict=True) if name}
+            sample, text = dataset.with_text(number)
+            is_decision = sample["task_info"]["task_type"] == "decision"
+            rendered = [event for event in text.window if event]  # some tables have no text
+            events = rendered[: args.events] if args.first else rendered[-args.events :]
+            writer.writerow(row | {"reasoning": chain(events, sample["output"]) if is_decision else ""})
+            chains += is_decision
     provenance.complete(rows=len(dataset), chains=chains)
     summary.print(f"{len(dataset):,} rows, {chains:,} template chains → {args.output_path}", len(dataset), "rows")
 

@@ -89,9 +89,10 @@ def texts(paths: Sequence[Path]) -> Iterator[str]:
 
 def samples(root_dir: Path, indexes: Sequence[Path], number: int, seed: int) -> Iterator[str]:
     """The text of up to `number` random samples of each index file: input, instruction and answer."""
+    from mimiciv_dataset.index_files import index_paths
     from mimiciv_dataset.mimiciv import MIMICIV
 
-    for path in indexes:
+    for path in index_paths(indexes) if indexes else []:
         dataset = MIMICIV(root_dir, path, lazzy_mode=True, shuffle=False)
         rows = range(len(dataset))
         for row in random.Random(seed).sample(rows, min(number, len(rows))):

@@ -297,16 +297,16 @@ def test_errors_name_file_and_columns(draw: Draw, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"omr\.csv: expected columns target, context_end/period_end, got subject_id"):
         draw(index, {"omr": 1})
     (index / "omr.csv").write_text("subject_id;task;event\n")
-    with pytest.raises(UserError, match=r"omr\.csv: expected columns .* got subject_id;task;event"):
+    with pytest.raises(UserError, match=r"omr\.csv: expected columns .* got columns separated by semicolons"):
         draw(index, {"omr": 1})
     (index / "omr.csv").write_text("")
     with pytest.raises(UserError, match="got an empty file"):
         draw(index, {"omr": 1})
     (index / "omr.csv").write_text('subject_id,task,event,context_begin,context_end,target\n1,omr,omr,a,30,"[]"\n')
-    with pytest.raises(UserError, match=r"omr\.csv: expected an index CSV"):
+    with pytest.raises(UserError, match=r"omr\.csv, row 2, column context_begin: expected a whole number, got another text"):
         draw(index, {"omr": 1})
     (index / "omr.csv").write_text('subject_id,task,event,context_begin,context_end,target\n1,omr,omr,,30,"[]"\n')
-    with pytest.raises(UserError, match=r"omr\.csv: .*1 rows without"):
+    with pytest.raises(UserError, match=r"omr\.csv, row 2, column context_begin: expected a value"):
         draw(index, {"omr": 1})
     with pytest.raises(UserError, match="nothing: expected a task index"):
         draw(tmp_path / "nothing", {"omr": 1})
@@ -314,13 +314,13 @@ def test_errors_name_file_and_columns(draw: Draw, tmp_path: Path) -> None:
 
 def test_python_lists_are_no_targets(draw: Draw, tmp_path: Path) -> None:
     index = write_index(tmp_path / "index", [row("chartevents", 1, 100, ["x"]) | {"target": "['x']"}])
-    with pytest.raises(UserError, match="chartevents.csv: expected an index CSV.*error deserializing JSON"):
+    with pytest.raises(UserError, match="chartevents.csv, row 2, column target: expected a JSON string or list"):
         draw(index, {"chartevents": -1})
 
 
 def test_contradicting_rows_are_an_error(draw: Draw, tmp_path: Path) -> None:
     index = write_index(tmp_path / "index", [row("omr", 1, 100, ["BMI"]), row("omr", 1, 100, ["Weight"])])
-    with pytest.raises(UserError, match="2 rows that contradict another.* omr/1/80-100"):
+    with pytest.raises(UserError, match="omr: .*2 rows that contradict another"):
         draw(index, {"omr": -1})
 
 
@@ -389,13 +389,13 @@ def test_rows_errors(tmp_path: Path) -> None:
     path.write_text('{"task": "omr"}\n[1]\n{"a\n')
     rows = read_rows(path)
     for number, message in enumerate(
-        ("row 1: expected columns subject_id", "row 2: expected a JSON object", "row 3: expected")
+        ("line 1: expected columns subject_id", "line 2: expected a JSON object", "line 3: expected")
     ):
         with pytest.raises(UserError, match=message):
             rows[number]
     path = tmp_path / "x.csv"
     path.write_text("subject_id,task,period_begin,period_end\n1,omr,2\n")
-    with pytest.raises(UserError, match=r"x\.csv: expected a CSV with columns"):
+    with pytest.raises(UserError, match=r"x\.csv, row 2: expected 4 fields"):
         read_rows(path)
     path.write_bytes(b"\x1f\x8b\x08\x00")
     with pytest.raises(UserError, match=r"x\.csv: expected a CSV in UTF-8"):

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from mimiciv_dataset.index_files import index_files, reading, scan, target_labels, task_of_file
+from mimiciv_dataset.index_files import index_files, scan, target_labels, task_of_file
 from mimiciv_dataset.patients import read_subject_ids
 from mimiciv_dataset.sources import index_sources, patients_source, trajectories_source
 from mimiciv_dataset.trajectory import Trajectories
@@ -63,22 +63,21 @@ class CoexistenceCount:
         """The file of a task."""
         return self.output / f"{task}.parquet"
 
-    def rows(self, task: str) -> Iterator[tuple[Path, pl.LazyFrame]]:
+    def rows(self, task: str) -> Iterator[pl.LazyFrame]:
         """Yield the index rows of a task and the patients to count: a lazy frame for each file that may have some."""
         import polars as pl
 
         for path in self.index:
             if task_of_file(path) in (None, task) and not (path.stem.isdecimal() and path.stem not in self.subjects):
-                yield path, scan(path).filter((pl.col("task") == task) & pl.col("subject_id").is_in(list(self.subjects)))
+                yield scan(path).filter((pl.col("task") == task) & pl.col("subject_id").is_in(list(self.subjects)))
 
     def number_of_rows(self, tasks: Sequence[str]) -> int:
         """The number of samples of some tasks, which must have at least one."""
         import polars as pl
 
         number = 0
-        for path, frame in chain.from_iterable(map(self.rows, tasks)):
-            with reading(path):
-                number += frame.select(pl.len()).collect(engine="streaming").item()
+        for frame in chain.from_iterable(map(self.rows, tasks)):
+            number += frame.select(pl.len()).collect(engine="streaming").item()
         if not number:
             expected = "expected samples of decision tasks of the patients of --subject_id_path, got none"
             raise UserError(f"{self.index[0].parent}: {expected}. Use an index and a patient list of the same data.")
@@ -89,11 +88,10 @@ class CoexistenceCount:
         from thinking_graph_preprocess.pair_counter import PairCounter
 
         counter = PairCounter(GRAPH_TASKS[task], self.concepts)
-        for path, frame in self.rows(task):
-            with reading(path):
-                for batch in frame.select(*SHOWN_EVENTS, target_labels()).collect_batches(chunk_size=READ_SAMPLES):
-                    counter.add(batch.rows())
-                    tick(len(batch))
+        for frame in self.rows(task):
+            for batch in frame.select(*SHOWN_EVENTS, target_labels()).collect_batches(chunk_size=READ_SAMPLES):
+                counter.add(batch.rows())
+                tick(len(batch))
         counter.write(self.path(task))
 
 

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from mimiciv_dataset.events import MISSING
-from mimiciv_dataset.index_files import index_files, reading, scan, task_of_file
+from mimiciv_dataset.index_files import index_files, scan, task_of_file
 from mimiciv_dataset.lookups import DICTIONARIES, Lookups
 from mimiciv_dataset.samples import decision_target
 from mimiciv_dataset.sources import index_mapping_source, index_sources, trajectories_source
@@ -188,8 +188,7 @@ def positions_in_index(index: Sequence[Path], subjects: Sequence[str]) -> dict[s
     for path in index:
         if (path.stem.isdecimal() and path.stem not in positions) or task_of_file(path) not in (None, *GRAPH_TASKS):
             continue
-        with reading(path):
-            rows = scan(path).filter(chosen).select(SHOWN_EVENTS).unique().collect(engine="streaming")
+        rows = scan(path).filter(chosen).select(SHOWN_EVENTS).unique().collect(engine="streaming")
         for subject, begin, end, *others in rows.iter_rows():
             positions[subject].update(range(begin, end + 1), (position for position in others if position is not None))
     return {subject: events for subject, events in positions.items() if events}

@@ -27,7 +27,8 @@ from functools import cached_property, partial
 from itertools import islice
 from typing import NamedTuple
 
-from mimiciv_dataset.index_files import index_files, normalise_row, read_header, window_columns
+from mimiciv_dataset.cells import is_empty
+from mimiciv_dataset.index_files import REQUIRED, index_files, normalise_row, read_header, read_tables
 from mimiciv_dataset.sources import index_sources, trajectories_source
 from mimiciv_dataset.trajectory import Trajectories
 from pipeline.cli import Chunk, Parser, at_least, run
@@ -97,7 +98,7 @@ class EvidenceGeneration:
     @cached_property
     def columns(self) -> list[str]:
         """The columns of the output."""
-        return [*(name for name in read_header(self.index) if name != COLUMN), COLUMN]
+        return [*(name for name in read_header(self.index) if name not in ("", COLUMN)), COLUMN]
 
     @property
     def parts_dir(self) -> Path:
@@ -129,7 +130,7 @@ class EvidenceGeneration:
             writer = csv.DictWriter(file, self.columns)
             for number, (_, row) in enumerate(rows, part.first_row):
                 if number % self.chunk.number == self.chunk.index:
-                    sample = normalise_row(row, f"{self.index}, row {number + 1}")
+                    sample = normalise_row(row)
                     writer.writerow(row | {COLUMN: self.evidence.graph_of(sample, counts)})
                     tick(1)
             write_json(self.part_path(part, ".json"), counts)
@@ -175,7 +176,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     chunk = Chunk(args.chunk_num, args.chunk_idx)
     settings = EvidenceSettings(args.threshold, args.min_support, args.topk, args.total_pair, args.max_hops, args.max_nodes)
     index = require(args.data_index_path, "an index CSV", "make it with mimiciv_dataset/data_index_gen.py")
-    window_columns(index, read_header(index))
+    for _ in read_tables(index, REQUIRED):
+        pass  # every row is checked
     output = chunk.path(args.output_path or args.root_dir / "evidence_datas/evidence" / index.name)
     require(args.graph / "about.json", "a graph directory", HOW_TO_MAKE)
     require(args.coexistence_dir, "co-occurrence", "make it with thinking_graph_preprocess/coexistence_concept.py")
@@ -215,30 +217,29 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def read_index(path: Path, part: IndexPart = WHOLE_INDEX) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield (offset in bytes, row) of an index CSV, from the first row of a part on."""
+    """Yield (offset in bytes, row) of an index CSV that passed `read_tables`, from the first row of a part on.
+
+    Cells are as in the file; empty rows and unnamed columns are left out.
+    """
     csv.field_size_limit(1 << 30)
+    header = read_header(path)
     with path.open("rb") as file:
         offset = file.seek(part.offset)
 
         def lines() -> Iterator[str]:
             nonlocal offset
             for data in file:
-                encoding = "utf-8" if offset else "utf-8-sig"
                 offset += len(data)
-                yield data.decode(encoding)
+                yield data.decode("utf-8")
 
-        reader = csv.DictReader(lines(), read_header(path) if part.offset else None)
-        try:
-            width, begin = len(reader.fieldnames or ()), offset  # after the header
-            for number, row in enumerate(reader, part.first_row + 1):
-                if None in row or None in row.values():
-                    where = f"{path}, row {number}"
-                    raise UserError(f"{where}: expected {width} fields, got another number. Make or copy the file again.")
-                yield begin, row
-                begin = offset
-        except (UnicodeDecodeError, csv.Error) as error:
-            where = f"{path}, line {reader.line_num + 1}"
-            raise UserError(f"{where}: expected a CSV in UTF-8, got another file ({error}). Convert it.") from None
+        reader = csv.reader(lines())
+        if not part.offset:
+            next(reader)
+        begin = offset
+        for cells in reader:
+            if not is_empty(cells):
+                yield begin, {name: cell for name, cell in zip(header, cells, strict=True) if name}
+            begin = offset
 
 
 def split_index(path: Path, chunk: Chunk) -> tuple[list[IndexPart], int]:

@@ -11,7 +11,6 @@ import numpy as np
 import polars as pl
 
 from mimiciv_dataset.events import MISSING
-from mimiciv_dataset.index_files import reading
 from mimiciv_dataset.lookups import Lookups, ndc_key, read_text_csv
 from pipeline.errors import UserError
 from pipeline.progress import progress
@@ -129,9 +128,12 @@ def drug_classes(lookups: Lookups, mimic_dir: Path) -> Iterator[tuple[str, str, 
     """Yield (drug, relation, ATC class) of the drugs that MIMIC-IV names with an NDC of the ATC map."""
     classes = lookups.dictionary("d_atc_prescriptions")
     for column, path in drug_tables(mimic_dir).items() if classes else ():
-        with reading(path):
+        try:
             drugs = pl.scan_csv(path, infer_schema=False).select(column, "ndc").unique()
             rows = drugs.collect(engine="streaming").sort(column, "ndc").rows()
+        except pl.exceptions.PolarsError:  # its text can quote values
+            expected = f"expected a CSV with columns {column} and ndc, got another file"
+            raise UserError(f"{path}: {expected}. Download it again.") from None
         for drug, ndc in rows:
             if drug and (name := classes.get(ndc_key(ndc or ""))):
                 yield drug, "in_atc_class", name

@@ -235,13 +235,10 @@ class EvidenceFiles:
                 raise UserError(f"{path}: expected a column graph for --filter_nograph, got {got}. {fix}.")
             for index in range(len(dataset)):
                 columns = dataset.row(index)
-                task = dataset.task(columns)
-                try:
-                    paths = read_graph(columns.get("graph"))
+                with dataset.located(index):
+                    task, paths = dataset.task(columns), read_graph(columns.get("graph"))
                     if None in [columns[name] for name in ID_COLUMNS] or not columns.get("target"):
                         raise UserError("expected a patient, a window and a target, got a row without one of them.")
-                except UserError as error:
-                    raise UserError(f"{path}, row {index + 1}: {error}") from None
                 if task.kind != "generation" and (paths or not only_graph):
                     rows.setdefault(sample_id(columns), EvidenceRow(path, index))
         return list(rows.values())

@@ -51,9 +51,8 @@ def scan_rrf(folder: Path, name: str) -> pl.LazyFrame:
     frame = pl.scan_csv(path, separator="|", has_header=False, quote_char=None, infer_schema=False, new_columns=columns)
     try:
         broken = frame.select((~is_complete[name]).fill_null(True).sum()).collect(engine="streaming").item()
-    except pl.exceptions.ComputeError as error:
-        reason = str(error).splitlines()[0][:120]
-        raise UserError(f"{path}: expected an RRF file, got a malformed one ({reason}). Copy the file again.") from None
+    except pl.exceptions.ComputeError:
+        raise UserError(f"{path}: expected an RRF file, got a malformed one. Copy the file again.") from None
     if broken:
         raise UserError(f"{path}: expected complete rows, got {broken:,} truncated or with other fields. Copy the file again.")
     return frame

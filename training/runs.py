@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from evaluation.training_info import TRAINING_FILE, patient_lists_of, write_patient_list
 from inference.backends import load_tokenizer, reading_model
-from mimiciv_dataset.index_files import HOW_TO_GET_INDEX
+from mimiciv_dataset.index_files import index_paths
 from mimiciv_dataset.patients import DATA_USE
 from mimiciv_dataset.sources import index_mapping_source, index_sources, trajectories_source
 from pipeline.errors import UserError
-from pipeline.files import atomic_path, require, sha256, write_json
+from pipeline.files import atomic_path, sha256, write_json
 from pipeline.provenance import DIGESTS_CACHE, FileDigests, Provenance, Source, git_revision, output_of, record_path
 from training.arguments import DataArguments
 from training.samples import DOMAIN, REASONING, TrainingData
@@ -60,7 +60,7 @@ def load_training_data(
         raise UserError(f"--stage: expected {DOMAIN} or {REASONING}, got {stage}.")
     if not script_args.dataset_name:
         raise UserError("--dataset_name: expected an index CSV or JSONL to train on, got none.")
-    files = [require(name, "an index CSV or JSONL", HOW_TO_GET_INDEX) for name in script_args.dataset_name.split(",")]
+    files = index_paths(script_args.dataset_name.split(","))
     if not model_args.model_name_or_path:
         raise UserError("--model_name_or_path: expected a Hub id or local directory, got none.")
     check_model(model_args.model_name_or_path)

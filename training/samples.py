@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inference.prompts import NO_THINK, THINK, PromptBuilder, completion, completion_after, instructions_sha256, training_mode
-from mimiciv_dataset.index_files import MISSING_CELLS, clean_id, clean_position, window_columns
+from mimiciv_dataset.cells import MISSING_CELLS
 from mimiciv_dataset.mimiciv import MIMICIV
 from pipeline.errors import UserError
 from pipeline.files import sha256, sha256_file
@@ -117,22 +117,15 @@ class TrainingData:
         lengths: list[int] = []
         for rows in (dataset.rows for dataset in self.datasets):
             if rows.columns:
-                begins, ends = map(rows.column, window_columns(rows.path, rows.columns, required=()))
-                lengths += [clean_position(end) - clean_position(begin) for begin, end in zip(begins, ends, strict=True)]
+                windows = zip(rows.column("period_begin"), rows.column("period_end"), strict=True)
+                lengths += [end - begin for begin, end in windows]
             else:
                 lengths += [len(row["input"]) if "input" in row else row["period_end"] - row["period_begin"] for row in rows]
         return lengths
 
     def patients(self) -> set[str]:
         """The subject_ids of all rows."""
-        patients: set[str | None] = set()
-        for rows in (dataset.rows for dataset in self.datasets):
-            if rows.columns:
-                subject_ids = rows.column("subject_id")
-            else:
-                subject_ids = [row.get("subject_id") or row.get("task_info", {}).get("subject_id") for row in rows]
-            patients.update(map(clean_id, subject_ids))
-        return patients - {None}
+        return {subject_id for dataset in self.datasets for subject_id in dataset.rows.subject_ids()} - {None}
 
     def check(self) -> None:
         """Check about `MAX_CHECKED_ROWS` rows of each file for answers and windows that would stop a run later."""
@@ -140,8 +133,8 @@ class TrainingData:
             if not len(dataset):
                 raise UserError(f"{file}: expected rows to train on, got none. Choose another --dataset_name.")
             for index in range(0, len(dataset), max(1, len(dataset) // MAX_CHECKED_ROWS)):
-                if problem := _problem(dataset, index):
-                    raise UserError(f"{file}, row {index + 1}: {problem}")
+                with dataset.located(index):
+                    _check_row(dataset, index)
 
     def render(self, index: int) -> RenderedSample:
         """Prompt and completion of row `index`; an input over the limit loses its oldest events (docs/data.md)."""
@@ -194,8 +187,8 @@ def _stamps(folder: Path) -> str:
     return sha256(json.dumps([[path.name, *stamp_of(path)] for path in sorted(folder.iterdir())]))
 
 
-def _problem(dataset: MIMICIV, index: int) -> str | None:
-    """What would stop a run at a row, and what to do."""
+def _check_row(dataset: MIMICIV, index: int) -> None:
+    """Raise an error about what would stop a run at a row."""
     row = dataset.row(index)
     task = dataset.task(row)
     if "input" not in row:
@@ -204,11 +197,11 @@ def _problem(dataset: MIMICIV, index: int) -> str | None:
         last = end if task.kind != "risk" else end - 1
         if not 0 < begin <= last < events:
             window = f"expected a window in the patient's {events:,} events, got {begin} to {end}"
-            return f"{window}: index and trajectories are from different builds. See mimiciv_dataset/validate_index.py."
+            fix = "Index and trajectories are from different builds: see mimiciv_dataset/validate_index.py"
+            raise UserError(f"{window}. {fix}.")
     answer = row["output"] if "input" in row else row.get("target", "made from the trajectory")
     if not answer or (isinstance(answer, list) and not any(name.strip() for name in answer)):
-        return "expected an answer to train on, got an empty one. Remove the row."
-    return None
+        raise UserError("expected an answer to train on, got an empty one. Remove the row.")
 
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> str:

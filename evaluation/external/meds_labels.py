@@ -44,17 +44,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = cli.parse_args(argv)
     summary = Summary("meds_labels")
 
-    from mimiciv_dataset.index_files import read_rows
+    from mimiciv_dataset.index_files import index_paths, read_rows
 
     rows: dict[str, list[tuple[int, dict[str, Any]]]] = defaultdict(list)
     left_out: Counter[str] = Counter()
     number = 0
-    for path in args.data_index:
+    for path in index_paths(args.data_index):
         for row in read_rows(path):
+            number += 1
             if task_of_row(row, path).kind == "generation":
                 left_out["ask for a note"] += 1
             else:
-                rows[row["subject_id"]].append((number := number + 1, row))
+                rows[row["subject_id"]].append((number, row))
     labels: dict[str, list[tuple[int, int, int, str | bool]]] = defaultdict(list)
     patients, job = list(rows), MedsJob(args.ehr_dir, dict(rows))
     parts = [patients[start : start + PATIENTS_PER_PART] for start in range(0, len(patients), PATIENTS_PER_PART)]
@@ -99,14 +100,17 @@ class MedsJob:
             timeline = self.trajectories.timeline(subject_id)
             for number, row in self.rows[subject_id]:
                 task = TASKS[row["task"]]
-                check_sample(task, timeline, row)
+                check_sample(task, timeline, row, f"{task.name}, row {number:,} of --data_index")
                 time = label_time(task, timeline, row["period_begin"], row["period_end"])
                 label = None if time is None else (number, int(subject_id), time, label_value(task, row["target"]))
                 yield {"task": task.name, "label": label}
 
 
-def check_sample(task: Task, t: Timeline, row: dict[str, Any]) -> None:
-    """Check that a row is a sample of this trajectory: event and, for risk tasks, outcome are those of the row."""
+def check_sample(task: Task, t: Timeline, row: dict[str, Any], where: str) -> None:
+    """Check that a row is a sample of this trajectory: event and, for risk tasks, outcome are those of the row.
+
+    `where` names the row in the error.
+    """
     begin, end = row["period_begin"], row["period_end"]
     position = own_event(task, begin, end)
     fits = 0 < begin < end <= len(t) and position < len(t) and t.file_names[position] == (row.get("event") or task.event)
@@ -115,7 +119,6 @@ def check_sample(task: Task, t: Timeline, row: dict[str, Any]) -> None:
         outcome = task.rule(t, position, end)
         fits = outcome is not None and (YES if outcome.yes else NO) == row["target"]
     if not fits:
-        where = f"{task.name}, patient {row['subject_id']}, events {begin} to {end}"
         fix = "Index and trajectories belong to different builds: check them with mimiciv_dataset/validate_index.py"
         raise UserError(f"{where}: expected a sample of these trajectories, got another event or answer. {fix}.")
 
