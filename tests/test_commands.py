@@ -76,7 +76,6 @@ def test_a_mistyped_flag_of_a_trainer_is_refused(script: str, tmp_path: Path) ->
     [
         ("preprocess/merge_patient.py", ["--root_dir", "{root}"]),
         ("preprocess/build_index_mapping.py", ["--root_dir", "{root}", "--mimic_dir", "{root}"]),
-        ("preprocess/split_patients.py", ["--root_dir", "{root}"]),
         ("preprocess/synthetic_mimic.py", ["--root_dir", "{root}/synthetic", "--patients", "2"]),
         ("sft.py", ["--model_name_or_path", "m", "--dataset_name", "{root}", "--output_dir", "{root}/sft"]),
         ("grpo.py", ["--model_name_or_path", "m", "--dataset_name", "{root}", "--output_dir", "{root}/grpo"]),

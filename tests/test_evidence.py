@@ -203,7 +203,7 @@ def test_bad_input_is_an_error(synthetic_root: Path, built: Path, tmp_path: Path
     assert "--topk: expected" in refused("--topk", 0) and "--max_hops: expected" in refused("--max_hops", 0)
     whole = (built / "index.csv").read_text(encoding="utf-8")
     (tmp_path / "index.csv").write_text(whole[:-20], encoding="utf-8")
-    assert "row 36: expected 11 fields" in refused("--data_index_path", tmp_path / "index.csv")
+    assert "row 37: expected 11 fields" in refused("--data_index_path", tmp_path / "index.csv")
     (tmp_path / "index.csv").write_bytes(whole.encode() + b"\xff")
     assert "CSV in UTF-8" in refused("--data_index_path", tmp_path / "index.csv")
     for path in (built / "coexistence").glob("*.parquet"):
