@@ -332,10 +332,10 @@ def test_a_server_that_answers_nothing_stops_the_run(small_root: Path, tmp_path:
     ("change", "flags", "message"),
     [
         (None, [], "expected a task index"),
-        (lambda text: text.replace("umls_graph", "graf"), [], r"row 1: graph: expected \{"),
+        (lambda text: text.replace("umls_graph", "graf"), [], r"row 2: graph: expected \{"),
         (lambda text: text.replace(",graph", ",picture"), ["--filter_nograph"], "expected a column graph"),
-        (lambda text: text.replace("emar", "email"), [], "expected a task among .*, got 'email'"),
-        (lambda text: text.replace(',"[""0.9', ',"[0.9'), [], "row 1: target: expected a JSON string or list"),
+        (lambda text: text.replace("emar", "email"), [], r"emar.csv, row 2: expected a task of .*--list_tasks"),
+        (lambda text: text.replace(',"[""0.9', ',"[0.9'), [], "row 2, column target: expected a JSON string or list"),
         (lambda text: text.splitlines()[0] + "\n", [], "expected rows to write chains for, got none"),
         (lambda text: text, ["--max_seq_len", "4096"], "--max_new_tokens 4096: expected fewer"),
         (lambda text: text, ["--prompts", "/nowhere"], "/nowhere/with_knowledge.txt: expected a prompt"),

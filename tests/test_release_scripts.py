@@ -129,7 +129,7 @@ def datas(tmp_path: Path) -> Path:
                 target = ("yes" if number % 4 == 0 else "no") if risk else [f"answer {number % 9}"]
                 writer.writerow({
                     "subject_id": number % 40 + 1, "task": task, "event": TASKS[task].event or "poe",
-                    "context_begin": number, "context_end": number + 30, "target": json.dumps(target),
+                    "context_begin": number + 1, "context_end": number + 31, "target": json.dumps(target),
                     "target_weight": 0.5,
                 })  # fmt: skip
     Provenance(root / "task_index/all", "mimiciv_dataset/task_sample_info_gen.py").complete()
