@@ -32,7 +32,7 @@ from test_download_code_maps import QuietHandler
 from test_external_cdm import write_pickles
 from test_external_ehrshot import write_ehrshot
 from test_index_mapping import write_sources
-from tiny_evidence import answer_of, chain, record_of
+from tiny_evidence import answer_of, chain, prompt_of, record_of
 from tiny_umls import write_umls
 
 PAGES = (
@@ -189,12 +189,16 @@ def write_ahrq(folder: Path, maps: Path) -> Path:
 
 
 def reply(body: dict, number: int) -> dict:
-    """A correct chain for a record, or else an answer."""
-    try:
+    """A correct chain, the items that a chain arrives at, or the answer "no"."""
+    prompt = prompt_of(body) if "messages" in body else ""
+    if "# The right answer" in prompt:
         event = record_of(body).split("## ")[1].splitlines()[0].strip()
-        return {"text": chain(f"- **{event}**: seen", f"From **{event}** it follows.", answer_of(body))}
-    except (KeyError, IndexError, TypeError):
-        return {"text": "no", "top": {"no": -0.1, "yes": -2.5}}
+        items = answer_of(body)
+        reasoning = "\n".join([f"From **{event}** these follow:", *(f"- {item}" for item in items)])
+        return {"text": chain(f"- **{event}**: seen", reasoning, items)}
+    if "# The reasoning" in prompt:
+        return {"text": re.search(r"these follow:\n((?:- .*\n)+)", prompt)[1]}
+    return {"text": "no", "top": {"no": -0.1, "yes": -2.5}}
 
 
 def write_release(folder: Path, root: Path) -> Path:
