@@ -94,7 +94,10 @@ class Timeline:
         self.file_names = [event.file_name for event in events]
         self.hadm_ids = [event.hadm_id for event in events]
         self.starts = [seconds_of(event.starttime, event.file_name, "starttime") for event in events]
-        ends = (seconds_of(event.endtime, event.file_name, "endtime") for event in events)
+        ends = [
+            start if event.endtime == event.starttime else seconds_of(event.endtime, event.file_name, "endtime")
+            for event, start in zip(events, self.starts, strict=True)
+        ]
         self._ends = [-math.inf if end is None else end for end in ends]
         self._latest_end = list(accumulate(self._ends, max))
         self._events = events
