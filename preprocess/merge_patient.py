@@ -93,7 +93,7 @@ def raw_sources(tables: Sequence[RawTable], outputs: Mapping[str, Path], cache: 
     digests, sources = FileDigests(cache, verify), []
     for table in progress(tables, desc="check raw tables", unit="table"):
         output, digest = outputs.get(table.name), None
-        if output and output.is_dir():
+        if output and (output / SOURCE_FILE).exists():  # version 0.1 wrote none: its output is refused by its record
             read = read_json(output / SOURCE_FILE)
             digest = read["sha256"]
             if (verify or read["stamp"] != stamp_of(table.path)) and digests.of(table.path) != digest:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import json
 import os
 import re
 import subprocess
@@ -175,3 +176,15 @@ def test_full_disk(tmp_path: Path) -> None:
         assert not (disk / "p" / "hosp" / "labevents").exists()
         subprocess.run(["mount", "-o", "remount,size=50m", disk], check=True)
         command("preprocess/merge_patient.py", "--root_dir", tmp_path, "--output_path", disk / "p")
+
+
+def test_an_output_of_version_0_1_is_refused(tmp_path: Path) -> None:
+    write_mimic(tmp_path / "mimiciv", TWO_PATIENTS)
+    command("preprocess/merge_patient.py", "--root_dir", tmp_path)
+    for path in (tmp_path / "patients").rglob(".source.json"):
+        path.unlink()
+    old = {"step": "merge_patient", "rules": 1, "inputs": {"hosp/omr.csv": "ab"}, "settings": {"buckets": 1}, "complete": True}
+    (tmp_path / "patients/provenance.json").write_text(json.dumps(old))
+    done = command("preprocess/merge_patient.py", "--root_dir", tmp_path, check=False)
+    assert done.returncode == 2 and "the same step" in done.stderr and "Traceback" not in done.stderr
+    command("preprocess/merge_patient.py", "--root_dir", tmp_path, "--overwrite")
