@@ -11,7 +11,7 @@ import gzip
 import re
 import zlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,17 @@ def read_cells(path: Path) -> Iterator[tuple[int, list[str]]]:
 def is_empty(cells: Iterable[str]) -> bool:
     """Whether no cell of a row has a value."""
     return all(cell.strip() in ("", "nan") for cell in cells)
+
+
+def shown_columns(columns: Sequence[str], known: Collection[str]) -> str:
+    """The columns of a file for an error; a first row without any `known` name may be a row of data, so it is not quoted.
+
+    >>> shown_columns(["subject_id", "note"], ["subject_id", "text"]), shown_columns(["10000032", "Mr Smith"], ["subject_id"])
+    ('subject_id, note', 'a first row of 2 cells without them (is the header missing?)')
+    """
+    if not {column.strip() for column in columns} & set(known):
+        return f"a first row of {len(columns)} cells without them (is the header missing?)"
+    return ", ".join(column.strip() for column in columns)[:300]
 
 
 def read_header(path: Path, known: Collection[str], fix: str) -> list[str]:

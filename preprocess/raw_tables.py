@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mimiciv_dataset.cells import shown_columns
 from mimiciv_dataset.csv_checks import BOM, QuoteCheck, read_header, stray_quotes_error
 from mimiciv_dataset.events import COLUMN_KINDS, DICTIONARY_TABLES, EVENTS, MODULES, EventType
 from mimiciv_dataset.lookups import find_table, text_columns
@@ -136,8 +137,8 @@ def check_columns(table: RawTable) -> None:
     # The key admission_info is only in some trajectories, never in a raw file.
     missing = [column for column in event.required_columns if column not in (*columns, "admission_info")]
     if missing:
-        got = ", ".join(columns)[:300]
-        if len(columns) == 1 and (delimiter := re.search(r"[;\t|]", got)):
+        got = shown_columns(columns, event.required_columns)
+        if len(columns) == 1 and (delimiter := re.search(r"[;\t|]", columns[0])):
             got += f" (the delimiter seems to be {delimiter.group()!r} instead of a comma)"
         expected = f"the column{'s' * (len(missing) > 1)} {', '.join(missing)}"
         raise UserError(f"{path}: expected {expected}, got {got}. Use {OLDEST[event.module]} or later.")
@@ -220,7 +221,7 @@ def read_batches(
 
     names = column_names(path)
     if any(column not in names for column in columns):
-        got = ", ".join(name.strip() for name in names)[:300]
+        got = shown_columns(names, columns)
         raise UserError(f"{path}: expected the columns {', '.join(columns)}, got {got}. Download the file again, or fix it.")
     named = {"column_names": names, "skip_rows_after_names": 1}  # instead of those of the header
     rows, last, finished = 0, None, False

@@ -605,3 +605,12 @@ def test_a_record_without_time_does_not_take_diagnoses_along(original: Path, tmp
     assert events[events.index("diagnoses_icd") - 1] == "prescriptions"
     assert len(make_index_of(original)["diagnoses_icd"]) == 2
     assert MISSING_TEXTS[-1] == r"\N"
+
+
+def test_a_first_row_of_data_is_not_quoted(tmp_path: Path) -> None:
+    mimic = write_mimic(tmp_path / "mimiciv", TWO_PATIENTS)
+    path = mimic / "hosp/labevents.csv"
+    path.write_text("10000032,SECRET,2150-01-01\n" + path.read_text())
+    with pytest.raises(UserError, match="header missing") as error:
+        merge_patient.main(["--root_dir", str(tmp_path)])
+    assert "SECRET" not in str(error.value) and "10000032" not in str(error.value)

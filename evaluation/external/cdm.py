@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from evaluation.external.rows import BenchmarkRow, check_output, make_row, write_rows
+from mimiciv_dataset.cells import shown_columns
 from mimiciv_dataset.events import EVENTS, MISSING
 from mimiciv_dataset.index_files import clean_id
 from mimiciv_dataset.text import event_text
@@ -142,7 +143,7 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         if not set(columns) <= set(reader.fieldnames or []):
-            header = ", ".join(reader.fieldnames or []) or "an empty file"
+            header = shown_columns(reader.fieldnames, columns) if reader.fieldnames else "an empty file"
             raise UserError(f"{path}: expected columns {', '.join(columns)}, got {header}. {_FIX}.")
         return list(reader)
 

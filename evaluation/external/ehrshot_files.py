@@ -10,6 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
+from mimiciv_dataset.cells import shown_columns
 from mimiciv_dataset.tasks import NO, YES
 from pipeline.errors import UserError
 from pipeline.files import require
@@ -66,7 +67,7 @@ def select_columns(path: Path, frame: pl.LazyFrame, content: str, columns: Seque
     except (pl.exceptions.PolarsError, OSError):
         raise UserError(f"{path}: expected EHRSHOT's {content}, got an empty or damaged file. Download it again.") from None
     if not set(columns) <= set(header):
-        raise UserError(f"{path}: expected columns {', '.join(columns)}, got {', '.join(header)}. {DOWNLOAD}.")
+        raise UserError(f"{path}: expected columns {', '.join(columns)}, got {shown_columns(header, columns)}. {DOWNLOAD}.")
     return frame.select(columns)
 
 
