@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_mimic import Tables, read_trajectories, write_mimic
+from tiny_mimic import TWO_PATIENTS, Tables, read_trajectories, write_mimic
 
 from mimiciv_dataset import task_sample_info_gen
 from mimiciv_dataset.csv_checks import QuoteCheck, check_quotes
