@@ -207,9 +207,9 @@ def write_release(folder: Path, root: Path) -> Path:
     command(
         "preprocess/combination.py", "--root_dir", root, "--layout", "patient", "--output_path", folder / "made/patients_ehr"
     )
-    for name in ("patients_ehr", "cache"):
+    for name, path in (("patients_ehr", folder / "made/patients_ehr"), ("cache", root / "cache")):
         with tarfile.open(folder / f"{name}.tar.gz", "w:gz") as archive:
-            archive.add(folder / "made/patients_ehr" if name == "patients_ehr" else root / name, name)
+            archive.add(path, name, filter=lambda member: None if member.name.endswith(".json") else member)
     shutil.rmtree(folder / "made")
     for name in ("ehr_bench", "index_mapping"):
         shutil.copytree(root / name, folder / name, ignore=shutil.ignore_patterns("*.json", "*.audit.csv"))
