@@ -251,10 +251,15 @@ def test_grpo_samples_with_vllm(synthetic_root: Path, model: Path, data: Path, t
 def test_no_patient_text_reaches_a_tracker_or_the_screen(
     synthetic_root: Path, model: Path, data: Path, tmp_path: Path
 ) -> None:
-    """With every default: neither wandb (offline), tensorboard nor the logs hold a line of a record or an answer."""
+    """Neither wandb (offline), tensorboard nor the logs hold a line of a record or an answer.
+
+    With --show_sample the text of a sample is on the screen, which wandb would capture by default.
+    """
     more = ("--max_steps", 1, "--per_device_train_batch_size", 4)
     env = {"WANDB_DIR": str(tmp_path), "TENSORBOARD_LOGGING_DIR": str(tmp_path / "tb")}
-    sft = train("sft.py", words(synthetic_root, model, data, tmp_path / "sft", *more, "--report_to", "wandb"), **env)
+    sft = train(
+        "sft.py", words(synthetic_root, model, data, tmp_path / "sft", *more, "--report_to", "wandb", "--show_sample"), **env
+    )
     rl = words(synthetic_root, model, data, tmp_path / "rl", *more, "--report_to", "tensorboard",
                "--num_generations", 4, "--max_completion_length", 8,
                "--log_completions", "True")  # fmt: skip
@@ -262,7 +267,8 @@ def test_no_patient_text_reaches_a_tracker_or_the_screen(
     del rl[at : at + 2]
     grpo = train("grpo.py", rl, **env)
     assert "--log_completions is set to False" in grpo.stdout
-    text = sft.stdout + sft.stderr + grpo.stdout + grpo.stderr
+    assert "## Patient Demographics" in sft.stdout
+    text = grpo.stdout + grpo.stderr
     trackers = [path for path in tmp_path.rglob("*") if path.is_file() and ("wandb" in path.parts or "tfevents" in path.name)]
     assert any("wandb" in path.parts for path in trackers) and any("tfevents" in path.name for path in trackers)
     text += "".join(path.read_bytes().decode("latin-1") for path in trackers)
