@@ -38,6 +38,7 @@ class VLLMBackend(LocalBackend):
         self.builder = PromptBuilder(self.tokenizer, settings.prompt.empty_think_block)
         self._yes, self._no = yes_no_tokens(self.tokenizer)
         options = device_options(torch.cuda.device_count(), model)
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # nothing leaves the machine, not even what it is
         from vllm import LLM
 
         try:

@@ -55,7 +55,7 @@ def test_evidence_of_the_demo(test_data: Path) -> None:
 @pytest.mark.slow
 def test_train_speed(synthetic_root: Path) -> None:
     index = ",".join(str(synthetic_root / f"task_index/all/{task}.csv") for task in ("emar", "ICU_Stay_7day"))
-    done = command("benchmarks/train_speed.py", "--root_dir", synthetic_root, "--dataset_name", index, "--max_length", 1024,
+    done = command("benchmarks/train_speed.py", "--root_dir", synthetic_root, "--dataset_name", index, "--max_length", 256,
                    "--batch", 2, "--steps", 2, "--rounds", 1)  # fmt: skip
     useful = {row[0]: float(row[1].rstrip("%")) for row in cells(done.stdout) if row[1].endswith("%")}
     assert useful["packed"] == 100 > useful["padded"] and len(useful) == 4
@@ -88,19 +88,18 @@ def test_gpu_row_that_fails_is_reported(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_gpu(synthetic_root: Path, tmp_path: Path) -> None:
-    """Every section with tiny sizes on the CPU, where Liger and flash attention are unavailable."""
+    """Two sections with tiny sizes on the CPU, without flash attention; the tests above and below run the others' parts."""
     (tmp_path / "speed").mkdir()
     for name in ("patients_ehr", "index_mapping", "task_index"):
         (tmp_path / "speed" / name).symlink_to(synthetic_root / name)
-    command("benchmarks/gpu.py", "--root_dir", tmp_path, "--quick", "--seconds", 1200)
+    command("benchmarks/gpu.py", "--root_dir", tmp_path, "--quick", "--sections", "batches", "evaluation")
     text = (tmp_path / "gpu.md").read_text(encoding="utf-8")
     rows = {row[0]: row[1:] for row in cells(text)}
-    assert {"all logits", "in chunks", "padded", "grouped by length", "one process", "fsdp2", "--batch 4"} <= rows.keys()
-    assert not any("failed" in row[0] for name, row in rows.items() if name not in ("Liger", "deepspeed_zero3"))
-    assert "expected a GPU" in rows["Liger"][0] and ["packed", "kernels-community/flash-attn2", "not installed"] in cells(text)
+    assert {"padded", "grouped by length", "--batch 4"} <= rows.keys()
+    assert not any("failed" in row[0] for row in rows.values())
+    assert ["packed", "kernels-community/flash-attn2", "not installed"] in cells(text)
     losses = {row[0]: row[-1] for row in cells(text) if row[0] in ("padded", "packed") and len(row) == 6}
     assert float(losses["padded"]) == pytest.approx(float(losses["packed"]), abs=0.01), "the same samples in each step"
-    assert rows["ED_Hospitalization"][:2] == ["8", "AUROC"] and "stage 1: trained in" in text
 
 
 @pytest.mark.slow
