@@ -76,6 +76,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_rerun_flags()
     args = cli.parse_args(argv)
     summary = Summary("data_index_gen")
+    if args.output_path.suffix != ".csv":
+        raise UserError(f"{args.output_path}: expected an --output_path that ends with .csv, got another name. Choose one.")
     numbers = read_config(args.data_config, args.force_task_num, args.kind)
     others = args.out_data_index_dir, args.in_label_data_index_dir
     filters = Filters(args.min_window, args.max_window, args.exclude_audit, *others)

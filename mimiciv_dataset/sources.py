@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mimiciv_dataset.index_files import index_files
+from pipeline.errors import UserError
 from pipeline.provenance import (
     CONTENT,
     Source,
@@ -45,6 +46,10 @@ def index_sources(path: Path, name: str = "index", verify: bool = False) -> list
         source = output_of(name, path.parent, "mimiciv_dataset/task_sample_info_gen.py", is_ancestor=False, verify=verify)
         return [replace(source, path=path, digest=content_digest(path), by=CONTENT)]
     if record_path(path).exists():
+        recorded = (read_record(record_path(path)) or {}).get("files")
+        if path.is_dir() and recorded and (others := [file.name for file in files if file.name not in recorded]):
+            got = f"{len(others):,} others ({others[0]})"
+            raise UserError(f"{path}: expected only the index files of its record, got {got}. Move them to another directory.")
         return [output_of(name, path, "mimiciv_dataset/task_sample_info_gen.py", is_ancestor=False, verify=verify)]
     if path.is_dir() and any(record_path(file).exists() for file in files):
         return [source for file in files for source in index_sources(file, f"{name}/{file.name}", verify)]

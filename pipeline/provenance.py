@@ -27,7 +27,6 @@ import contextlib
 import json
 import os
 import shlex
-import shutil
 import subprocess
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -174,11 +173,15 @@ def _recorded(name: str, path: Path, record: Mapping[str, Any], is_ancestor: boo
 def origins(record: Mapping[str, Any], group: str, folder: Path) -> dict[str, Ancestor]:
     """The `inputs` or the `lineage` of a record in `folder`, to which the recorded paths are relative."""
 
-    def locate(path: str | None) -> Path | None:
-        return None if path is None else Path(os.path.normpath(folder / path))
-
     entries = (record.get(group) or {}).items()
-    return {name: Ancestor(locate(e["path"]), e["digest"], e["by"]) for name, e in entries}
+    paths = {name: None if entry["path"] is None else _located(folder, entry["path"]) for name, entry in entries}
+    return {name: Ancestor(paths[name], entry["digest"], entry["by"]) for name, entry in entries}
+
+
+def _located(folder: Path, path: str) -> Path:
+    """A path that is recorded relative to `folder`, or to where that is if a directory on the way to it is a link."""
+    near, real = (Path(os.path.normpath(start / path)) for start in (folder, folder.resolve()))
+    return near if near.resolve() == real.resolve() else real
 
 
 def command_of(record: Mapping[str, Any], folder: Path) -> str:
@@ -188,7 +191,7 @@ def command_of(record: Mapping[str, Any], folder: Path) -> str:
         return min(os.path.relpath(path), os.path.normpath(path.absolute()), key=lambda text: text.startswith(".."))
 
     recorded = record.get("command") or ["python", record.get("step", "")]
-    words = [word if isinstance(word, str) else shown(folder / word["path"]) for word in recorded]
+    words = [word if isinstance(word, str) else shown(_located(folder, word["path"])) for word in recorded]
     return shlex.join(words).replace(" --root_dir datas", "", 1)
 
 
@@ -281,8 +284,10 @@ class Provenance:
                 record, or was changed since it was finished.
         """
         self.check_sources()
-        if overwrite and (self.is_file or read_record(self.path) is not None):
-            self.remove()
+        record = read_record(self.path)
+        self._check_output(record)
+        if (overwrite and (self.is_file or record is not None)) or (record or {}).get("removing"):
+            self.remove()  # or end the removal of a run with --overwrite that was killed
             used = False
         if used is None:
             used = self.output.exists() and (self.is_file or any(output_files(self.output)))
@@ -315,6 +320,23 @@ class Provenance:
         known = {self.path.name, ".locks", DIGESTS_CACHE}
         return not self.is_file and any(path.name not in known for path in self.output.iterdir())
 
+    def _check_output(self, record: Mapping[str, Any] | None) -> None:
+        """Check that the output, which may be removed, is neither an input nor the output of another step."""
+        got, step = None, (record or {}).get("step") or self.step
+        if any(source.path is not None and source.path.resolve() == self.output.resolve() for source in self.sources):
+            got = "an input"
+        elif Path(step).stem != Path(self.step).stem:
+            got = f"one of {step}"
+        elif self.is_file and self.output.is_dir():
+            got = "a directory"
+        elif self.is_file and self.output.exists():
+            folder = self.output.parent
+            of_folder = (read_record(folder_record(folder)) or {}).get("files") or ()
+            if self.output.name in of_folder or self.output in _files_of_other_outputs(folder, but=self.path):
+                got = "a file of another output"
+        if got:
+            raise UserError(f"{self.output}: expected an output of {self.step}, got {got}. Choose another {self.flag}.")
+
     def check_sources(self) -> None:
         """Check that all inputs were made from the same version of whatever several of them were made from."""
         seen: dict[str, tuple[Source, Ancestor]] = {}
@@ -327,19 +349,28 @@ class Provenance:
                     raise UserError(f"{source.path}: expected to be made {same}, got one made from another version. {fix}.")
 
     def remove(self) -> None:
-        """Remove the output and its record; directories inside it that have records of their own stay."""
+        """Remove the output and its record; outputs inside its directory that have records of their own stay.
+
+        Raises:
+            UserError: a finished output consisted of all files in its directory, and now there are others.
+        """
         record = read_record(self.path) or {}
-        self._write({"complete": False})  # what a killed run leaves must not be taken for finished
         if self.is_file:
-            for name in record.get("files") or (self.output.name,):
+            files = record.get("files") or {self.output.name: {}}
+            # so that the next run does not take what is left for its own
+            self._write({"complete": False, "removing": True, "files": files})
+            for name in files:
                 (self.path.parent / name).unlink(missing_ok=True)
         else:
-            for path in self.output.iterdir():
-                if not path.is_dir() or path.is_symlink():
-                    path.unlink() if path != self.path else None
-                elif not any(path.rglob("*provenance.json")):
-                    shutil.rmtree(path)
-        self.path.unlink()
+            names = [file.relative_to(self.output).as_posix() for file in output_files(self.output)]
+            known = record["files"] if record.get("complete") and record.get("all_files") else names
+            if others := [name for name in names if name not in known]:
+                got = f"{len(others):,} other files ({others[0]})"
+                fix = f"Move them, or choose another {self.flag}"
+                raise UserError(f"{self.output}: expected only files that {self.step} wrote, got {got}. {fix}.")
+            self._write({"complete": False, "removing": True})
+            _remove_output(self.output)
+        self.path.unlink(missing_ok=True)
 
     def complete(self, digest: str | None = None, files: Iterable[Path] | None = None, **results: Any) -> None:
         """Record that the output is finished, its files, and its results, such as counts.
@@ -348,12 +379,14 @@ class Provenance:
             digest: identifies the output; by default that of `made_from` and all files.
             files: the files of the output; by default the file, or all files of the directory but hidden ones.
         """
+        all_files = files is None and not self.is_file  # whether the directory holds nothing else
         if files is None:
             files = [self.output] if self.is_file else output_files(self.output)
         entries = {file.relative_to(self.path.parent).as_posix(): _entry(file) for file in files}
         content = [[name, entry["sha256"]] for name, entry in entries.items()]
         digest = digest or sha256(json.dumps([self.made_from, content], sort_keys=True))
-        self._write({"complete": True, "digest": digest, **results, "files": entries})
+        about_files = {"all_files": all_files, "files": entries}
+        self._write({"complete": True, "digest": digest, **results, **about_files})
 
     def _write(self, state: Mapping[str, Any]) -> None:
         folder = self.path.parent.resolve()
@@ -433,14 +466,34 @@ def visible_files(folder: Path) -> Iterator[Path]:
 
 def output_files(folder: Path) -> Iterator[Path]:
     """The files below a directory, by name, without hidden ones, records, and what another record is about."""
+    others = _files_of_other_outputs(folder)
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.name.endswith("provenance.json"):
+        if path.name.startswith(".") or path.name.endswith("provenance.json") or path in others:
             continue
         if not path.is_dir():
-            if not file_record(path).exists():
-                yield path
+            yield path
         elif not folder_record(path).exists():
             yield from output_files(path)
+
+
+def _files_of_other_outputs(folder: Path, but: Path | None = None) -> set[Path]:
+    """The records, except one, of output files in a directory, and the files that they are about."""
+    records = {path for path in folder.glob("*.provenance.json") if not path.name.startswith(".")} - {but}
+    files = {folder / name for path in records for name in (read_record(path) or {}).get("files") or ()}
+    return files | records | {path for path in folder.iterdir() if path.is_file() and file_record(path) in records}
+
+
+def _remove_output(folder: Path) -> None:
+    """Remove what is in a directory, but its record and outputs inside that have records of their own."""
+    keep = {folder_record(folder), *_files_of_other_outputs(folder)}
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            if not folder_record(path).exists():
+                _remove_output(path)
+                with contextlib.suppress(OSError):  # not empty
+                    path.rmdir()
+        elif path not in keep:
+            path.unlink()
 
 
 def stamp_of(file: Path) -> list[int]:

@@ -120,8 +120,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def find_artefacts(folder: Path) -> Iterator[Artefact]:
     """The artefacts with a record below a directory, hidden directories aside."""
-    for parent, directories, files in os.walk(folder):
+    visited: set[str] = set()  # a link can lead back to a directory above it
+    for parent, directories, files in os.walk(folder, followlinks=True):
         directories[:] = [name for name in directories if not name.startswith(".")]
+        if (real := os.path.realpath(parent)) in visited:
+            directories.clear()
+            continue
+        visited.add(real)
         for name in files:
             if name.endswith("provenance.json") and not name.startswith("."):
                 path = Path(parent) / name

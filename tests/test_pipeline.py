@@ -275,6 +275,21 @@ def test_everything_agrees_on_what_it_was_made_from(tmp_path: Path, capsys: pyte
     assert output_of("index", moved, "index.py").digest
 
 
+def test_an_output_can_be_behind_a_link(tmp_path: Path) -> None:
+    (tmp_path / "disk/large").mkdir(parents=True)
+    (tmp_path / "datas").mkdir()
+    (tmp_path / "datas/trajectories").symlink_to(tmp_path / "disk/large")
+    make(tmp_path / "datas/ranked", a="1")
+    sources = [output_of("ranked", tmp_path / "datas/ranked", STEP)]
+    made = Provenance(tmp_path / "datas/trajectories", "preprocess/combination.py", sources)
+    assert made.begin()
+    made.complete()
+    assert provenance(tmp_path / "datas/ranked", a="2").begin(overwrite=True)
+    provenance(tmp_path / "datas/ranked", a="2").complete()
+    with pytest.raises(UserError, match="an output of an older version"):
+        output_of("trajectories", tmp_path / "datas/trajectories", "preprocess/combination.py")
+
+
 def test_an_older_input_that_is_no_ancestor_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make(tmp_path / "a", a="1")
     derive(tmp_path / "b", output_of("index", tmp_path / "a", STEP, is_ancestor=False))
@@ -329,10 +344,61 @@ def test_files_of_unknown_origin_are_not_mixed_with_outputs(tmp_path: Path) -> N
 
 def test_overwrite_keeps_the_outputs_of_other_steps_inside(tmp_path: Path) -> None:
     make(tmp_path, a="1")
-    make(tmp_path / "inside", a="1")
-    (tmp_path / "folder").mkdir()
+    make(tmp_path / "folder/inside", a="1")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "set.csv").touch()
+    (tmp_path / "set.audit.csv").touch()
+    beside = Provenance(tmp_path / "set.csv", "sample.py", is_file=True)
+    beside.complete(files=[tmp_path / "set.csv", tmp_path / "set.audit.csv"])
     assert provenance(tmp_path, a="1").begin(overwrite=True)
-    assert (tmp_path / "inside/part").exists() and not (tmp_path / "part").exists() and not (tmp_path / "folder").exists()
+    assert not (tmp_path / "part").exists() and not (tmp_path / "empty").exists()
+    assert (tmp_path / "folder/inside/part").exists() and not beside.begin()
+    assert not provenance(tmp_path / "folder/inside", a="1").begin()
+
+
+def test_overwrite_removes_nothing_that_another_step_or_person_made(tmp_path: Path) -> None:
+    make(tmp_path, a="1")
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match=r"output of combination.py, got one of preprocess/rank.py. Choose another"):
+            Provenance(tmp_path, "combination.py").begin(overwrite)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/thesis.tex").touch()
+    with pytest.raises(UserError, match=r"1 other files \(notes/thesis.tex\). Move them"):
+        provenance(tmp_path, a="2").begin(overwrite=True)
+    assert (tmp_path / "part").exists() and (tmp_path / "notes/thesis.tex").exists()
+
+
+def test_an_output_is_no_input_and_no_part_of_another_output(tmp_path: Path) -> None:
+    made = make(tmp_path / "index", a="1")
+    patients = tmp_path / "patients.csv"
+    patients.touch()
+    (tmp_path / "train.csv").touch()
+    Provenance(patients, "split_patients.py", is_file=True).complete(files=[patients, tmp_path / "train.csv"])
+    source = Source("patients", patients, "x", is_ancestor=False, by="patients")
+    cases = (
+        (tmp_path / "index", [], "a directory"),
+        (tmp_path / "index/part", [], "a file of another output"),
+        (tmp_path / "train.csv", [], "a file of another output"),
+        (patients, [], "one of split_patients.py"),
+        (patients, [source], "an input"),
+    )
+    for output, sources, got in cases:
+        with pytest.raises(UserError, match=rf"output of sample.py, got {got}. Choose another"):
+            Provenance(output, "sample.py", sources, is_file=True).begin(overwrite=True)
+    assert patients.exists() and not made.begin()
+
+
+def test_a_killed_overwrite_leaves_nothing_to_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, a="1")
+
+    def killed(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("pipeline.provenance._remove_output", killed)
+        provenance(tmp_path, a="2").begin(overwrite=True)
+    assert (tmp_path / "part").exists()
+    assert provenance(tmp_path, a="2").begin() and not (tmp_path / "part").exists()
 
 
 def test_records_of_version_0_1_are_another_step(tmp_path: Path) -> None:

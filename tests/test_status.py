@@ -64,6 +64,13 @@ def test_stale_unfinished_changed(root: Path) -> None:
     assert states["trajectories"] == "changed" and "bytes instead of" in commands[0]
 
 
+def test_an_output_behind_a_link_is_found(root: Path, tmp_path: Path) -> None:
+    shutil.move(root / "patients_ehr", tmp_path / "large")
+    (root / "patients_ehr").symlink_to(tmp_path / "large")
+    (tmp_path / "large/back").symlink_to(root)
+    assert status(root)[1]["trajectories"] == "up to date"
+
+
 def test_errors_are_one_line(tmp_path: Path) -> None:
     done = command("scripts/status.py", "--root_dir", tmp_path / "none", check=False)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
