@@ -93,6 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     provenance = Provenance(folder, "test.py", sources, made_with, RULES, cli.arguments)
     if evaluation.overwrite:
         provenance.check_sources()
+        provenance.check_output()
         remove_outputs(folder)
     provenance.begin(used=bool(chunk_paths(outputs)), extend=bool(pending))
 

@@ -127,7 +127,8 @@ def output_of(
     if not record.get("complete") and not unfinished:
         raise UserError(f"{path}: expected a finished output of {made_by}, got an unfinished one. {again} to its end.")
     if fault := fault_of_files(record_path(path), record, verify):
-        raise UserError(f"{path}: expected the files that {made_by} wrote, got {fault}. {again} --overwrite.")
+        writer = record.get("step") or made_by
+        raise UserError(f"{path}: expected the files that {writer} wrote, got {fault}. {again} --overwrite.")
     for name_of_input, origin in (source.lineage | origins(record, "inputs", record_path(path).parent)).items():
         current = digest_now(origin)
         if None in (current, origin.digest) or current == origin.digest:
@@ -284,8 +285,8 @@ class Provenance:
                 record, or was changed since it was finished.
         """
         self.check_sources()
+        self.check_output()
         record = read_record(self.path)
-        self._check_output(record)
         if (overwrite and (self.is_file or record is not None)) or (record or {}).get("removing"):
             self.remove()  # or end the removal of a run with --overwrite that was killed
             used = False
@@ -320,9 +321,9 @@ class Provenance:
         known = {self.path.name, ".locks", DIGESTS_CACHE}
         return not self.is_file and any(path.name not in known for path in self.output.iterdir())
 
-    def _check_output(self, record: Mapping[str, Any] | None) -> None:
+    def check_output(self) -> None:
         """Check that the output, which may be removed, is neither an input nor the output of another step."""
-        got, step = None, (record or {}).get("step") or self.step
+        got, step = None, (read_record(self.path) or {}).get("step") or self.step
         if any(source.path is not None and source.path.resolve() == self.output.resolve() for source in self.sources):
             got = "an input"
         elif Path(step).stem != Path(self.step).stem:

@@ -197,6 +197,7 @@ def claim(
     if args.process_index == 0:
         provenance = run_provenance(script, script_args, args, model_args, data, batch)
         used = has_weights(folder) or last_checkpoint(folder) is not None
+        provenance.check_output()
         if not used:
             provenance.path.unlink(missing_ok=True)
         if not provenance.begin(script_args.overwrite, used=used):
