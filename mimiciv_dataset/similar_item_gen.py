@@ -29,7 +29,7 @@ from pipeline.cli import Parser, at_least, run
 from pipeline.errors import UserError
 from pipeline.files import atomic_path
 from pipeline.progress import Summary, print_table
-from pipeline.provenance import Provenance
+from pipeline.provenance import Provenance, output_files
 from pipeline.work import map_lines
 
 STEP, RULES = "mimiciv_dataset/similar_item_gen.py", 1
@@ -58,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     sources = [*index_sources(args.data_index_dir, verify=args.verify), patients_source(args.subject_id_path, subjects)]
     settings = {"tasks": tasks, "top_k": args.top_k, "sentence_transformer": args.sentence_transformer}
     provenance = Provenance(args.output_path, STEP, sources, settings, RULES, cli.arguments)
-    if not provenance.begin(args.overwrite, args.verify):
+    folders = [args.output_path / name for name in ("item_set", "similar_item")]  # sft.py keeps its own cache beside them
+    if not provenance.begin(args.overwrite, args.verify, used=any(folder.exists() for folder in folders)):
         return
     answers = read_answers(index_files(args.data_index_dir), tasks, subjects)
     counts = {task: len(items) for task, items in answers.items()}
@@ -73,7 +74,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for task, of_task in groupby(lines, itemgetter("task")):
         write_csv(args.output_path / "item_set" / f"{task}.csv", [[HEADER], *([item] for item in answers[task])])
         write_csv(args.output_path / "similar_item" / f"{task}.csv", map(itemgetter("row"), of_task))
-    provenance.complete(tasks=counts, data_use=DATA_USE)
+    files = [file for folder in folders for file in output_files(folder)]
+    provenance.complete(files=files, tasks=counts, data_use=DATA_USE)
     print_table(("task", "answers"), counts.items())
     summary.print(f"{sum(counts.values()):,} answers of {len(names)} tasks → {args.output_path}")
 

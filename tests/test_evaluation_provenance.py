@@ -150,6 +150,8 @@ def test_overwrite_starts_afresh_and_nothing_else_does(place: Path, tmp_path: Pa
         evaluate(place / "root", place / "model", run, "--limit", 4, "--resume", "--think_prompt")
     with pytest.raises(UserError, match="got --chunk_num"):
         evaluate(place / "root", place / "model", run, "--overwrite", "--chunk_num", 2)
+    with pytest.raises(UserError, match="output of test.py, got an input. Choose another"):
+        evaluate(place / "root", place / "model", place / "root/patients_ehr", "--overwrite")
 
 
 def test_lines_of_others_are_an_error_in_scoring(place: Path, tmp_path: Path) -> None:

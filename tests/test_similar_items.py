@@ -84,6 +84,14 @@ def test_the_record_counts_the_answers_of_the_last_run(index: Path, tmp_path: Pa
     assert sorted(path.name for path in cache.iterdir()) == ["item_set", "provenance.json", "similar_item"]
 
 
+def test_the_cache_of_training_lies_beside(index: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache/tokenised").mkdir(parents=True)
+    (tmp_path / "cache/tokenised/a.arrow").touch()
+    build(index, tmp_path / "cache", "--task", "emar")
+    (tmp_path / "cache/tokenised/b.arrow").touch()
+    build(index, tmp_path / "cache", "--task", "emar", "--overwrite")
+
+
 def test_options(index: Path, tmp_path: Path) -> None:
     cache = build(index, tmp_path / "cache", "--task", "emar", "--top_k", "2")
     assert [len(row) for row in lines(cache / "similar_item/emar.csv")] == [3] * 6
