@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import re
+import zlib
 from pathlib import Path
 
 from pipeline.errors import UserError
@@ -22,13 +23,15 @@ def read_header(path: Path) -> list[str]:
     Raises:
         UserError: the file is empty, no CSV in UTF-8, or has two columns of the same name.
     """
+    if path.is_dir():
+        raise UserError(f"{path}: expected a CSV file, got a directory. Move the file in it here.")
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
             data = stream.readline(HEADER_BYTES)
             while data.count(b'"') % 2 and (line := stream.readline(HEADER_BYTES)):  # a line end inside a name
                 data += line
-    except (OSError, EOFError) as error:
-        raise UserError(f"{path}: expected a readable CSV file, got {error}. Download the file again.") from None
+    except (gzip.BadGzipFile, zlib.error, EOFError):
+        raise UserError(f"{path}: expected a readable CSV file, got corrupt gzip data. Download the file again.") from None
     text = data.removeprefix(BOM).decode("utf-8", "surrogateescape")  # the last character may be cut off
     names = [name.strip() for name in next(csv.reader(io.StringIO(text, newline="")), [])]
     if any("\udc80" <= character <= "\udcff" for name in names for character in name):

@@ -190,7 +190,10 @@ def raw_tables_changed(merged: Artefact, verify: bool) -> str | None:
     """Which raw tables changed since they were read, or are new; None if there are none, or the raw tables are elsewhere."""
     tables = {name: origin for name, origin in merged.inputs.items() if origin.path and origin.path.exists()}
     for name, origin in tables.items():
-        read = read_json(merged.output / name.partition(".")[0] / SOURCE_FILE)
+        path = merged.output / name.partition(".")[0] / SOURCE_FILE
+        if not path.exists():  # it was removed, or never written by an older version
+            return f"{path} is missing"
+        read = read_json(path)
         if (verify or read["stamp"] != stamp_of(origin.path)) and sha256_file(origin.path) != origin.digest:
             return f"{name} has changed"
     if tables:

@@ -59,6 +59,10 @@ def test_stale_unfinished_changed(root: Path) -> None:
     ]  # fmt: skip
     run_all(repairs)
     assert status(root)[0] == 0
+    (root / "patients/hosp/omr/.source.json").unlink()
+    code, states, commands = status(root)
+    assert states["raw tables in buckets"] == "stale" and "omr/.source.json is missing" in commands[0]
+    run_all(commands[:1])
     (root / "patients_ehr/shard-00000.arrow").write_bytes(b"")
     code, states, commands = status(root)
     assert states["trajectories"] == "changed" and "bytes instead of" in commands[0]
