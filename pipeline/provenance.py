@@ -129,17 +129,23 @@ def output_of(
     if fault := fault_of_files(record_path(path), record, verify):
         writer = record.get("step") or made_by
         raise UserError(f"{path}: expected the files that {writer} wrote, got {fault}. {again} --overwrite.")
-    for name_of_input, origin in (source.lineage | origins(record, "inputs", record_path(path).parent)).items():
-        current = digest_now(origin)
-        if None in (current, origin.digest) or current == origin.digest:
-            continue
+    for name_of_input, changed in dict(outdated(record, record_path(path).parent)).items():
         if name_of_input in source.lineage:
-            got = "an output of an older version"
-            raise UserError(
-                f"{path}: expected to be made from {origin.path} ({name_of_input}), got {got}. {again} --overwrite."
-            )
-        print(f"warning: {path} was made from an older version of {origin.path} ({name_of_input}).")
+            made = f"made from {changed} ({name_of_input}), got an output of an older version"
+            raise UserError(f"{path}: expected to be {made}. {again} --overwrite.")
+        print(f"warning: {path} was made from an older version of {changed} ({name_of_input}).")
     return source
+
+
+def outdated(record: Mapping[str, Any], folder: Path) -> Iterator[tuple[str, Path]]:
+    """Name and path of what changed since it was read, among the inputs of a record in `folder` and their inputs in turn."""
+    for name, origin in (origins(record, "lineage", folder) | origins(record, "inputs", folder)).items():
+        current = digest_now(origin)
+        if None not in (current, origin.digest) and current != origin.digest:
+            yield name, origin.path
+        elif current is not None and origin.by == RECORD:
+            path = record_path(origin.path)
+            yield from outdated(read_record(path) or {}, path.parent)
 
 
 def unknown_origin(name: str, path: Path, is_ancestor: bool = True) -> Source:
@@ -427,13 +433,18 @@ def differences(record: Mapping[str, Any], made_from: Mapping[str, Any]) -> list
 
 def read_record(path: Path) -> dict[str, Any] | None:
     """The record at `path` (`folder_record`, `file_record`), or None if there is none."""
-    record = read_json(path) if path.exists() else {}
-    if not isinstance(record, dict):
-        raise UserError(f"{path}: expected a JSON object, got something else. Remove the file and its output.")
-    for name, entry in (record.get("inputs") or {}).items():
+    if not path.exists():
+        return None
+    record = read_json(path)
+    groups = (
+        [record.get(group, {}) for group in ("inputs", "lineage", "settings", "files")] if isinstance(record, dict) else []
+    )
+    if not groups or not all(isinstance(group, dict) for group in groups) or not isinstance(record.get("step"), str):
+        raise UserError(f"{path}: expected a record of a step, got other JSON. Remove the file, and make its output again.")
+    for name, entry in record.get("inputs", {}).items():
         if not isinstance(entry, dict):  # written by version 0.1
             record["inputs"][name] = {"path": None, "digest": entry, "by": RECORD}
-    return record or None
+    return record
 
 
 def digest_of(path: Path) -> str | None:

@@ -69,7 +69,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_subjects(args.output_path, subjects, columns)
     events = sum(number for *_, number in subjects)
     content = sum(int(report["digest"], 16) for report in reports) % 2**128
-    results = {"patients": len(subjects), "events": events, **inherited(ranked), "data_use": DATA_USE}
+    results = {
+        "patients": len(subjects),
+        "events": events,
+        **inherited(ranked, args.input_path, args.output_path),
+        "data_use": DATA_USE,
+    }
     provenance.complete(f"{content:032x}", **results)
     summary.print(f"{total:,} records → {events:,} events of {len(subjects):,} patients in {args.output_path}", total)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -78,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     columns = {name: report["columns"] for name, report in reports.items()}
     sources = raw_sources(tables, outputs, args.output_path / DIGESTS_CACHE)
     results = {"mimic_release": RELEASES.get(rows["patients"], "unknown"), "rows": rows, "columns": columns}
-    replace(provenance, sources=sources).complete(**results)
+    replace(provenance, sources=sources).complete(sources=raw_files(sources, outputs, args.output_path), **results)
     print_reports(tables, reports)
     records = sum(rows.values())
     summary.print(f"{records:,} records of {len(tables)} tables → {args.output_path}, {buckets} buckets", records)
@@ -101,6 +102,16 @@ def raw_sources(tables: Sequence[RawTable], outputs: Mapping[str, Path], cache: 
                 raise UserError(f"{table.path}: expected the content that {output} was made from, got another. {fix}.")
         sources.append(Source(table.file_name, table.path, digest, is_ancestor=False, by="raw table"))
     return sources
+
+
+def raw_files(sources: Sequence[Source], outputs: Mapping[str, Path], folder: Path) -> dict[str, Any]:
+    """The raw tables for the records of this and the next steps: path relative to `folder`, digest, and stamp."""
+    stamps = [read_json(output / SOURCE_FILE)["stamp"] for output in outputs.values()]
+    paths = [os.path.relpath(source.path.resolve(), folder.resolve()) for source in sources]
+    return {
+        source.name: {"path": path, "digest": source.digest, "by": source.by, "stamp": stamp}
+        for source, path, stamp in zip(sources, paths, stamps, strict=True)
+    }
 
 
 def count_buckets(tables: Sequence[RawTable]) -> int:

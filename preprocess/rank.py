@@ -13,6 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import partial
@@ -58,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     run_units(units, args.output_path / ".locks", num_workers=args.num_workers, desc="rank", unit="bucket")
     counts = [read_counts(path) for path in paths]
     total = check_counts(merged["rows"], counts, "rank")
-    provenance.complete(columns=merged["columns"], **inherited(merged))
+    provenance.complete(columns=merged["columns"], **inherited(merged, args.input_path, args.output_path))
     without_time, no_patient = (sum(count[key] for count in counts) for key in ("_untimed", "_no_patient"))
     identical = {name: sum(count["_identical"].get(name, 0) for count in counts) for name in merged["rows"]}
     print_identical(identical, merged["rows"])
@@ -77,10 +78,14 @@ def print_identical(identical: Mapping[str, int], rows: Mapping[str, int]) -> No
             print(f"warning: {share}. Check that no file was written twice." if implausible else share)
 
 
-def inherited(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields copied from the provenance of the previous step: digests of the raw files, release, and rows per table."""
-    sources = record.get("sources") or {name: entry["digest"] for name, entry in record["inputs"].items()}
-    return {"sources": sources, "mimic_release": record["mimic_release"], "rows": record["rows"]}
+def inherited(record: Mapping[str, Any], source: Path, output: Path) -> dict[str, Any]:
+    """The fields copied from the record of the previous step: the raw tables, with paths relative to `output`, and counts."""
+
+    def relative(path: str) -> str:
+        return os.path.relpath((source.resolve() / path).resolve(), output.resolve())
+
+    tables = {name: table | {"path": relative(table["path"])} for name, table in record["sources"].items()}
+    return {"sources": tables, "mimic_release": record["mimic_release"], "rows": record["rows"]}
 
 
 def check_counts(expected: Mapping[str, int], counts: Sequence[Mapping[str, Any]], command: str) -> int:

@@ -21,14 +21,15 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mimiciv_dataset.events import DICTIONARY_TABLES
+from mimiciv_dataset.lookups import find_table
 from mimiciv_dataset.patients import read_subject_ids
 from mimiciv_dataset.sources import patients_source
 from pipeline.cli import ROOT_DIR, Parser, run
 from pipeline.errors import UserError
-from pipeline.files import read_json, sha256_file
+from pipeline.files import sha256_file
 from pipeline.progress import print_table
-from pipeline.provenance import Ancestor, command_of, digest_now, fault_of_files, origins, read_record, stamp_of
-from preprocess.merge_patient import SOURCE_FILE
+from pipeline.provenance import RECORD, Ancestor, command_of, digest_now, fault_of_files, origins, read_record, stamp_of
 from preprocess.raw_tables import find_tables
 
 
@@ -51,7 +52,7 @@ class Step:
     arguments: str = ""
 
 
-_SET = "--data_config scripts/data_configs/risk_prediction.json --output_path datas/ehr_bench/risk_prediction.csv"
+_SET = "--data_config scripts/data_configs/risk_prediction.json --output_path {root}/ehr_bench/risk_prediction.csv"
 _GRAPH = "thinking_graph_preprocess/"
 STEPS = (
     Step("preprocess/merge_patient.py", "raw tables in buckets", "patients", needed=False),
@@ -74,7 +75,6 @@ STEPS = (
     Step("test.py", "results", None, needed=False),
     Step("evaluation/baselines.py", "results of baselines", None, needed=False),
 )
-RAW_TABLES = "preprocess/merge_patient.py"
 SKIPPED = "optional"  # state of an artefact that does not exist and need not
 
 
@@ -113,6 +113,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             faulty.add(artefact.output.resolve())
     print_table(("artefact", "where", "made (UTC)", "made from", "state"), [row(each, args.root_dir) for each in artefacts])
     commands = [f"{a.command}{f'   # {a.fault}' if a.fault else ''}" for a in artefacts if a.command]
+    for artefact in artefacts:
+        if artefact.state == "damaged":
+            print(f"error: {artefact.fault}")
     if commands:
         print("\nTo run, in this order:", *dict.fromkeys(commands), sep="\n  ")
     return 1 if faulty else 0
@@ -130,7 +133,11 @@ def find_artefacts(folder: Path) -> Iterator[Artefact]:
         for name in files:
             if name.endswith("provenance.json") and not name.startswith("."):
                 path = Path(parent) / name
-                record = read_record(path) or {}
+                try:
+                    record = read_record(path) or {}
+                except UserError as error:
+                    yield Artefact(name, path, state="damaged", fault=str(error))
+                    continue
                 stem = name.removesuffix("provenance.json").rstrip(".")  # empty for the record of a directory
                 files_of_record = list(record.get("files") or ()) or [f"{stem}.csv"]
                 output = path.with_name(files_of_record[0]) if stem else path.parent
@@ -144,14 +151,24 @@ def missing_artefacts(root: Path, scripts: Collection[str]) -> Iterator[Artefact
             continue
         output = root / (step.output or "")
         if step.output and output.exists():
-            state = "present" if step.output == "index_mapping" else "unknown origin"
-            yield Artefact(step.script, output, state=state)
+            artefact = Artefact(step.script, output, state="unknown origin")
+            if step.output == "index_mapping":
+                artefact.state = "present"
+                if fault := dictionaries_changed(output, root / "mimiciv"):
+                    artefact.state, artefact.fault = "stale", fault
+                    artefact.command = f"{first_command(step, root)} --overwrite"
+            yield artefact
         elif not step.needed and (not step.script.startswith("preprocess/") or "preprocess/combination.py" in scripts):
             yield Artefact(step.script, output, state=SKIPPED)
         else:
-            where = () if root == Path(ROOT_DIR) else ("--root_dir", str(root))
-            command = shlex.join(["python", step.script, *where])
-            yield Artefact(step.script, output, state="missing", command=f"{command} {step.arguments}".strip())
+            yield Artefact(step.script, output, state="missing", command=first_command(step, root))
+
+
+def first_command(step: Step, root: Path) -> str:
+    """The command of a step with default settings."""
+    where = () if root == Path(ROOT_DIR) else ("--root_dir", str(root))
+    arguments = step.arguments.format(root=shlex.quote(str(root)))
+    return f"{shlex.join(['python', step.script, *where])} {arguments}".strip()
 
 
 def check(artefact: Artefact, faulty: Collection[Path], verify: bool) -> None:
@@ -175,8 +192,9 @@ def stale_because(artefact: Artefact, faulty: Collection[Path], verify: bool) ->
     module = importlib.import_module(artefact.script.removesuffix(".py").replace("/", "."))
     if (rules := getattr(module, "RULES", artefact.record["rules"])) != artefact.record["rules"]:
         return f"made with rules {artefact.record['rules']}, now {rules}"
-    if artefact.script == RAW_TABLES and (fault := raw_tables_changed(artefact, verify)):
-        return fault
+    first = not any(origin.path and origin.path.exists() for origin in artefact.inputs.values() if origin.by == RECORD)
+    if "sources" in artefact.record and first and (fault := raw_tables_changed(artefact, verify)):
+        return fault  # intermediates may have been removed: then the trajectories are compared with the raw tables
     for name, origin in artefact.inputs.items():
         if origin.path is not None and origin.path.resolve() in faulty:
             return f"{name} is not up to date ({origin.path})"
@@ -186,20 +204,27 @@ def stale_because(artefact: Artefact, faulty: Collection[Path], verify: bool) ->
     return None
 
 
-def raw_tables_changed(merged: Artefact, verify: bool) -> str | None:
+def raw_tables_changed(artefact: Artefact, verify: bool) -> str | None:
     """Which raw tables changed since they were read, or are new; None if there are none, or the raw tables are elsewhere."""
-    tables = {name: origin for name, origin in merged.inputs.items() if origin.path and origin.path.exists()}
+    recorded, folder = artefact.record.get("sources", {}), artefact.record_path.parent
+    tables = {name: origin for name, origin in origins(artefact.record, "sources", folder).items() if origin.path.exists()}
     for name, origin in tables.items():
-        path = merged.output / name.partition(".")[0] / SOURCE_FILE
-        if not path.exists():  # it was removed, or never written by an older version
-            return f"{path} is missing"
-        read = read_json(path)
-        if (verify or read["stamp"] != stamp_of(origin.path)) and sha256_file(origin.path) != origin.digest:
+        if (verify or recorded[name]["stamp"] != stamp_of(origin.path)) and sha256_file(origin.path) != origin.digest:
             return f"{name} has changed"
     if tables:
         mimic_dir = next(iter(tables.values())).path.parent.parent
-        new = [table.file_name for table in find_tables(mimic_dir)[0] if table.file_name not in merged.inputs]
+        new = [table.file_name for table in find_tables(mimic_dir)[0] if table.file_name not in recorded]
         return f"{', '.join(new)} is new" if new else None
+    return None
+
+
+def dictionaries_changed(folder: Path, mimic_dir: Path) -> str | None:
+    """Which dictionaries of MIMIC-IV are not those that were copied to `folder`; None if there are none."""
+    for module, names in DICTIONARY_TABLES.items():
+        for name in names:
+            raw, copied = find_table(mimic_dir / module, name), find_table(folder / module, name)
+            if raw and copied and (raw.stat().st_size != copied.stat().st_size or sha256_file(raw) != sha256_file(copied)):
+                return f"{raw} has changed"
     return None
 
 

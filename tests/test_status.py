@@ -59,9 +59,6 @@ def test_stale_unfinished_changed(root: Path) -> None:
     ]  # fmt: skip
     run_all(repairs)
     assert status(root)[0] == 0
-    (root / "patients/hosp/omr/.source.json").unlink()
-    code, states, commands = status(root)
-    assert states["raw tables in buckets"] == "stale" and "omr/.source.json is missing" in commands[0]
     run_all(commands[:1])
     (root / "patients_ehr/shard-00000.arrow").write_bytes(b"")
     code, states, commands = status(root)
@@ -73,6 +70,31 @@ def test_an_output_behind_a_link_is_found(root: Path, tmp_path: Path) -> None:
     (root / "patients_ehr").symlink_to(tmp_path / "large")
     (tmp_path / "large/back").symlink_to(root)
     assert status(root)[1]["trajectories"] == "up to date"
+
+
+def test_without_intermediates_the_trajectories_are_compared_with_the_raw_tables(root: Path) -> None:
+    shutil.rmtree(root / "patients")
+    shutil.rmtree(root / "patients_sorted")
+    assert status(root)[1]["trajectories"] == "up to date"
+    labs = root / "mimiciv/hosp/labevents.csv"
+    labs.write_text(labs.read_text().replace("3.50", "3.60", 1))
+    code, states, _ = status(root)
+    assert code == 1 and states["trajectories"] == states["task index"] == "stale"
+
+
+def test_dictionaries_and_damaged_records(root: Path) -> None:
+    for folder in ("mimiciv", "index_mapping"):
+        (root / folder / "icu").mkdir(parents=True, exist_ok=True)
+        (root / folder / "icu/d_items.csv").write_text("itemid,label\n1,a\n")
+    assert status(root)[1]["dictionaries and code maps"] == "present"
+    (root / "mimiciv/icu/d_items.csv").write_text("itemid,label\n1,b\n")
+    code, states, commands = status(root)
+    assert code == 1 and states["dictionaries and code maps"] == "stale"
+    assert any("build_index_mapping.py" in line and "--overwrite" in line for line in commands)
+    for text in ("", "{", '{"complete": true}', '{"step": "x", "inputs": [1]}'):
+        (root / "task_index/all/provenance.json").write_text(text)
+        done = command("scripts/status.py", "--root_dir", root, check=False)
+        assert done.returncode == 1 and not done.stderr and "damaged" in done.stdout
 
 
 def test_errors_are_one_line(tmp_path: Path) -> None:
