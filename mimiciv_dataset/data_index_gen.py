@@ -89,13 +89,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         sources += index_sources(path, name, args.verify) if path else []
     settings = {"counts": numbers, "filters": filters.recorded, "draw": asdict(draw)}
     provenance = Provenance(args.output_path, STEP, sources, settings, RULES, cli.arguments, is_file=True)
-    if not provenance.begin(args.overwrite, args.verify):
+    if not provenance.begin(args.overwrite, args.verify, keep=True):
         return
     audit_path = args.output_path.with_suffix(".audit.csv")
     reports: dict[str, dict[str, Any]] = {}
     args.output_path.parent.mkdir(parents=True, exist_ok=True)
     scratch = scratch_dir(args.output_path.with_name(f".{args.output_path.name}.tasks"))
-    with scratch as folder, atomic_path(args.output_path) as temporary:
+    with scratch as folder, atomic_path(args.output_path) as temporary, atomic_path(audit_path) as audit_file:
         sampler = Sampler(split_by_task(index, numbers, subjects, folder), numbers, subjects, filters, draw)
         lines = map_lines(
             list(numbers), sampler.sample, folder, "draws", num_workers=args.num_workers, desc="data_index_gen", unit="task"
@@ -111,11 +111,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         total = sum(report["counts"]["drawn"] for report in reports.values())
         if not total:
             expected = f"rows of the patients of {args.subject_id_path}, got none that pass the filters"
-            provenance.path.unlink()
             raise UserError(f"{args.data_index_dir}: expected {expected}. The table shows which filter excludes them.")
-        with atomic_path(audit_path) as audit_file, audit_file.open("w", encoding="utf-8") as file:
+        with audit_file.open("w", encoding="utf-8") as file:
             audit = [report["audit"] for report in reports.values()]
             csv.writer(file, lineterminator="\n").writerows([audit[0].keys(), *(row.values() for row in audit)])
+        provenance.claim()  # at the end of the block both files are replaced
     counts = {task: report["counts"] for task, report in reports.items()}
     provenance.complete(files=[args.output_path, audit_path], tasks=counts, data_use=DATA_USE)
     tasks = sum(count["drawn"] > 0 for count in counts.values())

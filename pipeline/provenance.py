@@ -274,6 +274,7 @@ class Provenance:
         used: bool | None = None,
         unread: Collection[str] = (),
         extend: bool = False,
+        keep: bool = False,
     ) -> bool:
         """Claim an output that is about to be made, or resumed; False if it is up to date, and says so.
 
@@ -285,6 +286,7 @@ class Provenance:
             used: whether files of the output exist; None: whether a directory has any, or the file exists.
             unread: inputs that were not read yet, which may therefore differ from the record of an unfinished output.
             extend: whether more is to be added to the output even if it was finished.
+            keep: whether the step calls `claim` before it writes the files, all at its end. What exists stays until then.
 
         Raises:
             UserError: the inputs do not fit each other, or the output was started from something else, holds files without a
@@ -293,6 +295,8 @@ class Provenance:
         self.check_sources()
         self.check_output()
         record = read_record(self.path)
+        if overwrite and keep:
+            return True
         if (overwrite and (self.is_file or record is not None)) or (record or {}).get("removing"):
             self.remove()  # or end the removal of a run with --overwrite that was killed
             used = False
@@ -305,7 +309,8 @@ class Provenance:
             raise UserError(f"{self.output}: expected a record of {self.step}, got files without a record. {fix}.")
         finished = record is not None and record.get("complete")
         if record is None or not (used or finished or self._has_parts()):
-            self._write({"complete": False})
+            if not keep:
+                self.claim()
             return True
         different = differences(record, self.made_from)
         if stale := [name for name in different if finished or name not in unread]:
@@ -314,13 +319,17 @@ class Provenance:
             begun = "made" if finished else "begun"
             raise UserError(f"{self.output}: expected the same {names} as when it was {begun}, got another version. {again}.")
         if extend or not finished:
-            if different or finished:
-                self._write({"complete": False})
+            if (different or finished) and not keep:
+                self.claim()
             return True
         if fault := fault_of_files(self.path, record, verify):
             raise UserError(f"{self.output}: expected the files that {self.step} wrote, got {fault}. {again}.")
         print(f"{Path(self.step).stem}: {self.output} is up to date")
         return False
+
+    def claim(self) -> None:
+        """Record that the output is being written from these inputs and settings."""
+        self._write({"complete": False})
 
     def _has_parts(self) -> bool:
         """Whether a directory holds hidden files of an unfinished output, other than locks and caches."""

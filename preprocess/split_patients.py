@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     provenance = Provenance(
         files["patients"], STEP, sources, settings, RULES, cli.arguments, is_file=True, flag="--output_dir"
     )
-    if not provenance.begin(args.overwrite, args.verify, used=any(path.exists() for path in files.values())):
+    if not provenance.begin(args.overwrite, args.verify, used=any(path.exists() for path in files.values()), keep=True):
         return
     always_test: set[str] = set()
     for path in test_from:
@@ -64,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     test = [patient for patient in patients if patient in always_test or is_test(patient, args.seed, args.test_ratio)]
     in_test = set(test)
     train = [patient for patient in patients if patient not in in_test]
+    provenance.claim()
     for name, ids in (("patients", patients), ("train", train), ("test", test)):
         write_ids(files[name], ids)
     provenance.complete(files=files.values(), patients=len(patients), train=len(train), test=len(test))

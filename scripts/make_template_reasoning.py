@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     sources.append(index_mapping_source(args.root_dir / "index_mapping", args.verify))
     settings = {"events": args.events, "first": args.first}
     provenance = Provenance(args.output_path, STEP, sources, settings, RULES, cli.arguments, is_file=True)
-    if not provenance.begin(args.overwrite, args.verify):
+    if not provenance.begin(args.overwrite, args.verify, keep=True):
         return
 
     from mimiciv_dataset.mimiciv import MIMICIV
@@ -66,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             events = rendered[: args.events] if args.first else rendered[-args.events :]
             writer.writerow(row | {"reasoning": chain(events, sample["output"]) if is_decision else ""})
             chains += is_decision
+        provenance.claim()  # at the end of the block the file is replaced
     provenance.complete(rows=len(dataset), chains=chains)
     summary.print(f"{len(dataset):,} rows, {chains:,} template chains → {args.output_path}", len(dataset), "rows")
 

@@ -337,6 +337,35 @@ def test_nothing_left_writes_nothing(draw: Draw, tmp_path: Path) -> None:
     assert list(draw.output.parent.iterdir()) == []
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_overwrite_keeps_the_old_set_until_the_new_one_exists(
+    draw: Draw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = write_index(tmp_path / "index", [row("omr", 1, 100, ["x"]), row("omr", 2, 100, ["x"])])
+    draw(index, {"omr": 1})
+    before = contents(draw.output.parent)
+    with pytest.raises(UserError, match="none that pass the filters"):
+        draw(index, {"omr": 1}, subjects=[3])
+    assert contents(draw.output.parent) == before
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("mimiciv_dataset.data_index_gen.map_lines", killed)
+        draw(index, {"omr": -1})
+    assert contents(draw.output.parent) == before
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # between the files and the finished record
+        patch.setattr(Provenance, "complete", killed)
+        draw(index, {"omr": -1})
+    with pytest.raises(UserError, match="got an unfinished one"):
+        draw(draw.output, {"omr": -1}, "--output_path", str(tmp_path / "other.csv"))
+    assert len(draw(index, {"omr": -1})) == 2 and draw.report["omr"]["drawn"] == 2
+
+
 def test_the_record_names_what_a_set_was_drawn_from(draw: Draw, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     index = write_index(tmp_path / "index", [row("omr", 1, 100, ["x"])])
     index_provenance = Provenance(index, "mimiciv_dataset/task_sample_info_gen.py")
