@@ -61,14 +61,25 @@ def atomic_dir(path: Path | str) -> Iterator[Path]:
 def scratch_dir(path: Path) -> Iterator[Path]:
     """An empty directory for intermediate files, removed when the block ends. Leftovers of a killed process are removed first.
 
-    Its path is that of one output, as two processes must not use the same directory at once.
+    Its path is that of one output. A second process that would use the same directory is an error.
     """
-    shutil.rmtree(path, ignore_errors=True)
-    path.mkdir(parents=True)
+    from filelock import FileLock, Timeout
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f"{path.name}.lock"))
     try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        fix = "Wait until it ends, then run the same command again"
+        raise UserError(f"{path}: expected no other process that makes the same output, got one. {fix}.") from None
+    try:
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir()
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+        Path(lock.lock_file).unlink(missing_ok=True)  # before its release: another process then cannot hold the same file
+        lock.release()
 
 
 # --- JSON

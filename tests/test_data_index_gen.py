@@ -25,6 +25,7 @@ from mimiciv_dataset.draws import draw_balanced, draw_uniform, draw_weighted, ro
 from mimiciv_dataset.index_files import INDEX_COLUMNS, SAMPLE_COLUMNS, normalise_row, read_rows
 from mimiciv_dataset.tasks import TASKS
 from pipeline.errors import UserError
+from pipeline.files import scratch_dir
 from pipeline.provenance import Provenance, content_digest, digest_of
 
 REPO = Path(__file__).parents[1]
@@ -364,6 +365,16 @@ def test_overwrite_keeps_the_old_set_until_the_new_one_exists(
     with pytest.raises(UserError, match="got an unfinished one"):
         draw(draw.output, {"omr": -1}, "--output_path", str(tmp_path / "other.csv"))
     assert len(draw(index, {"omr": -1})) == 2 and draw.report["omr"]["drawn"] == 2
+
+
+def test_a_second_process_is_refused_while_a_set_is_drawn(draw: Draw, tmp_path: Path) -> None:
+    index = write_index(tmp_path / "index", [row("omr", 1, 100, ["x"])])
+    with scratch_dir(tmp_path / "out/.set.csv.tasks") as first:
+        (first / "part").touch()
+        with pytest.raises(UserError, match=r"set\.csv\.tasks: expected no other process .*, got one\. Wait"):
+            draw(index, {"omr": 1})
+        assert (first / "part").exists()
+    assert len(draw(index, {"omr": 1})) == 1 and len(contents(draw.output.parent)) == 3
 
 
 def test_the_record_names_what_a_set_was_drawn_from(draw: Draw, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
