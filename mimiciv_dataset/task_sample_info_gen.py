@@ -1,7 +1,8 @@
 """Make the task index: one row for every sample of every task, from the trajectories.
 
 A row says which events are the sample's context and what its answer is. Patients with fewer events than --traj_len_min or more
-than --traj_len_max are omitted, as in the published benchmark. An interrupted run resumes; processes started on the same
+than --traj_len_max are omitted, as in the published benchmark. Without a list of patients, neither given nor at the default
+path, all are indexed. An interrupted run resumes; processes started on the same
 output, here (--num_workers) or elsewhere, share the patients. --list_tasks prints the tasks and their rules.
 """
 
@@ -65,8 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     tasks = tuple(name for name in TASKS if not args.task or name in args.task)
     trajectories, lookups = Trajectories(args.ehr_dir), Lookups(args.index_mapping)
     warn_of_empty_tasks([TASKS[name] for name in tasks], lookups)
-    default = args.root_dir / "patient_data/patients.csv"
-    listed = None if args.patient_id == default and not default.exists() else args.patient_id
+    listed = args.patient_id if args.patient_id.exists() or "patient_id" not in cli.defaults_used else None
     traj_len = (args.traj_len_min, args.traj_len_max)
     subjects, short, long = select_patients(listed, trajectories, *traj_len)
     sources = [

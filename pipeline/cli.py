@@ -88,6 +88,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, description: str | None) -> None:
         super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
         self._path_defaults: dict[str, str] = {}
+        self.defaults_used: set[str] = set()  # the path flags that were not given
         self.arguments: list[str] = []  # the command line, for `pipeline.provenance.Provenance`
         self.add_argument("--root_dir", type=Path, default=Path(ROOT_DIR), help=f"where default paths start ({ROOT_DIR})")
 
@@ -124,9 +125,9 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """As `argparse`, with default paths filled in."""
         parsed, rest = super().parse_known_args(args, namespace)
-        for name, default in self._path_defaults.items():
-            if getattr(parsed, name) is None:
-                setattr(parsed, name, parsed.root_dir / default)
+        self.defaults_used = {name for name in self._path_defaults if getattr(parsed, name) is None}
+        for name in self.defaults_used:
+            setattr(parsed, name, parsed.root_dir / self._path_defaults[name])
         return parsed, rest
 
     def error(self, message: str) -> None:

@@ -102,3 +102,13 @@ def test_the_index_of_a_list_from_a_spreadsheet(small_root: Path, tmp_path: Path
     flags = ["--root_dir", small_root, "--patient_id", tmp_path / "p.csv", "--output_path", tmp_path / "index"]
     task_sample_info_gen.main([*map(str, flags), "--task", "emar"])
     assert {line.partition(",")[0] for line in (tmp_path / "index/emar.csv").read_text().splitlines()[1:]} == {"2", "102"}
+
+
+def test_a_list_that_is_given_has_to_exist(small_root: Path, tmp_path: Path) -> None:
+    flags = ["--root_dir", str(small_root), "--output_path", str(tmp_path / "index"), "--task", "emar"]
+    default = small_root / "patient_data/patients.csv"
+    assert not default.exists()
+    with pytest.raises(UserError, match=r"patients\.csv: expected a CSV with a column subject_id, got no such file"):
+        task_sample_info_gen.main([*flags, "--patient_id", str(default)])
+    assert not (tmp_path / "index").exists()
+    task_sample_info_gen.main(flags)
