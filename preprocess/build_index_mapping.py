@@ -29,8 +29,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from mimiciv_dataset.csv_checks import read_header
 from mimiciv_dataset.events import DICTIONARY_TABLES, EVENTS
-from mimiciv_dataset.lookups import find_table, ndc_key
+from mimiciv_dataset.lookups import DICTIONARIES, find_table, ndc_key, read_dictionary
 from mimiciv_dataset.tasks import TASKS
 from mimiciv_dataset.values import canonical_or_same
 from pipeline.cli import Parser, run
@@ -76,6 +77,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     files = {name: (path, [path]) for name, path in find_dictionaries(args.mimic_dir)}
     files |= {name: (path, [path]) for name, path in find_maps(args.maps_from)} if args.maps_from else {}
+    for name, (path, _) in files.items():
+        check_dictionary(Path(name).name, path)
     with tempfile.TemporaryDirectory() as folder:
         for name, flags in CCS_SOURCES.items():
             given, ccs_dir = vars(args), args.ccs_dir
@@ -97,6 +100,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     print_coverage(args.mimic_dir, args.output_path)
     maps = sum(find_table(args.output_path / "hosp", name) is not None for name in MAPS)
     summary.print(f"{len(changed)} new files, {maps} of {len(MAPS)} code maps → {args.output_path}")
+
+
+def check_dictionary(name: str, path: Path) -> None:
+    """Check that a dictionary or code map can be read and has rows; of a large table of notes, the header only."""
+    if name not in DICTIONARIES:
+        read_header(path)
+    elif not read_dictionary(path, name)[0]:
+        raise UserError(f"{path}: expected rows, got a header only. Download or make it again.")
 
 
 def install(files: Mapping[str, Path], output: Path, overwrite: bool) -> list[str]:

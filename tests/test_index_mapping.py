@@ -236,9 +236,33 @@ def test_wrong_sources(mimic: Path, sources: Path, tmp_path: Path) -> None:
         build(sources, tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("hosp/d_labitems", "", "expected a CSV with columns itemid, label, got Empty CSV file"),
+        ("hosp/d_labitems", "itemid,label\n", "expected rows, got a header only"),
+        (
+            "hosp/d_labitems",
+            "itemid,label\nSECRET,Glucose\n",
+            "row 1, column itemid: expected a whole number, got another text",
+        ),
+        ("hosp/d_icd_diagnoses", "icd_code,long_title\n4019,x\n", "got no column icd_version"),
+        ("note/radiology_detail", "", "expected a header line, got an empty file"),
+    ],
+)
+def test_a_bad_dictionary_is_refused_where_it_is(mimic: Path, tmp_path: Path, name: str, text: str, message: str) -> None:
+    path = mimic / f"{name}.csv"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    with pytest.raises(UserError) as error:
+        build(mimic, tmp_path / "out")
+    assert str(error.value).startswith(str(path)) and message in str(error.value) and "SECRET" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
 def test_broken_raw_table(mimic: Path, tmp_path: Path) -> None:
     (mimic / "hosp/diagnoses_icd.csv").write_text("subject_id,code\n1,2\n")
-    with pytest.raises(UserError, match=r"diagnoses_icd\.csv.*columns icd_code, icd_version, got subject_id"):
+    with pytest.raises(UserError, match=r"diagnoses_icd\.csv.*columns icd_code, icd_version, got a first row of 2 cells"):
         count_codes(mimic / "hosp/diagnoses_icd.csv", ("icd_code", "icd_version"))
     (mimic / "hosp/diagnoses_icd.csv").write_text("icd_code,icd_version\n1,2\nSECRET\n")
     with pytest.raises(UserError, match=r"diagnoses_icd.* 2 fields in every row, got 1") as error:
