@@ -3,6 +3,8 @@
 Works on index files of this repository and on released ones. Prints, for each task, how many rows agree, the first rows that
 do not (numbered as in a spreadsheet: the header is row 1), and how many repeat a sample of their file. The exit code is 1 if a
 row disagrees. With --prove, a row also disagrees if its input depends on a record after its prediction time (`no_future.py`).
+An index that was made from other trajectories or code maps, by its record (docs/provenance.md), is an error; released ones
+have no record.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from mimiciv_dataset.index_files import Rows, clean_window, index_files, index_p
 from mimiciv_dataset.lookups import Lookups
 from mimiciv_dataset.no_future import NoFuture
 from mimiciv_dataset.samples import target_of_row
+from mimiciv_dataset.sources import index_mapping_source, index_sources, trajectories_source
 from mimiciv_dataset.tasks import TASKS
 from mimiciv_dataset.text import Renderer
 from mimiciv_dataset.timeline import Timeline
@@ -30,6 +33,7 @@ from mimiciv_dataset.trajectory import Trajectories
 from pipeline.cli import Parser, run
 from pipeline.errors import UserError
 from pipeline.progress import Summary, print_table
+from pipeline.provenance import Provenance
 from pipeline.work import map_lines
 
 UNIT_PATIENTS = 20
@@ -48,10 +52,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = cli.parse_args(argv)
     summary = Summary("validate_index")
     open_rows.cache_clear()
-    files = [path for given in index_paths(args.index) for path in index_files(given)]
+    indexes = index_paths(args.index)
+    files = [path for given in indexes for path in index_files(given)]
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     shown, repeated = Counter[Path](), Counter[Path]()
-    check = partial(check_block, Trajectories(args.ehr_dir), Lookups(args.index_mapping), args.show, args.prove)
+    trajectories, lookups = Trajectories(args.ehr_dir), Lookups(args.index_mapping)
+    sources = [trajectories_source(args.ehr_dir), index_mapping_source(args.index_mapping)]
+    sources += [source for given in indexes for source in index_sources(given)]
+    Provenance(indexes[0], "mimiciv_dataset/validate_index.py", sources).check_sources()
+    check = partial(check_block, trajectories, lookups, args.show, args.prove)
     parts = [(path, block) for path in files for block in blocks(path)]
     scratch = Path(tempfile.gettempdir()), f"validate_index-{os.getpid()}"
     results = map_lines(parts, check, *scratch, num_workers=args.num_workers, desc="validate_index", unit="block")

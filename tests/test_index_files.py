@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -286,6 +287,31 @@ def test_validation_counts_repeated_samples(small_root: Path, tmp_path: Path, ca
     path.write_text("\n".join([header, *rows, *rows[:3]]) + "\n")
     assert validate_index.main(["--root_dir", str(small_root), str(path)]) == 0
     assert f"warning: {path}: 3 rows repeat the task, patient and window of another row." in capsys.readouterr().out
+
+
+def test_validation_compares_provenance(small_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = shutil.copytree(small_root, tmp_path / "root", ignore=shutil.ignore_patterns("mimiciv", "buckets*"))
+    index = root / "task_index/all"
+    released = shutil.copy(index / "emar.csv", tmp_path / "released.csv")
+
+    def validate(path: Path, *flags: str) -> int:
+        return validate_index.main(["--root_dir", str(root), str(path), *flags])
+
+    assert validate(index) == validate(index / "emar.csv") == 0 and "origin is unknown" not in capsys.readouterr().out
+    (tmp_path / "maps/hosp").mkdir(parents=True)
+    (tmp_path / "maps/hosp/d_labitems.csv").write_text("itemid,label\n50912,Creatinine\n")
+    with pytest.raises(
+        UserError, match=r"expected to be made from .*maps \(index_mapping\), got one made from another version"
+    ):
+        validate(index, "--index_mapping", str(tmp_path / "maps"))
+    shutil.copytree(tmp_path / "maps", root / "index_mapping", dirs_exist_ok=True)
+    for path in (index, index / "emar.csv"):
+        with pytest.raises(UserError, match=rf"{index}: expected to be made from .*index_mapping .*Run .*--overwrite\.$"):
+            validate(path)
+    assert validate(released) == 0 and "released.csv: its origin is unknown" in capsys.readouterr().out
+    (index / "provenance.json").write_text('{"complete": tr')
+    with pytest.raises(UserError, match=r"provenance\.json: expected JSON, got a syntax error"):
+        validate(index)
 
 
 def test_validation_reads_a_released_jsonl(small_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
