@@ -64,14 +64,14 @@ def _digits(text: str) -> str:
 
 
 def clean_icd(text: str) -> str:
-    """An ICD code without its dot, or without the decimal part that a tool has added that took it for a number.
+    """An ICD code in upper case without its dot, or without the decimal part that a tool has added that took it for a number.
 
     `250.0` is refused: it can be the code 2500, or 250 with a decimal part.
 
-    >>> clean_icd("401.9"), clean_icd("4019.0"), clean_icd("K50.0"), clean_icd("250.00"), clean_icd("0010")
+    >>> clean_icd("401.9"), clean_icd("4019.0"), clean_icd("k50.0"), clean_icd("250.00"), clean_icd("0010")
     ('4019', '4019', 'K500', '25000', '0010')
     """
-    code, _, decimals = text.partition(".")
+    code, _, decimals = text.upper().partition(".")
     if decimals and not decimals.isalnum():
         raise ValueError
     if code.isdecimal() and decimals == "0":
@@ -118,7 +118,7 @@ KINDS = {
     "time": Kind("a time such as 2150-01-31 12:00:00 (no time zone), or a date", rf"^{_DAY}{_CLOCK}?$", clean_time),
     # procedureevents has fractions of a second, which are kept even if they are zero
     "storetime": Kind("a time such as 2150-01-31 12:00:00 (no time zone)", rf"^{_DAY}({_CLOCK}(\.\d+)?)?$", clean_time),
-    "icd": Kind("an ICD code", r"^[0-9A-Za-z]+$", clean_icd),
+    "icd": Kind("an ICD code", r"^[0-9A-Z]+$", clean_icd),
     "ndc": Kind("a National Drug Code", r"^[0-9-]+$", clean_ndc),
     "text": Kind("an id", r"^\S+$", str),
 }

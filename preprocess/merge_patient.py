@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
-STEP, RULES = "preprocess/merge_patient.py", 2
+STEP, RULES = "preprocess/merge_patient.py", 3
 SOURCE_FILE = ".source.json"  # beside the parts of a table: digest of the raw file, and its size and times when it was read
 BUCKET_BYTES = 128 << 20  # raw text per bucket; rank.py and combination.py need about twelve times that in memory
 PART_BYTES = 48 << 20  # rows are collected up to about this size before they are distributed over the buckets and written

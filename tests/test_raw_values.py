@@ -173,6 +173,7 @@ def test_a_file_that_is_a_header_only(tmp_path: Path) -> None:
 
 def test_rewritten_codes_give_the_same_trajectories(original: Path, tmp_path: Path) -> None:
     tables = rewrite(("icd", "text", "storetime"), lambda text: f" {text} ")
+    tables["diagnoses_icd"][1]["icd_code"] = "i10"
     for table, row in (("medrecon", 0), ("prescriptions", 0)):
         tables[table][row]["ndc"] = "1.2143361E10" if row else "12143361000.0"
     tables["prescriptions"][1]["ndc"] = "0.0"
@@ -557,8 +558,9 @@ def test_leading_zeros_that_are_there_are_not_guessed(tmp_path: Path) -> None:
 
 
 def test_keys_of_dictionaries_in_other_forms(tmp_path: Path) -> None:
-    title, warnings = titles(tmp_path, "d_icd_diagnoses", " 0010 ,9.0,Cholera\nK50.0,10,Crohn\n")
-    assert title(("0010", "9")) == "Cholera" and title(("K500", "10")) == "Crohn" and not warnings
+    title, warnings = titles(tmp_path, "d_icd_diagnoses", " 0010 ,9.0,Cholera\nK50.0,10,Crohn\ni10,10,HTN\n")
+    assert title(("0010", "9")) == "Cholera" and title(("K500", "10")) == "Crohn" and title(("I10", "10")) == "HTN"
+    assert not warnings
     title, warnings = titles(tmp_path, "d_labitems", "50912.0,Creatinine\n50912,Kreatinin\n")
     assert title("50912") == "Kreatinin" and "got 1 with several names, of which the last is used" in warnings[0]
     title, warnings = titles(tmp_path, "d_atc_prescriptions", "2143361.0,Glucagon\n1.2143361E10,Statins\n")
