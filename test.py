@@ -8,7 +8,6 @@ scored by p(yes) in one forward pass, without reasoning unless --think_risk. Sco
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from inference.prompts import instructions_sha256
 from inference.settings import InferenceSettings, Settings, add_flags, add_inference_flags, as_json, flag, parse_model
 from pipeline.cli import Chunk, Parser, at_least, chunk_paths, run
 from pipeline.errors import UserError
-from pipeline.files import append_jsonl
+from pipeline.files import append_jsonl, remove_paths
 from pipeline.progress import Summary, progress
 from pipeline.provenance import Provenance, folder_record
 
@@ -137,11 +136,12 @@ def check_output(evaluation: EvaluationSettings, chunk: Chunk) -> None:
 
 
 def remove_outputs(folder: Path) -> None:
-    """Remove what earlier runs and the baselines on them left in an output directory."""
-    shutil.rmtree(folder / "baselines", ignore_errors=True)
-    names = ("outputs*.jsonl", "result.json", "report.*", "run.json", "provenance.json")
-    for path in [path for name in names for path in folder.glob(name)]:
-        path.unlink(missing_ok=True)
+    """Remove what earlier runs, the baselines on them and reports left in an output directory, and nothing else."""
+    baselines = [record.parent for record in folder.glob("baselines/*/provenance.json")]
+    outputs = [path for place in (*baselines, folder) for path in chunk_paths(place / "outputs.jsonl")]
+    records = [place / name for place in (*baselines, folder) for name in ("result.json", "provenance.json")]
+    reports = [folder / name for name in ("report.html", "report.md", "report.png", "run.json")]
+    remove_paths(folder, [*outputs, *reports, *records])
 
 
 def run_samples(samples: list[DatasetRow], outputs: Path, chunk: Chunk, settings: InferenceSettings) -> tuple[str, bool]:

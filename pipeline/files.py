@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,20 @@ def require(path: Path | str, expected: str, fix: str) -> Path:
     if not path.exists():
         raise UserError(f"{path}: expected {expected}, got no such file or directory. {fix[:1].upper()}{fix[1:]}.")
     return path
+
+
+def remove_paths(folder: Path, paths: Iterable[Path]) -> None:
+    """Remove files and directories below `folder`, then the directories above them that are empty, but not `folder`."""
+    above = set()
+    for path in paths:
+        above |= {folder / parent for parent in path.relative_to(folder).parents} - {folder}
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    for parent in sorted(above, reverse=True):  # a directory after those inside it
+        with contextlib.suppress(OSError):  # not empty
+            parent.rmdir()
 
 
 @contextlib.contextmanager

@@ -28,14 +28,14 @@ import json
 import os
 import shlex
 import subprocess
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.files import read_json, sha256, sha256_file, write_json
+from pipeline.files import read_json, remove_paths, sha256, sha256_file, write_json
 
 
 def folder_record(folder: Path) -> Path:
@@ -227,6 +227,8 @@ class Provenance:
         arguments: the command line (`pipeline.cli.Parser.arguments`), for messages.
         is_file: whether the output is a file, with others beside it perhaps, instead of a directory.
         flag: the flag that selects another output, for messages.
+        written: lists what the step writes into an output directory in which people keep files of their own, such as that of
+            a model. --overwrite removes these only; None: all files of the directory are the step's.
     """
 
     output: Path
@@ -237,6 +239,7 @@ class Provenance:
     arguments: Sequence[str] = ()
     is_file: bool = False
     flag: str = "--output_path"
+    written: Callable[[Path], Iterable[Path]] | None = None
 
     @property
     def path(self) -> Path:
@@ -368,7 +371,8 @@ class Provenance:
         """Remove the output and its record; outputs inside its directory that have records of their own stay.
 
         Raises:
-            UserError: a finished output consisted of all files in its directory, and now there are others.
+            UserError: a finished output consisted of all files in its directory, and now there are others; or an input is
+                among what would be removed.
         """
         record = read_record(self.path) or {}
         if self.is_file:
@@ -377,6 +381,16 @@ class Provenance:
             self._write({"complete": False, "removing": True, "files": files})
             for name in files:
                 (self.path.parent / name).unlink(missing_ok=True)
+        elif self.written:
+            paths = list(self.written(self.output))
+            real_paths = [path.parent.resolve() / path.name for path in paths]
+            for source in [source.path for source in self.sources if source.path is not None]:
+                real = source.resolve()
+                if any(path.is_relative_to(real) or real.is_relative_to(path) for path in real_paths):
+                    got = f"an input there ({source})"
+                    raise UserError(f"{self.output}: expected to remove an output, got {got}. Choose another {self.flag}.")
+            self._write({"complete": False, "removing": True})
+            remove_paths(self.output, paths)
         else:
             names = [file.relative_to(self.output).as_posix() for file in output_files(self.output)]
             known = record["files"] if record.get("complete") and record.get("all_files") else names

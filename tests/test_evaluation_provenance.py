@@ -142,9 +142,15 @@ def test_what_only_decides_how_fast_is_no_difference(place: Path, tmp_path: Path
 def test_overwrite_starts_afresh_and_nothing_else_does(place: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(place / "run", run)
-    (run / "notes.txt").write_text("mine")
+    own = ("notes.txt", "outputs_before.jsonl", "report.tex", "baselines/notes.txt", "baselines/mine/outputs.jsonl")
+    made = ("outputs-0-of-2.jsonl", "report.html", "baselines/majority/outputs.jsonl", "baselines/majority/provenance.json")
+    for name in (*own, *made):
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text("{}")
     assert evaluate(place / "root", place / "model", run, "--limit", 4, "--overwrite", "--think_prompt") == 0
-    assert len(lines(run)) == 4 and read_json(run / "result.json")["expected"] == 4 and (run / "notes.txt").exists()
+    assert len(lines(run)) == 4 and read_json(run / "result.json")["expected"] == 4
+    assert all((run / name).exists() for name in own) and not (run / "baselines/majority").exists()
+    assert not any((run / name).exists() for name in made)
     (run / "provenance.json").unlink()
     with pytest.raises(UserError, match="older version.*--overwrite"):
         evaluate(place / "root", place / "model", run, "--limit", 4, "--resume", "--think_prompt")

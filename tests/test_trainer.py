@@ -17,7 +17,7 @@ from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
 from pipeline.provenance import Provenance, digest_lines
 from training import runs
-from training.arguments import SFTArguments
+from training.arguments import GRPOArguments, SFTArguments
 from training.overrides import apply_overrides, trainer_options, usable_attention, vllm_model_length
 from training.samples import TrainingData
 
@@ -138,6 +138,85 @@ def test_a_finished_model_is_not_overwritten(run: Callable, tmp_path: Path) -> N
     with pytest.raises(UserError, match="model.safetensors with another content"):
         run(tmp_path)
     assert run(tmp_path, learning_rate=1.0, overwrite=True) is not None and not (tmp_path / "model.safetensors").exists()
+
+
+def saved_checkpoint(output: Path, step: int) -> Path:
+    """Write what a checkpoint holds, by name."""
+    checkpoint = output / f"checkpoint-{step}"
+    (checkpoint / "global_step2").mkdir(parents=True)
+    for name in ("trainer_state.json", "rng_state.pth", "optimizer.pt", "model.safetensors", "global_step2/optim_states.pt"):
+        (checkpoint / name).write_text("{}")
+    return checkpoint
+
+
+OWN_FILES = (
+    "NOTES.md", "eval/outputs.jsonl", "checkpoint-best/model.safetensors", "checkpoint-2/eval/result.json", "runs/notes.txt",
+    "completions/marked.csv", "plots.png", "latest/link.txt",
+)  # fmt: skip
+TRAINING_FILES = (
+    "tokenizer.json", "arguments.json", "training_args.bin", "trainer_state.json", "completions/rank-0.jsonl",
+    "runs/Nov26_host/events.out.tfevents.1", "model-00001-of-00002.safetensors",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_overwrite_removes_only_what_training_wrote(run: Callable, tmp_path: Path, finished: bool) -> None:
+    """Files of others stay, wherever they are; of training nothing stays but a new record."""
+    provenance = run(tmp_path)
+    saved_checkpoint(tmp_path, 2)
+    saved_checkpoint(tmp_path, 10)
+    for name in (*TRAINING_FILES, *OWN_FILES):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    if finished:
+        finish(provenance)
+    assert run(tmp_path, learning_rate=1.0, overwrite=True) is not None
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {*OWN_FILES, "provenance.json"} and all((tmp_path / name).read_text() == name for name in OWN_FILES)
+    assert not (tmp_path / "checkpoint-10").exists() and not (tmp_path / "runs/Nov26_host").exists()
+
+
+def test_overwrite_removes_no_model_that_is_trained_on(run: Callable, tiny_model: Path, tmp_path: Path) -> None:
+    """A checkpoint of the output directory cannot be the model of a new run there."""
+    run(tmp_path / "run")
+    checkpoint = tmp_path / "run/checkpoint-2"
+    shutil.copytree(tiny_model, checkpoint)
+    for name in ("trainer_state.json", "rng_state.pth"):
+        (checkpoint / name).write_text("{}")
+    with pytest.raises(UserError, match="got an input there .*checkpoint-2.*Choose another --output_dir"):
+        run(tmp_path / "run", model=checkpoint, overwrite=True)
+    assert (checkpoint / "model.safetensors").exists()
+
+
+def test_a_killed_overwrite_is_finished_by_the_next_run(
+    run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish(run(tmp_path))
+    (tmp_path / "NOTES.md").touch()
+    (tmp_path / "completions").mkdir()
+    (tmp_path / "completions/rank-0.jsonl").touch()
+
+    def killed(folder: Path, paths: list[Path]) -> None:
+        (folder / "model.safetensors").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("pipeline.provenance.remove_paths", killed)
+        run(tmp_path, learning_rate=1.0, overwrite=True)
+    assert run(tmp_path, learning_rate=1.0) is not None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["NOTES.md", "provenance.json"]
+
+
+@pytest.mark.parametrize("value", ["models/other/checkpoint-2", "True"])
+def test_a_checkpoint_to_resume_from_is_refused(tmp_path: Path, value: str) -> None:
+    from trl import GRPOConfig, ModelConfig, SFTConfig
+
+    for config, script_args in ((SFTConfig, SFTArguments()), (GRPOConfig, GRPOArguments())):
+        args = config(output_dir=str(tmp_path), use_cpu=True, bf16=False, resume_from_checkpoint=value)
+        with pytest.raises(
+            UserError, match="--resume_from_checkpoint: .*resumes by itself from the last checkpoint in --output_"
+        ):
+            apply_overrides(args, script_args, ModelConfig(), [])
 
 
 def test_a_run_knows_its_inputs_by_content(run: Callable, small_root: Path, tiny_model: Path, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ class DataArguments:
     stage: str | None = _argument(None, "domain or reasoning; by default reasoning if the data has chains, and in grpo.py")
     load_dataset_mode: str = _argument("lazzy", "lazzy: tokenize samples when needed; direct: all first, into a cache on disk")
     show_sample: bool = _argument(False, "also print the text of the first sample, which is patient text")
-    overwrite: bool = _argument(False, "remove what is in --output_dir, and train from the beginning")
+    overwrite: bool = _argument(False, "remove what training wrote to --output_dir, and train from the beginning")
     allow_upload: bool = _argument(False, "let --push_to_hub upload the model's files, to a private repository")
 
 

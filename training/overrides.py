@@ -27,6 +27,9 @@ def apply_overrides(
     Returns the arguments to use and to record, and `notes` with one for each change that the user should know.
     """
     check_trackers(args.report_to)
+    if args.resume_from_checkpoint:
+        wrong = "expected none, because a run resumes by itself from the last checkpoint in --output_dir, got a value"
+        raise UserError(f"--resume_from_checkpoint: {wrong}. Omit it, and pass the --output_dir of the run to resume.")
     on_gpu, notes = args.device.type != "cpu", list(notes)
     attention, reason = usable_attention(model_args.attn_implementation, on_gpu, getattr(args, "packing", False))
     if reason:

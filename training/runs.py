@@ -18,10 +18,19 @@ from mimiciv_dataset.patients import DATA_USE
 from mimiciv_dataset.sources import index_mapping_source, index_sources, trajectories_source
 from pipeline.errors import UserError
 from pipeline.files import atomic_path, sha256, write_json
-from pipeline.provenance import DIGESTS_CACHE, FileDigests, Provenance, Source, git_revision, output_of, record_path
+from pipeline.provenance import (
+    DIGESTS_CACHE,
+    FileDigests,
+    Provenance,
+    Source,
+    git_revision,
+    output_of,
+    read_record,
+    record_path,
+)
 from training.arguments import DataArguments
 from training.samples import DOMAIN, REASONING, TrainingData
-from training.uploads import model_files
+from training.uploads import MODEL_FILES, model_files
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,6 +41,23 @@ CARD_FILE = "README.md"  # users may edit it
 LAST_FILE = "trainer_state.json"  # written last: a checkpoint that has it is complete
 RANDOM_STATE = "rng_state*.pth"  # saved with the optimizer, whose own files have other names under DeepSpeed and FSDP
 OLDER_WEIGHTS = "pytorch_model*.bin"
+
+# What training writes, as glob patterns. --overwrite removes this and nothing else.
+MODEL = (
+    *(*MODEL_FILES, OLDER_WEIGHTS, "pytorch_model.bin.index.json", "additional_chat_templates/*.jinja"),
+    *(LAST_FILE, "training_args.bin"),
+)
+WRITTEN_TO_OUTPUT = (
+    *(*MODEL, TRAINING_FILE, "arguments.json", DIGESTS_CACHE),
+    *("completions/rank-*.jsonl", "completions/completions_*.parquet"),  # ours, TRL's
+    *("runs/**/events.out.tfevents.*", "emissions.csv"),  # of TensorBoard, of CodeCarbon
+)
+WRITTEN_TO_CHECKPOINTS = (
+    *(*MODEL, RANDOM_STATE, "optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt", "entropy_ctrl_state.json"),
+    *("global_step*", "latest", "zero_to_fp32.py"),  # DeepSpeed
+    *("pytorch_model_fsdp_*", "optimizer_*"),  # FSDP
+)
+
 RULES = 1  # version of what a run does with the same arguments, data and model
 
 # Arguments, by the beginning of their names, that do not decide the weights of the trained model up to rounding.
@@ -127,7 +153,15 @@ def run_provenance(
     words = sys.argv[1:]
     pairs = zip(["", *words], words, strict=False)
     arguments = [word for before, word in pairs if "--hub_token" not in (before, word.partition("=")[0])]
-    return Provenance(Path(args.output_dir), script, sources, settings, RULES, arguments, flag="--output_dir")
+    options = {"flag": "--output_dir", "written": written_files}
+    return Provenance(Path(args.output_dir), script, sources, settings, RULES, arguments, **options)
+
+
+def written_files(folder: Path) -> list[Path]:
+    """The files and directories in an output directory that training wrote, by their names."""
+    numbered = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal()]
+    written = {folder: WRITTEN_TO_OUTPUT} | dict.fromkeys(numbered, WRITTEN_TO_CHECKPOINTS)
+    return sorted(path for place, patterns in written.items() for pattern in patterns for path in place.glob(pattern))
 
 
 def _decisive(arguments: Any) -> dict[str, Any]:
@@ -198,7 +232,8 @@ def claim(
         provenance = run_provenance(script, script_args, args, model_args, data, batch)
         used = has_weights(folder) or last_checkpoint(folder) is not None
         provenance.check_output()
-        if not used:
+        unfinished_removal = (read_record(provenance.path) or {}).get("removing")
+        if not (used or script_args.overwrite or unfinished_removal):
             provenance.path.unlink(missing_ok=True)
         if not provenance.begin(script_args.overwrite, used=used):
             provenance = None
