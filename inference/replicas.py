@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from inference.settings import ModelSettings
+from pipeline.cli import chunk_paths
 from pipeline.errors import UserError
 from pipeline.progress import progress
 
@@ -79,7 +80,7 @@ def run_replicas(argv: Sequence[str], model: ModelSettings, output: Path, num_sa
 def _new_lines(folder: Path, sizes: dict[Path, int]) -> int:
     """Lines added to the outputs since the last call; `sizes`, which is updated, has how far each file was read."""
     count = 0
-    for path in folder.glob("outputs*.jsonl"):
+    for path in chunk_paths(folder / "outputs.jsonl"):
         with path.open("rb") as file:
             file.seek(sizes.get(path, 0))
             added = file.read()

@@ -148,8 +148,9 @@ def test_overwrite_starts_afresh_and_nothing_else_does(place: Path, tmp_path: Pa
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).write_text("{}")
     assert evaluate(place / "root", place / "model", run, "--limit", 4, "--overwrite", "--think_prompt") == 0
-    assert len(lines(run)) == 4 and read_json(run / "result.json")["expected"] == 4
     assert all((run / name).exists() for name in own) and not (run / "baselines/majority").exists()
+    (run / "outputs_before.jsonl").unlink()
+    assert len(lines(run)) == 4 and read_json(run / "result.json")["expected"] == 4
     assert not any((run / name).exists() for name in made)
     (run / "provenance.json").unlink()
     with pytest.raises(UserError, match="older version.*--overwrite"):

@@ -155,6 +155,7 @@ OWN_FILES = (
 )  # fmt: skip
 TRAINING_FILES = (
     "tokenizer.json", "arguments.json", "training_args.bin", "trainer_state.json", "completions/rank-0.jsonl",
+    "completions/.rank-0.jsonl.lock", "completions/completions_00001.parquet",
     "runs/Nov26_host/events.out.tfevents.1", "model-00001-of-00002.safetensors",
 )  # fmt: skip
 

@@ -49,7 +49,7 @@ MODEL = (
 )
 WRITTEN_TO_OUTPUT = (
     *(*MODEL, TRAINING_FILE, "arguments.json", DIGESTS_CACHE),
-    *("completions/rank-*.jsonl", "completions/completions_*.parquet"),  # ours, TRL's
+    *("completions/rank-*.jsonl", "completions/.rank-*.jsonl.lock", "completions/completions_*.parquet"),  # the last are TRL's
     *("runs/**/events.out.tfevents.*", "emissions.csv"),  # of TensorBoard, of CodeCarbon
 )
 WRITTEN_TO_CHECKPOINTS = (
