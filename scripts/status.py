@@ -167,7 +167,7 @@ def missing_artefacts(root: Path, scripts: Collection[str]) -> Iterator[Artefact
 def first_command(step: Step, root: Path) -> str:
     """The command of a step with default settings."""
     where = () if root == Path(ROOT_DIR) else ("--root_dir", str(root))
-    arguments = step.arguments.format(root=shlex.quote(str(root)))
+    arguments = step.arguments.replace("{root}", shlex.quote(str(root)))
     return f"{shlex.join(['python', step.script, *where])} {arguments}".strip()
 
 

@@ -105,7 +105,7 @@ def test_ctrl_c_is_one_line_and_the_next_run_resumes(workers: str, tmp_path: Pat
     mimic = write_mimic(tmp_path / "mimiciv", {**TWO_PATIENTS, "labevents": rows})
     flags = ["--mimic_dir", str(mimic), "--buckets", "3", "--num_workers", workers]
     process = start("preprocess/merge_patient.py", root, *flags, start_new_session=True)
-    while not list(root.glob("patients/hosp/.labevents.tmp/*")):
+    while not list(root.glob("patients/hosp/.labevents.tmp")):
         assert process.poll() is None
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal sends Ctrl-C, to the workers too
