@@ -41,11 +41,11 @@ def dataset_sources(datasets: Iterable[MIMICIV]) -> list[Source]:
     if root_dir := next((dataset.root_dir for dataset in unique.values() if not dataset.rendered), None):
         cache = root_dir / "cache"
         sources += [trajectories_source(root_dir / "patients_ehr"), index_mapping_source(root_dir / "index_mapping")]
-        has_record = folder_record(cache).exists()
-        script = "mimiciv_dataset/similar_item_gen.py"
-        sources += [
-            output_of("candidates", cache, script, is_ancestor=False) if has_record else content_of("candidates", cache)
-        ]
+        if folder_record(cache).exists():
+            sources.append(output_of("candidates", cache, "mimiciv_dataset/similar_item_gen.py", is_ancestor=False))
+        else:  # sft.py caches training samples there, too
+            parts = ("item_set", "similar_item")
+            sources += [content_of(f"candidates/{part}", cache / part) for part in parts]
     return sources
 
 
