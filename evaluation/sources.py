@@ -74,7 +74,8 @@ def model_source(name: str, model: str, cache: Path, weights: bool = True) -> So
     path = Path(model)
     if not path.is_dir():
         return Source(name, None, hub_commit(model), is_ancestor=False, by="commit")
-    files = sorted(file for file in path.iterdir() if file.suffix in MODEL_SUFFIXES and file.name not in TRAINING_FILES)
+    visible = [file for file in path.iterdir() if not file.name.startswith(".")]  # training caches digests in a hidden file
+    files = sorted(file for file in visible if file.suffix in MODEL_SUFFIXES and file.name not in TRAINING_FILES)
     files = [file for file in files if weights or file.suffix not in WEIGHTS]
     digests = FileDigests(cache / DIGESTS_CACHE)
     if sum(file.stat().st_size for file in files) > SHOWN_BYTES:

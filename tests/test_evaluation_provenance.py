@@ -196,3 +196,14 @@ def test_a_server_is_what_it_says_of_its_model(place: Path, tmp_path: Path) -> N
         other.models[0] |= {"root": "/models/a"}
         assert through(other, "--limit", 4) == 0 and len(other.asked) == 1
     assert through(other, "--limit", 4) == 0, "a finished run needs no server"
+
+
+def test_a_cache_of_digests_in_a_model_folder_does_not_count(tmp_path: Path) -> None:
+    from evaluation.sources import model_source
+
+    (tmp_path / "config.json").write_text("{}")
+    before = model_source("model", str(tmp_path), tmp_path / "out").digest
+    (tmp_path / ".digests.json").write_text("{}")
+    assert model_source("model", str(tmp_path), tmp_path / "out").digest == before
+    (tmp_path / "config.json").write_text("{ }")
+    assert model_source("model", str(tmp_path), tmp_path / "out").digest != before
