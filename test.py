@@ -22,7 +22,8 @@ from pipeline.cli import Chunk, Parser, at_least, chunk_paths, run
 from pipeline.errors import UserError
 from pipeline.files import append_jsonl, remove_paths
 from pipeline.progress import Summary, progress
-from pipeline.provenance import Provenance, folder_record
+from pipeline.provenance import Provenance, check_sources
+from pipeline.records import folder_record
 
 if TYPE_CHECKING:
     from inference.generation import DatasetRow
@@ -91,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     made_with = evaluation_settings(settings, wording) | {"samples": len(available)}
     provenance = Provenance(folder, "test.py", sources, made_with, RULES, cli.arguments)
     if evaluation.overwrite:
-        provenance.check_sources()
+        check_sources(provenance.sources)
         provenance.check_output()
         remove_outputs(folder)
     provenance.begin(used=bool(chunk_paths(outputs)), extend=bool(pending))

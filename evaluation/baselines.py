@@ -36,10 +36,11 @@ from mimiciv_dataset.patients import read_subject_ids
 from mimiciv_dataset.sources import index_mapping_source, index_sources, patients_source, trajectories_source
 from mimiciv_dataset.tasks import NO, TASKS, YES
 from pipeline.cli import ROOT_DIR, Parser, at_least, run
+from pipeline.digests import digest_lines
 from pipeline.errors import UserError
 from pipeline.files import Line, atomic_path, read_json, require
 from pipeline.progress import Summary, progress
-from pipeline.provenance import Provenance, Source, digest_lines
+from pipeline.provenance import Provenance, Source
 from pipeline.work import map_lines
 
 if TYPE_CHECKING:

@@ -16,10 +16,11 @@ from evaluation.baselines import SAMPLES
 from evaluation.predictions import Prediction, read_outputs, sample_id_of_output
 from evaluation.score import MACRO, SCORE_VERSION, main_statistic
 from mimiciv_dataset.tasks import ALL_TASKS, TASKS
+from pipeline.digests import digest_lines
 from pipeline.errors import UserError
 from pipeline.files import Line, read_json, require, sha256
 from pipeline.progress import progress
-from pipeline.provenance import digest_lines, folder_record, read_record
+from pipeline.records import folder_record, read_record
 
 if TYPE_CHECKING:
     import numpy as np

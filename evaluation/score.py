@@ -22,10 +22,12 @@ from evaluation.predictions import Prediction, read_predictions
 from mimiciv_dataset.patients import DATA_USE
 from mimiciv_dataset.tasks import ALL_TASKS, YES
 from pipeline.cli import Parser, at_least, run
+from pipeline.digests import digest_lines
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
 from pipeline.progress import format_table
-from pipeline.provenance import digest_lines, folder_record, git_revision, read_record
+from pipeline.provenance import git_revision
+from pipeline.records import folder_record, read_record
 
 if TYPE_CHECKING:
     import numpy as np

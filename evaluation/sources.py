@@ -15,9 +15,11 @@ from inference.checks import hub_commit, served_model
 from inference.generation import reply_settings
 from inference.settings import InferenceSettings, as_json
 from mimiciv_dataset.sources import index_mapping_source, index_sources, trajectories_source
+from pipeline.digests import DIGESTS_CACHE, FileDigests
 from pipeline.files import sha256
 from pipeline.progress import progress
-from pipeline.provenance import DIGESTS_CACHE, FileDigests, Source, content_of, folder_record, output_of, read_record
+from pipeline.provenance import Source, content_of, output_of
+from pipeline.records import folder_record, read_record
 
 if TYPE_CHECKING:
     from mimiciv_dataset.mimiciv import MIMICIV
@@ -80,8 +82,7 @@ def model_source(name: str, model: str, cache: Path, weights: bool = True) -> So
     digests = FileDigests(cache / DIGESTS_CACHE)
     if sum(file.stat().st_size for file in files) > SHOWN_BYTES:
         files = progress(files, desc=f"hashing {name}", unit="file")
-    content = sha256(json.dumps([[file.name, digests.of(file)] for file in files]))
-    return Source(name, path, content, is_ancestor=False, by="model files")
+    return Source(name, path, digests.of_all(files, path), is_ancestor=False, by="model files")
 
 
 def evaluation_settings(settings: InferenceSettings, wording: str) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mimiciv_dataset.patients import read_subject_ids
+from pipeline.digests import digest_lines
 from pipeline.files import atomic_path, read_json
-from pipeline.provenance import digest_lines
 
 TRAINING_FILE = "ehr_training.json"  # in a model's directory, written by sft.py and grpo.py: data, stage and settings
 

@@ -122,7 +122,7 @@ def shown_columns(columns: Sequence[str], known: Collection[str]) -> str:
     return ", ".join(column.strip() for column in columns)[:300]
 
 
-def read_header(path: Path, known: Collection[str], fix: str) -> list[str]:
+def read_known_header(path: Path, known: Collection[str], fix: str) -> list[str]:
     """The column names of a CSV; those of `known` columns in their usual spelling, and "" for unnamed columns.
 
     Raises:

@@ -17,7 +17,7 @@ _UNNAMED = re.compile(r"Unnamed: \d+(_level_\d+)?")  # how pandas names a column
 BOM = b"\xef\xbb\xbf"
 
 
-def read_header(path: Path) -> list[str]:
+def read_raw_header(path: Path) -> list[str]:
     """The column names of a CSV or CSV.gz without surrounding blanks, in the order of the file; "" for unnamed columns.
 
     Raises:

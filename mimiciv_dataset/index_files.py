@@ -102,7 +102,7 @@ def parse_target(text: str) -> Any:
 
 def read_header(path: Path) -> list[str]:
     """The column names of an index CSV, "" for unnamed columns; an error if one occurs twice."""
-    return cells.read_header(path, tuple(dict.fromkeys((*INDEX_COLUMNS, *SAMPLE_COLUMNS))), HOW_TO_GET_INDEX)
+    return cells.read_known_header(path, tuple(dict.fromkeys((*INDEX_COLUMNS, *SAMPLE_COLUMNS))), HOW_TO_GET_INDEX)
 
 
 def window_columns(path: Path | str, columns: Sequence[str], required: Sequence[str] = REQUIRED) -> tuple[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mimiciv_dataset.cells import cell_error, read_cells, read_header, whole_number
+from mimiciv_dataset.cells import cell_error, read_cells, read_known_header, whole_number
 from pipeline.errors import UserError
 from pipeline.files import require
 
@@ -23,7 +23,7 @@ def read_subject_ids(path: Path | str, fix: str = HOW_TO_GET_PATIENTS, may_repea
             id, or there is no id. `fix` says how to get such a file.
     """
     path = require(path, "a CSV with a column subject_id", fix)
-    column = read_header(path, ("subject_id",), "Add the header subject_id, or choose another file").index("subject_id")
+    column = read_known_header(path, ("subject_id",), "Add the header subject_id, or choose another file").index("subject_id")
     rows = read_cells(path)
     next(rows)  # the header
     numbers: list[int] = []

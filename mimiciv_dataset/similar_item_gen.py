@@ -29,7 +29,8 @@ from pipeline.cli import Parser, at_least, run
 from pipeline.errors import UserError
 from pipeline.files import atomic_path
 from pipeline.progress import Summary, print_table
-from pipeline.provenance import Provenance, output_files
+from pipeline.provenance import Provenance
+from pipeline.records import output_files
 from pipeline.work import map_lines
 
 STEP, RULES = "mimiciv_dataset/similar_item_gen.py", 1

@@ -7,18 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from mimiciv_dataset.index_files import index_files
+from pipeline.digests import content_digest, digest_lines
 from pipeline.errors import UserError
-from pipeline.provenance import (
-    CONTENT,
-    Source,
-    content_digest,
-    content_of,
-    digest_lines,
-    folder_record,
-    output_of,
-    read_record,
-    record_path,
-)
+from pipeline.provenance import Source, content_of, output_of
+from pipeline.records import CONTENT, folder_record, read_record, record_path
 
 
 def trajectories_source(folder: Path, verify: bool = False) -> Source:

@@ -36,7 +36,8 @@ from pipeline.cli import Parser, run
 from pipeline.errors import UserError
 from pipeline.files import atomic_dir, atomic_path, read_json, write_json
 from pipeline.progress import Summary, print_table
-from pipeline.provenance import Provenance, require_complete
+from pipeline.provenance import Provenance
+from pipeline.records import require_complete
 from pipeline.work import Tick, Unit, run_units
 
 STEP, RULES = "mimiciv_dataset/task_sample_info_gen.py", 2

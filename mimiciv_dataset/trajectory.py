@@ -23,7 +23,7 @@ from mimiciv_dataset.timeline import Timeline
 from mimiciv_dataset.values import canonical_or_same
 from pipeline.errors import UserError
 from pipeline.files import atomic_path
-from pipeline.provenance import digest_of, folder_record
+from pipeline.records import digest_of, folder_record
 
 if TYPE_CHECKING:
     import numpy as np

@@ -33,7 +33,7 @@ from mimiciv_dataset.trajectory import Trajectories
 from pipeline.cli import Parser, run
 from pipeline.errors import UserError
 from pipeline.progress import Summary, print_table
-from pipeline.provenance import Provenance
+from pipeline.provenance import check_sources
 from pipeline.work import map_lines
 
 UNIT_PATIENTS = 20
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     trajectories, lookups = Trajectories(args.ehr_dir), Lookups(args.index_mapping)
     sources = [trajectories_source(args.ehr_dir), index_mapping_source(args.index_mapping)]
     sources += [source for given in indexes for source in index_sources(given)]
-    Provenance(indexes[0], "mimiciv_dataset/validate_index.py", sources).check_sources()
+    check_sources(sources)
     check = partial(check_block, trajectories, lookups, args.show, args.prove)
     parts = [(path, block) for path in files for block in blocks(path)]
     scratch = Path(tempfile.gettempdir()), f"validate_index-{os.getpid()}"

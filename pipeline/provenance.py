@@ -26,49 +26,34 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shlex
 import subprocess
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pipeline.digests import DIGESTS_CACHE, content_digest, stamp_of
 from pipeline.errors import UserError
-from pipeline.files import read_json, remove_paths, sha256, sha256_file, write_json
-
-
-def folder_record(folder: Path) -> Path:
-    """Where the record of an output directory is."""
-    return folder / "provenance.json"
-
-
-def file_record(file: Path) -> Path:
-    """Where the record of an output file is.
-
-    >>> file_record(Path("sets/risk.csv")).as_posix()
-    'sets/risk.provenance.json'
-    """
-    return file.with_suffix(".provenance.json")
-
-
-def record_path(output: Path) -> Path:
-    """Where the record of an existing output is, be it a directory or a file."""
-    return folder_record(output) if output.is_dir() else file_record(output)
-
+from pipeline.files import remove_paths, sha256, sha256_file, write_json
+from pipeline.records import (
+    CONTENT,
+    RECORD,
+    Ancestor,
+    command_of,
+    differences,
+    fault_of_files,
+    file_record,
+    files_of_other_outputs,
+    folder_record,
+    origins,
+    outdated,
+    output_files,
+    read_record,
+    record_path,
+)
 
 # --- inputs
-
-RECORD, CONTENT = "record", "content"  # how an input is identified: by the digest in its record, by `content_digest`
-
-
-@dataclass(frozen=True)
-class Ancestor:
-    """What an input was made from: its path, its digest then (None: unknown), and how that was computed (`Source.by`)."""
-
-    path: Path | None
-    digest: str | None
-    by: str = RECORD
 
 
 @dataclass(frozen=True)
@@ -137,15 +122,10 @@ def output_of(
     return source
 
 
-def outdated(record: Mapping[str, Any], folder: Path) -> Iterator[tuple[str, Path]]:
-    """Name and path of what changed since it was read, among the inputs of a record in `folder` and their inputs in turn."""
-    for name, origin in (origins(record, "lineage", folder) | origins(record, "inputs", folder)).items():
-        current = digest_now(origin)
-        if None not in (current, origin.digest) and current != origin.digest:
-            yield name, origin.path
-        elif current is not None and origin.by == RECORD:
-            path = record_path(origin.path)
-            yield from outdated(read_record(path) or {}, path.parent)
+def _recorded(name: str, path: Path, record: Mapping[str, Any], is_ancestor: bool) -> Source:
+    folder = record_path(path).parent
+    lineage, command = origins(record, "lineage", folder), command_of(record, folder)
+    return Source(name, path, record.get("digest"), lineage, is_ancestor, command=command)
 
 
 def unknown_origin(name: str, path: Path, is_ancestor: bool = True) -> Source:
@@ -163,52 +143,16 @@ def content_of(name: str, path: Path, *, is_ancestor: bool = False, verify: bool
     return Source(name, path, content_digest(path, verify), is_ancestor=is_ancestor, by=CONTENT)
 
 
-def content_digest(path: Path, verify: bool = False) -> str:
-    """The digest of the content of a file, or of the names and contents of the files of a directory, which may be missing."""
-    if path.is_file():
-        return sha256_file(path)
-    digests, files = FileDigests(path / DIGESTS_CACHE, verify), visible_files(path) if path.exists() else ()
-    return sha256(json.dumps([[file.relative_to(path).as_posix(), digests.of(file)] for file in files]))
-
-
-def _recorded(name: str, path: Path, record: Mapping[str, Any], is_ancestor: bool) -> Source:
-    folder = record_path(path).parent
-    lineage, command = origins(record, "lineage", folder), command_of(record, folder)
-    return Source(name, path, record.get("digest"), lineage, is_ancestor, command=command)
-
-
-def origins(record: Mapping[str, Any], group: str, folder: Path) -> dict[str, Ancestor]:
-    """The `inputs` or the `lineage` of a record in `folder`, to which the recorded paths are relative."""
-
-    entries = (record.get(group) or {}).items()
-    paths = {name: None if entry["path"] is None else _located(folder, entry["path"]) for name, entry in entries}
-    return {name: Ancestor(paths[name], entry["digest"], entry["by"]) for name, entry in entries}
-
-
-def _located(folder: Path, path: str) -> Path:
-    """A path that is recorded relative to `folder`, or to where that is if a directory on the way to it is a link."""
-    near, real = (Path(os.path.normpath(start / path)) for start in (folder, folder.resolve()))
-    return near if near.resolve() == real.resolve() else real
-
-
-def command_of(record: Mapping[str, Any], folder: Path) -> str:
-    """The command line of a record in `folder`, with paths as seen from the current directory."""
-
-    def shown(path: Path) -> str:
-        return min(os.path.relpath(path), os.path.normpath(path.absolute()), key=lambda text: text.startswith(".."))
-
-    recorded = record.get("command") or ["python", record.get("step", "")]
-    words = [word if isinstance(word, str) else shown(_located(folder, word["path"])) for word in recorded]
-    return shlex.join(words).replace(" --root_dir datas", "", 1)
-
-
-def digest_now(origin: Ancestor) -> str | None:
-    """The digest of what is at the path of an input now; None if nothing finished is there, or it has no record."""
-    if origin.path is None or not origin.path.exists():
-        return None
-    if origin.by == CONTENT:
-        return content_digest(origin.path)
-    return digest_of(record_path(origin.path)) if origin.by == RECORD else None
+def check_sources(sources: Iterable[Source]) -> None:
+    """Check that inputs were made from the same version of whatever several of them were made from."""
+    seen: dict[str, tuple[Source, Ancestor]] = {}
+    for source in sorted(sources, key=lambda source: len(source.lineage)):  # an artefact before what is made from it
+        for name, ancestor in source.ancestors.items():
+            other, expected = seen.setdefault(name, (source, ancestor))
+            if None not in (ancestor.digest, expected.digest) and ancestor.digest != expected.digest:
+                same = f"from {other.path} ({name})" if name == other.name else f"from the same {name} as {other.path}"
+                fix = f"Run {source.command} --overwrite" if source.command else "Use files that belong together"
+                raise UserError(f"{source.path}: expected to be made {same}, got one made from another version. {fix}.")
 
 
 # --- the record of an output
@@ -295,7 +239,7 @@ class Provenance:
             UserError: the inputs do not fit each other, or the output was started from something else, holds files without a
                 record, or was changed since it was finished.
         """
-        self.check_sources()
+        check_sources(self.sources)
         self.check_output()
         record = read_record(self.path)
         if overwrite and keep:
@@ -351,21 +295,10 @@ class Provenance:
         elif self.is_file and self.output.exists():
             folder = self.output.parent
             of_folder = (read_record(folder_record(folder)) or {}).get("files") or ()
-            if self.output.name in of_folder or self.output in _files_of_other_outputs(folder, but=self.path):
+            if self.output.name in of_folder or self.output in files_of_other_outputs(folder, but=self.path):
                 got = "a file of another output"
         if got:
             raise UserError(f"{self.output}: expected an output of {self.step}, got {got}. Choose another {self.flag}.")
-
-    def check_sources(self) -> None:
-        """Check that all inputs were made from the same version of whatever several of them were made from."""
-        seen: dict[str, tuple[Source, Ancestor]] = {}
-        for source in sorted(self.sources, key=lambda source: len(source.lineage)):  # an artefact before what is made from it
-            for name, ancestor in source.ancestors.items():
-                other, expected = seen.setdefault(name, (source, ancestor))
-                if None not in (ancestor.digest, expected.digest) and ancestor.digest != expected.digest:
-                    same = f"from {other.path} ({name})" if name == other.name else f"from the same {name} as {other.path}"
-                    fix = f"Run {source.command} --overwrite" if source.command else "Use files that belong together"
-                    raise UserError(f"{source.path}: expected to be made {same}, got one made from another version. {fix}.")
 
     def remove(self) -> None:
         """Remove the output and its record; outputs inside its directory that have records of their own stay.
@@ -434,93 +367,9 @@ class Provenance:
         write_json(self.path, made_from | about | {"code": git_revision()} | dict(state))
 
 
-def differences(record: Mapping[str, Any], made_from: Mapping[str, Any]) -> list[str]:
-    """The names of the inputs and settings that differ, and `step` or `rules` if these do.
-
-    >>> before = {"rules": 1, "inputs": {"index": {"path": "all", "digest": "ab"}}, "settings": {}}
-    >>> differences(before, {"rules": 2, "inputs": {"index": "cd"}})
-    ['rules', 'index']
-    """
-    names = [name for name in ("step", "rules") if record.get(name) != made_from.get(name)]
-    inputs = {name: entry["digest"] for name, entry in (record.get("inputs") or {}).items()}
-    lineage = {name: entry["digest"] for name, entry in (record.get("lineage") or {}).items() if name not in inputs}
-    pairs = (
-        (inputs, made_from.get("inputs")),
-        (lineage, made_from.get("lineage")),
-        (record.get("settings"), made_from.get("settings")),
-    )
-    for before, now in ((before or {}, now or {}) for before, now in pairs):
-        names += [name for name in dict.fromkeys([*now, *before]) if before.get(name) != now.get(name)]
-    return names
-
-
-def read_record(path: Path) -> dict[str, Any] | None:
-    """The record at `path` (`folder_record`, `file_record`), or None if there is none."""
-    if not path.exists():
-        return None
-    record = read_json(path)
-    groups = (
-        [record.get(group, {}) for group in ("inputs", "lineage", "settings", "files")] if isinstance(record, dict) else []
-    )
-    if not groups or not all(isinstance(group, dict) for group in groups) or not isinstance(record.get("step"), str):
-        raise UserError(f"{path}: expected a record of a step, got other JSON. Remove the file, and make its output again.")
-    for name, entry in record.get("inputs", {}).items():
-        if not isinstance(entry, dict):  # written by version 0.1
-            record["inputs"][name] = {"path": None, "digest": entry, "by": RECORD}
-    return record
-
-
-def digest_of(path: Path) -> str | None:
-    """The digest in the record at `path`; None if there is no record or the output is not finished."""
-    return (read_record(path) or {}).get("digest")
-
-
-def require_complete(path: Path, made_by: str) -> dict[str, Any]:
-    """The record at `path` of a finished output; an error if there is none, or the output is not finished."""
-    record = read_record(path)
-    if record is None or not record.get("complete"):
-        got = "nothing there" if record is None else "an unfinished one"
-        raise UserError(f"{path.parent}: expected the finished output of {made_by}, got {got}. Run {made_by} to its end.")
-    return record
-
-
-# --- files
-
-
-DIGESTS_CACHE = ".digests.json"
-
-
-def visible_files(folder: Path) -> Iterator[Path]:
-    """The files below a directory, by name, without hidden ones and records."""
-    for path in sorted(folder.iterdir()):
-        if path.is_dir() and not path.name.startswith("."):
-            yield from visible_files(path)
-        elif not path.name.startswith(".") and not path.name.endswith("provenance.json"):
-            yield path
-
-
-def output_files(folder: Path) -> Iterator[Path]:
-    """The files below a directory, by name, without hidden ones, records, and what another record is about."""
-    others = _files_of_other_outputs(folder)
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.name.endswith("provenance.json") or path in others:
-            continue
-        if not path.is_dir():
-            yield path
-        elif not folder_record(path).exists():
-            yield from output_files(path)
-
-
-def _files_of_other_outputs(folder: Path, but: Path | None = None) -> set[Path]:
-    """The records, except one, of output files in a directory, and the files that they are about."""
-    records = {path for path in folder.glob("*.provenance.json") if not path.name.startswith(".")} - {but}
-    files = {folder / name for path in records for name in (read_record(path) or {}).get("files") or ()}
-    return files | records | {path for path in folder.iterdir() if path.is_file() and file_record(path) in records}
-
-
 def _remove_output(folder: Path) -> None:
     """Remove what is in a directory, but its record and outputs inside that have records of their own."""
-    keep = {folder_record(folder), *_files_of_other_outputs(folder)}
+    keep = {folder_record(folder), *files_of_other_outputs(folder)}
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
             if not folder_record(path).exists():
@@ -531,74 +380,8 @@ def _remove_output(folder: Path) -> None:
             path.unlink()
 
 
-def stamp_of(file: Path) -> list[int]:
-    """What changes whenever a file does: its size, and the times of its last changes in nanoseconds."""
-    status = file.stat()
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
-
-
 def _entry(file: Path) -> dict[str, Any]:
     return {"stamp": stamp_of(file), "sha256": sha256_file(file)}
-
-
-def fault_of_files(path: Path, record: Mapping[str, Any], verify: bool) -> str | None:
-    """How the files of a finished output differ from its record at `path`; None if they do not.
-
-    Files whose stamp changed are hashed; if their content is the same, as after copying them, the record gets the new stamps.
-    """
-    entries = record.get("files") or {}
-    files = {name: path.parent / name for name in entries}
-    if missing := [name for name, file in files.items() if not file.exists()]:
-        return f"{len(missing):,} of {len(files):,} missing ({missing[0]})"
-    touched = False
-    for name, file in files.items():
-        stamp, entry = stamp_of(file), entries[name]
-        if stamp[0] != entry["stamp"][0]:
-            return f"{name} with {stamp[0]:,} bytes instead of {entry['stamp'][0]:,}"
-        if verify or stamp != entry["stamp"]:
-            if sha256_file(file) != entry["sha256"]:
-                return f"{name} with another content"
-            touched = touched or stamp != entry["stamp"]
-            entry["stamp"] = stamp
-    if touched:
-        with contextlib.suppress(OSError):  # others' files can be read-only
-            write_json(path, record)
-    return None
-
-
-class FileDigests:
-    """SHA-256 digests of files, cached in a JSON file so that an unchanged file is hashed once.
-
-    A cached digest is good while size and times of change of the file are the same. `verify` ignores the cache.
-    """
-
-    def __init__(self, cache: Path, verify: bool = False) -> None:
-        self._cache, self._verify = cache, verify
-        self._known: dict[str, list[Any]] = read_json(cache) if cache.exists() and not verify else {}
-
-    def of(self, path: Path) -> str:
-        """The digest of a file."""
-        stamp = stamp_of(path)
-        *known, digest = self._known.get(str(path.resolve())) or [None]
-        if digest is None or known != stamp:
-            digest = sha256_file(path)
-            self.put(path, digest, stamp)
-        return digest
-
-    def put(self, path: Path, digest: str, stamp: Sequence[int]) -> None:
-        """Cache the digest of a file that had `stamp` when it was read."""
-        self._known[str(path.resolve())] = [*stamp, digest]
-        with contextlib.suppress(OSError):  # the directory can be read-only
-            write_json(self._cache, self._known)
-
-
-def digest_lines(lines: Iterable[str]) -> str:
-    """A digest of a set of texts, whatever their order, such as a list of patients.
-
-    >>> digest_lines(["2", "1"]) == digest_lines(["1", "2"])
-    True
-    """
-    return sha256("\n".join(sorted(lines)))
 
 
 def git_revision() -> str:

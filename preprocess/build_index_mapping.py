@@ -29,7 +29,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mimiciv_dataset.csv_checks import read_header
+from mimiciv_dataset.csv_checks import read_raw_header
 from mimiciv_dataset.events import DICTIONARY_TABLES, EVENTS
 from mimiciv_dataset.lookups import DICTIONARIES, find_table, ndc_key, read_dictionary
 from mimiciv_dataset.tasks import TASKS
@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def check_dictionary(name: str, path: Path) -> None:
     """Check that a dictionary or code map can be read and has rows; of a large table of notes, the header only."""
     if name not in DICTIONARIES:
-        read_header(path)
+        read_raw_header(path)
     elif not read_dictionary(path, name)[0]:
         raise UserError(f"{path}: expected rows, got a header only. Download or make it again.")
 

@@ -23,10 +23,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cli import Parser, at_least, run
+from pipeline.digests import DIGESTS_CACHE, FileDigests, stamp_of
 from pipeline.errors import UserError
 from pipeline.files import atomic_dir, read_json, write_json
 from pipeline.progress import Summary, print_table, progress
-from pipeline.provenance import DIGESTS_CACHE, FileDigests, Provenance, Source, folder_record, read_record, stamp_of
+from pipeline.provenance import Provenance, Source
+from pipeline.records import folder_record, read_record
 from pipeline.work import Tick, Unit, run_units
 from preprocess.raw_tables import REFERENCES, Counts, RawTable, find_tables, prepare, read_batches, read_references
 

@@ -24,7 +24,8 @@ from pipeline.cli import Parser, run
 from pipeline.errors import UserError
 from pipeline.files import atomic_path
 from pipeline.progress import Summary
-from pipeline.provenance import Provenance, folder_record, output_of, require_complete
+from pipeline.provenance import Provenance, output_of
+from pipeline.records import folder_record, require_complete
 from pipeline.work import Tick, Unit, run_units
 from preprocess.raw_tables import ROW, TIME, parse_times
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimiciv_dataset.cells import shown_columns
-from mimiciv_dataset.csv_checks import BOM, QuoteCheck, read_header, stray_quotes_error
+from mimiciv_dataset.csv_checks import BOM, QuoteCheck, read_raw_header, stray_quotes_error
 from mimiciv_dataset.events import COLUMN_KINDS, DICTIONARY_TABLES, EVENTS, MODULES, EventType
 from mimiciv_dataset.lookups import find_table, text_columns
 from mimiciv_dataset.tasks import TASKS, needs_modules
@@ -128,7 +128,7 @@ def how_to_get(folder: Path, module: str) -> str:
 
 def column_names(path: Path) -> tuple[str, ...]:
     """The names of all columns of a file, in which unnamed columns are numbered (`UNNAMED`)."""
-    return tuple(name or f"{UNNAMED}{number}" for number, name in enumerate(read_header(path), 1))
+    return tuple(name or f"{UNNAMED}{number}" for number, name in enumerate(read_raw_header(path), 1))
 
 
 def check_columns(table: RawTable) -> None:

@@ -26,10 +26,11 @@ from mimiciv_dataset.lookups import find_table
 from mimiciv_dataset.patients import read_subject_ids
 from mimiciv_dataset.sources import patients_source
 from pipeline.cli import ROOT_DIR, Parser, run
+from pipeline.digests import stamp_of
 from pipeline.errors import UserError
 from pipeline.files import sha256_file
 from pipeline.progress import print_table
-from pipeline.provenance import RECORD, Ancestor, command_of, digest_now, fault_of_files, origins, read_record, stamp_of
+from pipeline.records import RECORD, Ancestor, command_of, digest_now, fault_of_files, origins, read_record
 from preprocess.raw_tables import find_tables
 
 

@@ -15,7 +15,7 @@ import pytest
 from conftest import command
 from tiny_mimic import TWO_PATIENTS, read_trajectories, write_mimic
 
-from pipeline.provenance import folder_record, read_record
+from pipeline.records import folder_record, read_record
 
 
 def edit(file: str, change: Callable[[bytes], bytes]) -> Callable[[Path], None]:

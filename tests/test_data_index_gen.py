@@ -24,9 +24,11 @@ from mimiciv_dataset.data_index_gen import main, read_config
 from mimiciv_dataset.draws import draw_balanced, draw_uniform, draw_weighted, row_hashes
 from mimiciv_dataset.index_files import INDEX_COLUMNS, SAMPLE_COLUMNS, normalise_row, read_rows
 from mimiciv_dataset.tasks import TASKS
+from pipeline.digests import content_digest
 from pipeline.errors import UserError
 from pipeline.files import scratch_dir
-from pipeline.provenance import Provenance, content_digest, digest_of
+from pipeline.provenance import Provenance
+from pipeline.records import digest_of
 
 REPO = Path(__file__).parents[1]
 

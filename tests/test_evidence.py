@@ -14,7 +14,7 @@ from tiny_umls import write_umls
 from mimiciv_dataset.tasks import TASKS
 from pipeline.errors import UserError
 from pipeline.files import sha256
-from pipeline.provenance import digest_of, folder_record
+from pipeline.records import digest_of, folder_record
 from thinking_graph_preprocess.concept_files import GRAPH_TASKS, normalise
 from thinking_graph_preprocess.evidence_generation import evidence_files
 from thinking_graph_preprocess.umls_graph import Graph

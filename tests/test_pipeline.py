@@ -17,22 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.cli import run
+from pipeline.digests import FileDigests, stamp_of
 from pipeline.errors import UserError
 from pipeline.files import append_jsonl, atomic_dir, atomic_path, read_json, read_jsonl, read_jsonl_line, sha256_file
 from pipeline.progress import TABLE_WIDTH, format_table
-from pipeline.provenance import (
-    FileDigests,
-    Provenance,
-    Source,
-    command_of,
-    content_of,
-    digest_of,
-    folder_record,
-    output_of,
-    read_record,
-    require_complete,
-    stamp_of,
-)
+from pipeline.provenance import Provenance, Source, content_of, output_of
+from pipeline.records import command_of, digest_of, folder_record, read_record, require_complete
 
 # --- cli
 

@@ -13,7 +13,8 @@ import pytest
 
 from mimiciv_dataset.index_files import INDEX_COLUMNS, read_rows
 from mimiciv_dataset.tasks import TASKS
-from pipeline.provenance import Provenance, digest_of
+from pipeline.provenance import Provenance
+from pipeline.records import digest_of
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 

@@ -13,9 +13,10 @@ import torch
 from test_training_samples import index_of
 
 from inference.backends import load_tokenizer
+from pipeline.digests import digest_lines
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
-from pipeline.provenance import Provenance, digest_lines
+from pipeline.provenance import Provenance
 from training import runs
 from training.arguments import GRPOArguments, SFTArguments
 from training.overrides import apply_overrides, trainer_options, usable_attention, vllm_model_length
@@ -274,11 +275,13 @@ def test_a_model_folder_is_described(run: Callable, small_root: Path, tiny_model
 def test_a_directory_that_is_no_model_is_reported(tiny_model: Path, tmp_path: Path) -> None:
     """Before data are read: no directory, a file, an adapter, no weights."""
     (tmp_path / "file").touch()
-    for name in (tmp_path / "none", tmp_path / "file", "./models/none", "a/b/c"):
+    with pytest.raises(UserError, match="expected a model folder or Hub id, got a file"):
+        runs.check_model(str(tmp_path / "file"))
+    for name in (tmp_path / "none", "./models/none", "a/b/c"):
         with pytest.raises(UserError, match="expected a directory with a model, or a Hub id, got neither"):
             runs.check_model(str(name))
     (tmp_path / "config.json").touch()
-    with pytest.raises(UserError, match="expected a model with weights"):
+    with pytest.raises(UserError, match="expected weights"):
         runs.check_model(str(tmp_path))
     (tmp_path / "adapter_config.json").touch()
     with pytest.raises(UserError, match="expected a whole model, got an adapter"):

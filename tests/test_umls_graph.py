@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tiny_umls import INVERSES, write_umls
 
 from pipeline.errors import UserError
-from pipeline.provenance import digest_of, folder_record
+from pipeline.records import digest_of, folder_record
 from thinking_graph_preprocess.build_umls_graph import main
 from thinking_graph_preprocess.graph_writer import Edges, term_table, write_graph
 from thinking_graph_preprocess.umls_graph import Graph, SearchLimits, simplify_term, term_hash

@@ -21,9 +21,10 @@ from functools import partial
 
 from mimiciv_dataset.sources import index_mapping_source
 from pipeline.cli import Parser, run
+from pipeline.digests import DIGESTS_CACHE, FileDigests
 from pipeline.files import read_json
 from pipeline.progress import Summary
-from pipeline.provenance import DIGESTS_CACHE, FileDigests, Provenance, Source
+from pipeline.provenance import Provenance, Source
 from pipeline.work import Tick, Unit, run_units
 from thinking_graph_preprocess.sources import drug_tables_source, umls_source
 from thinking_graph_preprocess.umls_files import rrf_path

@@ -36,10 +36,11 @@ from mimiciv_dataset.sources import index_mapping_source, index_sources, traject
 from mimiciv_dataset.timeline import Timeline
 from mimiciv_dataset.trajectory import Trajectories
 from pipeline.cli import Chunk, Parser, run
+from pipeline.digests import DIGESTS_CACHE, FileDigests
 from pipeline.errors import UserError
 from pipeline.files import atomic_path, require
 from pipeline.progress import Summary
-from pipeline.provenance import DIGESTS_CACHE, FileDigests, Provenance, Source
+from pipeline.provenance import Provenance, Source
 from pipeline.work import Tick, Unit, run_units
 from thinking_graph_preprocess.concept_files import FREE_TEXT, GRAPH_TASKS, SHOWN_EVENTS, TEXT, concept_schema, normalise
 from thinking_graph_preprocess.concept_lexicon import build_lexicon, lexicon_record, lexicon_sources

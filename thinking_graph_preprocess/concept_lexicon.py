@@ -15,10 +15,11 @@ from functools import partial
 from pathlib import Path
 
 from mimiciv_dataset.lookups import DICTIONARIES, Lookups
+from pipeline.digests import DIGESTS_CACHE, FileDigests
 from pipeline.errors import UserError
 from pipeline.files import atomic_dir, require, sha256, write_json
 from pipeline.progress import progress
-from pipeline.provenance import DIGESTS_CACHE, FileDigests, Provenance, Source, content_of
+from pipeline.provenance import Provenance, Source, content_of
 from pipeline.work import Tick, Unit, run_units
 from thinking_graph_preprocess.concept_files import normalise
 from thinking_graph_preprocess.sources import lexicon_source, umls_source

@@ -32,19 +32,12 @@ from mimiciv_dataset.index_files import REQUIRED, index_files, normalise_row, re
 from mimiciv_dataset.sources import index_sources, trajectories_source
 from mimiciv_dataset.trajectory import Trajectories
 from pipeline.cli import Chunk, Parser, at_least, run
+from pipeline.digests import DIGESTS_CACHE, FileDigests
 from pipeline.errors import UserError
 from pipeline.files import atomic_path, read_json, require, sha256, sha256_file, write_json
 from pipeline.progress import Summary, print_table
-from pipeline.provenance import (
-    DIGESTS_CACHE,
-    FileDigests,
-    Provenance,
-    Source,
-    output_of,
-    read_record,
-    record_path,
-    unknown_origin,
-)
+from pipeline.provenance import Provenance, Source, output_of, unknown_origin
+from pipeline.records import read_record, record_path
 from pipeline.work import Tick, Unit, run_units
 from thinking_graph_preprocess.concept_files import concept_files
 from thinking_graph_preprocess.evidence import COUNTED, Evidence, EvidenceSettings, TaskCounts

@@ -38,7 +38,8 @@ from pipeline.cli import Chunk, Parser, at_least, between, chunk_paths, run
 from pipeline.errors import UserError
 from pipeline.files import Line, append_jsonl, atomic_path, read_jsonl, read_jsonl_line, require, sha256, write_json
 from pipeline.progress import Summary, print_table, progress
-from pipeline.provenance import Provenance, read_record
+from pipeline.provenance import Provenance
+from pipeline.records import read_record
 from pipeline.work import map_lines
 from thinking_graph_preprocess import chains
 from thinking_graph_preprocess.chains import REASONS, AnswerLimits, CitedEvents, Fault

@@ -33,20 +33,12 @@ from mimiciv_dataset.samples import label_list
 from mimiciv_dataset.sources import index_mapping_source, trajectories_source
 from mimiciv_dataset.tasks import load_instructions
 from pipeline.cli import Chunk, Parser, at_least, between, chunk_paths, run
+from pipeline.digests import DIGESTS_CACHE, FileDigests
 from pipeline.errors import UserError
 from pipeline.files import append_jsonl, require, sha256
 from pipeline.progress import Summary, progress
-from pipeline.provenance import (
-    DIGESTS_CACHE,
-    FileDigests,
-    Provenance,
-    Source,
-    differences,
-    folder_record,
-    output_of,
-    read_record,
-    unknown_origin,
-)
+from pipeline.provenance import Provenance, Source, check_sources, output_of, unknown_origin
+from pipeline.records import differences, folder_record, read_record
 
 if TYPE_CHECKING:
     from mimiciv_dataset.mimiciv import MIMICIV
@@ -418,7 +410,7 @@ class RepliesDirectory:
 
     def begin(self, provenance: Provenance, overwrite: bool, verify: bool) -> bool:
         """As `Provenance.begin`; but if the inputs have changed, or with --overwrite, replies are kept and compared anew."""
-        provenance.check_sources()
+        check_sources(provenance.sources)
         record = read_record(provenance.path)
         if record and (overwrite or differences(record, provenance.made_from)):
             for path in (provenance.path, *self.folder.glob(".finished-*")):
@@ -440,15 +432,14 @@ class RepliesDirectory:
 
     def source(self, verify: bool = False) -> Source:
         """The replies as an input, by the content of the logs; they can be unfinished."""
-        digests = FileDigests(self.folder / DIGESTS_CACHE, verify)
-        content = "\n".join(f"{path.name} {digests.of(path)}" for path in chunk_paths(self.log))
+        digest = FileDigests(self.folder / DIGESTS_CACHE, verify).of_all(chunk_paths(self.log), self.folder)
         if (record := read_record(folder_record(self.folder))) is None:
             source = unknown_origin("chains", self.folder, is_ancestor=False)
         else:
             source = output_of("chains", self.folder, STEP, is_ancestor=False, verify=verify, unfinished=True)
             if not record.get("complete"):
                 print(f"warning: {self.folder}: reasoning_generation.py has not finished, so some rows may have no chains.")
-        return replace(source, digest=sha256(content), by="replies")
+        return replace(source, digest=digest, by="replies")
 
 
 if __name__ == "__main__":

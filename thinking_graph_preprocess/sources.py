@@ -8,18 +8,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 from mimiciv_dataset.lookups import find_table
+from pipeline.digests import FileDigests, content_digest, visible_files
 from pipeline.files import sha256
-from pipeline.provenance import (
-    CONTENT,
-    FileDigests,
-    Source,
-    content_digest,
-    output_of,
-    read_record,
-    record_path,
-    unknown_origin,
-    visible_files,
-)
+from pipeline.provenance import Source, output_of, unknown_origin
+from pipeline.records import CONTENT, read_record, record_path
 
 DRUG_TABLES = {"hosp/prescriptions": "drug", "ed/medrecon": "name"}  # raw table with an NDC → its column of names
 
@@ -67,5 +59,4 @@ def quickumls_source(folder: Path, digests: FileDigests) -> Source:
 
 
 def _files_source(name: str, folder: Path, files: Iterable[Path], digests: FileDigests) -> Source:
-    content = "\n".join(f"{file.relative_to(folder)} {digests.of(file)}" for file in files)
-    return Source(name, folder, sha256(content), is_ancestor=False, by="files")
+    return Source(name, folder, digests.of_all(files, folder), is_ancestor=False, by="files")

@@ -25,7 +25,7 @@ from pipeline.cli import Parser, at_least, run
 from pipeline.errors import UserError
 from pipeline.files import read_json, require
 from pipeline.progress import Summary, progress
-from pipeline.provenance import folder_record, read_record
+from pipeline.records import folder_record, read_record
 from thinking_graph_preprocess.term_search import position_of, words_of
 
 if TYPE_CHECKING:

@@ -11,23 +11,18 @@ from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evaluation.sources import model_source
 from evaluation.training_info import TRAINING_FILE, patient_lists_of, write_patient_list
+from inference import checks
 from inference.backends import load_tokenizer, reading_model
 from mimiciv_dataset.index_files import index_paths
 from mimiciv_dataset.patients import DATA_USE
 from mimiciv_dataset.sources import index_mapping_source, index_sources, trajectories_source
+from pipeline.digests import DIGESTS_CACHE
 from pipeline.errors import UserError
-from pipeline.files import atomic_path, sha256, write_json
-from pipeline.provenance import (
-    DIGESTS_CACHE,
-    FileDigests,
-    Provenance,
-    Source,
-    git_revision,
-    output_of,
-    read_record,
-    record_path,
-)
+from pipeline.files import atomic_path, write_json
+from pipeline.provenance import Provenance, Source, git_revision, output_of
+from pipeline.records import read_record, record_path
 from training.arguments import DataArguments
 from training.samples import DOMAIN, REASONING, TrainingData
 from training.uploads import MODEL_FILES, model_files
@@ -141,7 +136,7 @@ def run_provenance(
         batch: global batch, in samples or prompts.
     """
     name = model_args.model_name_or_path
-    sources = [model_source(name, model_args.model_revision)]
+    sources = [base_model_source(name, model_args.model_revision)]
     for number, file in enumerate(data.files, 1):
         sources += index_sources(Path(file), f"data/{number}")
     if not data.rendered:
@@ -178,19 +173,16 @@ def _decisive(arguments: Any) -> dict[str, Any]:
 def check_model(name: str) -> None:
     """Report a directory without a model, or one with an adapter only, before anything is read."""
     folder = Path(name)
-    if not folder.is_dir() and (folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1):
-        raise UserError(f"{name}: expected a directory with a model, or a Hub id, got neither. Check --model_name_or_path.")
-    if not folder.is_dir():
-        return
     if (folder / "adapter_config.json").exists():
         fix = "Merge it into its base model first, with merge_and_unload of PEFT"
         raise UserError(f"{folder}: expected a whole model, got an adapter. {fix}.")
-    for kind, exists in (("config.json", (folder / "config.json").exists()), ("weights", has_weights(folder))):
-        if not exists:
-            raise UserError(f"{folder}: expected a model with {kind}, got none. Check --model_name_or_path.")
+    if folder.exists():
+        checks.check_model(name)
+    elif not checks.HUB_ID.fullmatch(name):
+        raise UserError(f"{name}: expected a directory with a model, or a Hub id, got neither. Check --model_name_or_path.")
 
 
-def model_source(name: str, revision: str | None = None) -> Source:
+def base_model_source(name: str, revision: str | None = None) -> Source:
     """The model to train: by its files if it is a directory, by its revision if it is on the Hub.
 
     Raises:
@@ -207,10 +199,7 @@ def model_source(name: str, revision: str | None = None) -> Source:
     if record_path(folder).exists():
         # Its lineage is left out: a model may be trained on with data of another build.
         return replace(output_of("model", folder, "its training", is_ancestor=False), lineage={})
-    files = {*model_files(folder), *folder.glob(OLDER_WEIGHTS), *folder.glob("*.py")} - {folder / CARD_FILE}
-    digests = FileDigests(folder / DIGESTS_CACHE)
-    content = [[path.name, digests.of(path)] for path in sorted(files)]
-    return Source("model", folder, sha256(json.dumps(content)), is_ancestor=False, by="model files")
+    return model_source("model", name, folder)
 
 
 def claim(

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from inference.prompts import NO_THINK, THINK, PromptBuilder, completion, completion_after, instructions_sha256, training_mode
 from mimiciv_dataset.cells import MISSING_CELLS
 from mimiciv_dataset.mimiciv import MIMICIV
+from pipeline.digests import content_digest, stamp_of
 from pipeline.errors import UserError
 from pipeline.files import sha256, sha256_file
-from pipeline.provenance import content_digest, stamp_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
