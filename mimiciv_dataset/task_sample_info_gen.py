@@ -69,11 +69,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     warn_of_empty_tasks([TASKS[name] for name in tasks], lookups)
     listed = args.patient_id if args.patient_id.exists() or "patient_id" not in cli.defaults_used else None
     traj_len = (args.traj_len_min, args.traj_len_max)
-    subjects, short, long = select_patients(listed, trajectories, *traj_len)
+    candidates = read_patients(listed, trajectories)
     sources = [
         trajectories_source(args.ehr_dir, args.verify),
         index_mapping_source(args.index_mapping, args.verify),
-        patients_source(listed, subjects),
+        patients_source(listed, candidates),
     ]
     settings = {"tasks": tasks, "audit": args.audit, "traj_len": traj_len, "group": args.group}
     provenance = Provenance(args.output_path, STEP, sources, settings, RULES, cli.arguments)
@@ -81,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     for warning in lookups.warnings():
         print(f"warning: {warning}")
+    subjects, short, long = select_patients(candidates, trajectories, *traj_len)
     parts = tuple(tuple(subjects[i : i + UNIT_PATIENTS]) for i in range(0, len(subjects), UNIT_PATIENTS))
     Index(args.output_path, provenance, trajectories, lookups, parts).make(args.num_workers)
     record = require_complete(provenance.path, STEP)
@@ -92,19 +93,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     summary.print(f"{made}; omitted {omitted}", len(subjects), "patients")
 
 
-def select_patients(
-    path: Path | None, trajectories: Trajectories, traj_len_min: int, traj_len_max: int
-) -> tuple[list[str], int, int]:
-    """The patients to index, ascending, and how many others have too few and too many events.
-
-    `path` is a CSV of patients; None: all that have a trajectory.
-    """
+def read_patients(path: Path | None, trajectories: Trajectories) -> list[str]:
+    """The patients of a CSV, ascending, who must have a trajectory; all that have one if `path` is None."""
     known = trajectories.subject_ids()
     subjects = known if path is None else sorted(set(read_subject_ids(path)), key=int)
     missing = set(subjects) - set(known)
     if missing:
         got = f"{len(missing):,} without a trajectory. Make the list again with preprocess/split_patients.py"
         raise UserError(f"{path}: expected patients of {trajectories.folder}, got {got}.")
+    return subjects
+
+
+def select_patients(
+    subjects: Sequence[str], trajectories: Trajectories, traj_len_min: int, traj_len_max: int
+) -> tuple[list[str], int, int]:
+    """The patients with a number of events in the range, and how many others have too few and too many."""
     lengths = {subject_id: trajectories.length(subject_id) for subject_id in subjects}
     short = sum(length < traj_len_min for length in lengths.values())
     long = sum(length > traj_len_max for length in lengths.values())

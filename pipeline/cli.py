@@ -118,7 +118,7 @@ class Parser(argparse.ArgumentParser):
         """As `argparse`, but an unknown flag is reported before missing ones."""
         arguments = sys.argv[1:] if args is None else [str(word) for word in args]
         check_flags(self, arguments)
-        has_root = any(word.partition("=")[0] == "--root_dir" for word in arguments)
+        has_root = any(word.partition("=")[0] == "--root_dir" for word in arguments) or not Path(ROOT_DIR).exists()
         self.arguments = [*([] if has_root else ["--root_dir", ROOT_DIR]), *arguments]
         return super().parse_args(arguments, namespace)
 

@@ -51,6 +51,7 @@ from pipeline.records import (
     output_files,
     read_record,
     record_path,
+    recorded_command,
 )
 
 # --- inputs
@@ -361,10 +362,8 @@ class Provenance:
         made_from = self.made_from
         made_from["inputs"] = {source.name: located(source.itself) for source in self.sources}
         made_from["lineage"] = {name: located(ancestor) for name, ancestor in self.lineage.items()}
-        words = [word for word in self.arguments if word not in ("--overwrite", "--verify")]
-        words = [{"path": os.path.relpath(Path(w).resolve(), folder)} if "/" in w and Path(w).exists() else w for w in words]
-        about = {"made": datetime.now(UTC).isoformat(timespec="seconds"), "command": ["python", self.step, *words]}
-        write_json(self.path, made_from | about | {"code": git_revision()} | dict(state))
+        about = {"made": datetime.now(UTC).isoformat(timespec="seconds"), "code": git_revision()}
+        write_json(self.path, made_from | about | recorded_command(self.step, self.arguments, folder) | dict(state))
 
 
 def _remove_output(folder: Path) -> None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from pipeline.cli import ROOT_DIR
 from pipeline.digests import content_digest, stamp_of
 from pipeline.errors import UserError
 from pipeline.files import read_json, sha256_file, write_json
@@ -133,14 +135,34 @@ def outdated(record: Mapping[str, Any], folder: Path) -> Iterator[tuple[str, Pat
             yield from outdated(read_record(path) or {}, path.parent)
 
 
+def recorded_command(step: str, arguments: Sequence[str], folder: Path) -> dict[str, Any]:
+    """The command line of a step for a record in `folder`: `command`, and `root_dir`, relative to `folder`.
+
+    Paths below the data directory begin with `{root}`, so that they follow it when it is moved.
+    """
+    words = ["--root_dir", ROOT_DIR]
+    words += [part for word in arguments for part in (word.split("=", 1) if word.startswith("--root_dir=") else [word])]
+    root = os.path.abspath(dict(pairwise(words))["--root_dir"])  # the last one counts
+
+    def below_root(path: str) -> str:
+        absolute = os.path.abspath(path)
+        if absolute != root and not (os.sep in path and absolute.startswith(root + os.sep)):
+            return path
+        return "{root}" + absolute.removeprefix(root)
+
+    recorded = []
+    for word in arguments:
+        flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        if flag not in ("--overwrite", "--verify"):
+            recorded.append(flag + equals + ",".join(map(below_root, value.split(","))))
+    return {"command": ["python", step, *recorded], "root_dir": os.path.relpath(os.path.realpath(root), folder.resolve())}
+
+
 def command_of(record: Mapping[str, Any], folder: Path) -> str:
     """The command line of a record in `folder`, with paths as seen from the current directory."""
-
-    def shown(path: Path) -> str:
-        return min(os.path.relpath(path), os.path.normpath(path.absolute()), key=lambda text: text.startswith(".."))
-
-    recorded = record.get("command") or ["python", record.get("step", "")]
-    words = [word if isinstance(word, str) else shown(_located(folder, word["path"])) for word in recorded]
+    root = _located(folder, record.get("root_dir") or ".")
+    shown = min(os.path.relpath(root), os.path.normpath(root.absolute()), key=lambda text: text.startswith(".."))
+    words = [word.replace("{root}", shown) for word in record.get("command") or ["python", record.get("step", "")]]
     return shlex.join(words).replace(" --root_dir datas", "", 1)
 
 

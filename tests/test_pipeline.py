@@ -165,12 +165,15 @@ def test_begin_refuse_complete_resume(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_recorded_commands_follow_their_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "datas/out").mkdir(parents=True)
-    made = Provenance(tmp_path / "datas/out", STEP, arguments=["--root_dir", "./datas", "--overwrite", "--seed", "1"])
+    words = ["--root_dir", "./datas", "--overwrite", "--files", "datas/a.csv,scripts/b.json", f"--path={tmp_path}/datas/c"]
+    made = Provenance(tmp_path / "datas/out", STEP, arguments=words)
     made.complete()
-    assert command_of(read_json(made.path), made.path.parent) == f"python {STEP} --seed 1"
+    now = command_of(read_json(made.path), made.path.parent)
+    assert now == f"python {STEP} --files datas/a.csv,scripts/b.json --path=datas/c"
     (tmp_path / "datas").rename(tmp_path / "my copy")
     moved = tmp_path / "my copy/out/provenance.json"
-    assert command_of(read_json(moved), moved.parent) == f"python {STEP} --root_dir 'my copy' --seed 1"
+    rest = "--files 'my copy/a.csv,scripts/b.json' '--path=my copy/c'"
+    assert command_of(read_json(moved), moved.parent) == f"python {STEP} --root_dir 'my copy' {rest}"
 
 
 def test_hidden_parts_of_an_unfinished_output_are_not_mixed(tmp_path: Path) -> None:

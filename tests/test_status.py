@@ -11,6 +11,8 @@ import pytest
 from conftest import command
 from tiny_mimic import many_patients, write_mimic
 
+from mimiciv_dataset.trajectory import Trajectories
+
 
 def status(root: Path, *flags: object) -> tuple[int, dict[str, str], list[str]]:
     """Exit code, state of each artefact by its name, and the commands."""
@@ -100,3 +102,13 @@ def test_dictionaries_and_damaged_records(root: Path) -> None:
 def test_errors_are_one_line(tmp_path: Path) -> None:
     done = command("scripts/status.py", "--root_dir", tmp_path / "none", check=False)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
+
+
+def test_patients_that_the_index_omits_are_no_change(root: Path) -> None:
+    command("preprocess/split_patients.py", "--root_dir", root, "--ehr_dir", root / "patients_ehr")
+    lengths = Trajectories(root / "patients_ehr")
+    longest = max(map(lengths.length, lengths.subject_ids()))
+    words = ("--root_dir", root, "--output_path", root / "task_index/short", "--traj_len_max", longest - 1)
+    done = command("mimiciv_dataset/task_sample_info_gen.py", *words)
+    assert "and 0 with more" not in done.stdout
+    assert "task_index/short" not in "".join(status(root)[2])
