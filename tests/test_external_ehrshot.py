@@ -218,7 +218,7 @@ def test_labels_that_cannot_be_asked_are_counted(ehrshot: Path, capsys: pytest.C
     ("file", "text", "message"),
     [
         ("splits/person_id_map.csv", None, "expected EHRSHOT's split of the patients"),
-        ("splits/person_id_map.csv", "a,b\n1,2\n", "expected columns omop_person_id, split, got a first row of 2 cells without them"),
+        ("splits/person_id_map.csv", "a,b\n1,2\n", "expected columns omop_person_id, split, got a first row of 2 cells"),
         ("splits/person_id_map.csv", "", "got an empty or damaged file"),
         ("splits/person_id_map.csv", "split,omop_person_id\ntrain,1\n", "expected labels of test patients, got none"),
         ("benchmark/guo_los/labeled_patients.csv", None, "expected EHRSHOT's labels"),
