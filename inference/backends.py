@@ -27,6 +27,7 @@ class Query:
 
     prompt: str
     score: bool = False
+    sample: int = 0  # which of several replies to the prompt, numbered from 0; sampling is seeded by it
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Generation:
     p_yes: float | None = None
     error: str | None = None  # why there is no reply
     response: Any = None  # of the server as it came (all choices, usage); None from a model in this process
+    prompt_tokens: int | None = None  # None: unknown, as a server does not report it
+    completion_tokens: int | None = None  # reasoning included
 
     @classmethod
     def scored(cls, p_yes: float) -> Generation:
