@@ -11,8 +11,10 @@ import importlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from math import isnan
 from typing import TYPE_CHECKING, Any, Protocol
 
+from inference.p_yes import not_a_number
 from inference.prompts import PromptBuilder
 from inference.settings import DecodingSettings, InferenceSettings
 from pipeline.errors import UserError
@@ -37,15 +39,22 @@ class Generation:
     text: str  # as generated; "yes" or "no" if only p(yes) was computed
     finish_reason: str  # `stop`, `length` (cut off), `scored` (only p(yes) was computed), `error`, or the server's own
     p_yes: float | None = None
+    yes_no_mass: float | None = None  # P(yes) + P(no) where p_yes was computed
     error: str | None = None  # why there is no reply
     response: Any = None  # of the server as it came (all choices, usage); None from a model in this process
     prompt_tokens: int | None = None  # None: unknown, as a server does not report it
     completion_tokens: int | None = None  # reasoning included
 
     @classmethod
-    def scored(cls, p_yes: float) -> Generation:
-        """The reply to a query that asks for p(yes) only."""
-        return cls("yes" if p_yes >= 0.5 else "no", "scored", p_yes)
+    def scored(cls, p_yes: float, yes_no_mass: float) -> Generation:
+        """The reply to a query that asks for p(yes) only.
+
+        Raises:
+            UserError: the model computed no numbers.
+        """
+        if isnan(p_yes) or isnan(yes_no_mass):
+            raise not_a_number()
+        return cls("yes" if p_yes >= 0.5 else "no", "scored", p_yes, yes_no_mass)
 
 
 class Backend(Protocol):

@@ -150,7 +150,7 @@ def replies(prompts: Iterable[P], backend: Backend, meter: Meter | None = None) 
             prompt, generated = sent.pop(position)
             finished = True
             if generated is not None:
-                yield prompt, replace(generated, p_yes=reply.p_yes, error=reply.error)
+                yield prompt, replace(generated, p_yes=reply.p_yes, yes_no_mass=reply.yes_no_mass, error=reply.error)
                 continue
             if meter:
                 meter.add(prompt.tokens, usage_of(reply.response), failed=bool(reply.error))
@@ -326,6 +326,7 @@ def output_line(prompt: SamplePrompt, reply: Generation, scorer: Scorer) -> Line
         "items": read_items(answer),
         "p_yes": reply.p_yes,
         "finish_reason": reply.finish_reason,
+        "yes_no_mass": reply.yes_no_mass,
     }
     score = scorer(prompt.task, prompt.label, answer, reply.p_yes)
     return prompt.line | {"outputs": [output], "score": score} | ({"error": reply.error} if reply.error else {})

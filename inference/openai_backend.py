@@ -86,11 +86,11 @@ class OpenAIBackend:
                     yield number, Generation("", "error", error=reply.error)
                 elif score:
                     self._num_scored += 1
-                    p_yes = p_yes_from_top_tokens(self._form.first_position(reply.response.choices[0]))
-                    if p_yes is None:
+                    scored = p_yes_from_top_tokens(self._form.first_position(reply.response.choices[0]))
+                    if scored is None:
                         unscored.append((number, prompt))
                     else:
-                        yield number, Generation.scored(p_yes)
+                        yield number, Generation.scored(*scored)
                 else:
                     text, reason = self._form.read(reply.response.choices[0])
                     yield number, Generation(text, reason, response=reply.response)

@@ -9,8 +9,8 @@ tokens (`p_yes_from_logprobs`; the Transformers backend computes the same for a 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from math import exp, fsum
-from typing import TYPE_CHECKING
+from math import exp, fsum, isnan, nan
+from typing import TYPE_CHECKING, NamedTuple
 
 from mimiciv_dataset.tasks import NO, YES
 from pipeline.errors import UserError
@@ -34,36 +34,57 @@ def yes_no_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[i
     return ids["yes"], ids["no"]
 
 
-def p_yes_from_logprobs(logprobs_yes: Sequence[float], logprobs_no: Sequence[float]) -> float:
-    """P(yes) / (P(yes) + P(no)) from the log-probabilities of the tokens that spell each.
+class YesNo(NamedTuple):
+    """P(yes) / (P(yes) + P(no)), and P(yes) + P(no): how much of the probability the first number rests on."""
+
+    p_yes: float
+    mass: float
+
+
+def not_a_number() -> UserError:
+    """The error of a model whose log-probabilities are NaN, as float16 gives where it overflows."""
+    fix = "Use --dtype bfloat16 or float32 (a server: its own dtype), or check the model's weights"
+    return UserError(f"the model's log-probabilities: expected numbers, got NaN. {fix}.")
+
+
+def p_yes_from_logprobs(logprobs_yes: Sequence[float], logprobs_no: Sequence[float]) -> YesNo:
+    """P(yes) / (P(yes) + P(no)) from the log-probabilities of the tokens that spell each; NaN if one of them is.
 
     >>> from math import log
-    >>> round(p_yes_from_logprobs([log(0.2), log(0.1)], [log(0.1)]), 6)
-    0.75
+    >>> [round(value, 6) for value in p_yes_from_logprobs([log(0.2), log(0.1)], [log(0.1)])]
+    [0.75, 0.4]
     """
     top = max([*logprobs_yes, *logprobs_no])
     yes, no = (fsum(exp(value - top) for value in values) for values in (logprobs_yes, logprobs_no))
-    return yes / (yes + no)
+    return YesNo(yes / (yes + no), exp(top) * (yes + no))
 
 
-def p_yes_from_top_tokens(entries: Iterable[tuple[str, float]]) -> float | None:
+def p_yes_from_top_tokens(entries: Iterable[tuple[str, float | None]]) -> YesNo | None:
     """p(yes) from (token text, log-probability) of the top tokens of a position; None if neither word is among them.
 
-    A word that is missing has at most the probability of the least likely entry, and is assigned it.
+    A word that is missing has at most the probability of the least likely entry, and is assigned it in p(yes), but not in
+    the mass. NaN if an entry is NaN, which some servers send as null.
 
     >>> from math import log
-    >>> round(p_yes_from_top_tokens([("Yes", log(0.3)), (" yes", log(0.3)), ("no", log(0.2)), ("The", log(0.1))]), 6)
-    0.75
-    >>> round(p_yes_from_top_tokens([("no", log(0.9)), ("The", log(0.1))]), 6), p_yes_from_top_tokens([("The", 0.0)])
-    (0.1, None)
+    >>> top = [("Yes", log(0.3)), (" yes", log(0.3)), ("no", log(0.2)), ("The", log(0.1))]
+    >>> [round(value, 6) for value in p_yes_from_top_tokens(top)]
+    [0.75, 0.8]
+    >>> [round(value, 6) for value in p_yes_from_top_tokens([("no", log(0.9)), ("The", log(0.1))])]
+    [0.1, 0.9]
+    >>> p_yes_from_top_tokens([("The", 0.0)]), p_yes_from_top_tokens([("The", None)])
+    (None, YesNo(p_yes=nan, mass=nan))
     """
-    sums, least = {YES: 0.0, NO: 0.0}, 1.0
+    logprobs: dict[str, list[float]] = {YES: [], NO: []}
+    least = 0.0
     for text, logprob in entries:
-        least = min(least, exp(logprob))
+        if logprob is None or isnan(logprob):
+            return YesNo(nan, nan)
+        least = min(least, logprob)
         word = text.strip().lower()
-        if word in sums:
-            sums[word] += exp(logprob)
-    if not any(sums.values()):
+        if word in logprobs:
+            logprobs[word].append(logprob)
+    listed = [*logprobs[YES], *logprobs[NO]]
+    if not listed:
         return None
-    yes, no = (value or least for value in sums.values())
-    return yes / (yes + no)
+    p_yes, _ = p_yes_from_logprobs(logprobs[YES] or [least], logprobs[NO] or [least])
+    return YesNo(p_yes, fsum(map(exp, listed)))

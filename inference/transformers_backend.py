@@ -98,5 +98,6 @@ class TransformersBackend(LocalBackend):
             positions = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)
             logits = self.model(**batch, position_ids=positions, logits_to_keep=1).logits[:, -1].float()
             yes, no = (logits[:, tokens].logsumexp(-1) for tokens in (self._yes, self._no))
-            for row, p_yes in zip(rows, torch.sigmoid(yes - no).tolist(), strict=True):
-                yield row, Generation.scored(p_yes)
+            mass = (torch.logaddexp(yes, no) - logits.logsumexp(-1)).exp()
+            for row, p, both in zip(rows, torch.sigmoid(yes - no).tolist(), mass.tolist(), strict=True):
+                yield row, Generation.scored(p, both)

@@ -89,7 +89,7 @@ class VLLMBackend(LocalBackend):
         for row, completion in enumerate(completions):
             logprobs = {token: entry.logprob for token, entry in completion.logprobs[0].items()}
             yes, no = ([logprobs[token] for token in tokens] for tokens in (self._yes, self._no))
-            yield row, Generation.scored(p_yes_from_logprobs(yes, no))
+            yield row, Generation.scored(*p_yes_from_logprobs(yes, no))
 
 
 def device_options(gpus: int, model: ModelSettings) -> dict[str, Any]:

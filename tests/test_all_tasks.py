@@ -238,7 +238,7 @@ class Rigged(LocalBackend):
 
     def score_yes_no(self, prompts: Sequence[str]) -> Iterator[tuple[int, Generation]]:
         for index, prompt in enumerate(prompts):
-            yield index, Generation.scored(self.says[bare(prompt)][1])
+            yield index, Generation.scored(self.says[bare(prompt)][1], 1.0)
 
 
 def bare(prompt: str) -> str:
