@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import AutoModelForCausalLM, LogitsProcessor, LogitsProcessorList
@@ -11,8 +13,11 @@ from inference import backends
 from inference.backends import Generation, LocalBackend, load_tokenizer, reading_model
 from inference.p_yes import yes_no_tokens
 from inference.prompts import PromptBuilder
-from inference.settings import DecodingSettings, InferenceSettings
+from inference.settings import DecodingSettings, InferenceSettings, ModelSettings
 from pipeline.files import sha256
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class SeededSampling(LogitsProcessor):
@@ -35,28 +40,52 @@ class SeededSampling(LogitsProcessor):
         return scores.float() / self.temperature - torch.log(exponential)
 
 
+def _load_model(settings: ModelSettings) -> PreTrainedModel:
+    """The model of the settings, with its adapter, if any."""
+    name, adapter = settings.model_name_or_path, settings.lora_path
+    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = "float32" if (settings.dtype, device) == ("auto", "cpu") else settings.dtype
+    with reading_model(name, ValueError):
+        options = {"dtype": dtype, "device_map": settings.device_map or {"": device}}
+        model = AutoModelForCausalLM.from_pretrained(name, **options)
+    if adapter:
+        from peft import PeftModel
+
+        with reading_model(adapter, ValueError):
+            model = PeftModel.from_pretrained(model, adapter)
+    return model
+
+
+def _left_padding(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """A copy of a tokenizer that pads on the left, for prompts of several lengths in a batch."""
+    tokenizer = copy.copy(tokenizer)
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
 class TransformersBackend(LocalBackend):
-    """A causal language model of Transformers."""
+    """A causal language model of Transformers.
 
-    def __init__(self, settings: InferenceSettings) -> None:
-        model, self.decoding = settings.model, settings.decoding
-        self.batch = model.batch
-        self.window = max(64, 8 * model.batch)
-        self.tokenizer = load_tokenizer(model.model_name_or_path, padding_side="left")
-        if self.tokenizer.pad_token_id is None:
-            self.tokenizer.pad_token = self.tokenizer.eos_token
+    Args:
+        settings: how it is run.
+        model, tokenizer: a model that is already loaded, such as that of a trainer, and its tokenizer; by default the model of
+            the settings is loaded. Modes of the model, such as that of training, are the caller's.
+    """
+
+    def __init__(
+        self,
+        settings: InferenceSettings,
+        model: PreTrainedModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> None:
+        self.decoding = settings.decoding
+        self.batch = settings.model.batch
+        self.window = max(64, 8 * self.batch)
+        self.tokenizer = _left_padding(tokenizer or load_tokenizer(settings.model.model_name_or_path))
         self.builder = PromptBuilder(self.tokenizer, settings.prompt.empty_think_block)
-        device = model.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = "float32" if (model.dtype, device) == ("auto", "cpu") else model.dtype
-        with reading_model(model.model_name_or_path, ValueError):
-            options = {"dtype": dtype, "device_map": model.device_map or {"": device}}
-            self.model = AutoModelForCausalLM.from_pretrained(model.model_name_or_path, **options)
-        if model.lora_path:
-            from peft import PeftModel
-
-            with reading_model(model.lora_path, ValueError):
-                self.model = PeftModel.from_pretrained(self.model, model.lora_path)
-        self.model.eval()
+        self.model = model or _load_model(settings.model).eval()
         self._end_ids = backends.end_token_ids(self.tokenizer, self.model.generation_config.eos_token_id)
         self._yes, self._no = yes_no_tokens(self.tokenizer)
 
@@ -86,6 +115,7 @@ class TransformersBackend(LocalBackend):
                 max_new_tokens=decoding.max_new_tokens,
                 eos_token_id=self._end_ids,
                 pad_token_id=self.tokenizer.pad_token_id,
+                use_cache=True,  # a model in training has it off
                 repetition_penalty=1.0,  # the penalty in a model's own generation settings (Qwen2.5: 1.05) changes answers
             )
             for row, ids in zip(rows, output[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
