@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def main(script_args: GRPOArguments, args: GRPOConfig, model_args: ModelConfig, notes: list[str]) -> None:
     from training import runs
     from training.overrides import apply_overrides, trainer_options
-    from training.rewards import REWARDS, for_trl
+    from training.rewards import BRIER, DECISION, REWARDS, for_trl, scores
     from training.samples import PromptSamples, lazy_dataset
     from training.trainer import RenderedGRPOTrainer, keep_vllm_weights_replaceable
     from training.uploads import HubUpload, check_uploads
@@ -50,6 +50,11 @@ def main(script_args: GRPOArguments, args: GRPOConfig, model_args: ModelConfig, 
 
     # --- data
     data = runs.load_training_data(script_args, model_args, script_args.max_prompt_length, for_rl=True)
+    if set(names) <= {BRIER, DECISION}:
+        for kind in data.kinds():
+            if not any(scores(name, kind) for name in names):
+                wrong = f"expected one that scores {kind} tasks, which the data has, got {', '.join(names)}"
+                raise UserError(f"--rewards: {wrong}. Add {BRIER if kind == 'risk' else DECISION}.")
     global_batch = args.generation_batch_size // args.num_generations
     provenance = runs.claim("grpo.py", script_args, args, model_args, data, global_batch)
     if provenance is None:  # it is up to date

@@ -1,8 +1,8 @@
 """How p(yes) is computed: P(yes) / (P(yes) + P(no)) at the first position after the prompt (or after its reasoning).
 
 P(yes) and P(no) are the sums of the probabilities of all tokens that spell the word, whatever their case and white space
-(`yes_no_tokens`), from one forward pass at temperature 1. A model in this process gives the log-probabilities of exactly these
-tokens (`p_yes_from_logprobs`; the Transformers backend computes the same for a batch), a server those of its likeliest ones
+(`yes_no_tokens`), from one forward pass at temperature 1. A model in this process gives the logits or log-probabilities of
+exactly these tokens (`p_yes_from_logits`, `p_yes_from_logprobs`), a server those of its likeliest ones
 (`p_yes_from_top_tokens`). What a reply says in words is read by `answers.read_yes_no`.
 """
 
@@ -16,6 +16,7 @@ from mimiciv_dataset.tasks import NO, YES
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedTokenizerBase
 
 
@@ -45,6 +46,14 @@ def not_a_number() -> UserError:
     """The error of a model whose log-probabilities are NaN, as float16 gives where it overflows."""
     fix = "Use --dtype bfloat16 or float32 (a server: its own dtype), or check the model's weights"
     return UserError(f"the model's log-probabilities: expected numbers, got NaN. {fix}.")
+
+
+def p_yes_from_logits(logits: torch.Tensor, yes: Sequence[int], no: Sequence[int]) -> list[YesNo]:
+    """p(yes), computed in fp32, of each row of logits of shape (batch, vocabulary); `yes_no_tokens` gives the token ids."""
+    logits = logits.float()
+    log_yes, log_no = (logits[:, tokens].logsumexp(-1) for tokens in (yes, no))
+    mass = (log_yes.logaddexp(log_no) - logits.logsumexp(-1)).exp()
+    return list(map(YesNo, (log_yes - log_no).sigmoid().tolist(), mass.tolist()))
 
 
 def p_yes_from_logprobs(logprobs_yes: Sequence[float], logprobs_no: Sequence[float]) -> YesNo:

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, LogitsProcessor, LogitsProcessorL
 
 from inference import backends
 from inference.backends import Generation, LocalBackend, load_tokenizer, reading_model
-from inference.p_yes import yes_no_tokens
+from inference.p_yes import p_yes_from_logits, yes_no_tokens
 from inference.prompts import PromptBuilder
 from inference.settings import DecodingSettings, InferenceSettings, ModelSettings
 from pipeline.files import sha256
@@ -126,8 +126,6 @@ class TransformersBackend(LocalBackend):
         """p(yes) after each prompt, from log-probabilities in fp32."""
         for rows, batch in self._batches(prompts):
             positions = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)
-            logits = self.model(**batch, position_ids=positions, logits_to_keep=1).logits[:, -1].float()
-            yes, no = (logits[:, tokens].logsumexp(-1) for tokens in (self._yes, self._no))
-            mass = (torch.logaddexp(yes, no) - logits.logsumexp(-1)).exp()
-            for row, p, both in zip(rows, torch.sigmoid(yes - no).tolist(), mass.tolist(), strict=True):
-                yield row, Generation.scored(p, both)
+            logits = self.model(**batch, position_ids=positions, logits_to_keep=1).logits[:, -1]
+            for row, (p_yes, mass) in zip(rows, p_yes_from_logits(logits, self._yes, self._no), strict=True):
+                yield row, Generation.scored(p_yes, mass)

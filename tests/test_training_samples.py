@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 import shutil
@@ -357,10 +358,12 @@ def test_a_row_that_no_reward_scores_shows_no_record(small_root: Path, tokenizer
     assert for_trl("accuracy")(prompts, ["x"], **made) == [None]
 
 
-def test_every_reward_is_between_0_and_1_or_none() -> None:
+def test_every_reward_is_in_its_range_or_none() -> None:
     for name in REWARDS:
-        for reply in ("", "<think>", "</think>" * 9, "x" * 10_000, CHAIN, f"<think>\n{CHAIN}\n</think>\n\nAspirin"):
-            for mode in ("think", "no_think"):
-                (value,) = for_trl(name)(["P"], [reply], task=["emar"], label=['["Aspirin"]'], mode=[mode])
-                assert 0 <= value <= 1
+        for reply in ("", "<think>", "</think>" * 9, "x" * 10_000, CHAIN, "yes", f"<think>\n{CHAIN}\n</think>\n\nAspirin"):
+            for task, mode in itertools.product(("emar", "ICU_Stay_7day"), ("think", "no_think")):
+                given = {"task": [task], "label": ['["yes"]'], "mode": [mode], "p_yes": [0.7]}
+                (value,) = for_trl(name)(["P"], [reply], **given)
+                assert value is None or 0 <= value <= (2 if name == "brier" else 1)
+                assert (value is None) == ((name, task) in {("brier", "emar"), ("decision", "ICU_Stay_7day")})
         assert for_trl(name)(["P"], ["x"], task=["emar"], label=["[]"], mode=["think"]) == [None]

@@ -62,7 +62,9 @@ class GRPOArguments(DataArguments):
 
     rewards: list[str] = field(
         default_factory=lambda: ["accuracy", "format"],
-        metadata={"help": "rewards of training/rewards.py: accuracy, format, length; --reward_weights weighs them"},
+        metadata={
+            "help": "rewards of training/rewards.py: accuracy, format, length, brier, decision; --reward_weights weighs them"
+        },
     )
     max_prompt_length: int = _argument(10000, "maximum tokens of a prompt; longer inputs lose their oldest events")
     log_completions_to_tracker: bool = _argument(False, "send completions, which are text about patients, to the tracker")

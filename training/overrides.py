@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.errors import UserError
 from training.arguments import DataArguments, GRPOArguments
+from training.rewards import BRIER
 from training.uploads import check_trackers
 
 if TYPE_CHECKING:
@@ -67,6 +68,9 @@ def apply_overrides(
         changes["log_completions"] = script_args.log_completions_to_tracker
         if args.log_completions and not script_args.log_completions_to_tracker:
             notes.append("--log_completions is set to False: only --log_completions_to_tracker sends text about patients")
+        if BRIER in script_args.rewards and args.scale_rewards == "group":
+            changes["scale_rewards"] = "batch"
+            notes.append(f"--scale_rewards group → batch: in units of a prompt's own spread, {BRIER} would equal accuracy")
         if args.use_vllm:
             changes["vllm_max_model_length"] = vllm_model_length(args, script_args.max_prompt_length)
     elif args.packing and on_gpu and not any(name in (attention or "") for name in ("flash", "flex")):

@@ -127,6 +127,10 @@ class TrainingData:
         """The subject_ids of all rows."""
         return {subject_id for dataset in self.datasets for subject_id in dataset.rows.subject_ids()} - {None}
 
+    def kinds(self) -> set[str]:
+        """The kinds of the tasks of all rows."""
+        return {dataset.task(row).kind for dataset in self.datasets for row in dataset.rows}
+
     def check(self) -> None:
         """Check about `MAX_CHECKED_ROWS` rows of each file for answers and windows that would stop a run later."""
         for file, dataset in zip(self.files, self.datasets, strict=True):
