@@ -48,6 +48,10 @@ PAGES = (
     "docs/synthetic.md",
     "docs/benchmarks.md",
     "docs/differences.md",
+    "docs/index.md",
+    "docs/faq.md",
+    "docs/glossary.md",
+    "docs/cards.md",
 )
 FIRST_COMMANDS = ("bash scripts/quickstart.sh", "bash scripts/run_tests.sh")  # the only ones that are not run here
 ACTIVATE = "source .venv/bin/activate"
