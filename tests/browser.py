@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -89,10 +90,38 @@ class Browser:
         for kind in ("mousePressed", "mouseReleased"):
             self.ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
+    def press(self, key: str) -> None:
+        """A real press of a key, such as `j` or `Enter`."""
+        text = "\r" if key == "Enter" else key if len(key) == 1 else ""
+        code = {"Enter": 13, "ArrowLeft": 37, "ArrowRight": 39}.get(key) or ord(key[0].upper())
+        for kind in ("keyDown", "keyUp"):
+            self.ask("Input.dispatchKeyEvent", type=kind, key=key, text=text, windowsVirtualKeyCode=code)
+
+    def accessibility_faults(self) -> list[str]:
+        """What axe-core finds on the page that is serious or critical: rule, and the first element."""
+        self.js(axe_core().read_text(encoding="utf-8") + "; 0")
+        run = "axe.run({resultTypes: ['violations']}).then(result => result.violations)"
+        serious = f"{run}.then(found => found.filter(rule => ['serious', 'critical'].includes(rule.impact)))"
+        return self.js(f"{serious}.then(rules => rules.map(rule => rule.id + ': ' + rule.nodes[0].html.slice(0, 200)))")
+
     def screenshot(self, path: Path) -> None:
         """The whole page as an image, to be looked at."""
         shot = self.ask("Page.captureScreenshot", captureBeyondViewport=True, format="png")
         path.write_bytes(base64.b64decode(shot["data"]))
+
+
+def axe_core() -> Path:
+    """The script of axe-core, in the version of tests/node/package-lock.json; installed if it is not there."""
+    folder = Path(__file__).parent / "node"
+    script = folder / "node_modules/axe-core/axe.min.js"
+    if shutil.which("npm") is None and not script.exists():
+        pytest.skip("no npm here, which installs axe-core: apt-get install npm")
+    with (folder / "package.json").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests run in several processes
+        if not script.exists():
+            options = ["--ignore-scripts", "--no-audit", "--no-fund"]
+            subprocess.run(["npm", "ci", "--prefix", folder, *options], check=True, capture_output=True)
+    return script
 
 
 @contextlib.contextmanager
