@@ -206,18 +206,11 @@ def shorten(
     before = count(whole)
     if before <= max_tokens:
         return whole, None
-    # An event without text is only a blank line, which is dropped with the event before it. So the same text remains whether
-    # the events of an input are known or were parsed from its text.
-    droppable = [i for i, event in enumerate(text.window) if i != text.anchor and (event or i == 0)]
+    droppable = _droppable(text)
     lines = text.last_discharge.split("\n") if text.last_discharge else []
 
     def without(num_events: int, num_lines: int) -> str:
-        dropped, kept, keep = set(droppable[:num_events]), [], True
-        for i, event in enumerate(text.window):
-            keep = i not in dropped if event or i == 0 else keep
-            kept += [event] if keep else []
-        note = "\n".join(lines[: len(lines) - num_lines]) if lines else text.last_discharge
-        return render(str(replace(text, window=tuple(kept), last_discharge=note, anchor=None)))
+        return render(str(drop_oldest(text, num_events, num_lines)[0]))
 
     num_lines = 0
     costs = count.costs(whole, [text.window[i] + "\n\n" for i in droppable])
@@ -231,6 +224,31 @@ def shorten(
     num_lines = len(lines) if num_lines is None else num_lines
     prompt = without(num_events, num_lines)
     return prompt, Truncation(num_events, num_lines, before, count(prompt), fits)
+
+
+def _droppable(text: SampleText) -> list[int]:
+    """Positions in the window of the events that can be dropped, oldest first.
+
+    An event without text is only a blank line, which is dropped with the event before it. So the same text remains whether the
+    events of an input are known or were parsed from its text.
+    """
+    return [i for i, event in enumerate(text.window) if i != text.anchor and (event or i == 0)]
+
+
+def drop_oldest(text: SampleText, num_events: int, num_lines: int) -> tuple[SampleText, list[int]]:
+    """An input without the oldest `num_events` of its window and the last `num_lines` of its note; see `shorten`.
+
+    Returns it with the positions in the window of the events that remain.
+    """
+    dropped, kept, keep = set(_droppable(text)[:num_events]), [], True
+    for i, event in enumerate(text.window):
+        keep = i not in dropped if event or i == 0 else keep
+        kept += [i] if keep else []
+    note = text.last_discharge
+    if note:
+        lines = note.split("\n")
+        note = "\n".join(lines[: len(lines) - num_lines])
+    return replace(text, window=tuple(text.window[i] for i in kept), last_discharge=note, anchor=None), kept
 
 
 def _least(is_enough: Callable[[int], bool], costs: Sequence[float], excess: int) -> int | None:

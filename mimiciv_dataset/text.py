@@ -16,7 +16,7 @@ from mimiciv_dataset.events import EVENTS
 from mimiciv_dataset.known import hide_unknown
 from mimiciv_dataset.lookups import Lookups
 from mimiciv_dataset.records import Event
-from mimiciv_dataset.tasks import TASKS, Task  # noqa: F401  (TASKS: for the doctest)
+from mimiciv_dataset.tasks import TASKS, Task  # noqa: F401  (TASKS: for the doctests)
 from mimiciv_dataset.timeline import Timeline
 
 
@@ -94,6 +94,15 @@ _TITLES = "|".join(re.escape(event.title) for event in EVENTS.values() if event.
 _BETWEEN_EVENTS = re.compile(rf"\n\n(?=## (?:{_TITLES}) \[(?:None|\d{{4}}-\d\d-\d\d[^\]\n]*)\](?:\n|\Z))")
 
 
+def is_shown(task: Task, table: str) -> bool:
+    """Whether the window of a task shows the events of a table.
+
+    >>> is_shown(TASKS["diagnoses_icd"], "discharge"), is_shown(TASKS["emar"], "discharge")
+    (False, True)
+    """
+    return table not in ("admissions", *task.hidden)
+
+
 def event_text(title: str, time: str | None, keys: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """The text of an event: one line per key for a single record, a table for several.
 
@@ -166,8 +175,7 @@ class Renderer:
     ) -> SampleText:
         """The text of a sample: patient, note, admission, and the events of the window that its task does not hide."""
         known_at = Timeline(window).prediction_time(0, len(window)) if self.as_known else None
-        hidden = {"admissions", *task.hidden}
-        shown = [event for event in window if event.file_name not in hidden]
+        shown = [event for event in window if is_shown(task, event.file_name)]
         anchor = None
         if task.kind == "risk" and shown:
             anchor_event = window[-1] if task.window == "note" else window[0]

@@ -64,6 +64,16 @@ class Fault(NamedTuple):
     detail: str = ""
 
 
+class Citation(NamedTuple):
+    """A citation of an event in a chain: its place there, what it cites, and what is wrong with it."""
+
+    start: int
+    end: int
+    name: str
+    time: str
+    faults: tuple[Fault, ...]
+
+
 class AnswerLimits(NamedTuple):
     """The least share of right answers, and the most wrong answers."""
 
@@ -76,12 +86,14 @@ class CitedEvents:
 
     def __init__(self, text: SampleText) -> None:
         self._texts: dict[tuple[str, str], str] = {}
-        for part in (text.patient, text.last_discharge, text.admission, *text.window):
+        self._parts: dict[tuple[str, str], list[int]] = {}
+        for number, part in enumerate((text.patient, text.last_discharge, text.admission, *text.window)):
             heading = _HEADING.match(part or "")
             if heading:
                 key = _folded(heading[1]), heading[2].strip()
                 body = part[heading.end() :]
                 self._texts[key] = self._texts.get(key, "") + body  # two events of a table can start at the same second
+                self._parts.setdefault(key, []).append(number)
         self.names = {name for name, _ in self._texts}
 
     def fault(self, name: str, time: str) -> Fault | None:
@@ -89,6 +101,10 @@ class CitedEvents:
         if (_folded(name), time.strip()) in self._texts:
             return None
         return Fault("wrong_time" if _folded(name) in self.names else "unknown_event", f"{name} [{time}]")
+
+    def parts(self, name: str, time: str) -> list[int]:
+        """The parts of the input that a citation names: 0 patient, 1 note, 2 admission, then the events of the window."""
+        return self._parts.get((_folded(name), time.strip()), [])
 
     def unsupported_numbers(self, statement: str, name: str, time: str) -> list[float]:
         """The numbers in a statement about an event that are neither in the event nor in its time.
@@ -211,16 +227,46 @@ def extraction_faults(extraction: str, events: CitedEvents) -> list[Fault]:
         for line in extraction.splitlines()
         if line.strip() and not line[0].isspace() and not _CITED_LINE.match(line)
     ]
-    cited = list(_CITED.finditer(extraction))
+    wrong = (fault for citation in citations(extraction, events) for fault in citation.faults)
+    return result + [fault for fault in wrong if fault.reason == "wrong_number"]
+
+
+def citations(text: str, events: CitedEvents, with_numbers: bool = True) -> list[Citation]:
+    """The citations of a text in their order; with `with_numbers`, those in front of a number that is not in the event are
+    faulty too.
+
+    >>> events = CitedEvents(SampleText("", "", "", ("## Triage [2150-01-01 08:00:00]\\n- Pain: 5",)))
+    >>> [citation.faults[0].reason for citation in citations("**Triage [2150-01-01 08:00:00]** pain 8", events)]
+    ['wrong_number']
+    """
+    result, cited = [], list(_CITED.finditer(text))
     for number, citation in enumerate(cited, 1):
-        end = cited[number].start() if number < len(cited) else len(extraction)
         name, time = citation.groups()
-        if events.fault(name, time) is None:
-            statement = _LIST_MARKER.sub("\n", extraction[citation.end() : end])
-            unsupported = events.unsupported_numbers(statement, name, time)
-            if unsupported:
-                result.append(Fault("wrong_number", f"{name} [{time}]: {', '.join(f'{n:g}' for n in unsupported)}"))
+        found = [fault] if (fault := events.fault(name, time)) else []
+        if with_numbers and not found:
+            end = cited[number].start() if number < len(cited) else len(text)
+            statement = _LIST_MARKER.sub("\n", text[citation.end() : end])
+            if unsupported := events.unsupported_numbers(statement, name, time):
+                numbers_text = ", ".join(f"{n:g}" for n in unsupported)
+                found = [Fault("wrong_number", f"{name} [{time}]: {numbers_text}")]
+        result.append(Citation(*citation.span(), name, time, tuple(found)))
     return result
+
+
+def checked_citations(chain: str, events: CitedEvents) -> list[Citation]:
+    """The citations of a chain as `faults` checks them: numbers are compared under Extraction only.
+
+    Their places are those in the chain with `\\n` as line ends.
+    """
+    chain = "\n".join(chain.splitlines())
+    extraction = (split_sections(chain) or {}).get(EXTRACTION, "")
+    begin = chain.find(extraction)
+    end = begin + len(extraction)
+    checked = {begin + each.start: each for each in citations(chain[begin:end], events)}
+    return [
+        each._replace(faults=checked[each.start].faults) if each.start in checked else each
+        for each in citations(chain, events, with_numbers=False)
+    ]
 
 
 def numbers(text: str) -> Iterable[float]:
