@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from evaluation.baselines import FOLDER as BASELINES_FOLDER
 from evaluation.baselines import SAMPLES
 from evaluation.predictions import Prediction, read_outputs, sample_id_of_output
-from evaluation.score import MACRO, SCORE_VERSION, main_statistic
+from evaluation.score import MACRO, SCORE_VERSION, main_scores, score_predictions
 from mimiciv_dataset.tasks import ALL_TASKS, TASKS
 from pipeline.digests import digest_lines
 from pipeline.errors import UserError
@@ -25,9 +24,20 @@ from pipeline.records import folder_record, read_record
 if TYPE_CHECKING:
     import numpy as np
 
-    from evaluation.metrics import Comparison, Statistic
+    from evaluation.comparisons import Comparison
 
     Comparisons = dict[str, Comparison]
+
+
+# Arguments of a run that the report shows.
+SETTINGS = (
+    "model_name_or_path", "lora_path", "dataset_name", "limit", "prompt", "think_prompt", "direct_answer", "think_risk",
+    "oracle_reasoning", "as_known", "empty_think", "instructions", "max_seq_len", "max_new_tokens", "temperature", "seed",
+    "dtype", "use_vllm", "train_index", "max_train",
+)  # fmt: skip
+
+# First words of the inputs in a record that decide replies; the others are those of its samples.
+MADE_FROM = ("model", "adapter", "tokenizer", "server", "training")
 
 
 @dataclass(frozen=True)
@@ -43,6 +53,11 @@ class Output:
     prompt_chars: int | None
     truncated: bool | None
 
+    @property
+    def reply(self) -> tuple[str, float | None, str | None]:
+        """What a model answered; equal for equal answers."""
+        return self.prediction.response, self.prediction.p_yes, self.prediction.error
+
     @classmethod
     def from_line(cls, prediction: Prediction, line: Line) -> Output:
         """From a line of outputs.jsonl and its prediction."""
@@ -55,7 +70,7 @@ class Output:
 class FinishedRun:
     """A run or a baseline."""
 
-    folder: Path
+    folders: list[Path]  # several if it was run in parts
     name: str  # of the model or baseline; unique among the runs of `read_runs`
     baseline: bool
     result: dict[str, Any]  # content of result.json
@@ -64,6 +79,11 @@ class FinishedRun:
     def __post_init__(self) -> None:
         self.arguments: dict[str, Any] = self.result.get("arguments", {})
         self.tasks: dict[str, dict[str, Any]] = self.result["tasks"]
+
+    @property
+    def folder(self) -> Path:
+        """The first of its directories."""
+        return self.folders[0]
 
     @cached_property
     def predictions(self) -> dict[str, list[Prediction]]:
@@ -75,16 +95,31 @@ class FinishedRun:
 
     @cached_property
     def replicates(self) -> dict[str, np.ndarray]:
-        """Bootstrap replicates of each task's main metric, shape (resamples,), on the same resampled patients."""
+        """Bootstrap replicates of each task's main metric, shape (resamples,); tasks with too few samples have none.
+
+        All are on the same resampled patients.
+        """
         from evaluation.metrics import resample_patients
 
         patients = {output.prediction.subject_id for output in self.outputs.values()}
         resampling = resample_patients(patients, self.result["resamples"], self.result["seed"])
         return {
-            task: resampling.apply([prediction.subject_id for prediction in predictions], statistic)
+            task: resampling.apply([prediction.subject_id for prediction in predictions], scores.metric)
             for task, predictions in self.predictions.items()
-            if (statistic := main_statistic(task, predictions)) is not None
+            if not self.tasks[task]["too_few"] and (scores := main_scores(task, predictions)) is not None
         }
+
+    @cached_property
+    def identity(self) -> str:
+        """What makes directories those of one model: kind, name, and all that decides replies, apart from the samples."""
+        record = read_record(folder_record(self.folder))
+        if record:
+            settings = {name: value for name, value in record["settings"].items() if name != "samples"}
+            inputs = {name: source["digest"] for name, source in record["inputs"].items() if name.startswith(MADE_FROM)}
+        else:  # of an older version
+            settings = {name: self.arguments.get(name) for name in SETTINGS if name not in ("dataset_name", "limit")}
+            inputs = {"instructions": self.result.get("instructions_sha256")}
+        return json.dumps([self.baseline, self.name, settings, inputs], sort_keys=True)
 
     def hash(self, part: Callable[[str, Output], Any]) -> str:
         """A hash of `part(sample_id, output)` over all samples, whatever their order."""
@@ -110,7 +145,7 @@ def read_run(folder: Path, baseline: bool) -> FinishedRun:
     arguments = result.get("arguments", {})
     parts = [arguments.get("model_name_or_path") or folder.name, arguments.get("lora_path")]
     name = " + ".join(Path(str(part)).name for part in parts if part)
-    return FinishedRun(folder, name, baseline, result, outputs)
+    return FinishedRun([folder], name, baseline, result, outputs)
 
 
 def sample_ids(folder: Path) -> list[str]:
@@ -120,54 +155,68 @@ def sample_ids(folder: Path) -> list[str]:
 
 
 def read_runs(folders: Sequence[Path]) -> list[FinishedRun]:
-    """Read runs, then the baselines below them, each kind of baseline once; every run gets a unique name."""
-    models = {folder.resolve(): folder for folder in folders}.values()
-    baselines = {path.name: path for folder in reversed(models) for path in sorted((folder / BASELINES_FOLDER).glob("[!.]*/"))}
-    directories = [(folder, False) for folder in models] + [(baselines[name], True) for name in sorted(baselines)]
-    runs = [read_run(folder, baseline) for folder, baseline in progress(directories, desc="reading", unit="run")]
-    for suffix in (" ({0.name})", " in {0.parent}"):
+    """Read runs, then the baselines below them; directories of one model are merged, and every run gets a unique name."""
+    models = list({folder.resolve(): folder for folder in folders}.values())
+    baselines = sorted(
+        (path for folder in models for path in (folder / BASELINES_FOLDER).glob("[!.]*/")), key=lambda path: path.name
+    )
+    directories = [(folder, False) for folder in models] + [(path, True) for path in baselines]
+    runs = merge_runs([read_run(folder, baseline) for folder, baseline in progress(directories, desc="reading", unit="run")])
+    for suffix in (" ({0})", " in {1}"):
         names = Counter(run.name for run in runs)
         for run in runs:
             if names[run.name] > 1:
-                run.name += suffix.format(run.folder)
+                folder = run.folder.parent.parent if run.baseline else run.folder
+                run.name += suffix.format(folder.name, folder.parent)
     return runs
 
 
-def compare_runs(a: FinishedRun, b: FinishedRun, resamples: int) -> tuple[Comparisons, Comparisons, dict[str, int]]:
-    """Compare two runs on the samples both have: by task, macro averages by kind of task, number of samples by task."""
-    from evaluation.metrics import compare
+def merge_runs(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
+    """Merge runs of one model, or of one baseline, with the same settings on other samples into one run each.
+
+    Models are merged if they have no sample in common: the same samples twice are two runs to compare. Baselines of several
+    runs are merged if they answer the samples that they have in common alike. The order is that of the first of each.
+    """
+    merged: list[FinishedRun] = []
+    for run in runs:
+        for index, earlier in enumerate(merged):
+            common = earlier.outputs.keys() & run.outputs.keys()
+            is_alike = all(earlier.outputs[sample].reply == run.outputs[sample].reply for sample in common)
+            if earlier.identity == run.identity and (run.baseline and is_alike or not common):
+                merged[index] = merge_pair(earlier, run)
+                break
+        else:
+            merged.append(run)
+    return merged
+
+
+def merge_pair(a: FinishedRun, b: FinishedRun) -> FinishedRun:
+    """One run with the outputs of both, scored together; counts of samples are added up."""
+    outputs = a.outputs | b.outputs
+    scores = score_predictions((output.prediction for output in outputs.values()), a.result["resamples"], a.result["seed"])
+    counts = {name: a.result.get(name, 0) + b.result.get(name, 0) for name in ("missing", "available", "expected")}
+    datasets = dict.fromkeys(str(run.arguments["dataset_name"]) for run in (a, b) if run.arguments.get("dataset_name"))
+    result = a.result | scores | counts | {"arguments": a.arguments | {"dataset_name": ",".join(datasets)}}
+    return FinishedRun(a.folders + b.folders, a.name, a.baseline, result, outputs)
+
+
+def compare_runs(
+    a: FinishedRun, b: FinishedRun, resamples: int
+) -> tuple[Comparisons, Comparisons, dict[str, list[Prediction]]]:
+    """Compare two runs on the samples both have: by task, macro averages by kind of task, and a's predictions by task."""
+    from evaluation.comparisons import Pair, compare
 
     common: dict[str, list[str]] = defaultdict(list)
     for sample_id, output in a.outputs.items():
         if sample_id in b.outputs:
             common[output.prediction.task].append(sample_id)
-    tasks = {}
+    tasks, predictions = {}, {}
     for task in [task for task in ALL_TASKS if task in common]:
         of_a, of_b = ([run.outputs[sample_id].prediction for sample_id in common[task]] for run in (a, b))
-        statistics = main_statistic(task, of_a), main_statistic(task, of_b)
-        if None not in statistics:
-            tasks[task] = ([prediction.subject_id for prediction in of_a], *statistics)
-    macros = {}
-    for kind in MACRO:
-        if of_kind := [values for task, values in tasks.items() if ALL_TASKS[task].kind == kind]:
-            patients, *statistics = zip(*of_kind, strict=True)
-            sizes = list(map(len, patients))
-            macros[kind] = list(itertools.chain(*patients)), *(mean_statistic(of_run, sizes) for of_run in statistics)
-    return compare(tasks, resamples), compare(macros, resamples), {task: len(common[task]) for task in tasks}
-
-
-def mean_statistic(statistics: Sequence[Statistic], sizes: Sequence[int]) -> Statistic:
-    """The mean of the statistics of several tasks as one statistic; tasks that are undefined in a resample are left out.
-
-    `sizes` are the numbers of samples. The weights of the result are those of all samples, one task after another.
-    """
-    import numpy as np
-
-    ends = list(itertools.accumulate(sizes))
-
-    def statistic(weights: np.ndarray) -> np.ndarray:
-        parts = [of_task(weights[:, end - size : end]) for of_task, size, end in zip(statistics, sizes, ends, strict=True)]
-        counts = np.sum([~np.isnan(part) for part in parts], axis=0)
-        return np.divide(np.nansum(parts, axis=0), counts, out=np.full(len(weights), np.nan), where=counts > 0)
-
-    return statistic
+        scores = main_scores(task, of_a), main_scores(task, of_b)
+        if None not in scores:
+            tasks[task] = Pair([prediction.subject_id for prediction in of_a], *scores)
+            predictions[task] = of_a
+    kinds = {kind: [task for task in tasks if ALL_TASKS[task].kind == kind] for kind in MACRO}
+    by_task, macros = compare(tasks, {kind: members for kind, members in kinds.items() if members}, resamples)
+    return by_task, macros, predictions

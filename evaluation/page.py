@@ -122,7 +122,7 @@ table.bars { width: 100%; table-layout: fixed }
 table.bars th { width: 37%; text-align: left; font-weight: 500; padding: 0 8px 0 0; line-height: 1.25;
   overflow-wrap: anywhere }
 table.bars td { padding: 0; height: 30px }
-table.bars td:last-child { width: 108px; padding-left: 8px; line-height: 1.2 }
+table.bars td:last-child { width: 140px; padding-left: 8px; line-height: 1.2 }
 table.bars svg { display: block; width: 100%; height: 30px }
 svg { max-width: 100% }
 svg text { font-size: 12px; fill: var(--soft) }
@@ -227,12 +227,13 @@ OUTLINE = Style("#8b95a3", hollow=True)  # of published values
 
 
 class Bar(NamedTuple):
-    """A bar of a chart: label, length from 0 to 1, and interval [low, high] or None."""
+    """A bar of a chart: label, length from 0 to 1, interval [low, high] or None, and notes below the value."""
 
     name: str
     value: float
     interval: Sequence[float] | None
     style: Style
+    notes: Sequence[str] = ()
 
 
 def bar_chart(title: str, bars: Sequence[Bar], chance: float | None = None, note: Content = "") -> Html:
@@ -256,7 +257,8 @@ def bar_chart(title: str, bars: Sequence[Bar], chance: float | None = None, note
 
     rows = []
     for bar in bars:
-        value = tag("td", tag("b", bar.value), tag("small", interval_text(bar.interval)))
+        small = [tag("small", text) for text in (interval_text(bar.interval), *bar.notes) if text]
+        value = tag("td", tag("b", bar.value), *small)
         rows.append(tag("tr", tag("th", bar.name, scope="row"), tag("td", drawn(bar)), value))
     shown = tag("table", tag("tbody", *rows), class_="bars", aria_label=title) if rows else ""
     caption = note if rows else "No model has a value."

@@ -27,6 +27,7 @@ class Prediction:
     thinking_open: bool = False  # whether the prompt ended inside an open reasoning block, so that the reply starts in it
     candidates: tuple[str, ...] = ()  # the answers offered in the prompt
     error: str | None = None  # why there is no reply
+    has_patient: bool = True  # whether the line has a subject_id
 
     @property
     def answer(self) -> str | None:
@@ -96,7 +97,7 @@ def parse_output(line: Mapping[str, Any]) -> tuple[str, Prediction]:
     key, candidates, patient = str(line["key"]), line.get("candidates"), info.get("subject_id")
     candidates = tuple(map(str, candidates)) if isinstance(candidates, list) else ()
     sample = task.name, tuple(labels), key if patient is None else str(patient), sample_id_of_output(line)
-    return key, Prediction(*sample, response, p_yes, bool(line.get("thinking_open")), candidates, error)
+    return key, Prediction(*sample, response, p_yes, bool(line.get("thinking_open")), candidates, error, patient is not None)
 
 
 def sample_id_of_output(line: Mapping[str, Any]) -> str:

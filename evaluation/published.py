@@ -16,7 +16,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from evaluation.score import MACRO
+from evaluation.score import MACRO, TOO_FEW
 from pipeline.cli import Parser, run
 from pipeline.files import read_json, require
 from pipeline.progress import format_table
@@ -65,11 +65,12 @@ def compare_with_published(results: Mapping[str, Mapping[str, Any]]) -> str:
             value, ci = macro[metric], macro[f"{metric}_ci"]
             published = getattr(PUBLISHED[name], metric) if name else None
             difference = None if None in (value, published) else f"{value - published:+.4f}"
-            interval = f"[{ci[0]:.4f}, {ci[1]:.4f}]" if ci else None
+            interval = None if value is None else f"[{ci[0]:.4f}, {ci[1]:.4f}]" if ci else TOO_FEW
             value, published = (None if number is None else f"{number:.4f}" for number in (value, published))
-            cells = metric, value, interval, published, difference, macro[f"{kind}_tasks"]
+            sizes = macro[f"{kind}_tasks"], macro.get(f"{kind}_n"), macro.get("risk_positives") if kind == "risk" else None
+            cells = metric, value, interval, published, difference, *sizes
             rows.append([f"{folder} ({name or 'not in the paper'})", *cells])
-    return format_table(("run", "metric", "value", "95 % interval", "published", "difference", "tasks"), rows)
+    return format_table(("run", "metric", "value", "95 % interval", "published", "difference", "tasks", "n", "yes"), rows)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -13,16 +13,27 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
 
 import itertools
-import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from evaluation import page
-from evaluation.finished_runs import FinishedRun, Output, compare_runs, read_runs
+from evaluation.finished_runs import SETTINGS, FinishedRun, compare_runs, read_runs
 from evaluation.predictions import Prediction
 from evaluation.published import PUBLISHED
-from evaluation.score import main_metric, mean_over_tasks, risk_predictions
+from evaluation.report_charts import (
+    HEADLINES,
+    KINDS,
+    Styles,
+    lengths,
+    macro_bars,
+    macro_sizes,
+    run_bar,
+    run_styles,
+    sizes_text,
+    write_png,
+)
+from evaluation.score import TOO_FEW, main_metric, mean_over_tasks, risk_labels, risk_predictions, sample_notes
 from mimiciv_dataset.events import EVENTS
 from mimiciv_dataset.tasks import ALL_TASKS, TASKS
 from pipeline.cli import Parser, at_least
@@ -31,23 +42,9 @@ from pipeline.files import atomic_path
 from pipeline.progress import Summary, progress
 
 if TYPE_CHECKING:
-    from evaluation.metrics import Comparison
-
-KINDS = {"decision": "Decision-making", "risk": "Risk prediction", "generation": "Note generation"}
-
-# Kind of task → key of its macro average in result.json, name of the metric, and its expected value for random answers.
-HEADLINES = {"decision": ("decision_f1", "F1", None), "risk": ("risk_auroc", "AUROC", 0.5)}
+    from evaluation.comparisons import Comparison
 
 GROUPS = {"hosp": "hospital", "ed": "ED", "icu": "ICU", "note": "notes"}  # of tasks: by the module of their event
-
-# Arguments of a run that the page shows.
-SETTINGS = (
-    "model_name_or_path", "lora_path", "dataset_name", "limit", "prompt", "think_prompt", "direct_answer", "think_risk",
-    "oracle_reasoning", "as_known", "empty_think", "instructions", "max_seq_len", "max_new_tokens", "temperature", "seed",
-    "dtype", "use_vllm", "train_index", "max_train",
-)  # fmt: skip
-
-Styles = Mapping[str, page.Style]  # name of a run → style of its lines and bars
 
 
 # --- the page
@@ -77,12 +74,6 @@ def build(runs: Sequence[FinishedRun], resamples: int) -> str:
     return page.document(title, lead, sections)
 
 
-def run_styles(runs: Sequence[FinishedRun]) -> dict[str, page.Style]:
-    """A colour for every model, and a grey line for every baseline, by the name of the run."""
-    colours, greys = itertools.cycle(map(page.Style, page.COLOURS)), itertools.cycle(page.GREYS)
-    return {run.name: next(greys if run.baseline else colours) for run in runs}
-
-
 def _count(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
@@ -90,7 +81,7 @@ def _count(number: int, what: str) -> str:
 def warnings(runs: Sequence[FinishedRun]) -> list[page.Content]:
     """Reasons why scores on the page are not comparable or not final."""
     models = [run for run in runs if not run.baseline]
-    texts: list[page.Content] = []
+    texts: list[page.Content] = [page.tag("b", f"{run.name}: {note}.") for run in models for note in sample_notes(run.tasks)]
     for run in models:
         if missing := run.result.get("missing"):
             texts.append(f"{run.name}: {_count(missing, 'sample')} not answered yet; its figures are not final.")
@@ -128,9 +119,9 @@ def warnings(runs: Sequence[FinishedRun]) -> list[page.Content]:
 def overview(runs: Sequence[FinishedRun], styles: Styles) -> page.Html:
     """Macro averages by model as charts and as a table, with the published ones for reference."""
     charts = []
-    for kind, (key, metric, chance) in HEADLINES.items():
+    for kind, (_, metric, chance) in HEADLINES.items():
         note = "Outlined: as published." + (" Dashed: by chance." if chance else "")
-        charts.append(page.bar_chart(f"{KINDS[kind]}: macro {metric}", macro_bars(runs, key, styles), chance, note))
+        charts.append(page.bar_chart(f"{KINDS[kind]}: macro {metric}", macro_bars(runs, kind, styles), chance, note))
     note = (
         "Averages over the paper's 24 decision-making and 18 risk prediction tasks, each task counting once; fewer where a "
         "run has no value for some. Published figures are those of the whole EHR-Bench, so only a run on all of it can "
@@ -140,8 +131,8 @@ def overview(runs: Sequence[FinishedRun], styles: Styles) -> page.Html:
     rows: list[list[page.Content | page.Cell]] = []
     for run in runs:
         paper, released = (run.result["macro"][suite] for suite in ("paper", "released"))
-        cells = [cell for kind, (key, *_) in HEADLINES.items() for cell in (_value_cell(paper, key), paper[f"{kind}_tasks"])]
-        cells += [_value_cell(released, key) for key, *_ in HEADLINES.values()]
+        cells = [cell for kind in HEADLINES for cell in (_macro_cell(paper, kind), paper[f"{kind}_tasks"])]
+        cells += [_macro_cell(released, kind) for kind in HEADLINES]
         rows.append([run.name, *cells, len(run.outputs)])
     for name, (f1, auroc) in PUBLISHED.items():
         rows.append([f"{name}, published", f1, 24, auroc, None if auroc is None else 18, None, None, None])
@@ -149,20 +140,28 @@ def overview(runs: Sequence[FinishedRun], styles: Styles) -> page.Html:
     return page.join(page.grid(charts, 340), page.tag("p", note, class_="note"), page.html_table(caption, columns, rows))
 
 
-def macro_bars(runs: Sequence[FinishedRun], key: str, styles: Styles) -> list[page.Bar]:
-    """A macro average of the runs, then the published ones from high to low; models without a value are left out."""
-    macros = [(run.name, run.result["macro"]["paper"]) for run in runs]
-    bars = [page.Bar(name, macro[key], macro[f"{key}_ci"], styles[name]) for name, macro in macros]
-    published = [page.Bar(name, getattr(values, key), None, page.OUTLINE) for name, values in PUBLISHED.items()]
-    bars, published = ([bar for bar in group if bar.value is not None] for group in (bars, published))
-    return bars + sorted(published, key=lambda bar: bar.value, reverse=True)
-
-
 def _value_cell(result: Mapping[str, Any], metric: str, bold: bool = False, extra: str = "") -> page.Cell:
     """A value with its interval and an extra text below."""
     value = result.get(metric)
-    small = [page.tag("small", text) for text in (page.interval_text(result.get(f"{metric}_ci")), extra) if text]
+    small = [page.tag("small", text) for text in (interval_text(result, metric), extra) if text]
     return page.Cell(page.join(page.tag("b", value) if bold else value, *small), value)
+
+
+def _macro_cell(macro: Mapping[str, Any], kind: str) -> page.Cell:
+    """A macro average with its interval and the number of its samples."""
+    return _value_cell(macro, HEADLINES[kind][0], extra=macro_sizes(macro, kind))
+
+
+def interval_text(result: Mapping[str, Any], metric: str) -> str:
+    """The interval of a metric; "too few" if it has none for lack of samples, and empty if the metric never has one.
+
+    >>> interval_text({"f1": 0.5, "f1_ci": [0.25, 0.75]}, "f1"), interval_text({"f1": 0.5, "f1_ci": None}, "f1")
+    ('[0.250, 0.750]', 'too few')
+    """
+    key = f"{metric}_ci"
+    if result.get(metric) is not None and key in result and result[key] is None:
+        return TOO_FEW
+    return page.interval_text(result.get(key))
 
 
 def task_tables(runs: Sequence[FinishedRun], tasks: Sequence[str]) -> Iterator[page.Html]:
@@ -171,24 +170,38 @@ def task_tables(runs: Sequence[FinishedRun], tasks: Sequence[str]) -> Iterator[p
         names = [task for task in tasks if ALL_TASKS[task].kind == kind]
         if names:
             shown = [run for run in runs if any(task in run.tasks for task in names)]
-            rows = [[task, _sizes(shown, task), main_metric(task), *_cells(shown, task)] for task in names]
-            columns = ["task", "n", "metric", *(run.name for run in shown)]
-            yield page.html_table(f"{title}: best in bold, 95 % interval below.", columns, rows)
+            sizes = ["n", "positives"] if kind == "risk" else ["n"]
+            rows = [
+                [task, *(_sizes(shown, task, size) for size in sizes), main_metric(task), *_cells(shown, task)]
+                for task in names
+            ]
+            columns = [
+                "task",
+                *({"positives": "yes"}.get(size, size) for size in sizes),
+                "metric",
+                *(run.name for run in shown),
+            ]
+            caption = f"{title}: best in bold where samples suffice, 95 % interval below."
+            yield page.html_table(caption, columns, rows)
 
 
-def _sizes(runs: Sequence[FinishedRun], task: str) -> page.Cell:
-    sizes = sorted({run.tasks[task]["n"] for run in runs if task in run.tasks})
+def _sizes(runs: Sequence[FinishedRun], task: str, size: str = "n") -> page.Cell:
+    """The number of samples ("n") or of those with label yes ("positives"), as a range if runs differ."""
+    sizes = sorted({run.tasks[task][size] for run in runs if task in run.tasks})
     return page.Cell("–".join(f"{size:,}" for size in dict.fromkeys((sizes[0], sizes[-1]))), sizes[-1])
 
 
 def _cells(runs: Sequence[FinishedRun], task: str) -> Iterator[page.Cell]:
+    """The main metric of each run. Bold is the best value that is above 0 and of enough samples."""
     metric = main_metric(task)
-    values = [run.tasks[task].get(metric) for run in runs if task in run.tasks]
-    best = max((value for value in values if value is not None), default=None)
-    for run in runs:
-        result = run.tasks.get(task, {})
-        shares = [f"{name} {result[name]:.3f}" for name in ("invalid", "unanswerable") if result.get(name)]
-        yield _value_cell(result, metric, best is not None and result.get(metric) == best, ", ".join(shares))
+    results = [run.tasks.get(task, {}) for run in runs]
+    best = max((result.get(metric) or 0 for result in results if not result.get("too_few")), default=0)
+    sizes_differ = len({(result["n"], result.get("positives")) for result in results if result}) > 1
+    for result in results:
+        extra = [f"{name} {result[name]:.3f}" for name in ("invalid", "unanswerable") if result.get(name)]
+        extra += [sizes_text(result["n"], result.get("positives"))] if sizes_differ and result else []
+        is_best = best > 0 and not result.get("too_few") and result.get(metric) == best
+        yield _value_cell(result, metric, is_best, ", ".join(extra))
 
 
 def groups(runs: Sequence[FinishedRun], styles: Styles) -> page.Html:
@@ -203,8 +216,10 @@ def groups(runs: Sequence[FinishedRun], styles: Styles) -> page.Html:
                 values = {name: run.tasks.get(name, {}).get(main_metric(name)) for name in names}
                 values = {name: value for name, value in values.items() if value is not None}
                 if values:
-                    mean_and_interval = mean_over_tasks(list(values.values()), [run.replicates[name] for name in values])
-                    bars.append(page.Bar(run.name, *mean_and_interval, styles[run.name]))
+                    mean, interval = mean_over_tasks(list(values.values()), [run.replicates.get(name) for name in values])
+                    n, positives = (sum(run.tasks[name].get(size, 0) for name in values) for size in ("n", "positives"))
+                    sizes = sizes_text(n, positives if kind == "risk" else None)
+                    bars.append(run_bar(run, mean, interval, sizes, styles))
                 num_tasks = max(num_tasks, len(values))
             if bars:
                 charts.append(page.bar_chart(f"{KINDS[kind]}, {title}: {metric} of {_count(num_tasks, 'task')}", bars, chance))
@@ -213,66 +228,83 @@ def groups(runs: Sequence[FinishedRun], styles: Styles) -> page.Html:
 
 def comparison(runs: Sequence[FinishedRun], resamples: int) -> page.Html:
     """Each run against the other runs and the baselines, on the samples both have."""
-    pairs = [(a, b) for a, b in itertools.combinations(runs, 2) if not a.baseline]
+    pairs = [(a, b) for a, b in itertools.combinations(runs, 2) if not a.baseline and a.outputs.keys() & b.outputs.keys()]
     if not pairs:
-        return page.tag("p", "There is one run and no baseline, so nothing to compare.")
+        return page.tag("p", "There are no other runs or baselines on the same samples, so nothing to compare.")
     parts, rows = [], []
     for a, b in progress(pairs, desc="comparing", unit="pair"):
-        name, (tasks, macros, sizes) = f"{a.name} − {b.name}", compare_runs(a, b, resamples)
+        name, (tasks, macros, common) = f"{a.name} − {b.name}", compare_runs(a, b, resamples)
         significant = [each.difference for each in tasks.values() if each.p_holm is not None and each.p_holm < 0.05]
         better, worse = sum(difference > 0 for difference in significant), sum(difference < 0 for difference in significant)
-        counts = [sum(sizes.values()), better, worse, len(tasks) - len(significant)]
+        untested = sum(each.p is None for each in tasks.values())
+        sizes = {task: (len(of_task), _positives(task, of_task)) for task, of_task in common.items()}
+        totals = [sum(number or 0 for number in column) for column in zip(*sizes.values(), strict=True)] or [0, 0]
+        counts = [*totals, better, worse, len(tasks) - untested - len(significant), untested]
         rows.append([name, *(cell for kind in HEADLINES for cell in _difference_cells(macros.get(kind))), *counts])
-        cells = {task: (*_difference_cells(each), _p_cell(each.p_holm)) for task, each in tasks.items()}
-        if task_rows := [[task, sizes[task], main_metric(task), *cells[task]] for task in tasks]:
-            columns = ["task", "common samples", "metric", "difference", "p", "p, Holm"]
+        cells = {task: (*_difference_cells(each), _p_cell(each, each.p_holm)) for task, each in tasks.items()}
+        if task_rows := [[task, *sizes[task], main_metric(task), *cells[task]] for task in tasks]:
+            columns = ["task", "common samples", "yes", "metric", "difference", "p", "p, Holm"]
             by_task = page.html_table(f"{name}: above 0, {a.name} is better.", columns, task_rows)
             parts.append(page.details(f"{name}: by task", by_task))
-    columns = ["pair", "macro F1", "p", "macro AUROC", "p", "common samples", "better in", "worse in"]
-    columns.append("no significant difference in")
+    columns = ["pair", "macro F1", "p", "macro AUROC", "p", "common samples", "yes", "better in", "worse in"]
+    columns += ["no significant difference in", "too few in"]
     num_tasks = max(len(run.tasks) for run in runs)
     note = (
-        f"Differences on the samples that both have, by a paired bootstrap over patients ({_count(resamples, 'resample')}); "
-        "macro: the mean over all tasks that both have. Better, worse: number of tasks with p < 0.05 after Holm's correction "
-        f"over the tasks; with {num_tasks} tasks that takes at least {40 * num_tasks:,} resamples."
+        "Differences on the samples that both have; macro: the mean over all tasks that both have. p is the larger one of a "
+        "permutation test, which swaps the outputs of the two for whole patients, and of a paired bootstrap over patients "
+        f"({_count(resamples, 'resample')}). Better, worse: number of tasks with p < 0.05 after Holm's correction over the "
+        f"tasks; with {num_tasks} tasks that takes at least {40 * num_tasks:,} resamples. Too few: number of tasks whose "
+        "common samples are too few for a test."
     )
     caption = "The first of a pair minus the second, 95 % interval below."
     return page.join(page.tag("p", note, class_="note"), page.html_table(caption, columns, rows), *parts)
 
 
+def _positives(task: str, predictions: Sequence[Prediction]) -> int | None:
+    return int(risk_labels(predictions).sum()) if ALL_TASKS[task].kind == "risk" else None
+
+
 def _difference_cells(result: Comparison | None) -> tuple[page.Cell | None, page.Cell | None]:
     """A difference with its interval, and its p-value."""
-    return (_value_cell({"d": result.difference, "d_ci": result.ci}, "d"), _p_cell(result.p)) if result else (None, None)
+    return (
+        (_value_cell({"d": result.difference, "d_ci": result.ci}, "d"), _p_cell(result, result.p)) if result else (None, None)
+    )
 
 
-def _p_cell(p: float | None) -> page.Cell:
+def _p_cell(result: Comparison, p: float | None) -> page.Cell:
     """A p-value; small ones are displayed as a bound, since they are never 0."""
-    return page.Cell("< 0.001" if p is not None and p < 0.001 else p, p)
+    return page.Cell(TOO_FEW if result.too_few else "< 0.001" if p is not None and p < 0.001 else p, p)
 
 
 def roc_and_calibration(runs: Sequence[FinishedRun], tasks: Sequence[str], styles: Styles) -> page.Html:
     """ROC curve and reliability diagram of every risk task, from the stored p(yes)."""
-    cards = []
+    cards, without = [], []
     for task in tasks:
-        roc, reliability = [], []
-        for run in [run for run in runs if run.tasks.get(task, {}).get("calibration")]:
-            bins = [(each["p"], each["share"]) for each in run.tasks[task]["calibration"]]
-            reliability.append(page.Curve(bins, styles[run.name], dots=True))
-            if points := roc_points(run.predictions[task]):
-                roc.append(page.Curve(points, styles[run.name]))
-        if reliability:
+        results = [(run, run.tasks[task]) for run in runs if run.tasks.get(task, {}).get("calibration")]
+        without += [f"{run.name}, {task} ({result['too_few']})" for run, result in results if result["too_few"]]
+        shown = [(run, result) for run, result in results if not result["too_few"]]
+        if shown:
+            roc = [page.Curve(roc_points(run.predictions[task]), styles[run.name]) for run, _ in shown]
+            bins = [[(each["p"], each["share"]) for each in result["calibration"]] for _, result in shown]
+            reliability = [
+                page.Curve(points, styles[run.name], dots=True) for points, (run, _) in zip(bins, shown, strict=True)
+            ]
             charts = []
             kinds = ("ROC", "1 − specificity", "sensitivity", roc), ("calibration", "p(yes)", "share of yes", reliability)
             for title, x, y, curves in kinds:
                 axes = [page.Axis(label, 0, 1, page.FRACTION_TICKS) for label in (x, y)]
                 charts.append(page.line_chart(f"{task}: {title}", *axes, curves, (174, 180), diagonal=True))
-            cards.append(page.tag("figure", page.tag("h3", task), page.tag("div", *charts, class_="pair")))
-    if not cards:
+            sizes = "; ".join(dict.fromkeys(sizes_text(result["n"], result["positives"]) for _, result in shown))
+            heading, caption = page.tag("h3", task), page.tag("figcaption", sizes)
+            cards.append(page.tag("figure", heading, page.tag("div", *charts, class_="pair"), caption))
+    if not cards and not without:
         return page.tag("p", "No run has p(yes) of a risk task.")
     note = "Left: ROC. Right: calibration in ten bins of p(yes). Dashed: by chance, and perfectly calibrated."
+    lacking = page.details(f"Too few samples for curves: {_count(len(without), 'curve')} left out", "; ".join(without))
     calibrated = [run.name for run in runs if any(values.get("calibration") for values in run.tasks.values())]
     legend = page.legend([(name, styles[name]) for name in calibrated])
-    return page.join(page.tag("p", note, class_="note"), legend, page.grid(cards, 356))
+    parts = [page.tag("p", note, class_="note"), legend, page.grid(cards, 356)] if cards else []
+    return page.join(*parts, lacking if without else "")
 
 
 def roc_points(predictions: Sequence[Prediction], max_points: int = 200) -> list[tuple[float, float]]:
@@ -297,41 +329,6 @@ def roc_points(predictions: Sequence[Prediction], max_points: int = 200) -> list
     return points[:: len(points) // max_points + 1][:-1] + points[-1:] if len(points) > max_points else points
 
 
-def lengths(runs: Sequence[FinishedRun], styles: Styles) -> page.Html:
-    """Distributions of the lengths of prompts and answers, and shares of truncated prompts and replies."""
-    models = [run for run in runs if not run.baseline]
-    charts: list[page.Content] = []
-    for title, chars in (("prompt", lambda output: output.prompt_chars), ("answer", lambda output: output.answer_chars)):
-        numbers = {run.name: list(filter(None, map(chars, run.outputs.values()))) for run in models}
-        numbers = {name: of_run for name, of_run in numbers.items() if of_run}
-        if numbers:
-            x = page.log_axis(f"characters of the {title}", min(map(min, numbers.values())), max(map(max, numbers.values())))
-            y = page.Axis("cumulative share", 0, 1, page.FRACTION_TICKS)
-            lines = [page.Curve(distribution(of_run), styles[name]) for name, of_run in numbers.items()]
-            chart = page.line_chart(f"Length of the {title}", x, y, lines, (340, 220))
-            charts.append(page.tag("figure", page.tag("h3", f"Length of the {title}"), chart))
-    conditions: dict[str, Callable[[Output], bool]] = {
-        "Record truncated: oldest events left out": lambda output: bool(output.truncated),
-        "Prompt too long: not answered": lambda output: output.prediction.error is not None,
-        "Reply cut off at the longest length": lambda output: output.finish_reason == "length",
-    }
-    for title, holds in conditions.items():
-        shares = {run.name: sum(map(holds, run.outputs.values())) / len(run.outputs) for run in models if run.outputs}
-        charts.append(page.bar_chart(title, [page.Bar(name, share, None, styles[name]) for name, share in shares.items()]))
-    return page.join(page.legend([(run.name, styles[run.name]) for run in models]), page.grid(charts, 340))
-
-
-def distribution(lengths: Sequence[int], steps: int = 100) -> list[tuple[float, float]]:
-    """The empirical distribution function: points (log10 of a length, share of lengths up to it) at `steps` + 1 ranks.
-
-    >>> distribution([10, 100, 1000], steps=2)
-    [(1.0, 0.3333333333333333), (2.0, 0.6666666666666666), (3.0, 1.0)]
-    """
-    ranked = sorted(lengths)
-    ranks = dict.fromkeys(round((len(ranked) - 1) * step / steps) for step in range(steps + 1))
-    return [(math.log10(ranked[rank]), (rank + 1) / len(ranked)) for rank in ranks]
-
-
 def all_metrics(run: FinishedRun) -> page.Html:
     """Every metric of a run by task."""
     metrics = ("f1", "precision", "recall", "accuracy", "rouge1", "auroc", "auprc", "brier", "ece", "invalid", "unanswerable")
@@ -354,7 +351,7 @@ def settings(runs: Sequence[FinishedRun]) -> page.Html:
     }
     for name in ("trajectories", "git", "score_version", "resamples"):
         values_of[name] = [run.result.get(name) for run in runs]
-    values_of["folder"] = [str(run.folder) for run in runs]
+    values_of["folder"] = [", ".join(map(str, run.folders)) for run in runs]
     rows = []
     for name, values in values_of.items():
         if all(value in (None, "") for value in values):
@@ -376,49 +373,27 @@ def markdown(runs: Sequence[FinishedRun]) -> str:
 
     def value_text(result: Mapping[str, Any], metric: str) -> str:
         value = result.get(metric)
-        return "–" if value is None else f"{value:.3f} {page.interval_text(result.get(f'{metric}_ci'))}".strip()
+        return "–" if value is None else f"{value:.3f} {interval_text(result, metric)}".strip()
 
     def markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
         lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
         return [lines[0], "|" + " --- |" * len(rows[0]), *lines[1:], ""]
 
-    macro = [["model", "decision F1", "risk AUROC"]]
+    macro = [["model", "decision F1", "risk AUROC", "samples of decision F1", "of risk AUROC"]]
     for run in runs:
-        macro.append([run.name, *(value_text(run.result["macro"]["paper"], key) for key, *_ in HEADLINES.values())])
+        of_run = run.result["macro"]["paper"]
+        values = [value_text(of_run, key) for key, *_ in HEADLINES.values()]
+        macro.append([run.name, *values, *(macro_sizes(of_run, kind) for kind in HEADLINES)])
     for name, published in PUBLISHED.items():
-        macro.append([f"{name}, published", *("–" if value is None else f"{value:.3f}" for value in published)])
+        macro.append([f"{name}, published", *("–" if value is None else f"{value:.3f}" for value in published), "", ""])
     tasks = [["task", "n", "metric", *(run.name for run in runs)]]
     for task in [task for task in ALL_TASKS if any(task in run.tasks for run in runs)]:
-        values = [value_text(run.tasks.get(task, {}), main_metric(task)) for run in runs]
-        tasks.append([task, str(_sizes(runs, task).content), main_metric(task), *values])
+        results = [run.tasks.get(task, {}) for run in runs]
+        sizes = [sizes_text(result.get("n"), result.get("positives")).removeprefix("n = ") for result in results]
+        values = [value_text(result, main_metric(task)) for result in results]
+        size = " / ".join(dict.fromkeys(filter(None, sizes)))
+        tasks.append([task, size, main_metric(task), *values])
     return "\n".join([*markdown_table(macro), *markdown_table(tasks)])
-
-
-def write_png(path: Path, runs: Sequence[FinishedRun]) -> None:
-    """Write the bar charts of the overview as an image."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, 2, figsize=(12, 1.4 + 0.28 * (len(runs) + len(PUBLISHED))), layout="constrained")
-    figure.get_layout_engine().set(wspace=0.1)
-    for axis, (kind, (key, metric, chance)) in zip(axes, HEADLINES.items(), strict=True):
-        bars = macro_bars(runs, key, run_styles(runs))[::-1]
-        for position, bar in enumerate(bars):
-            fill = "none" if bar.style.hollow else bar.style.colour
-            axis.barh(position, bar.value, height=0.7, color=fill, edgecolor=bar.style.colour)
-            if bar.interval:
-                axis.plot(bar.interval, [position, position], color="#1b2430", marker="|", linewidth=1.2)
-            axis.text(1.02, position, f"{bar.value:.3f}", va="center", fontsize=9)
-        if chance:
-            axis.axvline(chance, color="#566273", linestyle="--", linewidth=1)
-        axis.set_yticks(range(len(bars)), [bar.name for bar in bars])
-        axis.set(xlim=(0, 1), title=f"{KINDS[kind]}: macro {metric}")
-        axis.spines[["top", "right"]].set_visible(False)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=200)
-    pyplot.close(figure)
 
 
 # --- the command

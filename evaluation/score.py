@@ -32,12 +32,15 @@ from pipeline.records import folder_record, read_record
 if TYPE_CHECKING:
     import numpy as np
 
+    from evaluation.comparisons import Scores
     from evaluation.metrics import Statistic
 
-SCORE_VERSION = 2  # of the scoring rules, raised whenever the same outputs would get other values
+SCORE_VERSION = 3  # of the scoring rules, raised whenever the same outputs would get other values
 
 # Keys of result.json that scoring computes; others are kept when outputs are scored again.
 _COMPUTED = ("tasks", "macro", "missing", "score_version", "git", "resamples", "seed", "data_use")
+
+TOO_FEW = "too few"  # shown in place of an interval
 
 MACRO = {"decision": "decision_f1", "risk": "risk_auroc"}  # kind of task → name of its macro average
 
@@ -53,7 +56,7 @@ def score_predictions(predictions: Iterable[Prediction], resamples: int = 1000, 
     """
     import numpy as np
 
-    from evaluation.metrics import as_number, interval, resample_patients
+    from evaluation.metrics import as_number, interval, resample_patients, too_few
 
     by_task: dict[str, list[Prediction]] = defaultdict(list)
     for prediction in predictions:
@@ -65,11 +68,16 @@ def score_predictions(predictions: Iterable[Prediction], resamples: int = 1000, 
     for name in [task for task in ALL_TASKS if task in by_task]:
         result, statistics = _score_task(name, by_task[name])
         tasks[name] = {"n": len(patients[name]), "patients": len(set(patients[name]))} | result
+        labels = risk_labels(by_task[name]) if ALL_TASKS[name].kind == "risk" else None
+        tasks[name]["too_few"] = too_few(patients[name], labels)
+        tasks[name]["clustered"] = all(prediction.has_patient for prediction in by_task[name])
         for metric, statistic in statistics.items():
-            value, draws = statistic(np.ones((1, len(patients[name]))))[0], resampling.apply(patients[name], statistic)
-            tasks[name] |= {metric: as_number(value), f"{metric}_ci": interval(draws)}
-            if metric == main_metric(name):
-                replicates[name] = draws
+            tasks[name] |= {metric: as_number(statistic(np.ones((1, len(patients[name]))))[0]), f"{metric}_ci": None}
+            if tasks[name]["too_few"] is None:
+                draws = resampling.apply(patients[name], statistic)
+                tasks[name][f"{metric}_ci"] = interval(draws)
+                if metric == main_metric(name):
+                    replicates[name] = draws
     return {"tasks": tasks, "macro": _macro(tasks, replicates)}
 
 
@@ -78,29 +86,50 @@ def main_metric(task: str) -> str:
     return ALL_TASKS[task].metric
 
 
-def main_statistic(task: str, predictions: Sequence[Prediction]) -> Statistic | None:
-    """The main metric of a task's predictions as a function of weights, for `metrics.compare`; None if not defined."""
-    return _score_task(task, predictions)[1].get(main_metric(task))
+def main_scores(task: str, predictions: Sequence[Prediction]) -> Scores | None:
+    """What the main metric of a task's predictions is computed from, for `comparisons.compare`; None without p_yes."""
+    import numpy as np
+
+    from evaluation.comparisons import Scores
+
+    if ALL_TASKS[task].kind != "risk":
+        return Scores(np.array(_sample_scores(task, predictions)[main_metric(task)]))
+    risk = risk_predictions(predictions)
+    return Scores(risk.probabilities, risk.labels) if risk.has_p_yes else None
 
 
 def _score_task(name: str, predictions: Sequence[Prediction]) -> tuple[dict[str, Any], dict[str, Statistic]]:
     """The values of a task that have no interval, and the statistics that have one."""
-    from evaluation.metrics import mean, sample_score, set_scores
+    from evaluation.metrics import mean
     from inference.answers import read_items
 
-    kind, metric = ALL_TASKS[name].kind, main_metric(name)
+    kind = ALL_TASKS[name].kind
     if kind == "risk":
         return _score_risk(predictions)
-    answers, labels = [prediction.answer for prediction in predictions], [prediction.labels for prediction in predictions]
+    answers = [prediction.answer for prediction in predictions]
     result = {"invalid": _share(not (read_items(answer) if kind == "decision" else answer) for answer in answers)}
     if kind == "decision":
         result["unanswerable"] = _share(map(_is_unanswerable, predictions))
-    if metric == "f1":
-        triples = [set_scores(read_items(answer), target) for answer, target in zip(answers, labels, strict=True)]
-        scores = dict(zip(("precision", "recall", "f1"), zip(*triples, strict=True), strict=True))
-    else:
-        scores = {metric: list(map(partial(sample_score, name), labels, answers))}
-    return result, {metric: partial(mean, values) for metric, values in scores.items()}
+    return result, {metric: partial(mean, values) for metric, values in _sample_scores(name, predictions).items()}
+
+
+def _sample_scores(name: str, predictions: Sequence[Prediction]) -> dict[str, Sequence[float]]:
+    """The score of each sample by metric, for the tasks whose metrics are means over samples."""
+    from evaluation.metrics import sample_score, set_scores
+    from inference.answers import read_items
+
+    answers, labels = [prediction.answer for prediction in predictions], [prediction.labels for prediction in predictions]
+    if (metric := main_metric(name)) != "f1":
+        return {metric: list(map(partial(sample_score, name), labels, answers))}
+    triples = [set_scores(read_items(answer), target) for answer, target in zip(answers, labels, strict=True)]
+    return dict(zip(("precision", "recall", "f1"), zip(*triples, strict=True), strict=True))
+
+
+def risk_labels(predictions: Sequence[Prediction]) -> np.ndarray:
+    """Whether the label of each prediction of a yes/no task is yes, shape (n,)."""
+    import numpy as np
+
+    return np.array([prediction.labels[0] == YES for prediction in predictions])
 
 
 class RiskPredictions(NamedTuple):
@@ -132,7 +161,7 @@ def risk_predictions(predictions: Sequence[Prediction]) -> RiskPredictions:
 
     from evaluation.metrics import predicts_yes
 
-    labels = np.array([prediction.labels[0] == YES for prediction in predictions])
+    labels = risk_labels(predictions)
     answers: list[bool | None] = []
     known: list[float | None] = []  # p_yes of the complete replies
     num_complete = 0
@@ -188,7 +217,7 @@ def _macro(tasks: Mapping[str, Mapping[str, Any]], replicates: Mapping[str, np.n
 
     decision_f1 is the mean F1 of the decision tasks, where next_event (released only) contributes its accuracy;
     risk_auroc is the mean AUROC. Tasks without a value are listed under `missing` and left out of the mean, so that only
-    results with nothing missing are comparable.
+    results with nothing missing are comparable. A mean with a task of too few samples has no interval.
     """
     suites = {
         "paper": [task for task in ALL_TASKS.values() if task.paper],
@@ -205,27 +234,30 @@ def _macro(tasks: Mapping[str, Mapping[str, Any]], replicates: Mapping[str, np.n
                 values = {name: tasks[name][main_metric(name)] for name in names if name in tasks}
                 values = {name: value for name, value in values.items() if value is not None}
                 missing += [name for name in names if name not in values]
-                mean, interval = mean_over_tasks(list(values.values()), [replicates[name] for name in values])
+                mean, interval = mean_over_tasks(list(values.values()), [replicates.get(name) for name in values])
                 macro[suite] |= {title: mean, f"{title}_ci": interval, f"{kind}_tasks": len(values)}
+                macro[suite][f"{kind}_n"] = sum(tasks[name]["n"] for name in values)
+                if kind == "risk":
+                    macro[suite]["risk_positives"] = sum(tasks[name]["positives"] for name in values)
         macro[suite]["missing"] = missing
     return macro
 
 
-def mean_over_tasks(values: Sequence[float], replicates: Sequence[np.ndarray]) -> tuple[float | None, list[float] | None]:
+def mean_over_tasks(
+    values: Sequence[float], replicates: Sequence[np.ndarray | None]
+) -> tuple[float | None, list[float] | None]:
     """The unweighted mean of one value per task, and its 95 % interval; None for no tasks.
 
-    `replicates` are those of each task, shape (resamples,), on the same resampled patients. A small task may be undefined
-    (NaN) in a resample; the mean is then over the other tasks.
+    `replicates` are those of each task, shape (resamples,), on the same resampled patients. There is no interval if those of
+    a task are None: its samples are too few, and the mean inherits what their bootstrap cannot show.
     """
     import numpy as np
 
-    from evaluation.metrics import interval
+    from evaluation.metrics import interval, mean_replicates
 
     if not values:
         return None, None
-    draws = np.stack(replicates)
-    sums, counts = np.nansum(draws, axis=0), (~np.isnan(draws)).sum(axis=0)
-    return float(np.mean(values)), interval(sums[counts > 0] / counts[counts > 0])
+    return float(np.mean(values)), None if any(each is None for each in replicates) else interval(mean_replicates(replicates))
 
 
 # --- directories
@@ -249,11 +281,13 @@ def score_dir(
         extra: further keys of the result (arguments, versions, …), added to those of an earlier result.json.
 
     Returns:
-        The content of result.json: `tasks.<task>` with n, patients, the task's metrics as fractions, each with
-        `<metric>_ci` [low, high], `invalid` (share of replies without a readable answer) and `unanswerable` (share of
-        decision samples with a correct answer outside the candidates); `macro.paper` and `macro.released` (see `_macro`);
-        `available` (number of samples of the dataset), `expected` (number of those that were to be answered) and `missing`
-        (number of those without an output); and the settings of the scoring.
+        The content of result.json: `tasks.<task>` with n, patients, positives (risk tasks), the task's metrics as fractions,
+        each with `<metric>_ci` [low, high] or null, `too_few` (why there are no intervals, or null), `clustered` (false if
+        samples have no subject_id and count as patients of their own), `invalid` (share of replies without a readable
+        answer) and `unanswerable` (share of decision samples with a correct answer outside the candidates);
+        `macro.paper` and `macro.released` (see `_macro`); `available` (number of samples of the dataset), `expected`
+        (number of those that were to be answered) and `missing` (number of those without an output); and the settings of
+        the scoring.
 
     Raises:
         UserError: there are outputs of other samples, more outputs than samples, or several of a sample.
@@ -299,20 +333,24 @@ def format_result(result: Mapping[str, Any]) -> str:
         if values[metric] is None and values.get("note"):
             metric = "accuracy"  # no p_yes
         shares = [f"{values[share]:.1%}" if share in values else None for share in ("invalid", "unanswerable")]
-        rows.append([name, values["n"], values["patients"], metric, *_value_and_interval(values, metric), *shares])
-    headers = ("task", "n", "patients", "metric", "value", "95 % interval", "invalid", "unanswerable")
+        sizes = [values["n"], values.get("positives"), values["patients"]]
+        rows.append([name, *sizes, metric, *_value_and_interval(values, metric), *shares])
+    headers = ("task", "n", "yes", "patients", "metric", "value", "95 % interval", "invalid", "unanswerable")
     lines = [format_table(headers, rows), ""]
     for suite, macro in result["macro"].items():
         if not any(ALL_TASKS[name].suite in ("", suite) for name in result["tasks"]):
             continue  # only another benchmark was run
         parts = []
         for kind, title in [(kind, title) for kind, title in MACRO.items() if title in macro]:
-            value = " ".join(_value_and_interval(macro, title))
-            parts.append(f"{title} {value} over {macro[f'{kind}_tasks']} tasks")
+            value, number = " ".join(_value_and_interval(macro, title)), macro[f"{kind}_n"]
+            sizes = f"{macro[f'{kind}_tasks']} tasks, {number:,} samples"
+            sizes += f", {macro['risk_positives']:,} of them yes" if kind == "risk" else ""
+            parts.append(f"{title} {value} over {sizes}")
         lines.append(f"macro, {suite}: {'; '.join(parts)}")
         if macro["missing"]:
             names = macro["missing"] if len(macro["missing"]) <= 12 else [f"{len(macro['missing'])} tasks"]
             lines.append(f"  without a value: {', '.join(names)}")
+    lines += sample_notes(result["tasks"])
     if result.get("available", 0) > (answered := sum(values["n"] for values in result["tasks"].values())):
         lines.append(f"samples: {answered:,} of the {result['available']:,} of the dataset")
     if result.get("missing"):
@@ -320,9 +358,23 @@ def format_result(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def sample_notes(tasks: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What a reader of intervals must know about the samples of a result: tasks with too few of them, or without patients."""
+    from evaluation.metrics import MIN_PATIENTS, MIN_PER_LABEL
+
+    notes = []
+    if few := [name for name, values in tasks.items() if values["too_few"]]:
+        needed = f"at least {MIN_PATIENTS} patients, and for risk tasks {MIN_PER_LABEL} with yes and {MIN_PER_LABEL} with no"
+        notes.append(f"too few samples for intervals and tests in {len(few)} of {len(tasks)} tasks; they take {needed}")
+    if apart := [name for name, values in tasks.items() if not values["clustered"]]:
+        count = f"{len(apart)} of {len(tasks)} tasks"
+        notes.append(f"samples without subject_id in {count}: each counts as a patient, so intervals may be too narrow")
+    return notes
+
+
 def _value_and_interval(values: Mapping[str, Any], metric: str) -> tuple[str, str]:
     value, ci = values[metric], values.get(f"{metric}_ci")
-    return "–" if value is None else f"{value:.4f}", "–" if ci is None else f"[{ci[0]:.4f}, {ci[1]:.4f}]"
+    return ("–", "–") if value is None else (f"{value:.4f}", f"[{ci[0]:.4f}, {ci[1]:.4f}]" if ci else TOO_FEW)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

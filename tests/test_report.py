@@ -20,7 +20,7 @@ from evaluation.page import Cell, document, html_table, tag
 from evaluation.predictions import Prediction
 from evaluation.published import PUBLISHED
 from evaluation.report import main, roc_points
-from evaluation.score import main_statistic
+from evaluation.score import main_scores
 from mimiciv_dataset.tasks import TASKS
 from pipeline.errors import UserError
 from pipeline.files import read_json
@@ -98,12 +98,12 @@ def test_one_run_through_the_command_line(tmp_path: Path) -> None:
     assert str(folder / "report.html") in done.stdout and done.stdout.startswith("report: 1 model")
     found, result = Reader((folder / "report.html").read_text(encoding="utf-8")), read_json(folder / "result.json")
     for task in TASKS:
-        value, n = result["tasks"][task], found.cells(task)[1]
-        main_value = value[TASKS[task].metric]
-        assert found.cells(task)[3].startswith(f"{main_value:.3f} [") and n == "24"
+        cells, value = found.cells(task), result["tasks"][task][TASKS[task].metric]
+        sizes = ["60", "20"] if TASKS[task].kind == "risk" else ["60"]
+        assert cells[1 : 1 + len(sizes)] == sizes and cells[-1].startswith(f"{value:.3f} [")
     macro = result["macro"]["paper"]
     assert found.cells("tiny")[1] == f"{macro['decision_f1']:.3f} [{macro['decision_f1_ci'][0]:.3f}, " \
-                                     f"{macro['decision_f1_ci'][1]:.3f}]"  # fmt: skip
+                                     f"{macro['decision_f1_ci'][1]:.3f}] n = {24 * 60:,}"  # fmt: skip
     for name, published in PUBLISHED.items():
         assert found.cells(f"{name}, published")[1] == f"{published.decision_f1:.3f}"
     assert f"python -m evaluation.baselines {folder}" in found.text
@@ -126,26 +126,27 @@ def test_several_runs_are_shown_side_by_side(tmp_path: Path) -> None:
     for task in SOME:
         metric = TASKS[task].metric
         assert good_tasks[task][metric] > bad_tasks[task][metric]
-        assert [cell.split()[0] for cell in found.cells(task)[3:]] == [
+        assert [cell.split()[0] for cell in found.cells(task)[-2:]] == [
             f"{tasks[task][metric]:.3f}" for tasks in (good_tasks, bad_tasks)
         ]
-        assert (task, 3) in found.bold and (task, 4) not in found.bold
+        last = len(found.cells(task)) - 1
+        assert (task, last - 1) in found.bold and (task, last) not in found.bold
     pair = found.cells("good − bad")
     f1 = [
         sum(tasks[task][TASKS[task].metric] for task in ("emar", "labevents", "next_event")) / 3
         for tasks in (good_tasks, bad_tasks)
     ]
     assert pair[1].startswith(f"{f1[0] - f1[1]:.3f} [")
-    assert pair[5] == str(24 * len(SOME))
+    assert pair[5:7] == [str(60 * len(SOME)), "40"]
 
 
 def test_a_comparison_is_the_difference_of_the_figures(tmp_path: Path) -> None:
     a, b = (read_run(write_run(tmp_path / name, name, skill, SOME), False) for name, skill in (("a", 0.8), ("b", 0.3)))
-    tasks, macros, sizes = compare_runs(a, b, 200)
+    tasks, macros, common = compare_runs(a, b, 200)
     for task, found in tasks.items():
         metric = TASKS[task].metric
         assert found.difference == pytest.approx(a.tasks[task][metric] - b.tasks[task][metric])
-        assert found.ci[0] <= found.difference <= found.ci[1] and sizes[task] == 24
+        assert found.ci[0] <= found.difference <= found.ci[1] and len(common[task]) == 60
     for kind, key in (("decision", "decision_f1"), ("risk", "risk_auroc")):
         difference = a.result["macro"]["released"][key] - b.result["macro"]["released"][key]
         assert macros[kind].difference == pytest.approx(difference)
@@ -157,7 +158,7 @@ def test_only_common_samples_are_compared(tmp_path: Path) -> None:
     a, b = write_run(tmp_path / "a", "a", n=24, tasks=SOME), write_run(tmp_path / "b", "b", n=12, tasks=SOME[:3])
     found = report(a, b)
     assert found.cells("a − b")[5] == "36"
-    assert "The runs have different samples: a 144, b 36; 36 in common" in found.notices[0]
+    assert any("The runs have different samples: a 144, b 36; 36 in common" in notice for notice in found.notices)
 
 
 def test_differences_between_runs_are_reported(tmp_path: Path) -> None:
@@ -174,7 +175,7 @@ def test_differences_between_runs_are_reported(tmp_path: Path) -> None:
                   "b: p(yes) is missing, in part or whole, in ED_Hospitalization, ICU_Stay_7day",
                   "samples in common whose records read differently", "No baselines are here"):  # fmt: skip
         assert text in notices, text
-    assert found.cells("ICU_Stay_7day")[4] == "–"
+    assert found.cells("ICU_Stay_7day")[5] == "–"
     for name in "cd":
         write_run(tmp_path / name / "baselines/majority", "majority", tasks=SOME)
     assert report(*(write_run(tmp_path / name, name, tasks=SOME) for name in "cd")).notices == []
@@ -193,7 +194,7 @@ def test_differences_between_runs_are_reported(tmp_path: Path) -> None:
 def test_runs_of_one_kind(tmp_path: Path, tasks: tuple[str, ...], words_only: bool) -> None:
     folders = [write_run(tmp_path / name, name, tasks=tasks, words_only=words_only) for name in "ab"]
     found = report(*folders, flags=("--markdown",))
-    assert found.cells(tasks[0])[1] == "24" and ("No run has p(yes)" in found.text) != ("ROC. Right" in found.text)
+    assert found.cells(tasks[0])[1] == "60" and ("No run has p(yes)" in found.text) != ("ROC. Right" in found.text)
 
 
 def test_baselines_below_the_runs_are_shown_once(tmp_path: Path) -> None:
@@ -230,7 +231,7 @@ def test_tables_for_a_paper(tmp_path: Path) -> None:
     assert main([str(folder), "--markdown", "--png", "--output_path", str(tmp_path / "page/all.html")]) == 0
     text, result = (tmp_path / "page/all.md").read_text(encoding="utf-8"), read_json(folder / "result.json")
     emar = result["tasks"]["emar"]
-    assert f"| emar | 24 | f1 | {emar['f1']:.3f} [{emar['f1_ci'][0]:.3f}, {emar['f1_ci'][1]:.3f}] |" in text
+    assert f"| emar | 60 | f1 | {emar['f1']:.3f} [{emar['f1_ci'][0]:.3f}, {emar['f1_ci'][1]:.3f}] |" in text
     assert "| EHR-R1-8B, published | 0.601 | 0.919 |" in text and "| a\\|b |" in text
     assert (tmp_path / "page/all.png").read_bytes().startswith(b"\x89PNG") and SECRET not in text
 
@@ -250,11 +251,11 @@ def test_the_area_below_the_roc_curve_is_the_auroc(replies: list[tuple]) -> None
         Prediction(task, ("yes" if label else "no",), str(i), str(i), text, p_yes, error=error)
         for i, (label, p_yes, text, error) in enumerate(replies)
     ]
-    points, statistic = roc_points(predictions), main_statistic(task, predictions)
-    if statistic is None:
+    points, scores = roc_points(predictions), main_scores(task, predictions)
+    if scores is None:
         return  # no p_yes at all: the report has no curve either
     area = sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in pairwise(points))
-    auroc = statistic(np.ones((1, len(predictions))))[0]
+    auroc = scores.metric()[0]
     assert np.isnan(auroc) if not points else area == pytest.approx(auroc)
 
 
@@ -266,7 +267,7 @@ def test_errors_of_wrong_use(tmp_path: Path) -> None:
         line = json.loads((stale / "outputs.jsonl").read_text(encoding="utf-8").splitlines()[0])
         line["task_info"]["subject_id"] = "new"
         file.write(json.dumps(line | {"key": "new"}) + "\n")
-    with pytest.raises(UserError, match=r"145 outputs .* got 144. .*python -m evaluation.score"):
+    with pytest.raises(UserError, match=r"361 outputs .* got 360. .*python -m evaluation.score"):
         main([str(stale)])
     old = write_run(tmp_path / "old", tasks=SOME)
     (old / "result.json").write_text(json.dumps(read_json(old / "result.json") | {"score_version": 0}))

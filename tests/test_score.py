@@ -6,11 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from evaluation.predictions import Prediction, read_predictions
-from evaluation.score import format_result, main_metric, main_statistic, score_dir
+from evaluation.score import format_result, main_metric, main_scores, score_dir
 from mimiciv_dataset.tasks import TASKS
 from pipeline.errors import UserError
 
@@ -19,8 +18,8 @@ Line = dict[str, Any]
 
 
 def line(task: str, number: int, label: Any, response: str = "", p_yes: float | None = None, **fields: Any) -> Line:
-    """An output line as test.py writes it; four samples to a patient."""
-    info = {"task": task, "label": label, "subject_id": f"p{number // 4}"}
+    """An output line as test.py writes it; two samples to a patient."""
+    info = {"task": task, "label": label, "subject_id": f"p{number // 2}"}
     return {"key": f"{task}-{number}", "task_info": info, "candidates": None,
             "outputs": [{"response": response, "p_yes": p_yes}], **fields}  # fmt: skip
 
@@ -32,7 +31,7 @@ def write(folder: Path, lines: list[Line], name: str = "outputs.jsonl", tail: st
     return folder
 
 
-def rigged(right: bool, n: int = 12) -> list[Line]:
+def rigged(right: bool, n: int = 60) -> list[Line]:
     """Every task answered all right, or all wrong; both labels of risk tasks."""
     lines = []
     for name, task in TASKS.items():
@@ -63,7 +62,7 @@ def test_all_right_is_best_and_all_wrong_is_worst(tmp_path: Path, right: bool) -
     result = score_dir(write(tmp_path, rigged(right)), **RUN)
     assert list(result["tasks"]) == list(TASKS)
     for name, found in result["tasks"].items():
-        assert (found["n"], found["patients"], found["invalid"]) == (12, 3, 0)
+        assert (found["n"], found["patients"], found["invalid"], found["too_few"]) == (60, 30, 0, None)
         for metric in METRICS[TASKS[name].metric]:
             assert found[metric] == float(right), (name, metric)
             assert found[f"{metric}_ci"] == [float(right)] * 2, (name, metric)
@@ -99,16 +98,16 @@ def test_nonsense_is_scored(tmp_path: Path) -> None:
         assert found["n"] == 2 * len(NONSENSE)
         metric = main_metric(name)
         assert 0 <= found[metric] <= 0.5 and found["invalid"] > 0 or name == "discharge"
-        assert 0 <= found[f"{metric}_ci"][0] <= found[metric] <= found[f"{metric}_ci"][1] <= 1
+        assert found["too_few"] == "18 patients of at least 30" and found[f"{metric}_ci"] is None
     assert result["macro"]["released"]["decision_f1"] == 0
 
 
 def test_a_constant_says_nothing(tmp_path: Path) -> None:
-    lines = [line("ICU_Stay_7day", k, "yes" if k % 4 == 0 else "no", "no", 0.2) for k in range(40)]
+    lines = [line("ICU_Stay_7day", k, "yes" if k % 4 == 0 else "no", "no", 0.2) for k in range(80)]
     found = score_dir(write(tmp_path, lines), **RUN)["tasks"]["ICU_Stay_7day"]
     assert found["auroc"] == 0.5 and found["auroc_ci"] == [0.5, 0.5]
     assert found["auprc"] == 0.25 and found["accuracy"] == 0.75 and found["f1"] == 0
-    assert found["ece"] == pytest.approx(0.05) and found["positives"] == 10
+    assert found["ece"] == pytest.approx(0.05) and found["positives"] == 20
 
 
 def test_one_label_has_no_auroc(tmp_path: Path) -> None:
@@ -237,7 +236,46 @@ def test_samples_without_patients_stand_alone(tmp_path: Path) -> None:
     lines = [line("emar", k, "A", "A") for k in range(5)]
     for each in lines:
         del each["task_info"]["subject_id"]
-    assert score_dir(write(tmp_path, lines), **RUN)["tasks"]["emar"]["patients"] == 5
+    result = score_dir(write(tmp_path, [*lines, line("poe", 0, "A", "A")]), **RUN)
+    assert result["tasks"]["emar"]["patients"] == 5 and not result["tasks"]["emar"]["clustered"]
+    assert result["tasks"]["poe"]["clustered"]
+    assert "samples without subject_id in 1 of 2 tasks: each counts as a patient" in format_result(result)
+
+
+def intervals(values: dict[str, Any]) -> list[Any]:
+    return [value for name, value in values.items() if name.endswith("_ci")]
+
+
+@pytest.mark.parametrize(
+    ("n", "share", "reason"),
+    [
+        (60, 3, None),  # 30 patients, 20 with yes
+        (58, 2, "29 patients of at least 30"),
+        (6, 2, "3 patients of at least 30"),
+        (57 * 2, 6, "19 patients with yes of at least 20"),
+        (400, 1, "0 patients with no of at least 20"),
+        (400, 1000, "1 patient with yes of at least 20"),
+    ],
+)
+def test_few_samples_have_values_but_no_intervals(tmp_path: Path, n: int, share: int, reason: str | None) -> None:
+    lines = [line("ICU_Stay_7day", k, "yes" if k % share == 0 else "no", "no", k % 7 / 7) for k in range(n)]
+    result = score_dir(write(tmp_path, lines), **RUN)
+    found, macro = result["tasks"]["ICU_Stay_7day"], result["macro"]["paper"]
+    assert found["too_few"] == reason and (found["n"], found["positives"]) == (n, -(-n // share))
+    assert found["accuracy"] is not None and {each is None for each in intervals(found)} == {reason is not None}
+    assert (macro["risk_auroc_ci"] is None) == (reason is not None) and macro["risk_auroc"] == found["auroc"]
+    text = format_result(result)
+    assert ("too few samples for intervals and tests in 1 of 1 tasks" in text) == (reason is not None)
+    assert found["auroc"] is None or (" too few " in text.splitlines()[2]) == (reason is not None)
+
+
+def test_a_task_of_few_samples_leaves_the_macro_average_without_an_interval(tmp_path: Path) -> None:
+    many = [line("emar", k, ["A"], "AB"[k % 2]) for k in range(80)]
+    result = score_dir(write(tmp_path, [*many, line("poe", 0, ["A"], "A")]), **RUN)
+    macro = result["macro"]["paper"]
+    assert result["tasks"]["emar"]["f1_ci"] and macro["decision_f1"] == 0.75 and macro["decision_f1_ci"] is None
+    assert "decision_f1 0.7500 too few over 2 tasks, 81 samples" in format_result(result)
+    assert score_dir(write(tmp_path, many), **RUN)["macro"]["paper"]["decision_f1_ci"]
 
 
 def test_the_order_of_lines_does_not_matter(tmp_path: Path) -> None:
@@ -250,15 +288,15 @@ def test_the_order_of_lines_does_not_matter(tmp_path: Path) -> None:
             assert value == pytest.approx(backwards["tasks"][name][metric]), (name, metric)
 
 
-def test_the_statistic_to_compare_models_by_is_the_one_reported(tmp_path: Path) -> None:
+def test_the_metric_that_models_are_compared_by_is_the_one_reported(tmp_path: Path) -> None:
     lines = [line("emar", k, ["A"], "AB"[k % 2]) for k in range(9)]
     lines += [line("ICU_Stay_7day", k, ("yes", "no")[k % 3 > 0], "", k % 7 / 7) for k in range(20)]
     tasks = score_dir(write(tmp_path, lines), **RUN)["tasks"]
     predictions = read_predictions(tmp_path).values()
     for name, metric in (("emar", "f1"), ("ICU_Stay_7day", "auroc")):
         rows = [prediction for prediction in predictions if prediction.task == name]
-        assert main_statistic(name, rows)(np.ones((1, len(rows)))) == [tasks[name][metric]]
-    assert main_statistic("ICU_Stay_7day", [Prediction("ICU_Stay_7day", ("no",), "p", response="no")]) is None
+        assert main_scores(name, rows).metric() == [tasks[name][metric]]
+    assert main_scores("ICU_Stay_7day", [Prediction("ICU_Stay_7day", ("no",), "p", response="no")]) is None
 
 
 def test_the_command_scores_again_and_keeps_the_arguments_of_the_run(tmp_path: Path, run_command: Any) -> None:
@@ -267,7 +305,10 @@ def test_the_command_scores_again_and_keeps_the_arguments_of_the_run(tmp_path: P
     done = run_command("evaluation/score.py", folder, "--resamples", 50)
     again = json.loads((folder / "result.json").read_text())
     assert again | {"git": first["git"]} == first  # the checkout may have changed between the two
-    assert "macro, paper: decision_f1 1.0000 [1.0000, 1.0000] over 24 tasks" in done.stdout
+    assert (
+        "macro, paper: decision_f1 1.0000 too few over 24 tasks, 96 samples; risk_auroc 1.0000 too few over 18 tasks"
+        in done.stdout
+    )
     write(folder, rigged(True, n=4)[1:])
     done = run_command("evaluation/score.py", folder, "--resamples", 50, check=False)
     assert done.returncode == 1 and "missing samples: 1 of 184" in done.stdout

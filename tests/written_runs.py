@@ -16,7 +16,7 @@ SECRET = "Zebrafish extract"
 
 
 def write_run(
-    folder: Path, model: str = "tiny", skill: float = 0.5, tasks: Iterable[str] = tuple(TASKS), n: int = 24,
+    folder: Path, model: str = "tiny", skill: float = 0.5, tasks: Iterable[str] = tuple(TASKS), n: int = 60,
     words_only: bool = False, **result: Any,
 ) -> Path:  # fmt: skip
     """Write a run whose model knows the answer with probability `skill`, on the same samples for every model.
@@ -39,7 +39,7 @@ def write_run(
                 response, p_yes = "yes" if p_yes >= 0.5 else "no", None if words_only else p_yes
             elif not known:
                 response = f"{SECRET} 0"
-            info = {"task": name, "subject_id": f"{number // 3}", "period_begin": number, "period_end": number + 12,
+            info = {"task": name, "subject_id": f"{number // 2}", "period_begin": number, "period_end": number + 12,
                     "task_type": task.kind, "label": label}  # fmt: skip
             lines.append({
                 "key": f"{model} {name} {number}", "task_info": info, "candidates": None, "mode": "plain",
