@@ -10,14 +10,14 @@ import contextlib
 import importlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from math import isnan
 from typing import TYPE_CHECKING, Any, Protocol
 
 from inference.p_yes import not_a_number
-from inference.prompts import PromptBuilder
-from inference.settings import DecodingSettings, InferenceSettings
+from inference.prompts import ChatPromptBuilder, PromptBuilder
+from inference.settings import InferenceSettings
 from pipeline.errors import UserError
+from pipeline.files import sha256
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,6 +30,7 @@ class Query:
     prompt: str
     score: bool = False
     sample: int = 0  # which of several replies to the prompt, numbered from 0; sampling is seeded by it
+    ids: Sequence[int] | None = None  # token ids of the prompt, if the sender knows them
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Generation:
     completion_tokens: int | None = None  # reasoning included
 
     @classmethod
-    def scored(cls, p_yes: float, yes_no_mass: float) -> Generation:
+    def scored(cls, p_yes: float, yes_no_mass: float, prompt_tokens: int | None = None) -> Generation:
         """The reply to a query that asks for p(yes) only.
 
         Raises:
@@ -54,7 +55,8 @@ class Generation:
         """
         if isnan(p_yes) or isnan(yes_no_mass):
             raise not_a_number()
-        return cls("yes" if p_yes >= 0.5 else "no", "scored", p_yes, yes_no_mass)
+        text = "yes" if p_yes >= 0.5 else "no"
+        return cls(text, "scored", p_yes, yes_no_mass, prompt_tokens=prompt_tokens, completion_tokens=0)
 
 
 class Backend(Protocol):
@@ -70,31 +72,8 @@ class Backend(Protocol):
         """
 
 
-class LocalBackend:
-    """A model in this process, which answers a window of queries at once."""
-
-    continues = True
-    window: int  # queries answered at once: enough to batch, few enough that replies reach the disk often
-    decoding: DecodingSettings
-
-    def generate(self, prompts: Sequence[str], decoding: DecodingSettings) -> Iterator[tuple[int, Generation]]:
-        """Yield (position of the prompt, reply)."""
-        raise NotImplementedError
-
-    def score_yes_no(self, prompts: Sequence[str]) -> Iterator[tuple[int, Generation]]:
-        """Yield (position of the prompt, p(yes) right after it), each from one forward pass."""
-        raise NotImplementedError
-
-    def answer(self, queries: Iterable[Query]) -> Iterator[tuple[int, Generation]]:
-        """See `Backend.answer`."""
-        numbered = enumerate(queries)
-        while window := list(islice(numbered, self.window)):
-            for score in (True, False):
-                numbers = [number for number, query in window if query.score == score]
-                prompts = [query.prompt for _, query in window if query.score == score]
-                answers = self.score_yes_no(prompts) if score else self.generate(prompts, self.decoding)
-                yield from ((numbers[position], reply) for position, reply in answers)
-
+# What sampling settings beside the temperature are, whatever a model's own are. With --model_sampling the model's own hold.
+NEUTRAL_SAMPLING = {"repetition_penalty": 1.0, "top_k": -1, "top_p": 1.0, "min_p": 0.0}
 
 # Module and class of each backend, imported when it is chosen; the constructor takes `InferenceSettings`.
 BACKENDS = {
@@ -110,14 +89,27 @@ def load_backend(settings: InferenceSettings) -> Backend:
     return getattr(importlib.import_module(module), name)(settings)
 
 
+def load_builder(settings: InferenceSettings, tokenizer: PreTrainedTokenizerBase | None = None) -> PromptBuilder:
+    """Make the builder of the prompts that the backend of these settings reads; `tokenizer` is one that is loaded already."""
+    model = settings.model
+    if tokenizer is None and settings.tokenizer is not None:
+        tokenizer = load_tokenizer(settings.tokenizer, trust_remote_code=model.trust_remote_code)
+    if settings.server.chat:
+        return ChatPromptBuilder(tokenizer)
+    if not tokenizer.chat_template and settings.tokenizer == model.lora_path:
+        base = load_tokenizer(model.model_name_or_path, trust_remote_code=model.trust_remote_code)
+        tokenizer.chat_template = base.chat_template
+    return PromptBuilder(tokenizer, settings.prompt.empty_think_block)
+
+
 def load_tokenizer(model: str, **options: Any) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder or Hub id."""
+    """The tokenizer of a model folder or Hub id; code that comes with it runs only with `trust_remote_code=True`."""
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(model, **options)
-    except (OSError, ValueError) as error:
-        raise _unusable(model, "a model folder or Hub id with a tokenizer", error) from None
+        return AutoTokenizer.from_pretrained(model, **{"trust_remote_code": False} | options)
+    except (OSError, ValueError, ImportError) as error:
+        raise unusable_model(model, "a model folder or Hub id with a tokenizer", error) from None
 
 
 @contextlib.contextmanager
@@ -128,12 +120,21 @@ def reading_model(name: str, *errors: type[Exception]) -> Iterator[None]:
     try:
         yield
     except (OSError, ImportError, SafetensorError, *errors) as error:
-        raise _unusable(name, "a model that can be loaded here", error) from None
+        raise unusable_model(name, "a model that can be loaded here", error) from None
 
 
-def _unusable(name: str, expected: str, error: Exception) -> UserError:
+def unusable_model(name: str, expected: str, error: Exception) -> UserError:
+    """The error of a model that a library refused."""
+    if "trust_remote_code" in str(error):
+        got = "one that comes with code of its own. Read the code, then add --trust_remote_code"
+        return UserError(f"{name}: expected a model that needs no code but that of the installed packages, got {got}.")
     reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(".")
     return UserError(f"{name}: expected {expected}, got: {reason}. Check --model_name_or_path.")
+
+
+def sampling_seed(seed: int | None, prompt: str, sample: int = 0) -> int:
+    """The seed with which reply number `sample` to a prompt is sampled: from 0 to 2^60 - 1, the same on every machine."""
+    return int(sha256(" ".join(map(str, (seed or 0, *([sample] if sample else []), prompt))))[:15], 16)
 
 
 def end_token_ids(tokenizer: PreTrainedTokenizerBase, of_model: int | list[int] | None) -> list[int]:
@@ -142,8 +143,9 @@ def end_token_ids(tokenizer: PreTrainedTokenizerBase, of_model: int | list[int] 
     return sorted({token for token in [*ids, tokenizer.eos_token_id] if token is not None})
 
 
-def decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int], end_ids: list[int]) -> Generation:
+def decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int], end_ids: list[int], prompt_tokens: int) -> Generation:
     """The reply of generated token ids: the text before the first end token, special tokens included."""
     end = next((i for i, token in enumerate(ids) if token in end_ids), None)
     text = tokenizer.decode(ids[:end], skip_special_tokens=False)
-    return Generation(text, "length" if end is None else "stop")
+    number = len(ids) if end is None else end + 1
+    return Generation(text, "length" if end is None else "stop", prompt_tokens=prompt_tokens, completion_tokens=number)

@@ -8,18 +8,24 @@ from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from inference.adapters import check_adapter
 from inference.replicas import gpu_groups, visible_gpus
-from inference.settings import InferenceSettings, ModelSettings
+from inference.settings import TOKENIZER_FILES, InferenceSettings, ModelSettings
 from pipeline.errors import UserError
 from pipeline.files import read_json
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 WEIGHTS = ("*.safetensors", "*.bin")
 REPORTED = ("id", "root", "parent", "max_model_len")  # fields of a listed model that are not the time of the listing
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 HUB_TIMEOUT = 10.0  # seconds
+LENGTH_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")  # of model configurations
+SCALED_ROPE = ("linear", "dynamic", "yarn")  # kinds of rotary embeddings whose `factor` makes sequences longer
 
 
 def check_inference(settings: InferenceSettings) -> None:
@@ -34,17 +40,18 @@ def check_inference(settings: InferenceSettings) -> None:
     if server.url is None:
         check_model(model.model_name_or_path)
         if model.lora_path:
-            check_adapter(model.lora_path)
+            check_adapter(model.lora_path, model.use_vllm)
         check_device(model)
-    elif not server.chat or server.tokenizer:
-        check_tokenizer(server.tokenizer or model.model_name_or_path)
+        check_config(model, settings.prompt.max_seq_len)
+    elif settings.tokenizer is not None:
+        check_tokenizer(settings.tokenizer)
 
 
 def served_model(settings: InferenceSettings) -> dict[str, Any]:
     """What the server says of its model; empty if it does not list it.
 
     Raises:
-        UserError: nothing answers at the URL, or the key is refused.
+        UserError: nothing answers at the URL, the key is refused, or the model is served for shorter sequences.
     """
     from inference.client import Client
 
@@ -52,6 +59,7 @@ def served_model(settings: InferenceSettings) -> dict[str, Any]:
     models = client.list_models()
     client.close()
     model = next((model for model in models if model.get("id") == settings.model.model_name_or_path), {})
+    check_length(settings.model.model_name_or_path, settings.prompt.max_seq_len, model.get("max_model_len"))
     return {name: model.get(name) for name in REPORTED if name in model}
 
 
@@ -89,22 +97,12 @@ def _instead_of_model(path: Path) -> str:
     return "a folder without it. Check --model_name_or_path."
 
 
-def check_adapter(name: str) -> None:
-    """Check that a folder has a LoRA adapter."""
-    path = Path(name)
-    if not (path / "adapter_config.json").exists():
-        got = "a model" if (path / "config.json").exists() else "a folder without it" if path.is_dir() else "no such folder"
-        raise UserError(f"{name}: expected a LoRA adapter with adapter_config.json, got {got}. Check --lora_path.")
-    if not any(path.glob("adapter_model.*")):
-        raise UserError(f"{name}: expected weights (adapter_model.safetensors), got none. Save the adapter again.")
-
-
 def check_tokenizer(name: str) -> None:
     """Check that a folder has a tokenizer, or that a Hub id exists."""
     path = Path(name)
     if not path.is_dir():
         hub_commit(name, "a folder or Hub id of a tokenizer", "Pass it as --tokenizer, or add --chat")
-    elif not any((path / file).exists() for file in ("tokenizer_config.json", "tokenizer.json")):
+    elif not any((path / file).exists() for file in TOKENIZER_FILES):
         raise UserError(f"{name}: expected a folder with a tokenizer, got one without. Check --tokenizer.")
 
 
@@ -158,6 +156,48 @@ def check_device(model: ModelSettings) -> None:
             got = f"got {gpus or 'none'} that PyTorch can use"
             fix = "Check CUDA_VISIBLE_DEVICES, or omit --device"
             raise UserError(f"--device {model.device}: expected this GPU, {got}. {fix}.")
+
+
+def check_config(model: ModelSettings, max_seq_len: int) -> None:
+    """Check that the model's own code may run if it needs it, its longest sequence, and what its quantisation needs."""
+    from transformers import AutoConfig
+    from transformers.quantizers import AutoHfQuantizer, AutoQuantizationConfig
+
+    from inference.backends import reading_model
+
+    name = model.model_name_or_path
+    with reading_model(name, ValueError):
+        config = AutoConfig.from_pretrained(name, trust_remote_code=model.trust_remote_code)
+    check_length(name, max_seq_len, max_positions(config))
+    quantised = getattr(config, "quantization_config", None)
+    if quantised and not model.use_vllm:
+        with reading_model(name, ValueError, RuntimeError):
+            if isinstance(quantised, dict):
+                quantised = AutoQuantizationConfig.from_dict(quantised)
+            AutoHfQuantizer.from_config(quantised, pre_quantized=True).validate_environment(device_map=model.device_map)
+
+
+def max_positions(config: PretrainedConfig) -> int | None:
+    """Tokens of the longest sequence of a model, scaling of its rotary embeddings included; None if it has no limit.
+
+    >>> from transformers import Qwen3Config
+    >>> yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768, "rope_theta": 1e6}
+    >>> [max_positions(Qwen3Config(max_position_embeddings=32768, **more)) for more in ({}, {"rope_parameters": yarn})]
+    [32768, 131072]
+    """
+    config = config.get_text_config(decoder=True)
+    limit = next((value for name in LENGTH_FIELDS if isinstance(value := getattr(config, name, None), int)), None)
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    if limit is None or rope.get("rope_type", rope.get("type")) not in SCALED_ROPE:
+        return limit
+    return max(limit, int((rope.get("original_max_position_embeddings") or limit) * rope.get("factor", 1)))
+
+
+def check_length(name: str, max_seq_len: int, limit: int | None) -> None:
+    """Check that sequences of `max_seq_len` tokens are no longer than a model's positions (None: no limit is known)."""
+    if limit is not None and max_seq_len > limit:
+        got = f"--max_seq_len {max_seq_len}"
+        raise UserError(f"{name}: expected sequences of at most {limit} tokens, got {got}. Pass --max_seq_len {limit}.")
 
 
 def check_vllm() -> None:

@@ -61,7 +61,7 @@ class Request:
     body: dict[str, Any]
     tokens: int = 0  # of prompt and reply, estimated, for a limit of tokens a minute; the server's count corrects it
     text: str = ""  # of the prompt, if the body has its token ids: no message of the server that quotes it is logged
-    refusable: bool = False  # a refusal (HTTP 4xx) is an answer that the sender deals with, not a failure
+    refusable: tuple[str, ...] = ()  # a refusal (HTTP 4xx) that names one of these is no failure: the sender deals with it
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Client:
     def __init__(self, settings: ServerSettings, max_tries: int = MAX_TRIES) -> None:
         self.settings, self.max_tries, self.url = settings, max_tries, settings.url
         self.usage = Usage()
-        self._is_local = check_host(self.url, settings.allow_remote)
+        self.is_local = check_host(self.url, settings.allow_remote)
         self._requests, self._tokens = Pace(settings.max_rpm), Pace(settings.max_tpm)
         self._answered, self._failures, self._consecutive_failures = False, 0, 0
         self._resume_at = 0.0  # no request starts before: a server asked for a pause
@@ -128,10 +128,10 @@ class Client:
         from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
         key = os.environ.get(KEY_VARIABLE)
-        if not key and not self._is_local:
+        if not key and not self.is_local:
             raise UserError(f"{self.url}: expected a key in ${KEY_VARIABLE}, got none.")
         # Neither a redirect nor a proxy of the environment may carry patient text from a local server elsewhere.
-        http = DefaultAsyncHttpxClient(follow_redirects=False, trust_env=not self._is_local)
+        http = DefaultAsyncHttpxClient(follow_redirects=False, trust_env=not self.is_local)
         timeout = self.settings.timeout
         return AsyncOpenAI(base_url=self.url, api_key=key or "none", max_retries=0, timeout=timeout, http_client=http)
 
@@ -266,7 +266,7 @@ class Client:
             self._answered, self._consecutive_failures = True, 0
             return
         status = re.match(r"HTTP (4\d\d)", reply.error)  # may be the fault of the request, unless it was worth retrying
-        if status and request.refusable:
+        if status and any(name in reply.error for name in request.refusable):
             return
         self._failures += 1
         self._consecutive_failures += status is None or int(status[1]) in RETRIED

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -49,6 +49,7 @@ class Prompt:
     scored: bool = False  # the answer is p(yes) right after the prompt; nothing is generated
     scored_after_reasoning: bool = False  # p(yes) is computed after the reasoning of the reply
     tokens: int = 0  # estimated length, for a limit of cost
+    ids: Sequence[int] | None = None  # token ids of the text, if they are known
 
     @property
     def fits(self) -> bool:
@@ -142,7 +143,7 @@ def replies(prompts: Iterable[P], backend: Backend, meter: Meter | None = None) 
             if meter:
                 meter.reserve(prompt.tokens)
             sent[position] = prompt, None
-            yield Query(prompt.text, prompt.scored)
+            yield Query(prompt.text, prompt.scored, ids=prompt.ids)
 
     while True:
         finished = False
@@ -312,7 +313,8 @@ def sample_prompt(
     prompt, truncation = builder.fit(text, instruction, mode, flags.max_seq_len - reply_tokens, prefix)
     reasons = mode == THINK and not prefix
     scored = {"scored": is_risk and not reasons, "scored_after_reasoning": is_risk and reasons}
-    return SamplePrompt("", prompt, truncation=truncation, task=task, mode=mode, prefix=prefix, **scored)
+    about = {"truncation": truncation, "ids": builder.ids(prompt), "task": task, "mode": mode, "prefix": prefix}
+    return SamplePrompt("", prompt, **about, **scored)
 
 
 def output_line(prompt: SamplePrompt, reply: Generation, scorer: Scorer) -> Line | None:

@@ -8,14 +8,16 @@ tokenizer or completions endpoint is unavailable.
 from __future__ import annotations
 
 import json
+import re
+import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from inference.backends import Generation, Query, load_tokenizer
+from inference.backends import NEUTRAL_SAMPLING, Generation, Query, load_builder, sampling_seed
 from inference.client import Client, Request
 from inference.p_yes import p_yes_from_top_tokens, yes_no_tokens
-from inference.prompts import ChatPromptBuilder, PromptBuilder
 from inference.settings import InferenceSettings
 from mimiciv_dataset.tasks import NO, YES
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 TOP_LOGPROBS = 20  # most likely tokens of a position that servers are asked for: the maximum that APIs allow
 MAX_REFUSALS = 3  # of requests for log-probabilities before a server is taken for one that gives none
+MAX_SEED = 1 << 31  # some servers take seeds of 32 bits
+NO_PENALTIES = {"presence_penalty": 0.0, "frequency_penalty": 0.0}
 TOKEN_ID = "token_id:"
 
 
@@ -39,14 +43,12 @@ class OpenAIBackend:
         self.continues = not server.chat
         self._model = model.model_name_or_path
         self._num_scored, self._refusals = 0, 0  # requests for log-probabilities that were answered, or refused
-        if server.chat:
-            tokenizer = load_tokenizer(server.tokenizer) if server.tokenizer else None
-            self.builder: PromptBuilder = ChatPromptBuilder(tokenizer)
-            self._form: ChatForm | CompletionForm = ChatForm()
-        else:
-            tokenizer = load_tokenizer(server.tokenizer or model.model_name_or_path)
-            self.builder = PromptBuilder(tokenizer, settings.prompt.empty_think_block)
-            self._form = CompletionForm(tokenizer)
+        self.builder = load_builder(settings)
+        self._form: ChatForm | CompletionForm = ChatForm() if server.chat else CompletionForm(self.builder.tokenizer)
+        # Servers apply the model's own sampling settings unless a request says otherwise; hosted models refuse unknown fields.
+        is_neutral = not model.model_sampling and (not server.chat or self.client.is_local)
+        self._neutral: dict[str, Any] = NEUTRAL_SAMPLING | NO_PENALTIES if is_neutral else {}
+        self._refused: set[str] = set()  # optional fields that the server does not know
 
     def answer(self, queries: Iterable[Query]) -> Iterator[tuple[int, Generation]]:
         """See `Backend.answer`.
@@ -57,58 +59,87 @@ class OpenAIBackend:
         decides: `p_yes` is None then.
         """
         numbered = enumerate(queries)
-        unscored: deque[tuple[int, str]] = deque()  # prompts to generate a reply to, as they could not be scored
-        sent: dict[int, tuple[int, str, bool]] = {}
+        again: deque[tuple[int, Query, bool]] = deque()  # queries to send again: without a field, or not to be scored
+        sent: dict[int, tuple[int, Query, bool, Request]] = {}
 
         def requests() -> Iterator[Request]:
             for position in range(1 << 62):
-                if unscored:
-                    number, prompt = unscored.popleft()
-                    sent[position] = number, prompt, False
-                    yield self._request(prompt, self.decoding.max_new_tokens, 0.0, score=False)
-                    continue
-                number, query = next(numbered, (None, None))
-                if query is None:
-                    return
-                # A server that has never given any, and refused them several times, is not asked for them again.
-                score = query.score and (self._num_scored > 0 or self._refusals < MAX_REFUSALS)
-                sent[position] = number, query.prompt, score
-                temperature = 0.0 if query.score else self.decoding.temperature
-                yield self._request(query.prompt, 1 if score else self.decoding.max_new_tokens, temperature, score)
+                if again:
+                    number, query, score = again.popleft()
+                else:
+                    number, query = next(numbered, (None, None))
+                    if query is None:
+                        return
+                    # A server that has never given any, and refused them several times, is not asked for them again.
+                    score = query.score and (self._num_scored > 0 or self._refusals < MAX_REFUSALS)
+                request = self._request(query, score)
+                sent[position] = number, query, score, request
+                yield request
 
         while True:
             for position, reply in self.client.send(requests()):
-                number, prompt, score = sent.pop(position)
-                if reply.response is None and score and "logprobs" in reply.error:  # as hosted reasoning models answer
+                number, query, score, request = sent.pop(position)
+                if reply.response is None and (fields := refused_fields(request, reply.error)):
+                    self._omit(fields)
+                    again.append((number, query, score))
+                elif reply.response is None and score and "logprobs" in reply.error:  # as hosted reasoning models answer
                     self._refusals += 1
-                    unscored.append((number, prompt))
+                    again.append((number, query, False))
                 elif reply.response is None:
                     yield number, Generation("", "error", error=reply.error)
                 elif score:
                     self._num_scored += 1
                     scored = p_yes_from_top_tokens(self._form.first_position(reply.response.choices[0]))
                     if scored is None:
-                        unscored.append((number, prompt))
+                        again.append((number, query, False))
                     else:
-                        yield number, Generation.scored(*scored)
+                        yield number, replace(Generation.scored(*scored), **tokens_of(reply.response))
                 else:
                     text, reason = self._form.read(reply.response.choices[0])
-                    yield number, Generation(text, reason, response=reply.response)
-            if not unscored:
+                    yield number, Generation(text, reason, response=reply.response, **tokens_of(reply.response))
+            if not again:
                 return
 
     def close(self) -> None:
         """Close the connections."""
         self.client.close()
 
-    def _request(self, prompt: str, max_new_tokens: int, temperature: float, score: bool) -> Request:
-        body = self._form.body(prompt, max_new_tokens, score) | {"model": self._model, "temperature": temperature}
+    def _request(self, query: Query, score: bool) -> Request:
+        max_new_tokens = 1 if score else self.decoding.max_new_tokens
+        temperature = 0.0 if query.score else self.decoding.temperature
+        body = self._form.body(query, max_new_tokens, score) | {"model": self._model, "temperature": temperature}
+        fields = {name: value for name, value in self._neutral.items() if name not in self._refused}
+        extra = body.pop("extra_body", {}) | fields
+        if extra := {name: value for name, value in extra.items() if name not in self._refused}:
+            body["extra_body"] = extra
         if temperature > 0 and self.decoding.seed is not None:
-            body["seed"] = self.decoding.seed
+            body["seed"] = sampling_seed(self.decoding.seed, query.prompt, query.sample) % MAX_SEED
         if self.decoding.n is not None:
             body["n"] = self.decoding.n
-        tokens = self.builder.tokens(prompt) + max_new_tokens * (self.decoding.n or 1) if self.client.settings.max_tpm else 0
-        return Request(self._form.endpoint, body, tokens, prompt, refusable=score)
+        tokens = 0
+        if self.client.settings.max_tpm:
+            tokens = self.builder.tokens(query.prompt) + max_new_tokens * (self.decoding.n or 1)
+        refusable = [*extra, *(["logprobs"] if score else [])]
+        return Request(self._form.endpoint, body, tokens, query.prompt, tuple(refusable))
+
+    def _omit(self, fields: Sequence[str]) -> None:
+        """Send the following requests without these fields, which the server refused."""
+        for name in sorted(set(fields) - self._refused):
+            effect = "the model's own setting may apply" if name in self._neutral else "it is not sent"
+            print(f"warning: {self.client.url} refuses the field {name}: {effect}.", file=sys.stderr)
+        self._refused.update(fields)
+
+
+def refused_fields(request: Request, error: str) -> list[str]:
+    """The optional fields of a request that an error (HTTP 4xx) of the server names."""
+    names = request.body.get("extra_body", {}) if error.startswith("HTTP 4") else {}
+    return [name for name in names if re.search(rf"\b{name}\b", error)]
+
+
+def tokens_of(response: Any) -> dict[str, int | None]:
+    """The numbers of tokens of prompt and reply, as the server counted them."""
+    usage = getattr(response, "usage", None)
+    return {name: getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")}
 
 
 class CompletionForm:
@@ -121,13 +152,13 @@ class CompletionForm:
         yes, no = yes_no_tokens(tokenizer)
         self._words = dict.fromkeys(yes, YES) | dict.fromkeys(no, NO)
 
-    def body(self, prompt: str, max_new_tokens: int, score: bool) -> dict[str, Any]:
+    def body(self, query: Query, max_new_tokens: int, score: bool) -> dict[str, Any]:
         """The arguments of a request; `extra_body` has those of vLLM and SGLang, which other servers ignore."""
         extra: dict[str, Any] = {"skip_special_tokens": False}  # keeps marks such as the channels of gpt-oss
         if self.tokenizer.eos_token_id is not None:
             extra["stop_token_ids"] = [self.tokenizer.eos_token_id]
-        ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        body: dict[str, Any] = {"prompt": ids, "max_tokens": max_new_tokens, "extra_body": extra}
+        ids = query.ids or self.tokenizer(query.prompt, add_special_tokens=False)["input_ids"]
+        body: dict[str, Any] = {"prompt": list(ids), "max_tokens": max_new_tokens, "extra_body": extra}
         if score:
             body["logprobs"] = TOP_LOGPROBS
             extra |= {"logprob_token_ids": list(self._words), "return_tokens_as_token_ids": True}
@@ -150,8 +181,8 @@ class ChatForm:
 
     endpoint = "chat"
 
-    def body(self, prompt: str, max_new_tokens: int, score: bool) -> dict[str, Any]:
-        body: dict[str, Any] = {"messages": json.loads(prompt), "max_completion_tokens": max_new_tokens}
+    def body(self, query: Query, max_new_tokens: int, score: bool) -> dict[str, Any]:
+        body: dict[str, Any] = {"messages": json.loads(query.prompt), "max_completion_tokens": max_new_tokens}
         return body | {"logprobs": True, "top_logprobs": TOP_LOGPROBS} if score else body
 
     def read(self, choice: Choice) -> tuple[str, str]:

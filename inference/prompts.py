@@ -338,3 +338,6 @@ class ChatPromptBuilder(PromptBuilder):
 
     def prompt(self, input_text: str, instruction: str, mode: str) -> str:
         return json.dumps(messages(input_text, instruction, mode), ensure_ascii=False)
+
+    def ids(self, text: str) -> None:
+        """None: the server makes the token ids."""

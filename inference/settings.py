@@ -18,6 +18,7 @@ from pipeline.cli import Parser, at_least, between, positive
 from pipeline.errors import UserError
 from pipeline.files import require
 
+TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json")
 MODELS_FILE = Path(__file__).resolve().parent.parent / "models.yaml"
 
 
@@ -70,7 +71,10 @@ class ModelSettings(Settings):
     dtype: str = flag("auto", help="float32, bfloat16, float16, or auto: the model's own, float32 on a CPU")
     device: str | None = flag(None, help="cpu, cuda, cuda:1 (the GPU if there is one)")
     device_map: str | None = flag(None, help="device_map of Transformers, such as auto, for models larger than a GPU")
-    batch: int = flag(1, help="prompts in a Transformers batch", type=at_least(1))
+    trust_remote_code: bool = flag(False, help="run Python code that comes with the model; read it first")
+    model_sampling: bool = flag(False, help="also use top_p, top_k, min_p and repetition_penalty of the model's own settings")
+    batch: int = flag(1, help="prompts in a Transformers batch at most", type=at_least(1))
+    max_batch_tokens: int = flag(65536, help="tokens of a Transformers batch: prompts, padding, replies", type=at_least(1))
     use_vllm: bool = flag(False, help="run with vLLM")
     gpu_memory_utilization: float = flag(0.85, help="vLLM: share of GPU memory", type=between(0, 1))
     tensor_parallel_size: int | None = flag(None, help="vLLM: GPUs for each layer (all visible / pipeline)", type=at_least(1))
@@ -155,7 +159,18 @@ class InferenceSettings:
     @classmethod
     def of_chat(cls, model: str, server: ServerSettings, max_seq_len: int, decoding: DecodingSettings) -> InferenceSettings:
         """Settings for other prompts than those of samples, which go to the chat endpoint of a server."""
-        return cls(ModelSettings(model), replace(server, chat=True), PromptSettings(max_seq_len=max_seq_len), decoding)
+        settings = ModelSettings(model, model_sampling=True)
+        return cls(settings, replace(server, chat=True), PromptSettings(max_seq_len=max_seq_len), decoding)
+
+    @property
+    def tokenizer(self) -> str | None:
+        """Hub id or folder of the tokenizer that renders prompts; None if the server renders them, and none counts tokens."""
+        model, server = self.model, self.server
+        if server.url is not None:
+            return server.tokenizer or (None if server.chat else model.model_name_or_path)
+        adapter = Path(model.lora_path or "")
+        has_own = any((adapter / file).exists() for file in TOKENIZER_FILES) if model.lora_path else False
+        return str(adapter) if has_own else model.model_name_or_path
 
     @property
     def backend(self) -> str:

@@ -1,35 +1,69 @@
-"""The Transformers backend: left-padded batches sorted by length, on CPU or GPU."""
+"""The Transformers backend: left-padded batches sorted by length and bounded in tokens, on CPU or GPU."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoModelForCausalLM, LogitsProcessor, LogitsProcessorList
+from transformers import (
+    AutoModelForCausalLM,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from inference import backends
-from inference.backends import Generation, LocalBackend, load_tokenizer, reading_model
-from inference.p_yes import p_yes_from_logits, yes_no_tokens
-from inference.prompts import PromptBuilder
-from inference.settings import DecodingSettings, InferenceSettings, ModelSettings
-from pipeline.files import sha256
+from inference.adapters import resize_embeddings
+from inference.backends import Generation, Query, load_builder, reading_model
+from inference.p_yes import not_a_number, p_yes_from_logits, yes_no_tokens
+from inference.settings import InferenceSettings, ModelSettings
+
+# Attention with padding needs a mask of queries × keys for each prompt: 4 GiB and more for a few prompts of 32k tokens. So
+# padded prompts are read in pieces of so many tokens, counted over all prompts of a batch.
+PREFILL_TOKENS = 2048
+
+# The processors that apply sampling settings, in their order; all but the first matter with a temperature only.
+PROCESSORS = {
+    "repetition_penalty": RepetitionPenaltyLogitsProcessor,
+    "top_k": TopKLogitsWarper,
+    "top_p": TopPLogitsWarper,
+    "min_p": MinPLogitsWarper,
+}
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+Row = tuple[int, Query, Sequence[int]]  # position of a query, the query, and its token ids
 
-class SeededSampling(LogitsProcessor):
-    """Makes greedy decoding sample: each prompt of a batch draws from a generator of its own, seeded by its text.
 
-    The largest of logits / temperature + Gumbel noise is distributed as the softmax (Gumbel 1954; the "Gumbel-max trick"). So
-    a reply depends on prompt and seed only, not on its batch or on the prompts before.
+class TemperatureAndNaN(LogitsProcessor):
+    """Divides logits by the temperature, if that is above 0, and stops a run whose model computes no numbers."""
+
+    def __init__(self, temperature: float) -> None:
+        self.temperature = temperature or 1.0
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Scores of shape (batch, vocabulary), in fp32."""
+        if scores.isnan().any():
+            raise not_a_number()
+        return scores.float() / self.temperature
+
+
+class SeededNoise(LogitsProcessor):
+    """Makes greedy decoding sample: each prompt of a batch draws from a generator of its own, with a seed of its own.
+
+    The largest of logits + Gumbel noise is distributed as the softmax (Gumbel 1954; the "Gumbel-max trick"). So a reply
+    depends on prompt and seed only, not on its batch or on the prompts before.
     """
 
-    def __init__(self, prompts: Sequence[str], decoding: DecodingSettings, device: torch.device) -> None:
-        self.temperature, self.device = decoding.temperature, device
-        seeds = [int(sha256(f"{decoding.seed or 0} {prompt}")[:15], 16) for prompt in prompts]
+    def __init__(self, seeds: Sequence[int], device: torch.device) -> None:
+        self.device = device
         self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -37,42 +71,19 @@ class SeededSampling(LogitsProcessor):
         options = {"device": self.device, "dtype": torch.float32}
         uniform = [torch.rand(scores.shape[1], generator=generator, **options) for generator in self.generators]
         exponential = -torch.log(torch.stack(uniform).clamp_min(torch.finfo(torch.float32).tiny))
-        return scores.float() / self.temperature - torch.log(exponential)
+        return scores - torch.log(exponential)
 
 
-def _load_model(settings: ModelSettings) -> PreTrainedModel:
-    """The model of the settings, with its adapter, if any."""
-    name, adapter = settings.model_name_or_path, settings.lora_path
-    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = "float32" if (settings.dtype, device) == ("auto", "cpu") else settings.dtype
-    with reading_model(name, ValueError):
-        options = {"dtype": dtype, "device_map": settings.device_map or {"": device}}
-        model = AutoModelForCausalLM.from_pretrained(name, **options)
-    if adapter:
-        from peft import PeftModel
-
-        with reading_model(adapter, ValueError):
-            model = PeftModel.from_pretrained(model, adapter)
-    return model
-
-
-def _left_padding(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """A copy of a tokenizer that pads on the left, for prompts of several lengths in a batch."""
-    tokenizer = copy.copy(tokenizer)
-    tokenizer.padding_side = "left"
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
-class TransformersBackend(LocalBackend):
-    """A causal language model of Transformers.
+class TransformersBackend:
+    """A causal language model of Transformers, in this process.
 
     Args:
         settings: how it is run.
         model, tokenizer: a model that is already loaded, such as that of a trainer, and its tokenizer; by default the model of
             the settings is loaded. Modes of the model, such as that of training, are the caller's.
     """
+
+    continues = True
 
     def __init__(
         self,
@@ -81,51 +92,101 @@ class TransformersBackend(LocalBackend):
         tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> None:
         self.decoding = settings.decoding
-        self.batch = settings.model.batch
-        self.window = max(64, 8 * self.batch)
-        self.tokenizer = _left_padding(tokenizer or load_tokenizer(settings.model.model_name_or_path))
-        self.builder = PromptBuilder(self.tokenizer, settings.prompt.empty_think_block)
-        self.model = model or _load_model(settings.model).eval()
-        self._end_ids = backends.end_token_ids(self.tokenizer, self.model.generation_config.eos_token_id)
+        self.batch, self.max_batch_tokens = settings.model.batch, settings.model.max_batch_tokens
+        self.builder = load_builder(settings, tokenizer)
+        self.tokenizer = self.builder.tokenizer
+        self.model = model or load_model(settings.model, len(self.tokenizer))
+        own = self.model.generation_config
+        self._own_sampling = own_sampling(own) if settings.model.model_sampling else {}
+        self._end_ids = backends.end_token_ids(self.tokenizer, own.eos_token_id)
+        # Beams, penalties, forced and suppressed tokens of a model's own settings would change answers: none of them is used.
+        pad = self.tokenizer.pad_token_id
+        pad = self._end_ids[0] if pad is None and self._end_ids else pad
+        self._plain = GenerationConfig(eos_token_id=self._end_ids or None, pad_token_id=pad, do_sample=False)
         self._yes, self._no = yes_no_tokens(self.tokenizer)
 
-    def _batches(self, prompts: Sequence[str]) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
-        """Yield positions of prompts, and their `input_ids` and `attention_mask` of shape (batch, longest prompt).
+    @torch.inference_mode()
+    def answer(self, queries: Iterable[Query]) -> Iterator[tuple[int, Generation]]:
+        """See `Backend.answer`. Queries are drawn in windows of several batches, which are sorted by length."""
+        numbered = enumerate(queries)
+        while window := list(islice(numbered, max(64, 8 * self.batch))):
+            rows = [(number, query, query.ids or self.builder.ids(query.prompt)) for number, query in window]
+            for score in (True, False):
+                for batch in self._batches([row for row in rows if row[1].score == score], score):
+                    yield from self._score(batch) if score else self._generate(batch)
+
+    def _batches(self, rows: Sequence[Row], score: bool) -> Iterator[list[Row]]:
+        """Batches of at most `--batch` prompts and, if there are several, `--max_batch_tokens` tokens.
 
         Prompts of a batch have similar lengths; the longest come first, so that one too large for the memory fails at once.
         """
-        ids = self.tokenizer(list(prompts), add_special_tokens=False)["input_ids"] if prompts else []
-        order = sorted(range(len(prompts)), key=lambda i: (-len(ids[i]), i))
-        for start in range(0, len(order), self.batch):
-            rows = order[start : start + self.batch]
-            padded = self.tokenizer.pad({"input_ids": [ids[i] for i in rows]}, return_tensors="pt")
-            yield rows, {name: tensor.to(self.model.device) for name, tensor in padded.items()}
+        reply_tokens = 1 if score else self.decoding.max_new_tokens
+        rows = sorted(rows, key=lambda row: (-len(row[2]), row[0]))
+        start = 0
+        while start < len(rows):
+            number = self.max_batch_tokens // (len(rows[start][2]) + reply_tokens)
+            end = start + max(1, min(self.batch, number))
+            yield rows[start:end]
+            start = end
 
-    @torch.inference_mode()
-    def generate(self, prompts: Sequence[str], decoding: DecodingSettings) -> Iterator[tuple[int, Generation]]:
-        for rows, batch in self._batches(prompts):
-            noise = SeededSampling([prompts[row] for row in rows], decoding, self.model.device)
-            output = self.model.generate(
-                **batch,
-                do_sample=False,
-                temperature=None,
-                top_p=None,
-                top_k=None,
-                logits_processor=LogitsProcessorList([noise] if decoding.temperature > 0 else []),
-                max_new_tokens=decoding.max_new_tokens,
-                eos_token_id=self._end_ids,
-                pad_token_id=self.tokenizer.pad_token_id,
-                use_cache=True,  # a model in training has it off
-                repetition_penalty=1.0,  # the penalty in a model's own generation settings (Qwen2.5: 1.05) changes answers
-            )
-            for row, ids in zip(rows, output[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
-                yield row, backends.decoded(self.tokenizer, ids, self._end_ids)
-
-    @torch.inference_mode()
-    def score_yes_no(self, prompts: Sequence[str]) -> Iterator[tuple[int, Generation]]:
+    def _score(self, rows: list[Row]) -> Iterator[tuple[int, Generation]]:
         """p(yes) after each prompt, from log-probabilities in fp32."""
-        for rows, batch in self._batches(prompts):
-            positions = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)
-            logits = self.model(**batch, position_ids=positions, logits_to_keep=1).logits[:, -1]
-            for row, (p_yes, mass) in zip(rows, p_yes_from_logits(logits, self._yes, self._no), strict=True):
-                yield row, Generation.scored(p_yes, mass)
+        logits = self._run(rows, max_new_tokens=1, return_dict_in_generate=True, output_logits=True).logits[0]
+        scores = p_yes_from_logits(logits, self._yes, self._no)
+        for (number, _, ids), (p_yes, mass) in zip(rows, scores, strict=True):
+            yield number, Generation.scored(p_yes, mass, len(ids))
+
+    def _generate(self, rows: list[Row]) -> Iterator[tuple[int, Generation]]:
+        """A reply to each prompt."""
+        temperature = self.decoding.temperature
+        used = [name for name in self._own_sampling if temperature > 0 or name == "repetition_penalty"]
+        processors = [TemperatureAndNaN(temperature), *(PROCESSORS[name](self._own_sampling[name]) for name in used)]
+        if temperature > 0:
+            seeds = [backends.sampling_seed(self.decoding.seed, query.prompt, query.sample) for _, query, _ in rows]
+            processors.append(SeededNoise(seeds, self.model.device))
+        options = {"max_new_tokens": self.decoding.max_new_tokens, "logits_processor": LogitsProcessorList(processors)}
+        replies = self._run(rows, **options)[:, max(len(ids) for _, _, ids in rows) :].tolist()
+        for (number, _, prompt), ids in zip(rows, replies, strict=True):
+            yield number, backends.decoded(self.tokenizer, ids, self._end_ids, len(prompt))
+
+    def _run(self, rows: list[Row], **options: Any) -> Any:
+        """What `generate` of the model returns for a batch, without the model's own generation settings.
+
+        A prompt is padded on the left with its own first token, which changes no penalty on repetition.
+        """
+        longest = max(len(ids) for _, _, ids in rows)
+        padded = torch.tensor([[ids[0]] * (longest - len(ids)) + list(ids) for _, _, ids in rows])
+        mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for _, _, ids in rows])
+        if not mask.all() and not self.model._is_stateful:
+            options["prefill_chunk_size"] = max(1, PREFILL_TOKENS // len(rows))
+        device = self.model.device
+        own, self.model.generation_config = self.model.generation_config, self._plain
+        try:
+            return self.model.generate(input_ids=padded.to(device), attention_mask=mask.to(device), use_cache=True, **options)
+        finally:
+            self.model.generation_config = own
+
+
+def own_sampling(config: GenerationConfig) -> dict[str, int | float]:
+    """The sampling settings of a model that are not neutral, as far as servers have them too."""
+    values = {name: getattr(config, name, None) for name in PROCESSORS}
+    neutral = {name: (None, 0, value) for name, value in backends.NEUTRAL_SAMPLING.items()}
+    used = {name: value for name, value in values.items() if value not in neutral[name]}
+    return {name: int(value) if name == "top_k" else float(value) for name, value in used.items()}
+
+
+def load_model(settings: ModelSettings, num_tokens: int) -> PreTrainedModel:
+    """The model of the settings, with its adapter; `num_tokens` is the size of the tokenizer."""
+    name, code = settings.model_name_or_path, {"trust_remote_code": settings.trust_remote_code}
+    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = "float32" if (settings.dtype, device) == ("auto", "cpu") else settings.dtype
+    with reading_model(name, ValueError, RuntimeError):
+        options = {"dtype": dtype, "device_map": settings.device_map or {"": device}}
+        model = AutoModelForCausalLM.from_pretrained(name, **options | code)
+    if settings.lora_path:
+        from peft import PeftModel
+
+        with reading_model(settings.lora_path, ValueError, RuntimeError):
+            resize_embeddings(model, settings.lora_path, num_tokens)
+            model = PeftModel.from_pretrained(model, settings.lora_path)
+    return model.eval()

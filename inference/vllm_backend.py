@@ -1,17 +1,20 @@
-"""The vLLM backend: a window of prompts handed over at once, on GPUs or with a CPU build."""
+"""The vLLM backend: an engine whose queue is kept full over a whole run, on GPUs or with a CPU build."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
-from inference.backends import Generation, LocalBackend, decoded, end_token_ids, load_tokenizer
+from inference.backends import NEUTRAL_SAMPLING, Generation, Query, decoded, end_token_ids, load_builder, sampling_seed
 from inference.checks import check_vllm
 from inference.p_yes import p_yes_from_logprobs, yes_no_tokens
-from inference.prompts import PromptBuilder
-from inference.settings import DecodingSettings, InferenceSettings, ModelSettings
+from inference.settings import InferenceSettings, ModelSettings
 from pipeline.errors import UserError
+
+# Queries that wait in the engine while as many as fit run (`max_num_seqs`): all that run may end in the same step.
+MAX_WAITING = 256
 
 # A CPU build pins threads and takes a share of the memory by itself, which fails on small or shared machines.
 CPU_ENVIRONMENT = {
@@ -21,21 +24,21 @@ CPU_ENVIRONMENT = {
 }
 
 
-class VLLMBackend(LocalBackend):
+class VLLMBackend:
     """A causal language model in vLLM, in this process.
 
     p(yes) comes from the log-probabilities of the model itself, before any temperature or bias (`raw_logprobs`).
     """
 
-    window = 512
+    continues = True
 
     def __init__(self, settings: InferenceSettings) -> None:
         check_vllm()
         import torch
 
         model, self.decoding = settings.model, settings.decoding
-        self.tokenizer = load_tokenizer(model.model_name_or_path)
-        self.builder = PromptBuilder(self.tokenizer, settings.prompt.empty_think_block)
+        self.builder = load_builder(settings)
+        self.tokenizer = self.builder.tokenizer
         self._yes, self._no = yes_no_tokens(self.tokenizer)
         options = device_options(torch.cuda.device_count(), model)
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # nothing leaves the machine, not even what it is
@@ -47,49 +50,71 @@ class VLLMBackend(LocalBackend):
                 max_model_len=settings.prompt.max_seq_len,
                 enable_prefix_caching=True,
                 logprobs_mode="raw_logprobs",
-                generation_config="vllm",  # no sampling parameters from the folder of the model
+                # prompts come as token ids, and replies are decoded here, whatever the kind of tokenizer
+                skip_tokenizer_init=True,
+                trust_remote_code=model.trust_remote_code,
+                generation_config="auto" if model.model_sampling else "vllm",  # "vllm": no sampling settings of the model
                 enable_lora=bool(model.lora_path),
                 max_lora_rank=_lora_rank(model.lora_path),
                 seed=self.decoding.seed or 0,
                 disable_log_stats=False,  # so that the hit rate of the prefix cache can be read
                 **options,
             )
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, ImportError) as error:
             reason = " ".join(str(error).split())[:300].rstrip(".")
             message = f"{model.model_name_or_path}: expected a model that vLLM can run here, got: {reason}."
             raise UserError(f"{message} Check the flags of the model, or omit --use_vllm.") from None
+        self._own_sampling = self.engine.get_default_sampling_params()
         self._lora = None
         if model.lora_path:
             from vllm.lora.request import LoRARequest
 
             self._lora = LoRARequest("adapter", 1, model.lora_path)
         self._end_ids = end_token_ids(self.tokenizer, self.engine.model_config.try_get_generation_config().get("eos_token_id"))
+        running = self.engine.llm_engine.vllm_config.scheduler_config.max_num_seqs
+        self._max_in_flight = running + min(running, MAX_WAITING)
 
-    def _run(self, prompts: Sequence[str], temperature: float, **sampling: Any) -> list[Any]:
-        """The first completion of each prompt; prompts hold their special tokens already."""
-        if not prompts:
-            return []
+    def answer(self, queries: Iterable[Query]) -> Iterator[tuple[int, Generation]]:
+        """See `Backend.answer`. Whenever a reply is finished, another query is handed to the engine."""
+        engine, numbered = self.engine.llm_engine, enumerate(queries)
+        in_flight: dict[str, tuple[int, Query]] = {}
+        try:
+            while True:
+                for number, query in islice(numbered, self._max_in_flight - len(in_flight)):
+                    prompt = {"prompt_token_ids": list(query.ids or self.builder.ids(query.prompt))}
+                    engine.add_request(str(number), prompt, self._parameters(query), lora_request=self._lora)
+                    in_flight[str(number)] = number, query
+                if not in_flight:
+                    return
+                for output in engine.step():
+                    number, query = in_flight.pop(output.request_id)
+                    yield number, self._reply(query, output)
+        finally:
+            engine.abort_request(list(in_flight))
+
+    def _parameters(self, query: Query) -> Any:
+        """How vLLM replies to a query; p(yes) needs the log-probabilities of exactly the tokens that spell yes and no."""
         from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
 
-        ids = self.tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
-        parameters = SamplingParams(temperature=temperature, seed=self.decoding.seed if temperature > 0 else None, **sampling)
-        tokens = [{"prompt_token_ids": prompt} for prompt in ids]
-        outputs = self.engine.generate(tokens, parameters, use_tqdm=False, lora_request=self._lora)
-        return [output.outputs[0] for output in outputs]
-
-    def generate(self, prompts: Sequence[str], decoding: DecodingSettings) -> Iterator[tuple[int, Generation]]:
         # Decoded here, as in the Transformers backend: the same tokens give the same text.
-        limits = {"max_tokens": decoding.max_new_tokens, "stop_token_ids": self._end_ids}
-        for row, completion in enumerate(self._run(prompts, decoding.temperature, detokenize=False, **limits)):
-            yield row, decoded(self.tokenizer, list(completion.token_ids), self._end_ids)
+        options = {"detokenize": False, "output_kind": RequestOutputKind.FINAL_ONLY}
+        if query.score:
+            return SamplingParams(temperature=0, max_tokens=1, logprob_token_ids=[*self._yes, *self._no], **options)
+        temperature, seed = self.decoding.temperature, None
+        if temperature > 0:
+            seed = sampling_seed(self.decoding.seed, query.prompt, query.sample)
+        own = {name: getattr(self._own_sampling, name) for name in NEUTRAL_SAMPLING}
+        options |= {"max_tokens": self.decoding.max_new_tokens, "stop_token_ids": self._end_ids}
+        return SamplingParams(temperature=temperature, seed=seed, **own, **options)
 
-    def score_yes_no(self, prompts: Sequence[str]) -> Iterator[tuple[int, Generation]]:
-        """p(yes) after each prompt, from the log-probabilities of exactly the tokens that spell yes and no."""
-        completions = self._run(prompts, 0.0, max_tokens=1, logprob_token_ids=[*self._yes, *self._no], detokenize=False)
-        for row, completion in enumerate(completions):
-            logprobs = {token: entry.logprob for token, entry in completion.logprobs[0].items()}
-            yes, no = ([logprobs[token] for token in tokens] for tokens in (self._yes, self._no))
-            yield row, Generation.scored(*p_yes_from_logprobs(yes, no))
+    def _reply(self, query: Query, output: Any) -> Generation:
+        completion, prompt_tokens = output.outputs[0], len(output.prompt_token_ids)
+        if not query.score:
+            return decoded(self.tokenizer, list(completion.token_ids), self._end_ids, prompt_tokens)
+        logprobs = {token: entry.logprob for token, entry in completion.logprobs[0].items()}
+        yes, no = ([logprobs[token] for token in tokens] for tokens in (self._yes, self._no))
+        return Generation.scored(*p_yes_from_logprobs(yes, no), prompt_tokens)
 
 
 def device_options(gpus: int, model: ModelSettings) -> dict[str, Any]:

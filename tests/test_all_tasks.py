@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import runpy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from test_score import NONSENSE
 
 from inference import backends
-from inference.backends import Generation, LocalBackend, load_tokenizer
+from inference.backends import Generation, Query, load_tokenizer
 from inference.generation import TOO_LONG, Prompter, after_reasoning
 from inference.prompts import (
     SYSTEM,
@@ -28,7 +28,7 @@ from inference.prompts import (
     messages,
     training_mode,
 )
-from inference.settings import DecodingSettings, InferenceSettings, parse_model
+from inference.settings import InferenceSettings, parse_model
 from mimiciv_dataset.index_files import Rows
 from mimiciv_dataset.mimiciv import MIMICIV
 from mimiciv_dataset.tasks import NO, TASKS, YES
@@ -220,25 +220,24 @@ def test_truncation_of_any_record_to_any_length(
 # --- models whose score is known
 
 
-class Rigged(LocalBackend):
+class Rigged:
     """A backend that knows the answers: it says them, the opposite of them, or the same thing every time."""
 
-    window = 64
+    continues = True
     says: dict[str, tuple[str, float]] = {}
     """Prompt without the assistant's turn → what to say, p(yes)."""
 
     def __init__(self, settings: InferenceSettings) -> None:
-        self.decoding = settings.decoding
         self.builder = PromptBuilder(load_tokenizer(settings.model.model_name_or_path))
 
-    def generate(self, prompts: Sequence[str], decoding: DecodingSettings) -> Iterator[tuple[int, Generation]]:
-        thinks = "" if prompts and prompts[0].endswith("</think>\n\n") else f"<think>\n{CHAIN} yes\n</think>\n\n"
-        for index, prompt in enumerate(prompts):
-            yield index, Generation(thinks + self.says[bare(prompt)][0], "stop")
-
-    def score_yes_no(self, prompts: Sequence[str]) -> Iterator[tuple[int, Generation]]:
-        for index, prompt in enumerate(prompts):
-            yield index, Generation.scored(self.says[bare(prompt)][1], 1.0)
+    def answer(self, queries: Iterable[Query]) -> Iterator[tuple[int, Generation]]:
+        for number, query in enumerate(queries):
+            text, p_yes = self.says[bare(query.prompt)]
+            if query.score:
+                yield number, Generation.scored(p_yes, 1.0)
+            else:
+                thinks = "" if query.prompt.endswith("</think>\n\n") else f"<think>\n{CHAIN} yes\n</think>\n\n"
+                yield number, Generation(thinks + text, "stop")
 
 
 def bare(prompt: str) -> str:
@@ -265,7 +264,7 @@ def rigged(
     assert isinstance(dataset.rows, Rows)
 
     def run(answer: Any, *flags: object) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        flags = ("--max_seq_len", 10**6, *flags)
+        flags = ("--max_seq_len", 32768, *flags)
         prompter = Prompter(dataset, builder, arguments(*flags))
         samples = map(prompter, range(len(dataset)))
         says = {bare(prompt.text): answer(dataset[number]["output"]) for number, prompt in enumerate(samples)}
