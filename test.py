@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from inference.generation import DatasetRow
 
 RULES = 1  # how samples are chosen, prompts made and replies decoded; see `pipeline.provenance`
+WORKERS = 4  # processes that make prompts, by default, where a GPU would wait for one
 MOST_REASONS = 5  # why samples got no reply, that are printed
 
 
@@ -45,6 +46,9 @@ class EvaluationSettings(Settings):
     limit: int | None = flag(None, help="N samples in all, of each task in turn; a larger N extends a run", type=at_least(1))
     resume: bool = flag(False, help="resume in a used directory; only what is missing is done")
     overwrite: bool = flag(False, help="start afresh in a used directory: remove its outputs")
+    num_workers: int | None = flag(
+        None, help="processes that make prompts ahead; 0: this process makes them (4 with a GPU, else 0)", type=at_least(0)
+    )
     resamples: int = flag(1000, help="bootstrap resamples for the intervals", type=at_least(1))
 
 
@@ -72,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from evaluation.sources import dataset_sources, evaluation_settings, model_sources
     from evaluation.training_info import training_warnings
     from inference.generation import finished_keys, read_samples
-    from inference.replicas import run_replicas
+    from inference.replicas import run_replicas, visible_gpus
 
     available = read_samples(flags["root_dir"], evaluation.dataset_name, settings.prompt)
     samples = available[: evaluation.limit]
@@ -101,7 +105,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if pending and replicas > 1:
         run_replicas(cli.arguments, settings.model, folder, len(samples))
     elif pending:
-        done, failed = run_samples(samples, outputs, chunk, settings)
+        num_workers = WORKERS * bool(visible_gpus()) if evaluation.num_workers is None else evaluation.num_workers
+        done, failed = run_samples(samples, outputs, chunk, settings, num_workers)
     finished = finished_keys(outputs, name="sample_id")  # other chunks may have made progress meanwhile
     if missing := sum(sample.sample_id not in finished for sample in samples):
         why = "the other chunks are not finished. When they are" if chunk.number > 1 else "some got no reply. As it is"
@@ -145,11 +150,14 @@ def remove_outputs(folder: Path) -> None:
     remove_paths(folder, [*outputs, *reports, *records])
 
 
-def run_samples(samples: list[DatasetRow], outputs: Path, chunk: Chunk, settings: InferenceSettings) -> tuple[str, bool]:
+def run_samples(
+    samples: list[DatasetRow], outputs: Path, chunk: Chunk, settings: InferenceSettings, num_workers: int
+) -> tuple[str, bool]:
     """Answer the samples of this process; returns what was done, and whether some got no reply."""
     from evaluation.metrics import sample_score
     from inference.backends import load_backend
-    from inference.generation import Prompter, finished_keys, generate_and_record, output_line
+    from inference.generation import finished_keys, generate_and_record, output_line
+    from inference.prompt_workers import sample_prompts
 
     def length(sample: DatasetRow) -> int:
         row = sample.row  # characters, or events of its window
@@ -162,12 +170,11 @@ def run_samples(samples: list[DatasetRow], outputs: Path, chunk: Chunk, settings
         return f"0 samples answered, {len(samples):,} already finished", False
     samples.sort(key=lambda sample: str(sample.row.get("subject_id")))  # prompts of a patient share a prefix
     backend = load_backend(settings)
-    prompters = {id(sample.dataset): Prompter(sample.dataset, backend.builder, settings) for sample in samples}
     with append_jsonl(chunk.path(outputs)) as write, progress(total=len(samples), desc="test.py", unit="sample") as bar:
         finished = finished_keys(outputs, name="sample_id")
         pending = [sample for sample in samples if sample.sample_id not in finished]
         bar.update(len(samples) - len(pending))
-        prompts = (prompters[id(sample.dataset)](sample.index, sample.sample_id) for sample in pending)
+        prompts = sample_prompts(pending, backend.builder, settings, num_workers)
         tally = generate_and_record(prompts, backend, write, partial(output_line, scorer=sample_score), bar)
     for reason, count in tally.errors.most_common(MOST_REASONS):
         print(f"no reply to {count:,} samples: {reason}; --resume asks for them again", file=sys.stderr)

@@ -149,7 +149,7 @@ def _run_processes(units: Sequence[Unit], locks: Path, number: int, bar: Any) ->
     counts, errors = context.RawArray("q", number), context.SimpleQueue()
     workers = [context.Process(target=_worker, args=(units, locks, counts, errors, i), daemon=True) for i in range(number)]
     try:
-        with _environment_of_workers(number):
+        with environment_of_workers(number):
             for worker in workers:
                 worker.start()
         running = workers
@@ -171,7 +171,7 @@ def _run_processes(units: Sequence[Unit], locks: Path, number: int, bar: Any) ->
 
 
 @contextlib.contextmanager
-def _environment_of_workers(number: int) -> Iterator[None]:
+def environment_of_workers(number: int) -> Iterator[None]:
     """Processes started in this block share the processors, and leave Ctrl-C to this process, which stops them."""
     name = "POLARS_MAX_THREADS"  # by default one for each processor, in every process
     before = os.environ.get(name)
@@ -186,7 +186,7 @@ def _environment_of_workers(number: int) -> Iterator[None]:
 
 
 def _worker(units: Sequence[Unit], locks: Path, counts: Any, errors: Any, index: int) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
     def tick(number: int) -> None:
         counts[index] += number
@@ -202,7 +202,7 @@ def _worker(units: Sequence[Unit], locks: Path, counts: Any, errors: Any, index:
     os._exit(code)  # a thread of pyarrow that waits for the interpreter while that is finalized aborts the process
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """End this process when the command that started it is killed."""
     wait([multiprocessing.parent_process().sentinel])
     os._exit(1)
