@@ -28,7 +28,7 @@ from pipeline.records import folder_record
 if TYPE_CHECKING:
     from inference.generation import DatasetRow
 
-RULES = 1  # how samples are chosen, prompts made and replies decoded; see `pipeline.provenance`
+RULES = 2  # how samples are chosen, prompts made and replies decoded; see `pipeline.provenance`
 WORKERS = 4  # processes that make prompts, by default, where a GPU would wait for one
 MOST_REASONS = 5  # why samples got no reply, that are printed
 

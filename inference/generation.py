@@ -289,7 +289,7 @@ def reply_settings(settings: InferenceSettings) -> Line:
         "model": str(settings.model.model_name_or_path),
         "lora": str(settings.model.lora_path or ""),
         "chat": settings.server.chat,
-    }
+    } | ({"model_sampling": True} if settings.model.model_sampling else {})
 
 
 def sample_prompt(
