@@ -49,15 +49,15 @@ def main(script_args: GRPOArguments, args: GRPOConfig, model_args: ModelConfig, 
         keep_vllm_weights_replaceable()
 
     # --- data
-    data = runs.load_training_data(script_args, model_args, script_args.max_prompt_length, for_rl=True)
+    data = runs.load_training_data(script_args, args, model_args, script_args.max_prompt_length, for_rl=True)
     if set(names) <= {BRIER, DECISION}:
         for kind in data.kinds():
             if not any(scores(name, kind) for name in names):
                 wrong = f"expected one that scores {kind} tasks, which the data has, got {', '.join(names)}"
                 raise UserError(f"--rewards: {wrong}. Add {BRIER if kind == 'risk' else DECISION}.")
     global_batch = args.generation_batch_size // args.num_generations
-    provenance = runs.claim("grpo.py", script_args, args, model_args, data, global_batch)
-    if provenance is None:  # it is up to date
+    start = runs.claim("grpo.py", script_args, args, model_args, data, global_batch)
+    if start is None:  # it is up to date
         return upload.send(output) if upload else None
     if main_process:
         data.check()
@@ -66,7 +66,6 @@ def main(script_args: GRPOArguments, args: GRPOConfig, model_args: ModelConfig, 
     # --- training
     others = {"rewards": names, "num_generations": args.num_generations, "temperature": args.temperature}
     settings = runs.run_settings("GRPO", model_args, data, args, global_batch, **others)
-    checkpoint = runs.last_checkpoint(output)
     if main_process:
         runs.describe_training(output, settings, data)
         runs.print_arguments(output, {"data": script_args, "training": args, "model": model_args}, notes)
@@ -78,11 +77,11 @@ def main(script_args: GRPOArguments, args: GRPOConfig, model_args: ModelConfig, 
         with runs.constructing_trainer(model_args.model_name_or_path):
             options = trainer_options(args, model_args, data.tokenizer)
             trainer = RenderedGRPOTrainer(train_dataset=lazy_dataset(samples), reward_funcs=rewards, **options)
-        metrics = runs.train(trainer, checkpoint)
+        metrics = runs.train(trainer, start.checkpoint)
     runs.save_model(trainer, settings, metrics)
     skipped = runs.count_skipped(trainer, samples.skipped)
     if main_process:
-        runs.complete(provenance, trainer.state.global_step)
+        runs.complete(start.provenance, trainer)
         if upload:
             upload.send(output)
         steps = f"{trainer.state.global_step:,} steps of {global_batch} prompts × {args.num_generations} completions"

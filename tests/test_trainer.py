@@ -18,7 +18,7 @@ from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
 from pipeline.provenance import Provenance
 from training import runs
-from training.arguments import GRPOArguments, SFTArguments
+from training.arguments import SFTArguments
 from training.overrides import apply_overrides, trainer_options, usable_attention, vllm_model_length
 from training.samples import TrainingData
 
@@ -104,7 +104,8 @@ def run(small_root: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFac
         args = SFTConfig(**{"output_dir": str(output), "use_cpu": True, "bf16": False, "max_length": 4096, **changes})
         script_args, model_args = SFTArguments(overwrite=overwrite), ModelConfig(model_name_or_path=str(model), lora_r=lora_r)
         rows = TrainingData(root, [file], load_tokenizer(str(model)), args.max_length)
-        return runs.claim("sft.py", script_args, args, model_args, rows, 8)
+        start = runs.claim("sft.py", script_args, args, model_args, rows, 8)
+        return start and start.provenance
 
     return claim_run
 
@@ -114,12 +115,14 @@ def finish(provenance: Provenance) -> None:
     for name in ("model.safetensors", "config.json", "README.md"):
         (provenance.output / name).write_text("{}")
     write_json(provenance.output / "ehr_training.json", {})
-    runs.complete(provenance, steps=3)
+    args = SimpleNamespace(load_best_model_at_end=False)
+    runs.complete(provenance, SimpleNamespace(state=SimpleNamespace(global_step=3), args=args))
 
 
 CHANGES = {
     "learning_rate": 1.0, "optim": "sgd", "lr_scheduler_type": "cosine", "max_grad_norm": 0.5, "weight_decay": 0.1, "seed": 1,
-    "bf16": None, "packing": True, "max_steps": 5, "num_train_epochs": 2.0, "warmup_steps": 3, "label_smoothing_factor": 0.1,
+    "bf16": None, "packing": True, "adam_beta2": 0.95, "adam_epsilon": 1e-6, "lr_scheduler_kwargs": {"num_cycles": 2},
+    "optim_args": "momentum=0.5", "max_steps": 5, "num_train_epochs": 2.0, "warmup_steps": 3, "label_smoothing_factor": 0.1,
     "lora_r": 4, "max_length": 300, "loss_type": "dft",
 }  # fmt: skip
 
@@ -209,18 +212,6 @@ def test_a_killed_overwrite_is_finished_by_the_next_run(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["NOTES.md", "provenance.json"]
 
 
-@pytest.mark.parametrize("value", ["models/other/checkpoint-2", "True"])
-def test_a_checkpoint_to_resume_from_is_refused(tmp_path: Path, value: str) -> None:
-    from trl import GRPOConfig, ModelConfig, SFTConfig
-
-    for config, script_args in ((SFTConfig, SFTArguments()), (GRPOConfig, GRPOArguments())):
-        args = config(output_dir=str(tmp_path), use_cpu=True, bf16=False, resume_from_checkpoint=value)
-        with pytest.raises(
-            UserError, match="--resume_from_checkpoint: .*resumes by itself from the last checkpoint in --output_"
-        ):
-            apply_overrides(args, script_args, ModelConfig(), [])
-
-
 def test_a_run_knows_its_inputs_by_content(run: Callable, small_root: Path, tiny_model: Path, tmp_path: Path) -> None:
     """One changed row, code map, trajectory or file of the model is noticed."""
     root, model, output = tmp_path / "root", tmp_path / "model", tmp_path / "out"
@@ -304,8 +295,9 @@ def test_a_truncated_state_of_a_checkpoint_is_reported(tmp_path: Path) -> None:
     def read_state(resume_from_checkpoint: str) -> None:
         json.loads('{"global_step": 1')
 
+    trainer = SimpleNamespace(train=read_state, args=SimpleNamespace())
     with pytest.raises(UserError, match="checkpoint-1: expected a complete checkpoint.*Remove it"):
-        runs.train(SimpleNamespace(train=read_state), tmp_path / "checkpoint-1")
+        runs.train(trainer, tmp_path / "checkpoint-1")
 
 
 def test_attention_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:

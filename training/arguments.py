@@ -54,6 +54,12 @@ class SFTArguments(DataArguments):
     curriculum: bool = _argument(False, "mix two files, the larger first: the share of the second rises during training")
     loss_on_prompt: bool = _argument(False, "compute the loss on prompts as well as answers, as the published scripts did")
     length_grouping: bool = _argument(True, "batch samples of similar length (ignored with --curriculum and --packing)")
+    dataset_weights: str | None = _argument(None, "how often an epoch draws the rows of each file, comma-separated: 1,0.5")
+    eval_dataset_name: str | None = _argument(None, "index CSV or JSONL files for --eval_strategy, comma-separated")
+    eval_metric_samples: int = _argument(0, "samples of the evaluation set that are answered, for eval_f1 and eval_auroc")
+    eval_max_new_tokens: int = _argument(1024, "maximum tokens of these answers")
+    early_stopping_patience: int | None = _argument(None, "stop after N evaluations without a better --metric_for_best_model")
+    early_stopping_threshold: float = _argument(0.0, "by how much an evaluation must be better")
 
 
 @dataclass(frozen=True)
@@ -109,7 +115,8 @@ def parse(description: str, script_arguments: type, config: str) -> tuple[Any, .
     try:
         return *parser.parse_args_and_config(["--help"] if "--help_all" in argv else argv), notes
     except (ValueError, OSError) as error:  # what the libraries raise for a wrong value and for an unreadable --config
-        raise UserError(f"command line: {str(error).rstrip('.')}. --help_all lists all flags.") from None
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise UserError(f"command line: {reason}. --help_all lists all flags.") from None
 
 
 def translate(argv: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -7,6 +7,8 @@ from math import floor
 
 import numpy as np
 
+from pipeline.errors import UserError
+
 GROUP_BATCHES = 50  # batches that length grouping sorts together: enough to match lengths, few enough to stay random
 
 
@@ -43,6 +45,44 @@ def curriculum(n1: int, n2: int, seed: int, epoch: int) -> np.ndarray:
     order[~from_second] = shuffled(n1, seed, 2 * epoch)
     order[from_second] = n1 + shuffled(n2, seed, 2 * epoch + 1)
     return order
+
+
+def parse_weights(text: str, files: int) -> list[float]:
+    """The value of `--dataset_weights`, one positive number for each file.
+
+    >>> parse_weights("1,0.5", files=2)
+    [1.0, 0.5]
+    """
+    try:
+        weights = [float(word) for word in text.split(",")]
+    except ValueError:
+        weights = []
+    if len(weights) != files or not all(0 < weight < float("inf") for weight in weights):
+        raise UserError(f"--dataset_weights: expected {files} positive numbers, one for each file, got {text}.")
+    return weights
+
+
+def weighted(sizes: Sequence[int], weights: Sequence[float], seed: int, epoch: int) -> np.ndarray:
+    """The order of an epoch in which each sample of source i is drawn `weights[i]` times on average.
+
+    Sources have `sizes` samples, numbered through all of them. A source is read in shuffled passes, one after another, and
+    each epoch takes the next part: so no sample is drawn again before all others of its source were.
+
+    >>> [weighted([4, 2], [0.5, 2], seed=0, epoch=epoch).tolist().count(5) for epoch in range(2)]
+    [2, 2]
+    >>> sorted(np.concatenate([weighted([4, 2], [0.5, 1], seed=0, epoch=epoch) for epoch in range(2)]).tolist())
+    [0, 1, 2, 3, 4, 4, 5, 5]
+    """
+    drawn, first = [], 0
+    for source, (size, weight) in enumerate(zip(sizes, weights, strict=True)):
+        count = max(1, round(size * weight))
+        earlier_passes, start = divmod(epoch * count, size)
+        passes = range(earlier_passes, earlier_passes + (start + count - 1) // size + 1)
+        order = np.concatenate([np.random.default_rng([seed, source, number]).permutation(size) for number in passes])
+        drawn.append(first + order[start : start + count])
+        first += size
+    samples = np.concatenate(drawn)
+    return samples[shuffled(len(samples), seed, epoch)]
 
 
 def grouped_by_length(order: np.ndarray, lengths: Sequence[int] | np.ndarray, batch: int, seed: int, epoch: int) -> np.ndarray:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import MISSING, fields
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.errors import UserError
 from training.arguments import DataArguments, GRPOArguments
+from training.held_out import check_evaluation
 from training.rewards import BRIER
 from training.uploads import check_trackers
 
@@ -28,9 +30,8 @@ def apply_overrides(
     Returns the arguments to use and to record, and `notes` with one for each change that the user should know.
     """
     check_trackers(args.report_to)
-    if args.resume_from_checkpoint:
-        wrong = "expected none, because a run resumes by itself from the last checkpoint in --output_dir, got a value"
-        raise UserError(f"--resume_from_checkpoint: {wrong}. Omit it, and pass the --output_dir of the run to resume.")
+    check_replaced(args)
+    check_evaluation(script_args, args)
     on_gpu, notes = args.device.type != "cpu", list(notes)
     attention, reason = usable_attention(model_args.attn_implementation, on_gpu, getattr(args, "packing", False))
     if reason:
@@ -64,6 +65,8 @@ def apply_overrides(
         if getattr(args, name, False) and not on_gpu:
             changes[name] = False
             notes.append(f"--{name} is set to False: it needs a GPU")
+    if getattr(script_args, "early_stopping_patience", None) is not None and args.metric_for_best_model is None:
+        changes |= {"metric_for_best_model": "loss", "greater_is_better": False}
     if isinstance(script_args, GRPOArguments):
         changes["log_completions"] = script_args.log_completions_to_tracker
         if args.log_completions and not script_args.log_completions_to_tracker:
@@ -80,6 +83,37 @@ def apply_overrides(
         implementations = "kernels-community/flash-attn2, flex_attention"
         notes.append(f"--packing is set to False: it needs --attn_implementation {implementations}, or similar")
     return _replace(args, changes), model_args, notes
+
+
+# Flags of Transformers and TRL that our samples and their order replace → what to do instead.
+REPLACED = {
+    "assistant_only_loss": "Omit it: the loss is computed on the answer only",
+    "completion_only_loss": "Omit it: --loss_on_prompt computes the loss on prompts too",
+    "dataset_text_field": "Omit it: --dataset_name reads index files",
+    "dataset_kwargs": "Omit it: --dataset_name reads index files",
+    "shuffle_dataset": "Omit it: every epoch is shuffled",
+    "truncation_mode": "Omit it: an input that is too long loses its oldest events",
+    "packing_strategy": "Omit it: --packing concatenates the samples of a batch",
+    "eval_packing": "Omit it: --packing is for training and evaluation",
+    "train_sampling_strategy": "Omit it: --length_grouping batches samples of similar length",
+    "length_column_name": "Omit it: --length_grouping batches samples of similar length",
+    "label_names": "Omit it: the labels are the tokens of the answer",
+    "auto_find_batch_size": "Set --per_device_train_batch_size, on which the order of samples depends",
+    "batch_eval_metrics": "Omit it: --eval_metric_samples computes metrics",
+    "include_for_metrics": "Omit it: --eval_metric_samples computes metrics",
+    "fp16_full_eval": "Omit it: evaluation uses the precision of training",
+    "bf16_full_eval": "Omit it: evaluation uses the precision of training",
+    "restore_callback_states_from_checkpoint": "Omit it: a resumed run continues with all state",
+}
+
+
+def check_replaced(args: TrainingArguments) -> None:
+    """Report flags that cannot work, because our samples and their order replace what they change."""
+    for argument in fields(args):
+        default = argument.default_factory() if argument.default is MISSING else argument.default
+        if argument.name in REPLACED and getattr(args, argument.name) not in (default, None):
+            wrong = "expected the default, because this script replaces what the flag changes, got another value"
+            raise UserError(f"--{argument.name}: {wrong}. {REPLACED[argument.name]}.")
 
 
 def usable_attention(requested: str | None, on_gpu: bool, packing: bool = False) -> tuple[str | None, str | None]:
@@ -118,7 +152,7 @@ def trainer_options(args: Arguments, model_args: ModelConfig, tokenizer: PreTrai
     changes: dict[str, Any] = {"model_init_kwargs": model_options, "remove_unused_columns": False}
     if hasattr(args, "packing"):  # an SFTConfig
         changes |= {"packing": False, "padding_free": args.packing or args.padding_free, "max_length": None}
-        changes["dataset_kwargs"] = {"skip_prepare_dataset": True}
+        changes |= {"dataset_kwargs": {"skip_prepare_dataset": True}, "chat_template_path": None}  # it is in the tokenizer
     options = {"model": model_args.model_name_or_path, "args": _replace(args, changes), "processing_class": tokenizer}
     adapters = {"peft_config": get_peft_config(model_args), "quantization_config": get_quantization_config(model_args)}
     return options | adapters

@@ -6,7 +6,7 @@ import contextlib
 import json
 import pickle
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,17 +24,26 @@ from pipeline.files import atomic_path, write_json
 from pipeline.provenance import Provenance, Source, git_revision, output_of
 from pipeline.records import read_record, record_path
 from training.arguments import DataArguments
+from training.checkpoints import (
+    LAST_FILE,
+    RANDOM_STATE,
+    Start,
+    check_optimizer_state,
+    continued,
+    extends,
+    last_checkpoint,
+    requested_checkpoint,
+)
+from training.held_out import held_out_sources, selects_model
 from training.samples import DOMAIN, REASONING, TrainingData
 from training.uploads import MODEL_FILES, model_files
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import Trainer, TrainingArguments
+    from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
     from trl import ModelConfig
 
 CARD_FILE = "README.md"  # users may edit it
-LAST_FILE = "trainer_state.json"  # written last: a checkpoint that has it is complete
-RANDOM_STATE = "rng_state*.pth"  # saved with the optimizer, whose own files have other names under DeepSpeed and FSDP
 OLDER_WEIGHTS = "pytorch_model*.bin"
 
 # What training writes, as glob patterns. --overwrite removes this and nothing else.
@@ -66,16 +75,27 @@ NOT_DECISIVE = (
     *("activation_offloading", "attn_implementation", "torch_compile", "vllm_gpu", "vllm_server", "vllm_mode", "vllm_group"),
     *("vllm_tensor", "vllm_max_model_length", "vllm_enable_sleep", "load_dataset_mode", "remove_unused_columns"),
     # identified by content instead, or about this command only
-    *("model_name_or_path", "model_revision", "dataset_name", "root_dir", "instructions", "stage"),
+    *("model_name_or_path", "model_revision", "dataset_name", "root_dir", "instructions", "stage", "chat_template_path"),
     *("allow_upload", "overwrite", "ignore_data_skip", "resume_from_checkpoint"),
 )
+# Arguments that are decisive only if the saved model is the best of several (`held_out.selects_model`).
+SELECTION = (
+    *("eval_strategy", "eval_steps", "eval_delay", "eval_metric_samples", "eval_max_new_tokens"),
+    *("save_strategy", "save_steps"),
+)
+# What the record of a model says about its optimizer.
+OPTIMIZER = (
+    *("optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay", "max_grad_norm"),
+    *("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps"),
+)
+EVALUATED = ("eval_loss", "eval_mean_token_accuracy", "eval_f1", "eval_auroc")  # what the model card says of an evaluation
 DISK_ERRORS = ("No space left", "quota exceeded", "File too large", "PytorchStreamWriter", "unexpected pos")
 
 
 def load_training_data(
-    script_args: DataArguments, model_args: ModelConfig, max_tokens: int, eos_token: str | None = None, for_rl: bool = False
+    script_args: DataArguments, args: TrainingArguments, model_args: ModelConfig, max_tokens: int, for_rl: bool = False
 ) -> TrainingData:
-    """The rows of `--dataset_name`, with the tokenizer of the model (its end token is `eos_token`, if given)."""
+    """The rows of `--dataset_name`, with the tokenizer of the model, whose end token and template can be replaced."""
     stage = script_args.stage
     if stage not in (None, DOMAIN, REASONING):
         raise UserError(f"--stage: expected {DOMAIN} or {REASONING}, got {stage}.")
@@ -85,11 +105,7 @@ def load_training_data(
     if not model_args.model_name_or_path:
         raise UserError("--model_name_or_path: expected a Hub id or local directory, got none.")
     check_model(model_args.model_name_or_path)
-    tokenizer = load_tokenizer(model_args.model_name_or_path, revision=model_args.model_revision)
-    if eos_token:
-        tokenizer.eos_token = eos_token
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer = training_tokenizer(args, model_args)
     options = {"stage": stage, "instructions": script_args.instructions, "as_known": script_args.as_known}
     data = TrainingData(script_args.root_dir, files, tokenizer, max_tokens, for_rl=for_rl, **options)
     if stage == REASONING and not (data.has_chains or for_rl):
@@ -97,6 +113,24 @@ def load_training_data(
         fix = "Make them with scripts/reasoning_synthesis/synthesis.sh, or train on answers with --stage domain"
         raise UserError(f"{script_args.dataset_name}: {wrong}. {fix}.")
     return data
+
+
+def training_tokenizer(args: TrainingArguments, model_args: ModelConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer of the model, with the end token and chat template of the flags: it renders, and is saved, as it is."""
+    trusted = {"trust_remote_code": True} if getattr(args, "trust_remote_code", False) else {}
+    tokenizer = load_tokenizer(model_args.model_name_or_path, revision=model_args.model_revision, **trusted)
+    if eos_token := getattr(args, "eos_token", None):
+        if eos_token not in tokenizer.get_vocab():
+            raise UserError("--eos_token: expected a token of the model's vocabulary, got another. Check its spelling.")
+        tokenizer.eos_token = eos_token
+    if template := getattr(args, "chat_template_path", None):
+        if not Path(template).is_file():
+            fix = "Save the template of another model as a file, and pass that"
+            raise UserError(f"--chat_template_path {template}: expected a file with a Jinja template, got none. {fix}.")
+        tokenizer.chat_template = Path(template).read_text(encoding="utf-8")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
 def run_settings(
@@ -111,22 +145,19 @@ def run_settings(
         "global_batch": global_batch,
         "epochs": args.num_train_epochs,
         "learning_rate": args.learning_rate,
+        "optimizer": {name: getattr(args, name) for name in OPTIMIZER if getattr(args, name) is not None},
         "lora": model_args.lora_r if model_args.use_peft else None,
     } | others
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint of a run, or None; one without optimizer state, which cannot be resumed, is an error."""
-    steps = {path.parent.name.removeprefix("checkpoint-"): path.parent for path in folder.glob(f"checkpoint-*/{LAST_FILE}")}
-    checkpoint = steps[max(numbers, key=int)] if (numbers := [step for step in steps if step.isdecimal()]) else None
-    if checkpoint is not None and not any(checkpoint.glob(RANDOM_STATE)):
-        fix = "Choose another --output_dir, or remove the checkpoints to start afresh"
-        raise UserError(f"{checkpoint}: expected optimizer state, got a checkpoint of --save_only_model. {fix}.")
-    return checkpoint
-
-
 def run_provenance(
-    script: str, script_args: DataArguments, args: TrainingArguments, model_args: ModelConfig, data: TrainingData, batch: int
+    script: str,
+    script_args: DataArguments,
+    args: TrainingArguments,
+    model_args: ModelConfig,
+    data: TrainingData,
+    batch: int,
+    held_out: TrainingData | None = None,
 ) -> Provenance:
     """What a run is made from: the model, the data, and all arguments that decide the result.
 
@@ -134,17 +165,21 @@ def run_provenance(
         script: `sft.py` or `grpo.py`.
         args, model_args: arguments in effect.
         batch: global batch, in samples or prompts.
+        held_out: rows that the model is evaluated on; they decide the result if it selects the best checkpoint.
     """
+    selecting = selects_model(script_args, args)
     name = model_args.model_name_or_path
     sources = [base_model_source(name, model_args.model_revision)]
     for number, file in enumerate(data.files, 1):
         sources += index_sources(Path(file), f"data/{number}")
+    if selecting and held_out:
+        sources += held_out_sources(held_out)
     if not data.rendered:
         root = Path(data.root_dir)
         sources += [trajectories_source(root / "patients_ehr"), index_mapping_source(root / "index_mapping")]
-    settings = {"global_batch": batch, **data.settings()}
+    settings = {"global_batch": batch, **data.settings(), **_deepspeed_optimizer(args)}
     for arguments in (script_args, args, model_args):
-        settings |= _decisive(arguments)
+        settings |= _decisive(arguments, SELECTION if selecting else ())
     words = sys.argv[1:]
     pairs = zip(["", *words], words, strict=False)
     arguments = [word for before, word in pairs if "--hub_token" not in (before, word.partition("=")[0])]
@@ -159,13 +194,20 @@ def written_files(folder: Path) -> list[Path]:
     return sorted(path for place, patterns in written.items() for pattern in patterns for path in place.glob(pattern))
 
 
-def _decisive(arguments: Any) -> dict[str, Any]:
-    """The arguments of a dataclass that decide a result and differ from their defaults."""
+def _deepspeed_optimizer(args: TrainingArguments) -> dict[str, Any]:
+    """What a configuration of DeepSpeed sets instead of the training arguments; AdamW is the same with and without it."""
+    config = args.deepspeed_plugin.deepspeed_config if args.deepspeed_plugin else {}
+    kinds = {name: (config.get(name) or {}).get("type") for name in ("optimizer", "scheduler")}
+    return {f"deepspeed_{name}": kind for name, kind in kinds.items() if kind and kind.lower() not in ("adam", "adamw")}
+
+
+def _decisive(arguments: Any, also: Collection[str] = ()) -> dict[str, Any]:
+    """The arguments of a dataclass that decide a result and differ from their defaults; `also` names further decisive ones."""
     decisive = {}
     for argument in fields(arguments):
         default = argument.default_factory() if argument.default is MISSING else argument.default
         value = getattr(arguments, argument.name)
-        if not argument.name.startswith(NOT_DECISIVE) and value != default:
+        if (argument.name in also or not argument.name.startswith(NOT_DECISIVE)) and value != default:
             decisive[argument.name] = value
     return decisive
 
@@ -203,30 +245,51 @@ def base_model_source(name: str, revision: str | None = None) -> Source:
 
 
 def claim(
-    script: str, script_args: DataArguments, args: TrainingArguments, model_args: ModelConfig, data: TrainingData, batch: int
-) -> Provenance | None:
+    script: str,
+    script_args: DataArguments,
+    args: TrainingArguments,
+    model_args: ModelConfig,
+    data: TrainingData,
+    batch: int,
+    held_out: TrainingData | None = None,
+) -> Start | None:
     """Claim the output directory of a run; None if it holds the finished model of the same run. All processes must call it.
 
     A directory that holds neither weights nor checkpoints can be claimed by any run, because there is nothing to resume. For
     the arguments see `run_provenance`.
 
     Raises:
-        UserError: the directory holds a model or checkpoints of another run; or model, index, trajectories and code maps do
-            not fit each other.
+        UserError: the directory holds a model or checkpoints of another run; there is no checkpoint as requested; or model,
+            index, trajectories and code maps do not fit each other.
     """
     from accelerate.utils import broadcast_object_list
 
-    provenance, folder = None, Path(args.output_dir)
+    start = None
     if args.process_index == 0:
-        provenance = run_provenance(script, script_args, args, model_args, data, batch)
-        used = has_weights(folder) or last_checkpoint(folder) is not None
-        provenance.check_output()
-        unfinished_removal = (read_record(provenance.path) or {}).get("removing")
-        if not (used or script_args.overwrite or unfinished_removal):
-            provenance.path.unlink(missing_ok=True)
-        if not provenance.begin(script_args.overwrite, used=used):
-            provenance = None
-    return broadcast_object_list([provenance])[0]
+        start = _start(run_provenance(script, script_args, args, model_args, data, batch, held_out), script_args, args)
+        if start and start.checkpoint:
+            check_optimizer_state(start.checkpoint, deepspeed=args.deepspeed_plugin is not None)
+    return broadcast_object_list([start])[0]
+
+
+def _start(provenance: Provenance, script_args: DataArguments, args: TrainingArguments) -> Start | None:
+    """Claim the output of a run, and find where it starts; None if it is finished."""
+    folder, requested = provenance.output, args.resume_from_checkpoint
+    provenance.check_output()
+    afresh = script_args.overwrite or bool((read_record(provenance.path) or {}).get("removing"))
+    is_path = (requested or "true").lower() not in ("true", "false")
+    if afresh and is_path and Path(requested).resolve().is_relative_to(folder.resolve()):
+        wrong = "expected a checkpoint outside of --output_dir, because of --overwrite, got one inside"
+        raise UserError(f"--resume_from_checkpoint {requested}: {wrong}. Omit one of the flags.")
+    checkpoint = requested_checkpoint(folder, requested) if is_path or not afresh else None
+    used = has_weights(folder) or last_checkpoint(folder) is not None
+    if not (used or afresh):
+        provenance.path.unlink(missing_ok=True)
+    if checkpoint or not afresh:
+        provenance = continued(provenance, checkpoint, args.lr_scheduler_type.value)
+    if checkpoint and not afresh and extends(provenance):
+        provenance.claim()
+    return Start(provenance, checkpoint) if provenance.begin(script_args.overwrite, used=used) else None
 
 
 def has_weights(folder: Path) -> bool:
@@ -242,11 +305,28 @@ def describe_training(folder: Path, settings: Mapping[str, Any], data: TrainingD
     write_json(folder / TRAINING_FILE, {**settings, **about})
 
 
-def complete(provenance: Provenance, steps: int) -> None:
-    """Record that a run is finished, with the digests of the files of its model."""
-    folder = provenance.output
+def complete(provenance: Provenance, trainer: Trainer) -> None:
+    """Record that a run is finished, with the digests of the files of its model, and of which step the model is."""
+    folder, state = provenance.output, trainer.state
     files = [path for path in model_files(folder) if path.name != CARD_FILE]
-    provenance.complete(files=[*files, folder / TRAINING_FILE], steps=steps)
+    results = {"steps": state.global_step, "saved_step": saved_step(trainer)}
+    if results["saved_step"] != state.global_step:
+        results[trainer.args.metric_for_best_model] = state.best_metric
+    provenance.complete(files=[*files, folder / TRAINING_FILE], **results)
+
+
+def saved_step(trainer: Trainer) -> int:
+    """The step whose weights are saved: the best one with `--load_best_model_at_end`, else the last."""
+    best = trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint
+    return int(best.rpartition("-")[2]) if best else trainer.state.global_step
+
+
+def best_checkpoint(trainer: Trainer) -> str:
+    """The part of a summary that names the best checkpoint, if the model is chosen by a metric."""
+    if not trainer.args.load_best_model_at_end:
+        return ""
+    metric = "eval_" + trainer.args.metric_for_best_model.removeprefix("eval_")
+    return f", best at step {saved_step(trainer):,} ({metric} {trainer.state.best_metric:.4f})"
 
 
 def print_arguments(folder: Path, arguments: Mapping[str, Any], notes: Iterable[str]) -> None:
@@ -287,6 +367,8 @@ def train(trainer: Trainer, checkpoint: Path | None) -> dict[str, float]:
     """
     from safetensors import SafetensorError
 
+    if checkpoint:
+        trainer.args.eval_on_start = False
     try:
         with needing_packages():
             return trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None).metrics
@@ -332,6 +414,10 @@ def _model_card(trainer: Trainer, settings: Mapping[str, Any], metrics: Mapping[
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     results = [f"Loss {losses[0]:.4f} at the first log, {losses[-1]:.4f} at the last."] if losses else []
     results += [f"- {name}: {value:.4g}" for name, value in metrics.items()]
+    evaluated = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+    if held_out := next((entry for entry in evaluated if entry["step"] == saved_step(trainer)), None):
+        results += [f"\nEvaluation set at step {held_out['step']:,}, whose weights these are:\n"]
+        results += [f"- {name}: {value:.4g}" for name, value in held_out.items() if name in EVALUATED]
     return f"""---
 {base_model}library_name: transformers
 ---

@@ -12,11 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from inference.prompts import NO_THINK, THINK, PromptBuilder, completion, completion_after, instructions_sha256, training_mode
 from mimiciv_dataset.cells import MISSING_CELLS
 from mimiciv_dataset.mimiciv import MIMICIV
+from mimiciv_dataset.tasks import ALL_TASKS, Task
 from pipeline.digests import content_digest, stamp_of
 from pipeline.errors import UserError
 from pipeline.files import sha256, sha256_file
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
+PADDING = -1  # number of a row that is none
 IGNORE_INDEX = -100  # label of tokens without loss
 MAX_CHECKED_ROWS = 5000  # about how many rows of a file are checked before a run
 CACHE_PROBES = 8  # about how many samples are part of a cache's name, so that changed code does not find stale samples
@@ -131,6 +136,19 @@ class TrainingData:
         """The kinds of the tasks of all rows."""
         return {dataset.task(row).kind for dataset in self.datasets for row in dataset.rows}
 
+    def row(self, index: int) -> tuple[MIMICIV, int]:
+        """The dataset of row `index`, and its position there."""
+        for dataset in self.datasets:
+            if index < len(dataset):
+                break
+            index -= len(dataset)
+        return dataset, index
+
+    def task(self, index: int) -> Task:
+        """The task of row `index`."""
+        dataset, position = self.row(index)
+        return dataset.task(dataset.row(position))
+
     def check(self) -> None:
         """Check about `MAX_CHECKED_ROWS` rows of each file for answers and windows that would stop a run later."""
         for file, dataset in zip(self.files, self.datasets, strict=True):
@@ -142,15 +160,12 @@ class TrainingData:
 
     def render(self, index: int) -> RenderedSample:
         """Prompt and completion of row `index`; an input over the limit loses its oldest events (docs/data.md)."""
-        for dataset in self.datasets:
-            if index < len(dataset):
-                break
-            index -= len(dataset)
-        sample, text = dataset.with_text(index)
+        dataset, position = self.row(index)
+        sample, text = dataset.with_text(position)
         info = sample["task_info"]
         chain = chain_of(info)
         if self.mode_by_task:
-            mode = NO_THINK if info["task_type"] == "risk" else THINK
+            mode = NO_THINK if ALL_TASKS[info["task"]].kind == "risk" else THINK
         else:
             mode = training_mode(self.stage, chain)
         turn = completion(mode, sample["output"], chain) + self.end_of_turn
@@ -172,7 +187,7 @@ class TrainingData:
             "instructions_sha256": instructions_sha256(self.datasets[0].instructions),
             "as_known": self.as_known,
             "template_sha256": self.builder.template_sha256,
-            "tokenizer_sha256": sha256(self.tokenizer.backend_tokenizer.to_str()),
+            "tokenizer_sha256": tokenizer_sha256(self.tokenizer),
         }
 
     def fingerprint(self) -> dict[str, Any]:
@@ -184,6 +199,18 @@ class TrainingData:
             fingerprint["trajectories"] = trajectories.digest or _stamps(trajectories.folder)
             fingerprint["index_mapping"] = content_digest(Path(self.root_dir) / "index_mapping")
         return fingerprint
+
+
+def tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A digest of a tokenizer's content: of its Rust backend, or of one in Python its class, vocabulary files and tokens."""
+    if tokenizer.is_fast:
+        return sha256(tokenizer.backend_tokenizer.to_str())
+    with TemporaryDirectory() as folder:
+        files = [Path(name) for name in tokenizer.save_vocabulary(folder) if name]
+        content = [[file.name, sha256_file(file)] for file in files]
+    tokens = {str(index): repr(token) for index, token in sorted(tokenizer.added_tokens_decoder.items())}
+    named = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    return sha256(json.dumps([type(tokenizer).__name__, len(tokenizer), content, tokens, named], sort_keys=True))
 
 
 def _stamps(folder: Path) -> str:
@@ -262,11 +289,14 @@ class TokenSamples(SampleTransform):
 
     def sample(self, index: int) -> dict[str, list[int]]:
         """`input_ids` of prompt and completion, and `labels`: the same ids, with `IGNORE_INDEX` for the prompt."""
-        rendered = self.data.render(index)
         tokenizer = self.data.tokenizer
+        nothing = {"input_ids": [tokenizer.eos_token_id], "labels": [IGNORE_INDEX]}
+        if index == PADDING:
+            return nothing
+        rendered = self.data.render(index)
         if not rendered.fits:
             self.skipped[index] = 1
-            return {"input_ids": [tokenizer.eos_token_id], "labels": [IGNORE_INDEX]}
+            return nothing
         # Tokenized separately, because at inference the completion follows the token ids of the prompt.
         prompt = self.data.builder.ids(rendered.prompt)
         answer = tokenizer(rendered.completion, add_special_tokens=False)["input_ids"]
@@ -314,6 +344,19 @@ def lazy_dataset(samples: SampleTransform) -> Dataset:
     from datasets import Dataset
 
     return Dataset.from_dict({"index": list(range(len(samples.data)))}).with_transform(samples)
+
+
+def evaluation_dataset(samples: TokenSamples, batch: int) -> Dataset:
+    """A dataset of held-out samples, the longest first, so that a batch too large for the memory fails at once.
+
+    Samples without labels are added up to a multiple of `batch`, the samples in a batch of all processes together; otherwise
+    accelerate would repeat other samples, which would count twice.
+    """
+    from datasets import Dataset
+
+    order = np.argsort(-np.asarray(samples.data.approximate_lengths()), kind="stable").tolist()
+    order += [PADDING] * (-len(order) % batch)
+    return Dataset.from_dict({"index": order}).with_transform(samples)
 
 
 def tokenized_dataset(samples: TokenSamples, cache_dir: Path, processes: int | None) -> Dataset:

@@ -1,22 +1,27 @@
-"""TRL's trainers with our order of samples and our prompts' token ids."""
+"""TRL's trainers with our order of samples, our prompts' token ids, our evaluation, and an exact end of resumed runs."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator
 from functools import cached_property
-from math import isnan
 from typing import Any
 
 import numpy as np
 import torch
 import trl.trainer.utils
 from torch.utils.data import Sampler
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from trl import GRPOTrainer, SFTTrainer
+from trl.models import unwrap_model_for_generation
 
 from inference.backends import decoded
 from inference.p_yes import not_a_number, p_yes_from_logits, yes_no_tokens
+from pipeline.errors import UserError
+from training.held_out import SampleMetrics, evaluations_without_improvement
 from training.rewards import BRIER, scored_prompt
+from training.samples import IGNORE_INDEX
 
 # TRL computes logits of labelled tokens only, but of all tokens on devices without Triton (trl 1.16, add_fused_lm_head), for
 # accelerators that compile each shape. A CPU does not compile: logits of the masked prompt, 99 % of a sample, would make a
@@ -24,11 +29,14 @@ from training.rewards import BRIER, scored_prompt
 trl.trainer.utils._use_triton = lambda device: device.type in ("cuda", "xpu", "cpu")
 
 
+LOSS_TOTAL = "LossTotal"  # where the state of a trainer keeps the loss of all steps
+
+
 class EpochSampler(Sampler[int], TrainerCallback):
     """Yields the samples in the order of the current epoch, which is not the first one when a resumed run begins."""
 
-    def __init__(self, order: Callable[[int], np.ndarray], size: int) -> None:
-        self.order, self.size, self.epoch = order, size, 0
+    def __init__(self, order: Callable[[int], np.ndarray]) -> None:
+        self.order, self.size, self.epoch = order, len(order(0)), 0
 
     def __len__(self) -> int:
         return self.size
@@ -40,19 +48,140 @@ class EpochSampler(Sampler[int], TrainerCallback):
         self.epoch = int((state.epoch or 0) + 1e-6)
 
 
-class OrderedSFTTrainer(SFTTrainer):
-    """`SFTTrainer` that reads its samples in an `order`: a function of the epoch that returns sample numbers, (samples,)."""
+class EarlyStopping(TrainerCallback):
+    """Stops after `patience` evaluations in a row that do not improve `--metric_for_best_model` by more than `threshold`.
 
-    def __init__(self, order: Callable[[int], np.ndarray], **options: Any) -> None:
-        self.sampler = EpochSampler(order, len(options["train_dataset"]))
+    As Transformers' `EarlyStoppingCallback`, but the evaluations are counted in the log, which checkpoints hold, so that a
+    resumed run stops where an uninterrupted one does.
+    """
+
+    def __init__(self, patience: int, threshold: float) -> None:
+        self.patience, self.threshold = patience, threshold
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        name = "eval_" + args.metric_for_best_model.removeprefix("eval_")
+        values = [entry[name] for entry in state.log_history if name in entry]
+        if evaluations_without_improvement(values, args.greater_is_better, self.threshold) >= self.patience:
+            control.should_training_stop = True
+
+    on_evaluate = on_train_begin
+
+
+class ResumableTrainer(Trainer):
+    """A trainer whose resumed runs end as uninterrupted ones do: at the same step, and with the mean loss of all steps.
+
+    Transformers 5.17 makes one more step if the checkpoint is that of the last step; divides the loss of the steps since a
+    resume by the number of all steps; counts steps without labelled tokens, whose loss is 0; and cannot resume several
+    processes on a CPU.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        # Of this process: sum of the losses of the steps with labelled tokens, and their number.
+        self._loss, self._steps = 0.0, 0.0
+        self._steps_to_log, self._empty_steps_to_log = 0.0, 0.0  # since the last log
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        share = 1 / self.current_gradient_accumulation_steps
+        self._steps_to_log += share
+        if num_items_in_batch is not None and not torch.as_tensor(num_items_in_batch).any():
+            self._empty_steps_to_log += share
+        elif math.isfinite(value := loss.item()):
+            self._loss, self._steps = self._loss + value, self._steps + share
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            steps, empty = self._steps_to_log, self._empty_steps_to_log
+            if empty > steps - 0.5 / self.args.gradient_accumulation_steps:
+                del logs["loss"]
+            elif empty:
+                logs["loss"] *= steps / (steps - empty)
+            self._steps_to_log = self._empty_steps_to_log = 0.0
+        super().log(logs, start_time)
+
+    def _loss_total(self) -> list[float]:
+        """Sum of the losses of all steps with labelled tokens, and their number; means over processes."""
+        totals = torch.tensor([[self._loss, self._steps]], dtype=torch.float32, device=self.args.device)
+        return self.accelerator.gather(totals).mean(0).tolist()
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self.state.stateful_callbacks[LOSS_TOTAL] = dict(zip(("loss", "steps"), self._loss_total(), strict=True))
+        super()._save_checkpoint(model, trial)
+
+    def _init_training_state(self, *args: Any, **options: Any) -> tuple[int, int]:
+        position = super()._init_training_state(*args, **options)
+        total = self.state.stateful_callbacks.get(LOSS_TOTAL) or {"loss": 0.0, "steps": 0.0}
+        self._loss, self._steps = total["loss"], total["steps"]
+        return position
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        device = self.args.device
+        if device.type == "cpu":
+            vars(self.args)["_setup_devices"] = torch.device("cpu")  # torch.load does not know cpu:0
+        super()._load_optimizer_and_scheduler(checkpoint)
+        vars(self.args)["_setup_devices"] = device
+
+    def _run_epoch(self, **options: Any) -> None:
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        if not self.control.should_training_stop:
+            super()._run_epoch(**options)
+
+    def _finalize_training(self, *args: Any) -> TrainOutput:
+        loss, steps = self._loss_total()
+        mean = loss / steps if steps else math.nan
+        self._tr_loss.zero_()
+        self._total_loss_scalar = mean * max(self.state.global_step, 0.001)  # which Transformers divides again
+        return super()._finalize_training(*args)
+
+
+class OrderedSFTTrainer(ResumableTrainer, SFTTrainer):
+    """`SFTTrainer` that reads its samples in an order of our own, and evaluates held-out samples independently of batches.
+
+    Args:
+        order: function of the epoch that returns sample numbers, (samples,).
+        sample_metrics: further metrics of the evaluation set.
+    """
+
+    def __init__(
+        self, order: Callable[[int], np.ndarray], sample_metrics: SampleMetrics | None = None, **options: Any
+    ) -> None:
+        self.sampler, self.sample_metrics = EpochSampler(order), sample_metrics
         super().__init__(**options)
         self.add_callback(self.sampler)
+        self._held_out = torch.zeros(2)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
         return self.sampler
 
+    def prediction_step(self, model: Any, inputs: Any, *args: Any, **options: Any) -> tuple[Any, Any, Any]:
+        loss, logits, labels = super().prediction_step(model, inputs, *args, **options)
+        tokens = (inputs["labels"][:, 1:] != IGNORE_INDEX).sum().cpu()
+        self._held_out += torch.stack([loss.float().cpu() * tokens, tokens])
+        return loss, logits, labels
 
-class RenderedGRPOTrainer(GRPOTrainer):
+    def evaluation_loop(self, *args: Any, **options: Any) -> EvalLoopOutput:
+        """The loss is the mean over all labelled tokens, not that of means over batches."""
+        self._held_out.zero_()
+        output = super().evaluation_loop(*args, **options)
+        loss, tokens = self.accelerator.reduce(self._held_out.to(self.args.device), "sum").tolist()
+        if not tokens:
+            raise UserError("--eval_dataset_name: expected samples that fit in --max_length, got none. Increase it.")
+        output.metrics["eval_loss"] = loss / tokens
+        if self.sample_metrics:
+            unwrapping = {"gradient_checkpointing_kwargs": self.args.gradient_checkpointing_kwargs}
+            with (
+                unwrap_model_for_generation(self.model_wrapped, self.accelerator, **unwrapping) as model,
+                self.compute_loss_context_manager(),
+            ):
+                metrics = self.sample_metrics(model, self.accelerator)
+            output.metrics.update({f"eval_{name}": value for name, value in metrics.items()})
+        return output
+
+
+class RenderedGRPOTrainer(ResumableTrainer, GRPOTrainer):
     """`GRPOTrainer` for prompts that are already rendered: their text holds all special tokens, so none are added.
 
     Rewards read completions as the evaluation does, with special tokens, which can be marks of reasoning. The reward `brier`
