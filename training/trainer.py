@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -110,10 +111,17 @@ class ResumableTrainer(Trainer):
         self.state.stateful_callbacks[LOSS_TOTAL] = dict(zip(("loss", "steps"), self._loss_total(), strict=True))
         super()._save_checkpoint(model, trial)
 
-    def _init_training_state(self, *args: Any, **options: Any) -> tuple[int, int]:
-        position = super()._init_training_state(*args, **options)
+    def _init_training_state(self, *args: Any) -> tuple[int, int]:
+        position, checkpoint = super()._init_training_state(*args), args[3]
         total = self.state.stateful_callbacks.get(LOSS_TOTAL) or {"loss": 0.0, "steps": 0.0}
         self._loss, self._steps = total["loss"], total["steps"]
+        if checkpoint and self.args.load_best_model_at_end and self.state.best_global_step:
+            # Its recorded path is that of the command which saved it.
+            best = Path(checkpoint).parent / f"checkpoint-{self.state.best_global_step}"
+            if not best.is_dir():
+                fix = "Copy it back, or train from the beginning with --overwrite"
+                raise UserError(f"{best}: expected the best checkpoint so far, got no such directory. {fix}.")
+            self.state.best_model_checkpoint = str(best)
         return position
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -230,7 +238,7 @@ class RenderedGRPOTrainer(ResumableTrainer, GRPOTrainer):
                 logits = self.model(**inputs, position_ids=positions, logits_to_keep=1, use_cache=False).logits[:, -1]
             values |= {text: score.p_yes for text, score in zip(batch, p_yes_from_logits(logits, yes, no), strict=True)}
         self.model.train(was_training)
-        if any(map(isnan, values.values())):
+        if any(map(math.isnan, values.values())):
             raise not_a_number()
         return values
 
