@@ -19,6 +19,7 @@ from pipeline.files import read_json, write_json
 from pipeline.provenance import Provenance
 from training import runs
 from training.arguments import SFTArguments
+from training.checkpoints import Start
 from training.overrides import apply_overrides, trainer_options, usable_attention, vllm_model_length
 from training.samples import TrainingData
 
@@ -93,21 +94,31 @@ def test_packing_on_a_gpu_needs_an_attention_that_separates_samples(
 
 
 @pytest.fixture(scope="module")
-def run(small_root: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Provenance | None]:
+def start(small_root: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Start | None]:
     """A function that claims an output directory for a run on four rows, with changed arguments, data or model."""
     from trl import ModelConfig, SFTConfig
 
     data = index_of(small_root, tmp_path_factory.mktemp("data"), "emar", rows=4)
 
     def claim_run(output: Path, root: Path = small_root, file: str = data, model: Path = tiny_model, overwrite: bool = False,
-                  lora_r: int = 16, **changes: object) -> Provenance | None:  # fmt: skip
+                  lora_r: int = 16, **changes: object) -> Start | None:  # fmt: skip
         args = SFTConfig(**{"output_dir": str(output), "use_cpu": True, "bf16": False, "max_length": 4096, **changes})
         script_args, model_args = SFTArguments(overwrite=overwrite), ModelConfig(model_name_or_path=str(model), lora_r=lora_r)
         rows = TrainingData(root, [file], load_tokenizer(str(model)), args.max_length)
-        start = runs.claim("sft.py", script_args, args, model_args, rows, 8)
-        return start and start.provenance
+        return runs.claim("sft.py", script_args, args, model_args, rows, 8)
 
     return claim_run
+
+
+@pytest.fixture
+def run(start: Callable[..., Start | None]) -> Callable[..., Provenance | None]:
+    """As `start`, but returns the record of the run only."""
+
+    def record(*args: object, **changes: object) -> Provenance | None:
+        claimed = start(*args, **changes)
+        return claimed and claimed.provenance
+
+    return record
 
 
 def finish(provenance: Provenance) -> None:
@@ -253,6 +264,33 @@ def test_an_output_without_weights_or_checkpoints_is_free(run: Callable, tmp_pat
     (tmp_path / "provenance.json").unlink()
     with pytest.raises(UserError, match="expected a record of sft.py, got files without a record"):
         run(tmp_path)
+
+
+def test_which_checkpoint_a_run_continues_from(start: Callable, run: Callable, tmp_path: Path) -> None:
+    """The last one, or as --resume_from_checkpoint says; never one that --overwrite removes, or that was saved otherwise."""
+    output = tmp_path / "out"
+    run(output)
+    checkpoints = [saved_checkpoint(output, step) for step in (2, 10)]
+    with pytest.raises(UserError, match="checkpoint-10: expected optimizer state without DeepSpeed, got .* of DeepSpeed"):
+        run(output)
+    for checkpoint in checkpoints:
+        shutil.rmtree(checkpoint / "global_step2")
+    for flag, step in ((None, 10), ("True", 10), ("true", 10), (str(checkpoints[0]), 2)):
+        assert start(output, resume_from_checkpoint=flag).checkpoint == output / f"checkpoint-{step}"
+    with pytest.raises(UserError, match="false: expected no checkpoint in .*, got checkpoint-10. Add --overwrite"):
+        run(output, resume_from_checkpoint="false")
+    with pytest.raises(UserError, match="expected a checkpoint outside of --output_dir, because of --overwrite"):
+        run(output, resume_from_checkpoint=str(checkpoints[0]), overwrite=True)
+    with pytest.raises(UserError, match="same seed as this run, got a checkpoint of another run"):
+        run(tmp_path / "other", resume_from_checkpoint=str(checkpoints[0]), seed=1)
+    (checkpoints[0] / "rng_state.pth").unlink()
+    with pytest.raises(UserError, match="checkpoint-2: expected optimizer state, got a checkpoint of --save_only_model"):
+        run(output, resume_from_checkpoint=str(checkpoints[0]))
+    shutil.copytree(checkpoints[1], tmp_path / "lost/checkpoint-10")
+    with pytest.raises(UserError, match="expected a checkpoint beside the record of its run"):
+        run(output, resume_from_checkpoint=str(tmp_path / "lost/checkpoint-10"))
+    run(output, overwrite=True, resume_from_checkpoint="true")
+    assert not checkpoints[1].exists()
 
 
 def test_a_model_folder_is_described(run: Callable, small_root: Path, tiny_model: Path, tmp_path: Path) -> None:

@@ -197,6 +197,36 @@ def answers(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
+def test_several_processes_evaluate_as_one(synthetic_root: Path, model: Path, data: Path, tmp_path: Path) -> None:
+    """Two processes under DDP and ZeRO-3: the losses, metrics and best checkpoint of one; resumed, they end the same."""
+    held_out = index_of(synthetic_root, tmp_path, "transfers", "LengthOfStay_3day", rows=7)
+    common = ("--max_length", 1200, "--eval_dataset_name", held_out, "--eval_strategy", "steps", "--eval_steps", 2,
+              "--save_strategy", "steps", "--save_steps", 2, "--load_best_model_at_end", "True", "--eval_metric_samples", 6,
+              "--eval_max_new_tokens", 4, "--metric_for_best_model", "mean_token_accuracy")  # fmt: skip
+
+    def run(name: str, batch: int, **launch: object) -> list[dict]:
+        flags = words(synthetic_root, model, data, tmp_path / name, "--per_device_train_batch_size", batch, *common)
+        train("sft.py", flags, **launch)
+        history = read_json(tmp_path / name / "trainer_state.json")["log_history"]
+        names = ("eval_loss", "eval_f1", "eval_auroc")
+        return [{key: entry[key] for key in names if key in entry} for entry in history if "eval_loss" in entry]
+
+    once = run("one", 8)
+    assert len(once) == 3 and all("eval_f1" in entry for entry in once)
+    launches = {
+        "ddp": {"launch": TORCHRUN, "ACCELERATE_USE_CPU": "true"},
+        "zero3": {"launch": ZERO3, "DS_ACCELERATOR": "cpu"},
+    }
+    for name, launch in launches.items():
+        for step in (None, 2):
+            if step:
+                interrupt(tmp_path / name, step)
+            for entry, expected in zip(run(name, 4, **launch), once, strict=True):
+                assert entry == pytest.approx(expected, rel=2e-3, abs=2e-3), (name, step)
+        assert losses(tmp_path / name) == pytest.approx(losses(tmp_path / "one"), rel=2e-3)
+
+
+@pytest.mark.slow
 def test_grpo_under_zero3(synthetic_root: Path, model: Path, data: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     flags = words(synthetic_root, model, data, output, "--max_steps", 2, "--per_device_train_batch_size", 4,

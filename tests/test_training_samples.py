@@ -23,7 +23,7 @@ from inference.settings import DecodingSettings, InferenceSettings, ModelSetting
 from mimiciv_dataset.mimiciv import MIMICIV
 from mimiciv_dataset.tasks import TASKS
 from pipeline.errors import UserError
-from training.order import curriculum, grouped_by_length, second_source_count, shuffled
+from training.order import curriculum, grouped_by_length, second_source_count, shuffled, weighted
 from training.rewards import REWARDS, for_trl
 from training.samples import (
     DOMAIN,
@@ -186,6 +186,39 @@ def test_rl_on_rows_without_chains_reasons_on_decisions(small_root: Path, tokeni
     assert too_long.skipped.tolist() == [1, 1], "a row once, however often it is drawn"
 
 
+def test_the_kind_of_a_task_is_that_of_the_registry(small_root: Path, tokenizer, tmp_path: Path) -> None:
+    """However a row spells it: released ones say `risk_prediction`."""
+    path = tmp_path / "released.jsonl"
+    rows = [
+        {"idx": i, "instruction": "?", "input": "## Admissions [None]", "output": "yes", "candidates": ["yes", "no"],
+         "task_info": {"task": task, "metric": "x", "task_type": kind, "label": label}}
+        for i, (task, label, kind) in enumerate((task, label, kind) for task, label in (("emar", ["A"]), ("ICU_Stay_7day", "yes"))
+                                                for kind in ("decision", "decision_making", "risk", "risk_prediction", ""))
+    ]  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    samples = PromptSamples(TrainingData(small_root, [str(path)], tokenizer, 4096, for_rl=True))
+    assert [samples.sample(index)["mode"] for index in range(10)] == ["think"] * 5 + ["no_think"] * 5
+
+
+def test_a_tokenizer_in_python_is_known_by_its_content(small_root: Path, tmp_path: Path) -> None:
+    from transformers import ByT5Tokenizer
+
+    def saved(name: str, **options: int) -> str:
+        tokenizer = ByT5Tokenizer(**options)
+        tokenizer.chat_template = "{% for m in messages %}{{ m.content + eos_token }}{% endfor %}"
+        tokenizer.save_pretrained(tmp_path / name)
+        return name
+
+    file = index_of(small_root, tmp_path, "emar", rows=1)
+    names = [saved("a"), saved("b"), saved("other", extra_ids=5)]
+    data = [TrainingData(small_root, [file], load_tokenizer(str(tmp_path / name)), 20_000) for name in names]
+    digests = [each.settings()["tokenizer_sha256"] for each in data]
+    assert digests[0] == digests[1] != digests[2]
+    samples = TokenSamples(data[0])
+    samples.check_prefix(0)
+    assert samples.sample(0)["input_ids"][-1] == data[0].tokenizer.eos_token_id
+
+
 def test_a_fingerprint_names_everything_that_is_read(small_root: Path, tokenizer, tmp_path: Path) -> None:
     """Rows, code maps and trajectories, those of a release too, which have no record: so no cache of others is used."""
     root = tmp_path / "root"
@@ -285,6 +318,19 @@ def test_a_curriculum_uses_every_sample_once_and_keeps_the_rule(both: tuple[int,
     assert counts == np.concatenate([[0], np.cumsum(order >= n1)]).tolist()
     steps = np.diff(counts)
     assert set(steps.tolist()) <= {0, 1}
+
+
+@given(st.lists(st.tuples(st.integers(1, 20), st.floats(0.1, 3)), min_size=1, max_size=3), st.integers(1, 6))
+def test_weights_draw_each_source_evenly(sources: list[tuple[int, float]], epochs: int) -> None:
+    """Over any number of epochs, two samples of a source differ by one draw at most."""
+    sizes, weights = zip(*sources, strict=True)
+    orders = [weighted(sizes, weights, 0, epoch).tolist() for epoch in range(epochs)]
+    assert orders[-1] == weighted(sizes, weights, 0, epochs - 1).tolist()
+    drawn, first = np.bincount(np.concatenate(orders), minlength=sum(sizes)), 0
+    for size, weight in sources:
+        counts = drawn[first : first + size]
+        assert counts.sum() == epochs * max(1, round(size * weight)) and np.ptp(counts) <= 1
+        first += size
 
 
 def test_the_second_source_rises() -> None:

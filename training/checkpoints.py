@@ -52,7 +52,7 @@ def requested_checkpoint(folder: Path, requested: str | None) -> Path | None:
         UserError: there is no such checkpoint, or it is incomplete.
     """
     flag = "--resume_from_checkpoint"
-    word = (requested or "").lower()
+    word = "" if requested is None else requested.lower()
     if word not in ("", "true", "false"):
         checkpoint = Path(requested)
         if not (checkpoint / LAST_FILE).is_file():

@@ -6,6 +6,7 @@ p(yes), each as the mean over tasks. Names in the log begin with `eval_`, as tho
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -167,6 +168,9 @@ def check_evaluation(script_args: DataArguments, args: TrainingArguments) -> Non
         if args.eval_strategy == "no":
             fix = "Add --eval_strategy steps --eval_steps N, or --eval_strategy epoch"
             raise UserError(f"--eval_dataset_name: expected an --eval_strategy, got no. {fix}.")
+        if script_args.eval_metric_samples and (args.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true"):
+            fix = "Omit it, and evaluate checkpoints with test.py"
+            raise UserError(f"--eval_metric_samples: expected data parallelism or DeepSpeed, got FSDP. {fix}.")
         return
     needing = {
         f"--eval_strategy {args.eval_strategy.value}": args.eval_strategy != "no",
@@ -185,6 +189,8 @@ def check_evaluation(script_args: DataArguments, args: TrainingArguments) -> Non
 def check_metric(args: TrainingArguments, metrics: SampleMetrics | None) -> None:
     """Report a `--metric_for_best_model` that no evaluation will compute."""
     name = (args.metric_for_best_model or "loss").removeprefix("eval_")
+    if name in LOGGED:
+        return
     known = [*LOGGED, *(metrics.names if metrics else ())]
     if name not in known:
         fix = "f1 and auroc need --eval_metric_samples and rows of decision tasks, or of both labels of a risk task"

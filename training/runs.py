@@ -275,6 +275,7 @@ def claim(
 def _start(provenance: Provenance, script_args: DataArguments, args: TrainingArguments) -> Start | None:
     """Claim the output of a run, and find where it starts; None if it is finished."""
     folder, requested = provenance.output, args.resume_from_checkpoint
+    requested = None if requested is None else str(requested)  # a YAML file has true and false
     provenance.check_output()
     afresh = script_args.overwrite or bool((read_record(provenance.path) or {}).get("removing"))
     is_path = (requested or "true").lower() not in ("true", "false")
@@ -323,7 +324,7 @@ def saved_step(trainer: Trainer) -> int:
 
 def best_checkpoint(trainer: Trainer) -> str:
     """The part of a summary that names the best checkpoint, if the model is chosen by a metric."""
-    if not trainer.args.load_best_model_at_end:
+    if not (trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint):
         return ""
     metric = "eval_" + trainer.args.metric_for_best_model.removeprefix("eval_")
     return f", best at step {saved_step(trainer):,} ({metric} {trainer.state.best_metric:.4f})"

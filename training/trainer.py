@@ -50,19 +50,19 @@ class EpochSampler(Sampler[int], TrainerCallback):
 
 
 class EarlyStopping(TrainerCallback):
-    """Stops after `patience` evaluations in a row that do not improve `--metric_for_best_model` by more than `threshold`.
+    """Stops after this many `evaluations` in a row that do not improve `--metric_for_best_model` by more than `threshold`.
 
     As Transformers' `EarlyStoppingCallback`, but the evaluations are counted in the log, which checkpoints hold, so that a
     resumed run stops where an uninterrupted one does.
     """
 
-    def __init__(self, patience: int, threshold: float) -> None:
-        self.patience, self.threshold = patience, threshold
+    def __init__(self, evaluations: int, threshold: float) -> None:
+        self.evaluations, self.threshold = evaluations, threshold
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         name = "eval_" + args.metric_for_best_model.removeprefix("eval_")
         values = [entry[name] for entry in state.log_history if name in entry]
-        if evaluations_without_improvement(values, args.greater_is_better, self.threshold) >= self.patience:
+        if evaluations_without_improvement(values, args.greater_is_better, self.threshold) >= self.evaluations:
             control.should_training_stop = True
 
     on_evaluate = on_train_begin
