@@ -189,11 +189,12 @@ def test_rl_on_rows_without_chains_reasons_on_decisions(small_root: Path, tokeni
 def test_the_kind_of_a_task_is_that_of_the_registry(small_root: Path, tokenizer, tmp_path: Path) -> None:
     """However a row spells it: released ones say `risk_prediction`."""
     path = tmp_path / "released.jsonl"
+    kinds = ("decision", "decision_making", "risk", "risk_prediction", "")
+    cases = [(task, label, kind) for task, label in (("emar", ["A"]), ("ICU_Stay_7day", "yes")) for kind in kinds]
     rows = [
         {"idx": i, "instruction": "?", "input": "## Admissions [None]", "output": "yes", "candidates": ["yes", "no"],
          "task_info": {"task": task, "metric": "x", "task_type": kind, "label": label}}
-        for i, (task, label, kind) in enumerate((task, label, kind) for task, label in (("emar", ["A"]), ("ICU_Stay_7day", "yes"))
-                                                for kind in ("decision", "decision_making", "risk", "risk_prediction", ""))
+        for i, (task, label, kind) in enumerate(cases)
     ]  # fmt: skip
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     samples = PromptSamples(TrainingData(small_root, [str(path)], tokenizer, 4096, for_rl=True))
