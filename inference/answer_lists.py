@@ -1,0 +1,366 @@
+"""Lists of names in the shapes that models write: lines with list marks, JSON and Python literals, Markdown tables.
+
+`answers.read_items` puts these together. Names themselves contain what looks like such marks (`24. Hour Urine`, `*NF* Bosentan`,
+`A | B`), so a list mark is removed only where all lines have one, or where the name without it is known. All functions take time
+linear in the length of the text.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+IsKnown = Callable[[str], bool]
+
+# --- JSON and Python literals
+
+_MAX_DEPTH = 8  # of brackets in an answer
+_MAX_FAILURES = 8  # starts of a literal that are tried in vain; keeps the time linear
+_START = re.compile(r"\[\s*[\"'{\[]|\{\s*[\"']")
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\'|[\[\]{},]|[^"\'\[\]{},]+', re.DOTALL)
+_WORD = re.compile(r"\b(?:None|True|False)\b")
+_WORDS = {"None": "null", "True": "true", "False": "false"}
+_ESCAPED = re.compile(r"\\([^n])", re.DOTALL)  # an escaped line end is kept, and ends a line later
+_NOT_JSON_ESCAPE = re.compile(r"\\(?![\"\\/bfnrtu])")
+
+_LIST_KEYS = ("items", "answer", "answers", "final_answer", "final answer", "predictions", "results", "list", "output")
+_NAME_KEYS = ("name", "item", "item_name", "item name", "label", "title", "description", "answer", "event", "value")
+_REASONING_KEYS = ("reasoning", "reason", "reasons", "rationale", "explanation", "thinking", "thought", "thoughts", "analysis")
+_NUMBERED_KEY = re.compile(r"(?:item|answer|name)?[ _]?\d+")
+
+
+def read_literals(text: str) -> list[str] | None:
+    """The names in the JSON or Python lists and objects of a text, wherever they stand; None if there are none.
+
+    An object that names nothing has no names, so that a reply of only such objects counts as unreadable.
+
+    >>> read_literals('Here: ["a, b", "c"]'), read_literals("{'items': [{'name': 'a', 'code': '1'}]}")
+    (['a, b', 'c'], ['a'])
+    >>> read_literals("[Redacted]"), read_literals('{"certainty": 0.5}')
+    (None, [])
+    """
+    values = find_literals(text)
+    return [name for value in values for name in _names_in(value)] if values else None
+
+
+def find_literals(text: str) -> list[Any]:
+    """The JSON or Python lists and objects in a text, as Python values."""
+    values, position, failures = [], 0, 0
+    while failures < _MAX_FAILURES and (start := _START.search(text, position)):
+        literal = _literal_at(text, start.start())
+        if literal is None:
+            position, failures = start.start() + 1, failures + 1
+        else:
+            value, position = literal
+            values.append(value)
+    return values
+
+
+def _literal_at(text: str, start: int) -> tuple[Any, int] | None:
+    """(value, end) of the list or object that starts at a position; None if it is not one, or is cut off."""
+    parts: list[str] = []
+    depth, position = 0, start
+    while match := _TOKEN.match(text, position):
+        token, position = match[0], match.end()
+        if token[0] == "'":
+            token = json.dumps(_ESCAPED.sub(r"\1", token[1:-1]))
+        elif token[0] == '"':
+            token = _NOT_JSON_ESCAPE.sub(r"\\\\", token)
+        elif token in "[{":
+            depth += 1
+        elif token in "]}":
+            depth -= 1
+            if parts[-1].strip() == "" and len(parts) > 1:
+                parts.pop()
+            if parts[-1] == ",":
+                parts.pop()
+        else:
+            token = _WORD.sub(lambda word: _WORDS[word[0]], token)
+        parts.append(token)
+        if depth == 0:
+            try:
+                return json.loads("".join(parts), strict=False), position
+            except ValueError:
+                return None
+        if depth > _MAX_DEPTH:
+            return None
+    return None
+
+
+def _names_in(value: Any) -> list[str]:
+    """The names in a JSON value: strings of its lists, and of each object its list, or else its name."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list):
+        return [name for element in value for name in _names_in(element)]
+    if not isinstance(value, dict):
+        return []
+    fields = {str(key).strip().casefold(): content for key, content in value.items()}
+    fields = {key: content for key, content in fields.items() if key not in _REASONING_KEYS}
+    lists = {key: content for key, content in fields.items() if isinstance(content, (list, dict))}
+    texts = {key: content for key, content in fields.items() if isinstance(content, str)}
+    for key in _LIST_KEYS:
+        if key in lists:
+            return _names_in(lists[key])
+    for key in _NAME_KEYS:
+        if key in texts:
+            return [texts[key]]
+    if lists:
+        return _names_in(list(lists.values()))
+    if len(texts) == 1 or all(map(_NUMBERED_KEY.fullmatch, texts)):
+        return list(texts.values())
+    return []
+
+
+# --- Markdown tables
+
+_SEPARATOR = re.compile(r"\|?\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)*\|?")
+_CELL_END = re.compile(r"(?<!\\)\|")
+_CELL_NUMBER = re.compile(r"[\s\d.)#*]*")
+_NAME_COLUMN = re.compile(
+    r"\b(?:items?|names?|events?|medications?|drugs?|diagnos[ei]s|procedures?|tests?|labs?|answers?|labels?|descriptions?)\b", re.I
+)
+_NUMBER_COLUMN = re.compile(r"\b(?:id|ids|codes?|no|number|rank|index)\b|#", re.I)
+
+
+def read_table(lines: Sequence[str]) -> list[str] | None:
+    """The names in the Markdown tables among lines: the cells of their column of names; None if there is no table.
+
+    That is the first column whose heading says so, or else the first with cells that are not only numbers. Lines outside the
+    tables are dropped.
+
+    >>> read_table(["| # | Drug | Code |", "|---|---|---|", "| 1 | Aspirin | B01 |"]), read_table(["A | B"])
+    (['Aspirin'], None)
+    """
+    lines = [line.strip() for line in lines]
+    separators = {i for i, line in enumerate(lines) if "|" in line and _SEPARATOR.fullmatch(line)}
+    names: list[str] = []
+    header: list[str] | None = None
+    rows: list[list[str]] = []
+    is_table = False
+    for i, line in enumerate([*lines, ""]):
+        if i in separators:
+            continue
+        if i + 1 in separators and "|" in line:
+            names += _column(header, rows)
+            header, rows = _cells(line), []
+        elif line.startswith("|") or (header is not None and "|" in line):
+            rows.append(_cells(line))
+        else:
+            names += _column(header, rows)
+            header, rows = None, []
+        is_table = is_table or header is not None or bool(rows)
+    return names if is_table else None
+
+
+def _cells(line: str) -> list[str]:
+    line = line.removeprefix("|")
+    if line.endswith("|") and not line.endswith("\\|"):
+        line = line[:-1]
+    return [cell.replace("\\|", "|") for cell in _CELL_END.split(line)]
+
+
+def _column(header: list[str] | None, rows: list[list[str]]) -> list[str]:
+    """The cells of the column of names; a row with more cells than the header has a name that contains the cell mark."""
+    if not rows:
+        return []
+    width = len(header) if header else min(map(len, rows))
+    headings = [(i, unwrap(heading)) for i, heading in enumerate(header or [])]
+    named = [i for i, heading in headings if _NAME_COLUMN.search(heading) and not _NUMBER_COLUMN.search(heading)]
+    with_text = [i for i in range(width) if any(i < len(row) and not _CELL_NUMBER.fullmatch(row[i]) for row in rows)]
+    column = next(iter([*named, *with_text, 0]))
+    return ["|".join(row[column : column + 1 + max(0, len(row) - width)]) for row in rows]
+
+
+# --- lines
+
+_QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’", "«": "»"}
+_EMPHASIS = ("**", "__", "*", "_")
+_BULLET = re.compile(
+    r"(?P<bullet>[•▪●◦‣⁃∙·○■□▫◆◇▸▹►▶➤➢❖✓✔✅☑★☆→»›\uf0b7])\s*|(?P<dash>[-*+>~–—−]|--)(?:\s+|$)|(?P<box>\[[ xX✓✔]?\])\s+"
+)
+_NUMBER = re.compile(r"(?:\*\*|__)?[(\[（]?(\d{1,3})(?:\*\*|__)?\\?[.)\]）．、](?:\*\*|__)?(?:(\s+|$)|(?=[^\W\d_]|[\"'“(*`\[]))")
+_UNUSUAL_NUMBER = re.compile(r"#?(\d{1,3})(?:\s*:|\s+[-–—])\s+|#(\d{1,3})[.)]?\s+")
+_LETTER = re.compile(r"\(?([A-Za-z])[.)]\s+(?=(\S))")
+_ROMAN = re.compile(r"\(?([ivxIVX]{1,5})[.)]\s+")
+_ROMAN_NUMBERS = {
+    roman: number
+    for number, roman in enumerate("i ii iii iv v vi vii viii ix x xi xii xiii xiv xv xvi xvii xviii xix xx".split(), 1)
+}
+_HEADING = re.compile(r"#{1,6}\s+")
+_RULE = re.compile(r"[-*=\s]{3,}|[\[\]{}(),\s]*")
+_LITERAL_PIECE = re.compile(r"\"[^\"]*\"\s*:|[\[{]\s*[\"'{\[]")  # of a list or object that is cut off or not well-formed
+_ANSWER_IS = re.compile(
+    r"(?:\*\*|__)?(?:(?:the|my|so the)\s+)?(?:final\s+answers?|final\s+response|answers?)(?:\*\*|__)?"
+    r"\s*(?:(?:is|are)\b\s*:?|[::]|$)(?:\*\*|__)?\s*", re.I,
+)  # fmt: skip
+_BOLD_NAME = re.compile(r"\*\*([^*]+)\*\*(?:\s*[:(]|\s+[-–—]\s|$)")
+# How sentences begin that are no names; checked against all names of MIMIC-IV's dictionaries.
+_PROSE = re.compile(
+    r"(?:i|we)(?:['’]m|['’]d|['’]ve|['’]ll|['’]re| am| are| can| cannot| could| do| don['’]t| would| will| need| must| have| apologi[sz]e"
+    r"| think| believe| predict| recommend)\b"
+    r"|sorry\b|unfortunately\b|apologies\b|as an? (?:ai|language model|large)\b|cannot be (?:determined|predicted)\b"
+    r"|it is (?:not possible|impossible|unclear|difficult|likely|important)\b|it['’]s (?:not|impossible|unclear|difficult|likely|important)\b"
+    r"|there (?:is|are) (?:not|no|insufficient)\b|(?:not enough|insufficient) (?:information|data|context)\b"
+    r"|based on (?:the|this|these|your|his|her)\b|given (?:the|this|that|these)\b|considering (?:the|this)\b"
+    r"|the (?:patient|answers?|provided|following|record|given|next|most likely|information|model|above|final|predicted|input|data)\b"
+    r"|this patient\b|these (?:are|items|medications|tests|were|include)\b|here (?:is|are)\b|here['’]s\b|sure[,!.]|certainly[,!.]|of course[,!.]"
+    r"|let me\b|let['’]s\b|please (?:note|provide|let|consult)\b|note (?:that|:)|note:|hope this\b|to (?:answer|determine|predict)\b",
+    re.I,
+)  # fmt: skip
+
+
+class Mark(NamedTuple):
+    """The list mark of a line."""
+
+    kind: str  # the bullet, or the kind of numbering
+    number: int | None
+    rest: str  # the line without it
+    is_sure: bool = True  # whether it is a mark even on the only line of a list
+
+
+def read_lines(lines: Sequence[str], is_known: IsKnown) -> list[str]:
+    """The names on lines: without headings, lead-ins and sentences, list marks, emphasis, and punctuation of the list."""
+    lines = [line for line in lines if not _RULE.fullmatch(line)]
+    lines = _without_headings([line.rstrip() for line in lines], is_known)
+    lines = _without_remarks(lines, is_known)
+    names = _without_marks([_clean(line, is_known) for line in lines], is_known)
+    bold = [_BOLD_NAME.match(name) for name in names]
+    if all(bold) and not all(map(is_known, names)):
+        names = [match[1].strip().removesuffix(":") for match in bold]
+    return [_clean(name, is_known) for name in _without_punctuation(names, is_known)]
+
+
+def unwrap(text: str) -> str:
+    """A text without enclosing emphasis and quotes, in any order; a mark that occurs inside too encloses nothing.
+
+    >>> unwrap('"**Heparin**"'), unwrap("**A** and **B**"), unwrap("*NF* Bosentan"), unwrap("_No_")
+    ('Heparin', '**A** and **B**', '*NF* Bosentan', 'No')
+    """
+    for _ in range(4):  # deeper nesting is not an answer, and the bound keeps this linear
+        text = text.strip()
+        for mark in _EMPHASIS:
+            inner = text[len(mark) : -len(mark)]
+            if inner.strip() and text.startswith(mark) and text.endswith(mark) and mark not in inner:
+                text = inner
+                break
+        else:
+            if len(text) < 2 or _QUOTES.get(text[0]) != text[-1] or {text[0], text[-1]} & set(text[1:-1]):
+                break
+            text = text[1:-1]
+    return text.strip()
+
+
+def _clean(line: str, is_known: IsKnown) -> str:
+    """A line without the comma after a quoted string, without enclosing marks; a known name stays as it is."""
+    line = line.strip()
+    if line[-1:] in (",", ";") and len(line) > 2 and _QUOTES.get(line[0]) == line[-2]:
+        line = line[:-1]
+    return line if is_known(line) else unwrap(line)
+
+
+def _without_headings(lines: list[str], is_known: IsKnown) -> list[str]:
+    """Lines without headings, lead-ins and sentences; "Answer: X" is X."""
+    is_heading = [bool(_HEADING.match(line.strip())) for line in lines]
+    if all(is_heading):  # used as list marks
+        lines = [_HEADING.sub("", line.strip(), count=1) for line in lines]
+        is_heading = [False] * len(lines)
+    kept = []
+    for line, heading in zip(lines, is_heading, strict=True):
+        text = line.strip()
+        if is_known(text):
+            kept.append(line)
+            continue
+        lead = _ANSWER_IS.match(text)
+        if lead:
+            line = text = text[lead.end() :]
+        bare = unwrap(text)
+        if heading or not bare or bare.endswith((":", "：")) or _LITERAL_PIECE.match(text) or _PROSE.match(bare):
+            continue
+        kept.append(line)
+    return kept
+
+
+def _without_remarks(lines: list[str], is_known: IsKnown) -> list[str]:
+    """Where lines have list marks: without what is indented under an item, bold headings of groups, and sentences."""
+    marks = [None if is_known(line.strip()) else _mark(unwrap(line)) for line in lines]
+    listed = [mark for mark in marks if mark]
+    if not _is_list(listed) or len(listed) < 2:
+        return lines
+    top = listed[0].kind
+    kept = []
+    for line, mark in zip(lines, marks, strict=True):
+        text = line.strip()
+        is_below = kept and len(line) - len(line.lstrip()) >= 2 and (mark is None or mark.kind != top)
+        is_aside = mark is None and (unwrap(text) != text or (text.endswith((".", "!", "?")) and len(text.split()) > 2))
+        if is_known(text) or not (is_below or is_aside):
+            kept.append(line)
+    return kept
+
+
+def _without_marks(lines: list[str], is_known: IsKnown) -> list[str]:
+    """Lines without their list marks, where all have one, or where the name without it is known."""
+    for _ in range(3):  # "- [x] 1. Aspirin"
+        unknown = [i for i, line in enumerate(lines) if not is_known(line)]
+        for read in (_mark, _letter, _roman):
+            marks = {i: read(lines[i]) for i in unknown}
+            if unknown and all(marks.values()) and _is_list(list(marks.values())):
+                lines = [unwrap(marks[i].rest) if i in marks else line for i, line in enumerate(lines)]
+                break
+        else:
+            break
+    names = []
+    for line in lines:
+        mark = None if is_known(line) else _mark(line) or _letter(line)
+        rest = unwrap(mark.rest) if mark else line
+        names.append(rest if mark and is_known(rest) else line)
+    return names
+
+
+def _without_punctuation(names: list[str], is_known: IsKnown) -> list[str]:
+    """Names without the full stops, commas or semicolons that end all of them, or after which the name is known."""
+    unknown = [name for name in names if not is_known(name)]
+    for marks in (",;", "."):
+        ended = [name for name in unknown if name.endswith(tuple(marks))]
+        rest = unknown[:-1] if marks == ",;" else unknown  # the last name of an enumeration may end otherwise
+        is_list = len(ended) >= 2 and all(name.endswith(tuple(marks)) for name in rest)
+        if is_list:
+            drop = marks + "." * (marks == ",;")
+            return [name if is_known(name) or not name.endswith(tuple(drop)) else name[:-1].rstrip() for name in names]
+    known_without = [name[:-1].rstrip() if name.endswith((".", ",", ";")) else name for name in names]
+    return [rest if not is_known(name) and is_known(rest) else name for name, rest in zip(names, known_without, strict=True)]
+
+
+def _mark(line: str) -> Mark | None:
+    """The bullet or number at the start of a line."""
+    line = line.strip()
+    if match := _BULLET.match(line):
+        return Mark(match[0].strip(), None, line[match.end() :])
+    if match := _NUMBER.match(line):
+        return Mark("number", int(match[1]), line[match.end() :], match[2] is not None)
+    if match := _UNUSUAL_NUMBER.match(line):
+        return Mark("number", int(match[1] or match[2]), line[match.end() :], False)
+    return None
+
+
+def _letter(line: str) -> Mark | None:
+    match = _LETTER.match(line)
+    if match is None or (match[1].isupper() and match[2].islower()):  # "E. coli"
+        return None
+    return Mark("letter", ord(match[1].lower()) - ord("a") + 1, line[match.end() :], False)
+
+
+def _roman(line: str) -> Mark | None:
+    match = _ROMAN.match(line)
+    number = _ROMAN_NUMBERS.get(match[1].lower()) if match else None
+    return Mark("roman", number, line[match.end() :], False) if number else None
+
+
+def _is_list(marks: Sequence[Mark]) -> bool:
+    """Whether these are the marks of one list: bullets of any kind, and numbers that count up from 0 or 1, maybe anew."""
+    numbers = [mark.number for mark in marks if mark.number is not None]
+    counts_up = not numbers or (numbers[0] < 2 and all(b < 2 or b > a for a, b in pairwise(numbers)))
+    return bool(marks) and counts_up and (len(marks) > 1 or marks[0].is_sure)
