@@ -8,14 +8,14 @@ each of their samples by how often the patient was drawn, so that every replicat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import numpy as np
 
-from inference.answers import read_items, read_yes_no
+from inference.answers import fold_name, read_items, read_yes_no
 from mimiciv_dataset.samples import label_list
 from mimiciv_dataset.tasks import ALL_TASKS, NO, YES, Task
 
@@ -36,7 +36,7 @@ MIN_PER_LABEL = 20  # patients with a positive sample, and with a negative one
 
 
 def set_scores(predicted: Iterable[str], target: Iterable[str]) -> tuple[float, float, float]:
-    """Precision, recall and F1 of a set of items against the target set; items are compared stripped and case-folded.
+    """Precision, recall and F1 of a set of items against the target set; items are compared with `answers.fold_name`.
 
     F1 = 2·|predicted ∩ target| / (|predicted| + |target|) (Dice 1945). All three are 0 if no item is correct, also for an
     empty prediction.
@@ -53,7 +53,7 @@ def set_scores(predicted: Iterable[str], target: Iterable[str]) -> tuple[float, 
 
 
 def _folded(items: Iterable[str]) -> set[str]:
-    return {folded for item in items if (folded := item.strip().casefold())}
+    return {folded for item in items if (folded := fold_name(item))}
 
 
 @cache
@@ -83,7 +83,9 @@ def predicts_yes(answer: str | None, p_yes: float | None = None) -> bool | None:
     return None if text is None else text == YES
 
 
-def sample_score(task: str | Task, label: Any, answer: str | None, p_yes: float | None = None) -> float:
+def sample_score(
+    task: str | Task, label: Any, answer: str | None, p_yes: float | None = None, candidates: Collection[str] = ()
+) -> float:
     """The score of a single sample in evaluation, and its reward in RL: from 0 to 1, higher is better.
 
     Decision tasks: F1 of the set of items; next_event: 1 if the reply names one item and it is the label; risk tasks: 1 if
@@ -94,6 +96,8 @@ def sample_score(task: str | Task, label: Any, answer: str | None, p_yes: float 
         label: the correct answer, or several.
         answer: the reply without its reasoning; None if it was cut off inside its reasoning.
         p_yes: for risk tasks, P(yes) / (P(yes) + P(no)); takes precedence over the text.
+        candidates: the answers offered in the prompt. They and the label only decide what is part of an item's name
+            (`read_items`).
 
     >>> sample_score("prescriptions", ["Aspirin", "Heparin"], "aspirin")
     0.6666666666666666
@@ -108,10 +112,10 @@ def sample_score(task: str | Task, label: Any, answer: str | None, p_yes: float 
         case "rouge1":
             return rouge1(answer or "", "\n".join(labels))
         case "accuracy":
-            items = read_items(answer)
+            items = read_items(answer, {*candidates, *labels})
             return float(len(items) == 1 and _folded(items) == _folded(labels))
         case _:
-            return set_scores(read_items(answer), labels)[2]
+            return set_scores(read_items(answer, {*candidates, *labels}), labels)[2]
 
 
 # --- many samples

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,13 @@ class Prediction:
         from inference.answers import split_reasoning
 
         return None if self.error is not None else split_reasoning(self.response, self.thinking_open)[1]
+
+    @cached_property
+    def items(self) -> list[str]:
+        """The items that the answer names; candidates and labels only decide what is part of a name (`read_items`)."""
+        from inference.answers import read_items
+
+        return read_items(self.answer, {*self.candidates, *self.labels})
 
 
 def read_predictions(path: Path | str) -> dict[str, Prediction]:

@@ -19,6 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from evaluation.predictions import Prediction, read_predictions
+from inference.answers import READER_VERSION
 from mimiciv_dataset.patients import DATA_USE
 from mimiciv_dataset.tasks import ALL_TASKS, YES
 from pipeline.cli import Parser, at_least, run
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 SCORE_VERSION = 3  # of the scoring rules, raised whenever the same outputs would get other values
 
 # Keys of result.json that scoring computes; others are kept when outputs are scored again.
-_COMPUTED = ("tasks", "macro", "missing", "score_version", "git", "resamples", "seed", "data_use")
+_COMPUTED = ("tasks", "macro", "missing", "score_version", "reader_version", "git", "resamples", "seed", "data_use")
 
 TOO_FEW = "too few"  # shown in place of an interval
 
@@ -101,27 +102,25 @@ def main_scores(task: str, predictions: Sequence[Prediction]) -> Scores | None:
 def _score_task(name: str, predictions: Sequence[Prediction]) -> tuple[dict[str, Any], dict[str, Statistic]]:
     """The values of a task that have no interval, and the statistics that have one."""
     from evaluation.metrics import mean
-    from inference.answers import read_items
 
     kind = ALL_TASKS[name].kind
     if kind == "risk":
         return _score_risk(predictions)
-    answers = [prediction.answer for prediction in predictions]
-    result = {"invalid": _share(not (read_items(answer) if kind == "decision" else answer) for answer in answers)}
     if kind == "decision":
+        result = {"invalid": _share(not prediction.items for prediction in predictions)}
         result["unanswerable"] = _share(map(_is_unanswerable, predictions))
+    else:
+        result = {"invalid": _share(not prediction.answer for prediction in predictions)}
     return result, {metric: partial(mean, values) for metric, values in _sample_scores(name, predictions).items()}
 
 
 def _sample_scores(name: str, predictions: Sequence[Prediction]) -> dict[str, Sequence[float]]:
     """The score of each sample by metric, for the tasks whose metrics are means over samples."""
     from evaluation.metrics import sample_score, set_scores
-    from inference.answers import read_items
 
-    answers, labels = [prediction.answer for prediction in predictions], [prediction.labels for prediction in predictions]
     if (metric := main_metric(name)) != "f1":
-        return {metric: list(map(partial(sample_score, name), labels, answers))}
-    triples = [set_scores(read_items(answer), target) for answer, target in zip(answers, labels, strict=True)]
+        return {metric: [sample_score(name, each.labels, each.answer, None, each.candidates) for each in predictions]}
+    triples = [set_scores(prediction.items, prediction.labels) for prediction in predictions]
     return dict(zip(("precision", "recall", "f1"), zip(*triples, strict=True), strict=True))
 
 
@@ -203,8 +202,10 @@ def _score_risk(predictions: Sequence[Prediction]) -> tuple[dict[str, Any], dict
 
 def _is_unanswerable(prediction: Prediction) -> bool:
     """Whether a correct answer is missing from the candidates."""
-    candidates = {candidate.strip().casefold() for candidate in prediction.candidates}
-    return bool(candidates) and any(label.strip().casefold() not in candidates for label in prediction.labels)
+    from inference.answers import fold_name
+
+    candidates = set(map(fold_name, prediction.candidates))
+    return bool(candidates) and any(fold_name(label) not in candidates for label in prediction.labels)
 
 
 def _share(flags: Iterable[bool]) -> float:
@@ -319,7 +320,8 @@ def score_dir(
     result = score_predictions(predictions.values(), resamples, seed)
     result["missing"] = max(0, (kept.get("expected") or 0) - len(predictions))
     kept["samples_digest"] = digest_lines(answered)
-    result |= {"score_version": SCORE_VERSION, "git": git_revision(), "resamples": resamples, "seed": seed}
+    result |= {"score_version": SCORE_VERSION, "reader_version": READER_VERSION, "git": git_revision()}
+    result |= {"resamples": resamples, "seed": seed}
     result |= {"data_use": DATA_USE} | kept | dict(extra or {})
     write_json(target, result)
     return result

@@ -1,8 +1,8 @@
 """Lists of names in the shapes that models write: lines with list marks, JSON and Python literals, Markdown tables.
 
-`answers.read_items` puts these together. Names themselves contain what looks like such marks (`24. Hour Urine`, `*NF* Bosentan`,
-`A | B`), so a list mark is removed only where all lines have one, or where the name without it is known. All functions take time
-linear in the length of the text.
+`answers.read_items` puts these together. Names themselves contain what looks like such marks (`24. Hour Urine`, `A | B`), so a
+list mark is removed only where all lines have one, or where the name without it is known. All functions take time linear in
+the length of the text.
 """
 
 from __future__ import annotations
@@ -120,10 +120,9 @@ def _names_in(value: Any) -> list[str]:
 _SEPARATOR = re.compile(r"\|?\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)*\|?")
 _CELL_END = re.compile(r"(?<!\\)\|")
 _CELL_NUMBER = re.compile(r"[\s\d.)#*]*")
-_NAME_COLUMN = re.compile(
-    r"\b(?:items?|names?|events?|medications?|drugs?|diagnos[ei]s|procedures?|tests?|labs?|answers?|labels?|descriptions?)\b", re.I
-)
-_NUMBER_COLUMN = re.compile(r"\b(?:id|ids|codes?|no|number|rank|index)\b|#", re.I)
+_NAMES = r"items?|names?|events?|medications?|drugs?|diagnos[ei]s|procedures?|tests?|labs?|answers?|labels?|descriptions?"
+_NAME_COLUMN = re.compile(rf"\b(?:{_NAMES})\b", re.IGNORECASE)
+_NUMBER_COLUMN = re.compile(r"\b(?:id|ids|codes?|no|number|rank|index)\b|#", re.IGNORECASE)
 
 
 def read_table(lines: Sequence[str]) -> list[str] | None:
@@ -172,45 +171,50 @@ def _column(header: list[str] | None, rows: list[list[str]]) -> list[str]:
     named = [i for i, heading in headings if _NAME_COLUMN.search(heading) and not _NUMBER_COLUMN.search(heading)]
     with_text = [i for i in range(width) if any(i < len(row) and not _CELL_NUMBER.fullmatch(row[i]) for row in rows)]
     column = next(iter([*named, *with_text, 0]))
-    return ["|".join(row[column : column + 1 + max(0, len(row) - width)]) for row in rows]
+    return ["|".join(row[column : column + 1 + max(0, len(row) - width)]).strip() for row in rows]
 
 
 # --- lines
 
-_QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’", "«": "»"}
+QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’", "«": "»"}
 _EMPHASIS = ("**", "__", "*", "_")
-_BULLET = re.compile(
-    r"(?P<bullet>[•▪●◦‣⁃∙·○■□▫◆◇▸▹►▶➤➢❖✓✔✅☑★☆→»›\uf0b7])\s*|(?P<dash>[-*+>~–—−]|--)(?:\s+|$)|(?P<box>\[[ xX✓✔]?\])\s+"
-)
-_NUMBER = re.compile(r"(?:\*\*|__)?[(\[（]?(\d{1,3})(?:\*\*|__)?\\?[.)\]）．、](?:\*\*|__)?(?:(\s+|$)|(?=[^\W\d_]|[\"'“(*`\[]))")
+_BULLETS = "•▪●◦‣⁃∙·○■□▫◆◇▸▹►▶➤➢❖✓✔✅☑★☆→»›\uf0b7"
+_BULLET = re.compile(rf"[{_BULLETS}]\s*|(?:[-*+>~–—−]|--)(?:\s+|$)|\[[ xX✓✔]?\]\s+")
+_BOLD = r"(?:\*\*|__)?"
+_NUMBER = re.compile(rf"{_BOLD}[(\[（]?(\d{{1,3}}){_BOLD}\\?([.)\]）．、]){_BOLD}(?:(\s+|$)|(?=[^\W\d_]|[\"'“(*`\[]))")
 _UNUSUAL_NUMBER = re.compile(r"#?(\d{1,3})(?:\s*:|\s+[-–—])\s+|#(\d{1,3})[.)]?\s+")
 _LETTER = re.compile(r"\(?([A-Za-z])[.)]\s+(?=(\S))")
 _ROMAN = re.compile(r"\(?([ivxIVX]{1,5})[.)]\s+")
-_ROMAN_NUMBERS = {
-    roman: number
-    for number, roman in enumerate("i ii iii iv v vi vii viii ix x xi xii xiii xiv xv xvi xvii xviii xix xx".split(), 1)
-}
+_ROMAN_NUMBERS = dict(zip(("i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x"), range(1, 11), strict=True))
+_ANY_MARK = re.compile(
+    rf"(?:{_BULLET.pattern}|{_BOLD}[(\[]?(?:\d{{1,3}}|[A-Za-z]|[ivxIVX]{{1,5}})\s*[.)\]:-]{_BOLD})\s*"
+)  # at the start
 _HEADING = re.compile(r"#{1,6}\s+")
-_RULE = re.compile(r"[-*=\s]{3,}|[\[\]{}(),\s]*")
+_RULE = re.compile(r"[-*=\s]{3,}|[\[\]{}(),\s]*|\[[\d.,\s]*\]")
 _LITERAL_PIECE = re.compile(r"\"[^\"]*\"\s*:|[\[{]\s*[\"'{\[]")  # of a list or object that is cut off or not well-formed
 _ANSWER_IS = re.compile(
-    r"(?:\*\*|__)?(?:(?:the|my|so the)\s+)?(?:final\s+answers?|final\s+response|answers?)(?:\*\*|__)?"
-    r"\s*(?:(?:is|are)\b\s*:?|[::]|$)(?:\*\*|__)?\s*", re.I,
-)  # fmt: skip
-_BOLD_NAME = re.compile(r"\*\*([^*]+)\*\*(?:\s*[:(]|\s+[-–—]\s|$)")
-# How sentences begin that are no names; checked against all names of MIMIC-IV's dictionaries.
+    rf"(\*\*|__)?(?:(?:the|my|so the)\s+)?(?:final\s+answers?|final\s+response|answers?){_BOLD}"
+    rf"\s*(?:(?:is|are)\b\s*:?|[:：]|$)(?(1){_BOLD})\s*",
+    re.IGNORECASE,
+)
+_BOLD_NAME = re.compile(r"\*\*(.+?)\*\*(?=\s*[:(]|\s+[-–—]\s|$)")  # and a remark about it
+# How sentences begin that are no names; no name of MIMIC-IV's dictionaries begins so.
 _PROSE = re.compile(
-    r"(?:i|we)(?:['’]m|['’]d|['’]ve|['’]ll|['’]re| am| are| can| cannot| could| do| don['’]t| would| will| need| must| have| apologi[sz]e"
-    r"| think| believe| predict| recommend)\b"
-    r"|sorry\b|unfortunately\b|apologies\b|as an? (?:ai|language model|large)\b|cannot be (?:determined|predicted)\b"
-    r"|it is (?:not possible|impossible|unclear|difficult|likely|important)\b|it['’]s (?:not|impossible|unclear|difficult|likely|important)\b"
-    r"|there (?:is|are) (?:not|no|insufficient)\b|(?:not enough|insufficient) (?:information|data|context)\b"
-    r"|based on (?:the|this|these|your|his|her)\b|given (?:the|this|that|these)\b|considering (?:the|this)\b"
-    r"|the (?:patient|answers?|provided|following|record|given|next|most likely|information|model|above|final|predicted|input|data)\b"
-    r"|this patient\b|these (?:are|items|medications|tests|were|include)\b|here (?:is|are)\b|here['’]s\b|sure[,!.]|certainly[,!.]|of course[,!.]"
-    r"|let me\b|let['’]s\b|please (?:note|provide|let|consult)\b|note (?:that|:)|note:|hope this\b|to (?:answer|determine|predict)\b",
-    re.I,
-)  # fmt: skip
+    "|".join(
+        (
+            r"(?:i|we)(?:['’](?:m|d|ve|ll|re)| (?:am|are|can|cannot|can['’]t|could|couldn['’]t|do|don['’]t|would|will))\b",
+            r"(?:i|we) (?:need|must|have|apologi[sz]e|think|believe|predict|recommend|see|expect)\b",
+            r"(?:sorry|unfortunately|apologies)\b|as an? (?:ai|large|language model)\b|cannot be (?:determined|predicted)\b",
+            r"(?:it is|it['’]s) (?:not|impossible|unclear|difficult|likely|important)\b",
+            r"there (?:is|are) (?:not|no|insufficient)\b|(?:not enough|insufficient) (?:information|data|context)\b",
+            r"(?:based on|given|considering) (?:the|this|that|these|your|his|her)\b|to (?:answer|determine|predict)\b",
+            r"the (?:patient|answers?|provided|following|record|given|next|most likely|information|above|final|input)\b",
+            r"this patient\b|these (?:are|were|include|items|medications|tests)\b|please (?:note|provide|let|consult)\b",
+            r"(?:here (?:is|are)|here['’]s|let me|let['’]s|hope this)\b|(?:sure|certainly|of course)[,!.]|note:|note that\b",
+        )
+    ),
+    re.IGNORECASE,
+)
 
 
 class Mark(NamedTuple):
@@ -229,8 +233,8 @@ def read_lines(lines: Sequence[str], is_known: IsKnown) -> list[str]:
     lines = _without_remarks(lines, is_known)
     names = _without_marks([_clean(line, is_known) for line in lines], is_known)
     bold = [_BOLD_NAME.match(name) for name in names]
-    if all(bold) and not all(map(is_known, names)):
-        names = [match[1].strip().removesuffix(":") for match in bold]
+    if all(match and "**" not in match[1] for match in bold) and not all(map(is_known, names)):
+        names = [match[1].removesuffix(":") for match in bold]
     return [_clean(name, is_known) for name in _without_punctuation(names, is_known)]
 
 
@@ -244,22 +248,23 @@ def unwrap(text: str) -> str:
         text = text.strip()
         for mark in _EMPHASIS:
             inner = text[len(mark) : -len(mark)]
-            if inner.strip() and text.startswith(mark) and text.endswith(mark) and mark not in inner:
+            if inner and inner == inner.strip() and text.startswith(mark) and text.endswith(mark) and mark not in inner:
                 text = inner
                 break
         else:
-            if len(text) < 2 or _QUOTES.get(text[0]) != text[-1] or {text[0], text[-1]} & set(text[1:-1]):
+            if len(text) < 2 or QUOTES.get(text[0]) != text[-1] or {text[0], text[-1]} & set(text[1:-1]):
                 break
             text = text[1:-1]
     return text.strip()
 
 
 def _clean(line: str, is_known: IsKnown) -> str:
-    """A line without the comma after a quoted string, without enclosing marks; a known name stays as it is."""
+    """A line without enclosing marks, nor the comma after a quoted string; a known name stays as it is."""
     line = line.strip()
-    if line[-1:] in (",", ";") and len(line) > 2 and _QUOTES.get(line[0]) == line[-2]:
+    if line[-1:] in (",", ";") and len(line) > 2 and QUOTES.get(line[0]) == line[-2]:
         line = line[:-1]
-    return line if is_known(line) else unwrap(line)
+    names = (text for text in (line, line[1:-1], line[2:-2]) if is_known(text))
+    return next(names, None) or unwrap(line)
 
 
 def _without_headings(lines: list[str], is_known: IsKnown) -> list[str]:
@@ -287,11 +292,12 @@ def _without_headings(lines: list[str], is_known: IsKnown) -> list[str]:
 def _without_remarks(lines: list[str], is_known: IsKnown) -> list[str]:
     """Where lines have list marks: without what is indented under an item, bold headings of groups, and sentences."""
     marks = [None if is_known(line.strip()) else _mark(unwrap(line)) for line in lines]
+    marks = [mark if mark and mark.is_sure else None for mark in marks]
     listed = [mark for mark in marks if mark]
-    if not _is_list(listed) or len(listed) < 2:
+    if not _is_list(listed) or (len(listed) < 2 and listed[0].kind == "number"):
         return lines
     top = listed[0].kind
-    kept = []
+    kept: list[str] = []
     for line, mark in zip(lines, marks, strict=True):
         text = line.strip()
         is_below = kept and len(line) - len(line.lstrip()) >= 2 and (mark is None or mark.kind != top)
@@ -314,9 +320,8 @@ def _without_marks(lines: list[str], is_known: IsKnown) -> list[str]:
             break
     names = []
     for line in lines:
-        mark = None if is_known(line) else _mark(line) or _letter(line)
-        rest = unwrap(mark.rest) if mark else line
-        names.append(rest if mark and is_known(rest) else line)
+        rest = unwrap(line[mark.end() :] if (mark := _ANY_MARK.match(line)) else line)
+        names.append(rest if is_known(rest) and not is_known(line) else line)
     return names
 
 
@@ -340,7 +345,8 @@ def _mark(line: str) -> Mark | None:
     if match := _BULLET.match(line):
         return Mark(match[0].strip(), None, line[match.end() :])
     if match := _NUMBER.match(line):
-        return Mark("number", int(match[1]), line[match.end() :], match[2] is not None)
+        number = int(match[1]) if match[2] in "." else None  # "24. Hour Urine" is a name, "24) Hour Urine" a list of one
+        return Mark("number", number, line[match.end() :], match[3] is not None)
     if match := _UNUSUAL_NUMBER.match(line):
         return Mark("number", int(match[1] or match[2]), line[match.end() :], False)
     return None

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import json
 import time
-from collections.abc import Iterable
-from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from evaluation.metrics import sample_score
-from inference.answers import read_items, read_yes_no, split_reasoning
-from mimiciv_dataset.index_files import read_rows
-from mimiciv_dataset.samples import label_list
+from inference.answers import close_reasoning, fold_name, read_items, read_yes_no, split_reasoning
+from inference.families import reasoning_marks
 from mimiciv_dataset.tasks import TASKS
 
 
@@ -29,7 +23,26 @@ from mimiciv_dataset.tasks import TASKS
         ("so it is</think>yes", ("so it is", "yes")),  # the prompt held the opening mark
         ("<think>a</think>yes<think>b", ("b", None)),
         ("<think>a</think>", ("a", "")),
-        ("<unused94>thought\na<unused95>yes", ("thought\na", "yes")),
+        ("<unused94>thought\na<unused95>yes", ("a", "yes")),
+        ("[THINK]a, so no.[/THINK]yes", ("a, so no.", "yes")),
+        ("<seed:think>no</seed:think>yes", ("no", "yes")),
+        ("<reasoning>no</reasoning><answer>yes</answer>", ("no", "yes")),
+        ("<think>a</think>\n<reasoning>b</reasoning>\n<answer>yes</answer>", ("a\nb", "yes")),
+        ("<|channel>thought\nso no<channel|>yes", ("so no", "yes")),
+        ("<|START_THINKING|>no<|END_THINKING|><|START_RESPONSE|>yes<|END_RESPONSE|>", ("no", "yes")),
+        ("<|begin_of_thought|>no<|end_of_thought|>\n<|begin_of_solution|>yes<|end_of_solution|>", ("no", "yes")),
+        ("◁think▷no◁/think▷ yes", ("no", "yes")),
+        ("## Thinking\n\nso no\n\n## Final Response\n\nyes", ("so no", "yes")),
+        ("so no\n\n## Final Response\n\nyes", ("so no", "yes")),  # the prompt held the heading
+        ("## Thinking\n\nso no", ("so no", None)),
+        ("[THINK]a <think> b</think>[/THINK]yes", ("a <think> b</think>", "yes")),  # marks of another family are text
+        ("<think>[/THINK]a</think>yes", ("[/THINK]a", "yes")),
+        ('<think>I close with "</think>" and', ('I close with "</think>" and', None)),  # quoted
+        ('<think>"no"</think>"yes"', ('"no"', '"yes"')),
+        ('<think>a</think>yes (after "<think>")', ("a", 'yes (after "<think>")')),
+        ("Aspirin [THINK] 5 mg\nHeparin", (None, "Aspirin [THINK] 5 mg\nHeparin")),  # in a name
+        ("## Final Results\nyes", (None, "## Final Results\nyes")),  # a heading of this project's chains
+        ("yes<|im_end|>\n<|im_start|>user\nno", (None, "yes")),
         ("<|channel|>analysis<|message|>a", ("a", None)),
         (
             "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>yes<|return|>",
@@ -41,6 +54,7 @@ from mimiciv_dataset.tasks import TASKS
         ("analysisWe see a", ("We see a", None)),
         ("assistantfinalAspirin", (None, "Aspirin")),
         ("analysis of urine", (None, "analysis of urine")),
+        ("analysis of urine\nassistance", (None, "analysis of urine\nassistance")),
         ("", (None, "")),
     ],
 )
@@ -54,37 +68,48 @@ def test_an_open_block_is_closed_or_cut_off() -> None:
     assert split_reasoning("", thinking_open=True) == (None, None)
 
 
+@pytest.mark.parametrize("marks", reasoning_marks(), ids=" ".join)
+def test_the_marks_of_every_family_are_read(marks: tuple[str, str]) -> None:
+    opening, closing = marks
+    chain = f"{opening}\nFever.\nSo no.\n{closing}\n"
+    assert split_reasoning(chain + "yes") == ("Fever.\nSo no.", "yes")
+    assert split_reasoning(chain) == ("Fever.\nSo no.", "")
+    assert split_reasoning(f"{opening}\nFever.") == ("Fever.", None)
+    assert close_reasoning(f"{opening}\nFever.") is None
+    closed = close_reasoning(chain + "yes")
+    assert closed.startswith(chain.rstrip()) and not closed.removeprefix(chain.rstrip()).strip()
+    if "<|channel|>" not in opening:  # the prompt held the opening mark
+        assert split_reasoning(f"Fever.\n{closing}\nyes", thinking_open=True) == ("Fever.", "yes")
+        assert close_reasoning(f"Fever.\n{closing}\nyes", thinking_open=True).rstrip() == f"Fever.\n{closing}"
+
+
 @pytest.mark.parametrize(
-    ("answer", "items"),
+    ("reply", "closed"),
     [
-        ("0.9% Sodium Chloride", ["0.9% Sodium Chloride"]),
-        ("*NF* Bosentan", ["*NF* Bosentan"]),
-        ("-Heparin\n1.Aspirin", ["-Heparin", "1.Aspirin"]),  # no space: no marker
-        ("1. 0.9% Sodium Chloride\n10) *NF* Bosentan", ["0.9% Sodium Chloride", "*NF* Bosentan"]),
-        ("- 2. Aspirin", ["2. Aspirin"]),  # one marker an item
-        ("Culture, blood\r\nPT, PTT", ["Culture, blood", "PT, PTT"]),
-        ("Aspirin\nASPIRIN\naspirin ", ["Aspirin"]),
-        ("\n\n \n-\n1.\n", []),
-        ("“Aspirin”\n'Heparin'\n`Insulin`", ["Aspirin", "Heparin", "Insulin"]),
-        ('Needle 4"', ['Needle 4"']),
-        ('"a" or "b"', ['"a" or "b"']),
-        ('["a, b", "c"]', ["a, b", "c"]),
-        ("['a', \"patient's\", 'it\\'s']", ["a", "patient's", "it's"]),
-        ("['a', 'b',]", ["a", "b"]),
-        ("['a\\nb']", ["a", "b"]),
-        ('```json\n["a",\n "b"]\n```', ["a", "b"]),
-        ("```\na\nb\n```", ["a", "b"]),
-        ('Items:\n["a", "b"]', ["Items:", "a", "b"]),
-        ("[]", []),
-        ("[1, 2]", ["[1, 2]"]),
-        ("[Redacted]", ["[Redacted]"]),
-        ('["a", ["b"]]', ['["a", ["b"]]']),
-        ("", []),
-        (None, []),
+        ("<think>\na\n</think>\nThe answer is yes", "<think>\na\n</think>\n\n"),  # as trained
+        ("<think>a</think>", "<think>a</think>\n\n"),
+        ("[THINK]a[/THINK]  yes", "[THINK]a[/THINK]"),
+        ("## Thinking\n\na\n\n## Final Response\nyes", "## Thinking\n\na\n\n## Final Response\n\n"),
+        ("<reasoning>a</reasoning>\n<answer>\nyes</answer>", "<reasoning>a</reasoning>\n<answer>\n"),
+        (
+            "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>yes",
+            "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>",
+        ),
+        (
+            "analysisAh.assistantfinalyes",
+            "<|channel|>analysis<|message|>Ah.<|end|><|start|>assistant<|channel|>final<|message|>",
+        ),
+        ("<|channel|>analysis<|message|>a<|end|>", None),
+        ("<think>a", None),
+        ("yes", None),
     ],
 )
-def test_items_are_read(answer: str | None, items: list[str]) -> None:
-    assert read_items(answer) == items
+def test_reasoning_is_closed_as_its_family_closes_it(reply: str, closed: str | None) -> None:
+    assert close_reasoning(reply) == closed
+
+
+def test_the_white_space_after_a_closing_mark_can_be_that_of_a_family() -> None:
+    assert close_reasoning("<think>a</think>\n\nyes", after="\n") == "<think>a</think>\n"
 
 
 @pytest.mark.parametrize(
@@ -111,6 +136,18 @@ def test_items_are_read(answer: str | None, items: list[str]) -> None:
         ("no-show", None),
         ("eyes", None),
         ("NO2", None),
+        ('{"answer": "Yes"}', "yes"),
+        ('```json\n{"reason": "no pulse, yes", "answer": "no"}\n```', "no"),
+        ('{"mortality": true}', "yes"),
+        ('{"certainty": 0.7}', None),
+        ("\\boxed{yes}", "yes"),
+        ("There is no sign, so\n$\\boxed{\\text{No}}$", "no"),
+        ("<answer>Yes</answer>", "yes"),
+        ("It was a yes before.\n\n**Final answer:** No", "no"),
+        ("The final answer is **yes**.", "yes"),
+        ("**No**, because it is normal.", "no"),
+        ("No<|eot_id|>", "no"),
+        ("ＹＥＳ", "yes"),
         ("", None),
         (None, None),
     ],
@@ -121,7 +158,9 @@ def test_yes_and_no_are_read(answer: str | None, expected: str | None) -> None:
 
 PIECES = [
     *("<think>", "</think>", "<|channel|>", "final", "<|message|>", "analysis", "assistantfinal", "yes", "no", "a"),
-    *("[", "]", '"', "'", "\\", "\\n", "\n", "\r", ",", " ", "1. ", "- ", "**", "*", "```"),
+    *("[", "]", '"', "'", "\\", "\\n", "\n", "\r", ",", " ", "1. ", "- ", "**", "*", "```", "{", "}", ":", "|", "|---|", "`"),
+    *("[THINK]", "[/THINK]", "## Thinking\n", "## Final Response\n", "<answer>", "</answer>", "\\boxed{", "<|end|>", "</s>"),
+    *("final answer", "is", "#", ".", "\t", "<item>", "I can", "a) ", "ii. ", "• "),
     *("é", "İ", "\ud800", "\x00"),
 ]
 TEXTS = st.one_of(st.text(), st.lists(st.sampled_from(PIECES)).map("".join))
@@ -135,16 +174,10 @@ def test_any_text_is_read(text: str, thinking_open: bool) -> None:
     assert reasoning is None or reasoning
     items = read_items(answer)
     assert all(item == item.strip() and item for item in items)
-    assert len({item.casefold() for item in items}) == len(items)
+    assert len(set(map(fold_name, items))) == len(items)
+    assert close_reasoning(text, thinking_open) is None or answer is not None
+    read_items(text, known=items)
     assert read_yes_no(text) in {"yes", "no", None}
-
-
-@given(st.lists(st.from_regex(r"[A-Za-z][A-Za-z0-9 ,.%()/]{0,20}[a-z)]", fullmatch=True), unique_by=str.casefold))
-def test_plain_names_come_back_from_every_layout(names: list[str]) -> None:
-    for layout in ("{}", "- {}", "* {}", "1. {}", "2) {}", "**{}**", '"{}"', "1. **{}**"):
-        assert read_items("\n".join(layout.format(name) for name in names)) == names
-    assert read_items(str(names)) == names
-    assert read_items("\\n".join(names)) == names
 
 
 @settings(deadline=None, max_examples=300)
@@ -155,49 +188,10 @@ def test_any_reply_has_a_score(task: str, text: str, p_yes: float | None) -> Non
         assert 0 <= sample_score(task, label, answer, p_yes if TASKS[task].kind == "risk" else None) <= 1
 
 
-def test_repeated_lines_count_once() -> None:
-    assert read_items("Aspirin\n" * 20_000 + "heparin") == ["Aspirin", "heparin"]
-    assert sample_score("emar", ["Aspirin"], "- Aspirin\n" * 20_000) == 1
-
-
-def test_every_answer_of_the_demo_is_read_as_itself(demo: Path) -> None:
-    """Drugs, laboratory tests, diagnoses: names with percent signs, numbers, asterisks, commas and slashes."""
-    answers: set[str] = set()
-    for task in TASKS.values():
-        path = demo / f"task_index/all/{task.name}.csv"
-        rows = read_rows(path) if path.exists() and task.kind == "decision" else []
-        for row in rows:
-            target = label_list(row["target"])
-            once: dict[str, str] = {}  # some lists hold a name in two cases
-            for name in target:
-                once.setdefault(name.casefold(), name)
-            assert read_items("\n".join(target)) == list(once.values())
-            assert sample_score(task, target, "\n".join(target)) == 1
-            answers.update(target)
-    assert {"%", "*", ",", "/", "(", "'"} <= set("".join(answers)) and len(answers) > 2000
-    comes_back(answers)
-
-
-def test_every_name_of_the_dictionaries_is_read_as_itself(demo: Path) -> None:
-    names: set[str] = set()
-    for path in (demo / "index_mapping").rglob("d_*.csv.gz"):
-        with gzip.open(path, "rt", newline="", encoding="utf-8") as file:
-            names.update(value for row in csv.DictReader(file) for value in row.values())
-    assert len(names) > 10_000
-    comes_back(names)
-
-
-def comes_back(names: Iterable[str]) -> None:
-    """In the layouts that models write, all names at once."""
-    stripped = {name.strip().casefold(): name.strip() for name in names if name.strip()}
-    unique = sorted(stripped.values())
-    for layout in ("{}", "- {}", "* {}", "1. {}", "2) {}"):
-        assert read_items("\n".join(layout.format(name) for name in unique)) == unique
-    assert read_items(json.dumps(unique)) == unique
-
-
 @pytest.mark.parametrize(
-    "piece", [*PIECES, "<think></think>", '"a', "'a',", "**a", "no ", "no\t", "1", "<|channel|>final", "\\'"]
+    "piece",
+    [*PIECES, "<think></think>", '"</think>"', '"a', "'a',", "**a", "no ", "no\t", "1", "<|channel|>final", "\\'"]
+    + ['["', "{'a': ", '["a"', "| a ", "|-", "1. a\n", "- a\n", "**a**: b\n", "\\boxed{a}", "\\text{", "<|a", "** ", "a, "],
 )
 def test_time_is_linear(piece: str) -> None:
     """100 kB of anything takes no noticeable time (a quadratic reader takes minutes)."""
@@ -205,6 +199,6 @@ def test_time_is_linear(piece: str) -> None:
     start = time.process_time()
     for text in (long, f"[{long}]", f"<think>{long}", f"no{long}", f'["{long}', f"**{long}**", long + "</think>yes"):
         split_reasoning(text)
-        read_items(text)
+        read_items(text, ["a"])
         read_yes_no(text)
     assert time.process_time() - start < 10
