@@ -14,7 +14,7 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from inference.answers import read_items, split_reasoning
+from inference.answers import close_reasoning, read_items, split_reasoning
 from inference.backends import Backend, Generation, Query
 from inference.openai_backend import message_text
 from inference.prompts import THINK, PromptBuilder, Truncation, evaluation_mode, open_think_prefix, with_candidates
@@ -155,7 +155,8 @@ def replies(prompts: Iterable[P], backend: Backend, meter: Meter | None = None) 
                 continue
             if meter:
                 meter.add(prompt.tokens, usage_of(reply.response), failed=bool(reply.error))
-            text = after_reasoning(prompt.text, reply.text) if prompt.scored_after_reasoning and backend.continues else None
+            is_rescored = prompt.scored_after_reasoning and backend.continues
+            text = after_reasoning(prompt.text, reply.text, prompt.thinking_open) if is_rescored else None
             if text:
                 reasoned.append((prompt, reply, text))
             else:
@@ -166,14 +167,16 @@ def replies(prompts: Iterable[P], backend: Backend, meter: Meter | None = None) 
             return
 
 
-def after_reasoning(prompt: str, reply: str) -> str | None:
+def after_reasoning(prompt: str, reply: str, thinking_open: bool = False) -> str | None:
     """The prompt and the closed reasoning of the reply, after which p(yes) is computed; None if it was never closed.
+
+    The reasoning is closed as the family of its marks closes it (`answers.close_reasoning`).
 
     >>> after_reasoning("P", "<think>old</think> yes")
     'P<think>old</think>\\n\\n'
     """
-    before, closed, _ = reply.rpartition("</think>")
-    return f"{prompt}{before}</think>\n\n" if closed else None
+    closed = close_reasoning(reply, thinking_open)
+    return None if closed is None else prompt + closed
 
 
 def finished_keys(path: Path, meter: Meter | None = None, name: str = "key") -> set[str]:
