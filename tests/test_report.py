@@ -78,6 +78,11 @@ class Reader(HTMLParser):
             self.notices[-1] += data
 
     @property
+    def bold_values(self) -> list[tuple[str, int]]:
+        """Those of `bold` that are figures: the first column of the settings is bold where runs differ."""
+        return [(first, column) for first, column in self.bold if column]
+
+    @property
     def text(self) -> str:
         return " ".join(self.words)
 
