@@ -293,10 +293,12 @@ def print_results(root: Path, size: str) -> None:
 
 
 def with_interval(scores: Mapping[str, Any], metric: str) -> str:
-    """A score with its interval."""
+    """A score with its interval, which too few samples do not have."""
     if scores.get(metric) is None:
         return ""
-    low, high = scores[f"{metric}_ci"] or (scores[metric],) * 2
+    if scores[f"{metric}_ci"] is None:
+        return f"{scores[metric]:.3f} (too few)"
+    low, high = scores[f"{metric}_ci"]
     return f"{scores[metric]:.3f} ({low:.2f}–{high:.2f})"
 
 

@@ -22,6 +22,12 @@ def test_scoring() -> None:
     assert done.stdout.splitlines()[-1].startswith("| 90 | ")
 
 
+def test_false_positives() -> None:
+    done = command("benchmarks/false_positives.py", "--studies", 2, "--resamples", 5)
+    rows = cells(done.stdout)
+    assert ["F1, same outputs", *["0.0 / 0.0 / 0.0"] * 8] in rows and rows[-1][0] == "AUROC of 0.9, 10% yes"
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
 def test_prompts_at_once(synthetic_root: Path, tiny_model: Path) -> None:

@@ -156,9 +156,9 @@ def test_p_values_without_a_difference() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_false_positives_are_few_at_any_number_of_samples(kind: str) -> None:
-    """At most 5 % of the comparisons of equally good models are significant; 8 of 100 have a chance of 1 in 10 if 5 % are."""
-    for n in (2, 6, 20, 50):
-        assert false_positives(kind, n, studies=100, resamples=200, seed=n).rule <= 0.08
+    """At most 5 % of the comparisons of equally good models; at 5 %, 1 % of simulations have more than 10 in 100."""
+    for n in (2, 6, 30, 50, 120):
+        assert false_positives(kind, n, studies=100, resamples=200, seed=n).rule <= 0.1
 
 
 @pytest.mark.parametrize(("kind", "size"), [("mean of 0.5", 30), ("mean of 0.1", 30), ("AUROC of 0.8, 50% yes", 20)])
