@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evaluation.predictions import Prediction
-from evaluation.score import main_statistic
+from evaluation.score import main_scores
 from inference.generation import Prompt, replies
 from inference.prompts import THINK
 from inference.settings import DecodingSettings, InferenceSettings, ModelSettings
@@ -99,7 +99,7 @@ class SampleMetrics:
         if index not in self.prompts:
             rendered = self.data.render(index)
             is_risk, reasons = ALL_TASKS[rendered.task].kind == "risk", rendered.mode == THINK
-            about = {"task": rendered.task, "labels": tuple(label_list(rendered.label))}
+            about = {"task": rendered.task, "labels": tuple(label_list(rendered.label)), "candidates": rendered.candidates}
             scored = {"scored": is_risk and not reasons, "scored_after_reasoning": is_risk and reasons}
             self.prompts[index] = Prompt(str(index), rendered.prompt, about, **scored)
         return self.prompts[index]
@@ -138,8 +138,8 @@ def mean_metrics(predictions: Sequence[Prediction]) -> dict[str, float]:
         by_task[prediction.task].append(prediction)
     values: dict[str, list[float]] = defaultdict(list)
     for name, of_task in by_task.items():
-        statistic = main_statistic(name, of_task)
-        value = np.nan if statistic is None else float(statistic(np.ones((1, len(of_task))))[0])
+        scores = main_scores(name, of_task)
+        value = np.nan if scores is None else float(scores.metric()[0])
         if ALL_TASKS[name].kind in METRICS and not np.isnan(value):
             values[METRICS[ALL_TASKS[name].kind]].append(value)
     return {name: float(np.mean(of_tasks)) for name, of_tasks in values.items()}

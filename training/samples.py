@@ -60,6 +60,7 @@ class RenderedSample:
     task: str
     label: list[str] | str
     fits: bool
+    candidates: tuple[str, ...] = ()  # the answers that an evaluation offers
 
 
 @dataclass(eq=False)
@@ -172,7 +173,8 @@ class TrainingData:
         answer = completion_after(self.builder.prompt("", "", mode), turn)
         max_prompt_tokens = self.max_tokens - (0 if self.for_rl else self.builder.tokens(answer))
         prompt, truncation = self.builder.fit(text, sample["instruction"], mode, max_prompt_tokens)
-        return RenderedSample(prompt, answer, mode, info["task"], info["label"], truncation is None or truncation.fits)
+        fits, candidates = truncation is None or truncation.fits, tuple(sample["candidates"] or ())
+        return RenderedSample(prompt, answer, mode, info["task"], info["label"], fits, candidates)
 
     @property
     def rendered(self) -> bool:
