@@ -79,6 +79,7 @@ class FinishedRun:
     def __post_init__(self) -> None:
         self.arguments: dict[str, Any] = self.result.get("arguments", {})
         self.tasks: dict[str, dict[str, Any]] = self.result["tasks"]
+        self.identity = self._identity()  # before names are made unique
 
     @property
     def folder(self) -> Path:
@@ -109,8 +110,7 @@ class FinishedRun:
             if not self.tasks[task]["too_few"] and (scores := main_scores(task, predictions)) is not None
         }
 
-    @cached_property
-    def identity(self) -> str:
+    def _identity(self) -> str:
         """What makes directories those of one model: kind, name, and all that decides replies, apart from the samples."""
         record = read_record(folder_record(self.folder))
         if record:
@@ -180,14 +180,20 @@ def merge_runs(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
     merged: list[FinishedRun] = []
     for run in runs:
         for index, earlier in enumerate(merged):
-            common = earlier.outputs.keys() & run.outputs.keys()
-            is_alike = all(earlier.outputs[sample].reply == run.outputs[sample].reply for sample in common)
-            if earlier.identity == run.identity and (run.baseline and is_alike or not common):
-                merged[index] = merge_pair(earlier, run)
-                break
+            if earlier.identity == run.identity:
+                common, different = common_samples(earlier, run)
+                if not common or run.baseline and not different:
+                    merged[index] = merge_pair(earlier, run)
+                    break
         else:
             merged.append(run)
     return merged
+
+
+def common_samples(a: FinishedRun, b: FinishedRun) -> tuple[int, int]:
+    """The number of samples that two runs have in common, and that of those with different replies."""
+    common = a.outputs.keys() & b.outputs.keys()
+    return len(common), sum(a.outputs[sample].reply != b.outputs[sample].reply for sample in common)
 
 
 def merge_pair(a: FinishedRun, b: FinishedRun) -> FinishedRun:

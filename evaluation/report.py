@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from evaluation import page
-from evaluation.finished_runs import SETTINGS, FinishedRun, compare_runs, read_runs
+from evaluation.finished_runs import SETTINGS, FinishedRun, common_samples, compare_runs, read_runs
 from evaluation.predictions import Prediction
 from evaluation.published import PUBLISHED
 from evaluation.report_charts import (
@@ -98,6 +98,10 @@ def warnings(runs: Sequence[FinishedRun]) -> list[page.Content]:
                 f"{run.name}: published EHR-R1 checkpoints were trained on their own instruction wording, this run "
                 "has ours; docs/differences.md says how to run them on theirs."
             )
+    for a, b in [(a, b) for a, b in itertools.combinations(models, 2) if a.identity == b.identity]:
+        number, different = common_samples(a, b)
+        replies = f"{different:,} of the {_count(number, 'sample')} in common have other replies"
+        texts.append(f"{a.name} and {b.name} are one model with the same settings; {replies}.")
     common = set.intersection(*(set(run.outputs) for run in models))
     if any(len(run.outputs) != len(common) for run in models):
         sizes = ", ".join(f"{run.name} {len(run.outputs):,}" for run in models)

@@ -344,10 +344,11 @@ def format_result(result: Mapping[str, Any]) -> str:
             continue  # only another benchmark was run
         parts = []
         for kind, title in [(kind, title) for kind, title in MACRO.items() if title in macro]:
-            value, number = " ".join(_value_and_interval(macro, title)), macro[f"{kind}_n"]
-            sizes = f"{macro[f'{kind}_tasks']} tasks, {number:,} samples"
-            sizes += f", {macro['risk_positives']:,} of them yes" if kind == "risk" else ""
-            parts.append(f"{title} {value} over {sizes}")
+            value, ci = _value_and_interval(macro, title)
+            sizes = f"{macro[f'{kind}_tasks']} tasks"
+            if number := macro[f"{kind}_n"]:
+                sizes += f", {number:,} samples" + (f", {macro['risk_positives']:,} of them yes" if kind == "risk" else "")
+            parts.append(f"{title} {value} {f'[{TOO_FEW}]' if ci == TOO_FEW else ci} over {sizes}")
         lines.append(f"macro, {suite}: {'; '.join(parts)}")
         if macro["missing"]:
             names = macro["missing"] if len(macro["missing"]) <= 12 else [f"{len(macro['missing'])} tasks"]

@@ -64,7 +64,11 @@ def test_the_same_samples_twice_are_two_runs(tmp_path: Path) -> None:
     folders = [write_run(tmp_path / name, tasks=SOME[:count]) for name, count in (("a", 2), ("b", 1), ("c", 1))]
     change_replies(folders[1], response="something else")
     assert shape(folders) == {"tiny (a)": 120, "tiny (b)": 60, "tiny (c)": 60}
-    assert "tiny (a) − tiny (b)" in report(*folders).text
+    found = report(*folders)
+    assert "tiny (a) − tiny (b)" in found.text
+    same = [notice for notice in found.notices if "are one model with the same settings" in notice]
+    assert len(same) == 3 and same[0].startswith("tiny (a) and tiny (b)")
+    assert [notice.partition("; ")[2].split()[0] for notice in same] == ["60", "0", "60"], "replies that differ"
 
 
 def test_records_decide_what_belongs_together(tmp_path: Path) -> None:

@@ -274,7 +274,7 @@ def test_a_task_of_few_samples_leaves_the_macro_average_without_an_interval(tmp_
     result = score_dir(write(tmp_path, [*many, line("poe", 0, ["A"], "A")]), **RUN)
     macro = result["macro"]["paper"]
     assert result["tasks"]["emar"]["f1_ci"] and macro["decision_f1"] == 0.75 and macro["decision_f1_ci"] is None
-    assert "decision_f1 0.7500 too few over 2 tasks, 81 samples" in format_result(result)
+    assert "decision_f1 0.7500 [too few] over 2 tasks, 81 samples" in format_result(result)
     assert score_dir(write(tmp_path, many), **RUN)["macro"]["paper"]["decision_f1_ci"]
 
 
@@ -306,7 +306,7 @@ def test_the_command_scores_again_and_keeps_the_arguments_of_the_run(tmp_path: P
     again = json.loads((folder / "result.json").read_text())
     assert again | {"git": first["git"]} == first  # the checkout may have changed between the two
     assert (
-        "macro, paper: decision_f1 1.0000 too few over 24 tasks, 96 samples; risk_auroc 1.0000 too few over 18 tasks"
+        "macro, paper: decision_f1 1.0000 [too few] over 24 tasks, 96 samples; risk_auroc 1.0000 [too few] over 18 tasks"
         in done.stdout
     )
     write(folder, rigged(True, n=4)[1:])
