@@ -71,6 +71,7 @@ STEPS = (
     Step(_GRAPH + "reasoning_generation.py", "reasoning chains", None, needed=False),
     Step(_GRAPH + "filter_reasoning.py", "kept chains", None, needed=False),
     Step("scripts/make_template_reasoning.py", "chains from a template", None, needed=False),
+    Step("scripts/filter_prompts.py", "RL prompts by pass rate", None, needed=False),
     Step("sft.py", "model (SFT)", None, needed=False),
     Step("grpo.py", "model (GRPO)", None, needed=False),
     Step("test.py", "results", None, needed=False),

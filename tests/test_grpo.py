@@ -7,18 +7,24 @@ import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import REPO
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_training_samples import index_of
+from test_training_samples import CHAIN, index_of
 
 from inference.backends import load_backend
 from inference.settings import InferenceSettings, ModelSettings, PromptSettings
+from mimiciv_dataset.index_files import read_rows, sample_id
+from mimiciv_dataset.samples import label_list
 from pipeline.errors import UserError
-from training.rewards import REWARDS, scored_prompt
+from pipeline.files import read_json
+from scripts.filter_prompts import Limits, rewards_of
+from scripts.filter_prompts import main as filter_prompts
+from training.rewards import REWARDS, for_trl, scored_prompt
 from training.samples import TrainingData
 
 logits = st.floats(-6, 6)
@@ -101,3 +107,87 @@ def test_rewards_must_score_all_tasks_of_the_data(run_grpo: Callable[..., Path])
         run_grpo(("Inpatient_Mortality", "emar"), "--rewards", "brier")
     with pytest.raises(UserError, match="--rewards: expected one that scores risk tasks.*Add brier."):
         run_grpo(("Inpatient_Mortality", "emar"), "--rewards", "decision")
+
+
+# --- prompts by pass rate
+
+
+def write_run(index: Path, folder: Path, replies: dict[str, list[list[dict[str, Any]]]]) -> Path:
+    """A run on an index, from the outputs of each row of a task; an output without fields is the right answer."""
+    lines, left = [], {task: list(outputs) for task, outputs in replies.items()}
+    for row in read_rows(index):
+        right = {"response": "\n".join(label_list(row["target"])), "finish_reason": "stop", "p_yes": None}
+        info = {"task": row["task"], "label": row["target"], "subject_id": row["subject_id"]}
+        line = {"key": sample_id(row), "sample_id": sample_id(row), "task_info": info, "mode": "plain"}
+        outputs = [right | output for output in left[row["task"]].pop(0)]
+        lines.append(line | ({"outputs": outputs} if outputs else {"error": "does not fit"}))
+    folder.mkdir(exist_ok=True)
+    (folder / "outputs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return folder
+
+
+RIGHT, WRONG = {}, {"response": "Nothing of the kind"}
+
+
+@pytest.fixture
+def index(small_root: Path, tmp_path: Path) -> Path:
+    """Four rows of a decision task and four of a risk task."""
+    return Path(index_of(small_root, tmp_path, "emar", "Inpatient_Mortality", rows=4))
+
+
+def test_prompts_whose_rewards_are_all_equal_are_dropped(index: Path, tmp_path: Path, capsys) -> None:
+    """All right, all wrong, without a reply; p(yes) counts as that share of replies. Kept rows are as they were."""
+    scored = [[{"response": "yes", "finish_reason": "scored", "p_yes": p}] for p in (0.999, 0.6, 0.2, 0.001)]
+    emar = [[RIGHT, RIGHT], [WRONG, RIGHT], [WRONG, WRONG], []]
+    run_dir = write_run(index, tmp_path / "run", {"emar": emar, "Inpatient_Mortality": scored})
+    filter_prompts([str(run_dir), "--dataset_name", str(index), "--output_path", str(tmp_path / "kept.csv")])
+    table = capsys.readouterr().out
+    assert "3 of 8 rows kept" in table
+    counts = {
+        line.split()[0]: line.split()[1:] for line in table.splitlines() if line.startswith(("emar", "Inpatient", "all"))
+    }
+    assert counts == {
+        "emar": ["4", "1", "2", "0", "0", "1"],
+        "Inpatient_Mortality": ["4", "0", "2", "0", "0", "2"],
+        "all": ["8", "1", "4", "0", "0", "3"],
+    }
+    before, after = (path.read_text(encoding="utf-8").splitlines() for path in (index, tmp_path / "kept.csv"))
+    assert after == [before[0], before[2], before[6], before[7]]
+    assert read_json(tmp_path / "kept.provenance.json")["kept"] == 3
+    filter_prompts([str(run_dir), "--dataset_name", str(index), "--output_path", str(tmp_path / "kept.csv")])
+    assert "is up to date" in capsys.readouterr().out
+
+
+def test_limits_of_the_pass_rate(index: Path, tmp_path: Path) -> None:
+    emar = [[RIGHT, WRONG, WRONG, WRONG], [RIGHT, RIGHT, WRONG, WRONG], [RIGHT, RIGHT, RIGHT, WRONG], [RIGHT] * 4]
+    run_dir = write_run(index, tmp_path / "run", {"emar": emar, "Inpatient_Mortality": [[WRONG] * 4] * 4})
+    words = [str(run_dir), "--dataset_name", str(index), "--min_rate", "0.3", "--max_rate", "0.7", "--output_path"]
+    filter_prompts([*words, str(tmp_path / "kept.csv")])
+    before, after = (path.read_text(encoding="utf-8").splitlines() for path in (index, tmp_path / "kept.csv"))
+    assert after == [before[0], before[2]]
+
+
+def test_pass_rates_that_cannot_be_computed(index: Path, tmp_path: Path) -> None:
+    words = ["--dataset_name", str(index), "--output_path", str(tmp_path / "kept.csv")]
+    one = write_run(index, tmp_path / "one", {"emar": [[RIGHT]] * 4, "Inpatient_Mortality": [[WRONG] * 2] * 4})
+    with pytest.raises(
+        UserError, match="emar: expected several replies to each sample, got one. Run test.py with --num_samples"
+    ):
+        filter_prompts([str(one), *words])
+    equal = write_run(index, tmp_path / "equal", {"emar": [[RIGHT] * 2] * 4, "Inpatient_Mortality": [[WRONG] * 2] * 4})
+    with pytest.raises(UserError, match="expected rows with different rewards, got none"):
+        filter_prompts([str(equal), *words])
+    with pytest.raises(UserError, match="--reward: expected one out of accuracy"):
+        filter_prompts([str(equal), *words, "--reward", "length_of_reply"])
+    assert not (tmp_path / "kept.csv").exists()
+
+
+def test_replies_earn_what_they_earn_in_grpo(index: Path, tmp_path: Path) -> None:
+    """Each reply of a run, with an open think block in the prompt, has the reward that the trainer gives it."""
+    replies = ["Old.\n</think>\n\nAspirin", f"{CHAIN}\n</think>\n\nAspirin", "Old."]
+    info = {"task": "emar", "label": ["Aspirin"]}
+    outputs = [{"response": reply, "p_yes": None, "finish_reason": "stop"} for reply in replies]
+    line = {"sample_id": "emar/1/2-3", "task_info": info, "mode": "think", "thinking_open": True, "outputs": outputs}
+    for name in ("accuracy", "format", "length"):
+        given = {"task": ["emar"] * 3, "label": ['["Aspirin"]'] * 3, "mode": ["think"] * 3}
+        assert rewards_of(line, Limits(name, 0, 1, 8)) == for_trl(name)(["P<think>\n"] * 3, replies, **given)
