@@ -1,4 +1,4 @@
-"""Update the tables of docs/tasks.md from the registries, and those of docs/synthetic.md from the generator.
+"""Update the tables of docs/tasks.md from the registries, of docs/synthetic.md from the generator, of docs/training.md from recipes.
 
 Only the text between a table's marks is replaced. The row counts come from docs/demo_counts.json (a task index of the
 MIMIC-IV demo), so that the page can be made without the data; --index updates them from another index.
@@ -21,6 +21,7 @@ from pipeline.cli import Parser, run
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
 from pipeline.progress import Summary
+from training.gpu_memory import memory_rows
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 # windows of signs, as in `vocab.Sign`
@@ -40,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_json(counts, {"patients": record["patients"], "tasks": record["tasks"]})
     tables = {
         DOCS / "tasks.md": {"tasks": task_table(), "stored": stored_table(), "counts": demo_counts(read_json(counts))},
+        DOCS / "training.md": {"memory": markdown_table(list(memory_rows(DOCS.parent / "scripts/recipes")))},
         DOCS / "synthetic.md": {name: markdown_table(rows) for name, rows in synthetic_tables().items()},
     }
     for path, tables_of_page in tables.items():

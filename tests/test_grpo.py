@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import runpy
 import sys
@@ -14,6 +15,8 @@ import torch
 from conftest import REPO
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
+from test_training_cli import train
 from test_training_samples import CHAIN, index_of
 
 from inference.backends import load_backend
@@ -107,6 +110,24 @@ def test_rewards_must_score_all_tasks_of_the_data(run_grpo: Callable[..., Path])
         run_grpo(("Inpatient_Mortality", "emar"), "--rewards", "brier")
     with pytest.raises(UserError, match="--rewards: expected one that scores risk tasks.*Add brier."):
         run_grpo(("Inpatient_Mortality", "emar"), "--rewards", "decision")
+
+
+@pytest.mark.slow
+def test_brier_in_several_processes_with_the_optimizer_on_the_cpu(small_root: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """ZeRO-3: each forward pass needs both processes, also if only one of them has prompts of risk tasks."""
+    data = index_of(small_root, tmp_path, "Inpatient_Mortality", "emar", rows=3)
+    flags = grpo(small_root, tiny_model, data, tmp_path / "out", "--rewards", "brier", "decision", "--max_steps", 3)
+    flags += ["--per_device_train_batch_size", "2"]
+    config = REPO / "scripts/accelerate_configs/deepspeed_zero3_offload.yaml"
+    launcher = ("accelerate", "launch", "--config_file", str(config), "--num_processes", "2", "--main_process_port", "29523")
+    train("grpo.py", flags, launch=launcher, DS_ACCELERATOR="cpu")
+    files = sorted((tmp_path / "out/completions").glob("*.jsonl"))
+    lines = [[json.loads(line) for line in file.open(encoding="utf-8")] for file in files]
+    assert [len(of_process) for of_process in lines] == [6, 6]
+    for line in itertools.chain(*lines):
+        assert (line["p_yes"] is None) == (line["brier"] is None) == (line["task"] == "emar")
+    before, after = (load_file(folder / "model.safetensors") for folder in (tiny_model, tmp_path / "out"))
+    assert any((before[name].float() - after[name].float()).abs().max() > 0 for name in before), "the optimizer's steps count"
 
 
 # --- prompts by pass rate
