@@ -2,7 +2,7 @@
 
     python benchmarks/gpu_run.py device OUT.json                      the device and the versions of the libraries
     python benchmarks/gpu_run.py model OUT.json MODEL TINY            save a random Qwen3-0.6B with TINY's tokenizer
-    python benchmarks/gpu_run.py train OUT.json SFT_PY_FLAGS          run sft.py, and record time and tokens of each step
+    python benchmarks/gpu_run.py train OUT.json SECONDS SFT_PY_FLAGS  run sft.py, and record time and tokens of each step
     python benchmarks/gpu_run.py evaluate OUT.json ROWS TEST_PY_FLAGS answer ROWS prompts of each index file
 
 Results are written as JSON. Memory is the peak of the GPU's allocated memory, or of the process if there is no GPU, in MiB.
@@ -83,24 +83,33 @@ def make_model(output: Path, flags: Sequence[str]) -> None:
 
 
 def train(output: Path, flags: Sequence[str]) -> None:
-    """Run sft.py with `flags`, which log every step, and write time, tokens so far and loss of each step."""
+    """Run sft.py with flags that log every step, and write time, tokens so far and loss of each step.
+
+    The first flag is a time in seconds, after which no further step begins.
+    """
     import transformers.trainer
+
+    deadline = time.monotonic() + float(flags[0])
 
     class Recorder(transformers.TrainerCallback):
         """Records a step when its loss is known, so that the GPU has finished it."""
 
         steps: list[tuple[float, float, float]] = []
 
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            control.should_training_stop |= time.monotonic() > deadline
+
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
             if logs and "loss" in logs:
                 self.steps.append((time.perf_counter(), float(logs["num_tokens"]), float(logs["loss"])))
 
-        def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
             if state.is_world_process_zero:
-                write_json(output, {"steps": self.steps, "peak_mib": peak_mib()})
+                attention = model.config._attn_implementation
+                write_json(output, {"steps": self.steps, "attention": attention, "peak_mib": peak_mib()})
 
     transformers.trainer.DEFAULT_CALLBACKS.append(Recorder)
-    sys.argv = ["sft.py", *flags]
+    sys.argv = ["sft.py", *flags[1:]]
     runpy.run_path(str(REPO / "sft.py"), run_name="__main__")
 
 
