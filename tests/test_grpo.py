@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from test_training_cli import train
 from test_training_samples import CHAIN, index_of
 
-from inference.backends import load_backend
+from inference.backends import load_backend, load_tokenizer
 from inference.settings import InferenceSettings, ModelSettings, PromptSettings
 from mimiciv_dataset.index_files import read_rows, sample_id
 from mimiciv_dataset.samples import label_list
@@ -103,6 +103,24 @@ def test_brier_rewards_of_the_policy(
     prompts = [row.prompt for row in map(data.render, range(len(data))) if row.task == "Inpatient_Mortality"]
     expected = [reply.p_yes for _, reply in sorted(backend.score_yes_no(prompts))]
     assert sorted(line["p_yes"] for line in risk) == pytest.approx(sorted(expected * 4), abs=1e-6)
+
+
+def test_rewards_read_what_the_evaluation_reads(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Marks of reasoning that are special tokens are kept, and the end-of-turn token ends the completion."""
+    import trl
+
+    from training.trainer import RenderedGRPOTrainer
+
+    tokenizer = load_tokenizer(str(tiny_model))
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[THINK]", "[/THINK]"]})
+    seen: list[str] = []
+    monkeypatch.setattr(trl.GRPOTrainer, "_calculate_rewards", lambda self, inputs, prompts, texts, ids: seen.extend(texts))
+    trainer = object.__new__(RenderedGRPOTrainer)
+    trainer.processing_class, trainer.eos_token_ids = tokenizer, [tokenizer.eos_token_id]
+    trainer.reward_func_names = ["accuracy"]
+    ids = tokenizer(f"[THINK]Old.[/THINK]yes{tokenizer.eos_token}", add_special_tokens=False)["input_ids"]
+    trainer._calculate_rewards([{}], ["P"], ["Old.yes"], [ids])
+    assert seen == ["[THINK]Old.[/THINK]yes"]
 
 
 def test_rewards_must_score_all_tasks_of_the_data(run_grpo: Callable[..., Path]) -> None:
