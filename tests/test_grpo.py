@@ -134,14 +134,15 @@ def test_rewards_must_score_all_tasks_of_the_data(run_grpo: Callable[..., Path])
 def test_brier_in_several_processes_with_the_optimizer_on_the_cpu(small_root: Path, tiny_model: Path, tmp_path: Path) -> None:
     """ZeRO-3: each forward pass needs both processes, also if only one of them has prompts of risk tasks."""
     data = index_of(small_root, tmp_path, "Inpatient_Mortality", "emar", rows=3)
-    flags = grpo(small_root, tiny_model, data, tmp_path / "out", "--rewards", "brier", "decision", "--max_steps", 3)
-    flags += ["--per_device_train_batch_size", "2"]
+    flags = grpo(small_root, tiny_model, data, tmp_path / "out", "--rewards", "brier", "decision", "--max_steps", 3,
+                 "--per_device_train_batch_size", 4, "--learning_rate", "0.1", "--weight_decay", "0.5")  # fmt: skip
     config = REPO / "scripts/accelerate_configs/deepspeed_zero3_offload.yaml"
     launcher = ("accelerate", "launch", "--config_file", str(config), "--num_processes", "2", "--main_process_port", "29523")
     train("grpo.py", flags, launch=launcher, DS_ACCELERATOR="cpu")
     files = sorted((tmp_path / "out/completions").glob("*.jsonl"))
     lines = [[json.loads(line) for line in file.open(encoding="utf-8")] for file in files]
-    assert [len(of_process) for of_process in lines] == [6, 6]
+    assert [len(of_process) for of_process in lines] == [12, 12]
+    assert any(a["task"] != b["task"] for a, b in zip(*lines, strict=True))
     for line in itertools.chain(*lines):
         assert (line["p_yes"] is None) == (line["brier"] is None) == (line["task"] == "emar")
     before, after = (load_file(folder / "model.safetensors") for folder in (tiny_model, tmp_path / "out"))
