@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from test_training_cli import train
 from test_training_samples import CHAIN, index_of
 
-from inference.backends import load_backend, load_tokenizer
+from inference.backends import Query, load_backend, load_tokenizer
 from inference.settings import InferenceSettings, ModelSettings, PromptSettings
 from mimiciv_dataset.index_files import read_rows, sample_id
 from mimiciv_dataset.samples import label_list
@@ -101,7 +101,7 @@ def test_brier_rewards_of_the_policy(
     backend = load_backend(InferenceSettings(model=ModelSettings(str(tiny_model)), prompt=PromptSettings()))
     data = TrainingData(small_root, [tmp_path / "index.csv"], backend.builder.tokenizer, 400, for_rl=True)
     prompts = [row.prompt for row in map(data.render, range(len(data))) if row.task == "Inpatient_Mortality"]
-    expected = [reply.p_yes for _, reply in sorted(backend.score_yes_no(prompts))]
+    expected = [reply.p_yes for _, reply in backend.answer(Query(prompt, score=True) for prompt in prompts)]
     assert sorted(line["p_yes"] for line in risk) == pytest.approx(sorted(expected * 4), abs=1e-6)
 
 

@@ -202,7 +202,8 @@ class RenderedGRPOTrainer(ResumableTrainer, GRPOTrainer):
     def _calculate_rewards(
         self, inputs: list[dict[str, Any]], prompts: list[str], completions: list[str], completion_ids_list: list[list[int]]
     ) -> torch.Tensor:
-        completions = [decoded(self.processing_class, ids, self.eos_token_ids).text for ids in completion_ids_list]
+        replies = [decoded(self.processing_class, ids, self.eos_token_ids, prompt_tokens=0) for ids in completion_ids_list]
+        completions = [reply.text for reply in replies]
         if BRIER in self.reward_func_names:
             rows = zip(prompts, completions, inputs, strict=True)
             texts = [scored_prompt(prompt, text, row["task"], row["mode"]) for prompt, text, row in rows]
@@ -216,7 +217,7 @@ class RenderedGRPOTrainer(ResumableTrainer, GRPOTrainer):
 
     @torch.no_grad()
     def p_yes(self, texts: Collection[str]) -> dict[str, float]:
-        """The policy's p(yes) right after each text, as in `TransformersBackend.score_yes_no`.
+        """The policy's p(yes) right after each text, as the Transformers backend computes it.
 
         Where the weights are sharded, each forward pass needs all processes: a process with fewer texts than another one
         repeats a short one.
