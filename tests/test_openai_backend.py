@@ -52,7 +52,7 @@ def test_a_server_reads_the_same_prompts(small_root: Path, tiny_model: Path, tok
     from pipeline.files import sha256
 
     top = {" yes": log(0.3), "Yes": log(0.1), "no": log(0.2), "The": log(0.1)}
-    with ScriptedServer(lambda body, number: {"text": "1. Aspirin\nHeparin", "top": top}) as server:
+    with ScriptedServer(lambda body, number: {"text": "1. Aspirin\n2. Heparin", "top": top}) as server:
         done = command("test.py", *words_of(small_root, tiny_model, tmp_path / "out", "--url", server.url))
     ours, theirs = lines(tmp_path / "out"), lines(local)
     assert {line["prompt_sha256"] for line in ours} == {line["prompt_sha256"] for line in theirs}
