@@ -197,11 +197,16 @@ def common_samples(a: FinishedRun, b: FinishedRun) -> tuple[int, int]:
 
 
 def merge_pair(a: FinishedRun, b: FinishedRun) -> FinishedRun:
-    """One run with the outputs of both, scored together; counts of samples are added up."""
+    """One run with the outputs of both, scored together.
+
+    The numbers of samples that there are and should be are added up, unless both are parts of the same dataset.
+    """
     outputs = a.outputs | b.outputs
     scores = score_predictions((output.prediction for output in outputs.values()), a.result["resamples"], a.result["seed"])
-    counts = {name: a.result.get(name, 0) + b.result.get(name, 0) for name in ("missing", "available", "expected")}
     datasets = dict.fromkeys(str(run.arguments["dataset_name"]) for run in (a, b) if run.arguments.get("dataset_name"))
+    total = max if len(datasets) == 1 else sum
+    counts = {name: total(run.result.get(name) or 0 for run in (a, b)) for name in ("available", "expected")}
+    counts["missing"] = max(0, counts["expected"] - len(outputs))
     result = a.result | scores | counts | {"arguments": a.arguments | {"dataset_name": ",".join(datasets)}}
     return FinishedRun(a.folders + b.folders, a.name, a.baseline, result, outputs)
 

@@ -44,6 +44,14 @@ def test_a_model_run_in_parts_is_one_row(tmp_path: Path) -> None:
     assert found.cells("folder")[1] == f"{a}, {b}"
 
 
+def test_chunks_of_one_dataset_in_two_directories_are_one_row(tmp_path: Path) -> None:
+    arguments = {"dataset_name": "index.csv"}
+    folders = [write_run(tmp_path / task, tasks=[task], arguments=arguments, available=130) for task in SOME[:2]]
+    (run,) = read_runs(folders)
+    assert (run.result["available"], len(run.outputs)) == (130, 120) and run.arguments["dataset_name"] == "index.csv"
+    assert any("a run on 120 of the 130 samples" in notice for notice in report(*folders).notices)
+
+
 @pytest.mark.parametrize(
     "other",
     [
