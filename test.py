@@ -75,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from evaluation.score import format_result, score_dir
     from evaluation.sources import dataset_sources, evaluation_settings, model_sources
     from evaluation.training_info import training_warnings
+    from inference.backends import load_builder, prompt_warnings
     from inference.generation import finished_keys, read_samples
     from inference.replicas import run_replicas, visible_gpus
 
@@ -85,7 +86,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     patients = {str(row["subject_id"]) for sample in samples if "subject_id" in (row := sample.row)}
     own_wording = settings.prompt.instructions is not None
     model = settings.model.model_name_or_path
-    for warning in training_warnings(model, wording, own_wording, patients, flags["root_dir"]):
+    builder = load_builder(settings)
+    warnings = training_warnings(model, wording, own_wording, patients, flags["root_dir"])
+    warnings += prompt_warnings(settings, builder) if chunk.index == 0 else []
+    for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     finished = set() if evaluation.overwrite else finished_keys(outputs, name="sample_id")
     pending = [sample for sample in samples if sample.sample_id not in finished]
@@ -93,7 +97,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         *dataset_sources(sample.dataset for sample in available),
         *model_sources(settings, folder, finished=not pending),
     ]
-    made_with = evaluation_settings(settings, wording) | {"samples": len(available)}
+    family = builder.facts()
+    made_with = evaluation_settings(settings, wording, family) | {"samples": len(available)}
     provenance = Provenance(folder, "test.py", sources, made_with, RULES, cli.arguments)
     if evaluation.overwrite:
         check_sources(provenance.sources)
@@ -116,6 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if chunk.number > 1 and not failed else 1
     trajectories = next((source.digest for source in sources if source.name == "trajectories"), None)
     about = {"arguments": as_json(evaluation, settings), "instructions_sha256": wording, "trajectories": trajectories}
+    about["family"] = family
     expected = len(finished.union(sample.sample_id for sample in samples))  # a run with a larger --limit may have gone before
     identities = {sample.sample_id for sample in available}
     result = score_dir(folder, evaluation.resamples, evaluation.seed, identities, expected, about)

@@ -6,7 +6,7 @@ Settings that only decide how fast a run is (batches, GPUs, chunks, requests in 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,9 +85,14 @@ def model_source(name: str, model: str, cache: Path, weights: bool = True) -> So
     return Source(name, path, digests.of_all(files, path), is_ancestor=False, by="model files")
 
 
-def evaluation_settings(settings: InferenceSettings, wording: str) -> dict[str, Any]:
-    """The settings that decide replies and scores; `wording` is the hash of the instructions."""
+def evaluation_settings(settings: InferenceSettings, wording: str, family: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that decide replies and scores.
+
+    Args:
+        wording: hash of the instructions.
+        family: `PromptBuilder.facts` about the model.
+    """
     by_content = {"model": settings.model.model_name_or_path if settings.server.url else None, "lora": None}
     settings_of_replies = reply_settings(settings) | by_content | as_json(replace(settings.prompt, instructions=None))
     backend = {"backend": settings.backend, "dtype": settings.model.dtype, "seed": settings.decoding.seed}
-    return settings_of_replies | backend | {"instructions_sha256": wording}
+    return settings_of_replies | backend | family | {"instructions_sha256": wording}

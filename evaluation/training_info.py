@@ -8,11 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from inference.families import TRAINING_FILE
 from mimiciv_dataset.patients import read_subject_ids
 from pipeline.digests import digest_lines
 from pipeline.files import atomic_path, read_json
-
-TRAINING_FILE = "ehr_training.json"  # in a model's directory, written by sft.py and grpo.py: data, stage and settings
 
 
 def patient_list(root_dir: Path, run: str, digest: str) -> Path:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from math import isnan
 from typing import TYPE_CHECKING, Any, Protocol
 
+from inference.families import UNKNOWN, Family, Switch, family_of
 from inference.p_yes import not_a_number
 from inference.prompts import ChatPromptBuilder, PromptBuilder
 from inference.settings import InferenceSettings
@@ -94,12 +95,47 @@ def load_builder(settings: InferenceSettings, tokenizer: PreTrainedTokenizerBase
     model = settings.model
     if tokenizer is None and settings.tokenizer is not None:
         tokenizer = load_tokenizer(settings.tokenizer, trust_remote_code=model.trust_remote_code)
-    if settings.server.chat:
-        return ChatPromptBuilder(tokenizer)
-    if not tokenizer.chat_template and settings.tokenizer == model.lora_path:
+    if model.lora_path and settings.tokenizer == model.lora_path and not tokenizer.chat_template:
         base = load_tokenizer(model.model_name_or_path, trust_remote_code=model.trust_remote_code)
         tokenizer.chat_template = base.chat_template
-    return PromptBuilder(tokenizer, settings.prompt.empty_think_block)
+    models = [name for name in (model.lora_path, settings.tokenizer, model.model_name_or_path) if name]
+    family = family_of(tokenizer, models, model.family)
+    if settings.server.chat:
+        return ChatPromptBuilder(tokenizer, family, chat_switches(settings, family))
+    return PromptBuilder(tokenizer, family, settings.prompt.empty_think_block)
+
+
+def chat_switches(settings: InferenceSettings, family: Family) -> list[Switch]:
+    """What turns thinking on and off in requests to a chat endpoint; servers ignore variables of other templates.
+
+    Public hosts may refuse fields that are not in their API, so they get the switch of `--family` only.
+    """
+    from inference.client import check_host
+
+    if not check_host(settings.server.url, settings.server.allow_remote) and settings.model.family is None:
+        return []
+    if family.name == UNKNOWN and family.switch is None:
+        return [Switch("enable_thinking", True, False), Switch("thinking", True, False)]
+    return [family.switch] if family.switch else []
+
+
+def prompt_warnings(settings: InferenceSettings, builder: PromptBuilder) -> list[str]:
+    """What a user should know of how thinking is switched, and of a model whose family is not known."""
+    family, server, model = builder.family, settings.server, settings.model.model_name_or_path
+    if isinstance(builder, ChatPromptBuilder):
+        if any(switch.turns_off for switch in builder.switches):
+            return []
+        if family.always_reasons:
+            return [
+                f"{model}: its family ({family.name}) always reasons, and requests to the chat endpoint cannot change this."
+            ]
+        if not builder.switches and settings.model.family is None and (family.switch or family.name == UNKNOWN):
+            why = "a public host may refuse the field that turns it on and off"
+            return [f"{server.url}: thinking is not switched, because {why}. Pass --family to send it."]
+    elif family.name == UNKNOWN and not (family.switch or family.reasoning or settings.prompt.empty_think is not None):
+        taken = "its family is unknown, and its template has neither a thinking switch nor marks of reasoning"
+        return [f"{model}: {taken}, so nothing is appended to prompts. Pass --family if it reasons in another way."]
+    return []
 
 
 def load_tokenizer(model: str, **options: Any) -> PreTrainedTokenizerBase:
@@ -137,10 +173,11 @@ def sampling_seed(seed: int | None, prompt: str, sample: int = 0) -> int:
     return int(sha256(" ".join(map(str, (seed or 0, *([sample] if sample else []), prompt))))[:15], 16)
 
 
-def end_token_ids(tokenizer: PreTrainedTokenizerBase, of_model: int | list[int] | None) -> list[int]:
-    """Token ids that end a reply: those of the model's generation settings, and the tokenizer's end-of-sequence token."""
+def end_token_ids(tokenizer: PreTrainedTokenizerBase, of_model: int | list[int] | None, family: Family) -> list[int]:
+    """Token ids that end a reply: those of the model's generation settings, of the tokenizer, and of the family."""
     ids = of_model if isinstance(of_model, list) else [of_model]
-    return sorted({token for token in [*ids, tokenizer.eos_token_id] if token is not None})
+    ids = [*ids, tokenizer.eos_token_id, *(tokenizer.convert_tokens_to_ids(token) for token in family.end_tokens)]
+    return sorted({token for token in ids if token is not None})
 
 
 def decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int], end_ids: list[int], prompt_tokens: int) -> Generation:

@@ -309,7 +309,7 @@ def sample_prompt(
     """
     flags, is_risk = settings.prompt, task is not None and task.kind == "risk"
     mode = evaluation_mode(task.kind if task else "decision", flags.think_prompt, flags.direct_answer, flags.think_risk)
-    mode, prefix = (THINK, f"<think>\n{reasoning}\n</think>\n\n") if reasoning else (mode, "")
+    mode, prefix = (THINK, builder.with_reasoning(reasoning)) if reasoning else (mode, "")
     reply_tokens = settings.decoding.max_new_tokens
     if is_risk:
         reply_tokens = reply_tokens + END_OF_REASONING if mode == THINK else 1

@@ -11,11 +11,11 @@ import json
 import re
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from inference.backends import NEUTRAL_SAMPLING, Generation, Query, load_builder, sampling_seed
+from inference.backends import NEUTRAL_SAMPLING, Generation, Query, end_token_ids, load_builder, sampling_seed
 from inference.client import Client, Request
 from inference.p_yes import p_yes_from_top_tokens, yes_no_tokens
 from inference.settings import InferenceSettings
@@ -24,12 +24,14 @@ from mimiciv_dataset.tasks import NO, YES
 if TYPE_CHECKING:
     from openai.types import CompletionChoice
     from openai.types.chat.chat_completion import Choice
-    from transformers import PreTrainedTokenizerBase
+
+    from inference.prompts import PromptBuilder
 
 TOP_LOGPROBS = 20  # most likely tokens of a position that servers are asked for: the maximum that APIs allow
 MAX_REFUSALS = 3  # of requests for log-probabilities before a server is taken for one that gives none
 MAX_SEED = 1 << 31  # some servers take seeds of 32 bits
 NO_PENALTIES = {"presence_penalty": 0.0, "frequency_penalty": 0.0}
+SWITCH_FIELDS = ("chat_template_kwargs", "reasoning_effort")
 TOKEN_ID = "token_id:"
 
 
@@ -44,7 +46,7 @@ class OpenAIBackend:
         self._model = model.model_name_or_path
         self._num_scored, self._refusals = 0, 0  # requests for log-probabilities that were answered, or refused
         self.builder = load_builder(settings)
-        self._form: ChatForm | CompletionForm = ChatForm() if server.chat else CompletionForm(self.builder.tokenizer)
+        self._form: ChatForm | CompletionForm = ChatForm() if server.chat else CompletionForm(self.builder)
         # Servers apply the model's own sampling settings unless a request says otherwise; hosted models refuse unknown fields.
         is_neutral = not model.model_sampling and (not server.chat or self.client.is_local)
         self._neutral: dict[str, Any] = NEUTRAL_SAMPLING | NO_PENALTIES if is_neutral else {}
@@ -119,21 +121,32 @@ class OpenAIBackend:
         tokens = 0
         if self.client.settings.max_tpm:
             tokens = self.builder.tokens(query.prompt) + max_new_tokens * (self.decoding.n or 1)
-        refusable = [*extra, *(["logprobs"] if score else [])]
-        return Request(self._form.endpoint, body, tokens, query.prompt, tuple(refusable))
+        refusable = [*names_in(extra), *(["logprobs"] if score else [])]
+        text = "" if "messages" in body else query.prompt
+        return Request(self._form.endpoint, body, tokens, text, tuple(refusable))
 
     def _omit(self, fields: Sequence[str]) -> None:
         """Send the following requests without these fields, which the server refused."""
         for name in sorted(set(fields) - self._refused):
             effect = "the model's own setting may apply" if name in self._neutral else "it is not sent"
+            effect = "thinking is not switched" if name in SWITCH_FIELDS else effect
             print(f"warning: {self.client.url} refuses the field {name}: {effect}.", file=sys.stderr)
         self._refused.update(fields)
 
 
 def refused_fields(request: Request, error: str) -> list[str]:
-    """The optional fields of a request that an error (HTTP 4xx) of the server names."""
-    names = request.body.get("extra_body", {}) if error.startswith("HTTP 4") else {}
-    return [name for name in names if re.search(rf"\b{name}\b", error)]
+    """The optional fields of a request that an error (HTTP 4xx) of the server names, or of which it names a key."""
+    fields = request.body.get("extra_body", {}) if error.startswith("HTTP 4") else {}
+    return [field for field in fields if any(re.search(rf"\b{name}\b", error) for name in names_in({field: fields[field]}))]
+
+
+def names_in(fields: Mapping[str, Any]) -> list[str]:
+    """The names of fields, and the keys of those that are objects.
+
+    >>> names_in({"top_k": 0, "chat_template_kwargs": {"thinking": True}})
+    ['top_k', 'chat_template_kwargs', 'thinking']
+    """
+    return [name for field, value in fields.items() for name in (field, *(value if isinstance(value, dict) else ()))]
 
 
 def tokens_of(response: Any) -> dict[str, int | None]:
@@ -147,16 +160,17 @@ class CompletionForm:
 
     endpoint = "completions"
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, builder: PromptBuilder) -> None:
+        self.tokenizer = tokenizer = builder.tokenizer
+        self._end_ids = end_token_ids(tokenizer, None, builder.family)
         yes, no = yes_no_tokens(tokenizer)
         self._words = dict.fromkeys(yes, YES) | dict.fromkeys(no, NO)
 
     def body(self, query: Query, max_new_tokens: int, score: bool) -> dict[str, Any]:
         """The arguments of a request; `extra_body` has those of vLLM and SGLang, which other servers ignore."""
         extra: dict[str, Any] = {"skip_special_tokens": False}  # keeps marks such as the channels of gpt-oss
-        if self.tokenizer.eos_token_id is not None:
-            extra["stop_token_ids"] = [self.tokenizer.eos_token_id]
+        if self._end_ids:
+            extra["stop_token_ids"] = self._end_ids
         ids = query.ids or self.tokenizer(query.prompt, add_special_tokens=False)["input_ids"]
         body: dict[str, Any] = {"prompt": list(ids), "max_tokens": max_new_tokens, "extra_body": extra}
         if score:
@@ -177,12 +191,15 @@ class CompletionForm:
 
 
 class ChatForm:
-    """Messages, to the chat endpoint; a prompt is their JSON."""
+    """Messages, to the chat endpoint; a prompt is their JSON, or that of an object with fields that switch thinking, too."""
 
     endpoint = "chat"
 
     def body(self, query: Query, max_new_tokens: int, score: bool) -> dict[str, Any]:
-        body: dict[str, Any] = {"messages": json.loads(query.prompt), "max_completion_tokens": max_new_tokens}
+        content = json.loads(query.prompt)
+        switches = content if isinstance(content, dict) else {"messages": content}
+        body: dict[str, Any] = {"messages": switches.pop("messages"), "max_completion_tokens": max_new_tokens}
+        body |= {"extra_body": switches} if switches else {}
         return body | {"logprobs": True, "top_logprobs": TOP_LOGPROBS} if score else body
 
     def read(self, choice: Choice) -> tuple[str, str]:

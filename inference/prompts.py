@@ -13,8 +13,10 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from inference import templates
+from inference.families import TRAINED, Family, Switch, empty_block, family_of, reasoning_marks
 from mimiciv_dataset.tasks import Task
 from mimiciv_dataset.text import SampleText
 from pipeline.errors import UserError
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 SYSTEM = "You are a helpful assistant."
-THINK_MARK = "<think>"
-EMPTY_THINK = "<think>\n\n</think>\n\n"
+THINK_MARKS = ("<think>\n", "\n</think>\n\n")  # around the reasoning of models trained here
+EMPTY_THINK = "".join(THINK_MARKS)
 RECENT = 4  # texts whose tokens a counter keeps: shortening an input counts some texts again
 BYTES_PER_TOKEN = 3.0  # an estimate without a tokenizer, on the safe side for inputs with many numbers
 SECTIONS = ("## Extraction", "## Reasoning", "## Final Results")  # headings of a reasoning chain, in order
@@ -60,14 +62,13 @@ def evaluation_mode(kind: str, think_prompt: bool = False, direct_answer: bool =
     return THINK
 
 
-def messages(input_text: str, instruction: str, mode: str) -> list[dict[str, str]]:
-    """The chat up to the answer.
+def messages(input_text: str, instruction: str, mode: str, merge_system: bool = False) -> list[dict[str, str]]:
+    """The chat up to the answer; with `merge_system`, the system text is part of the user turn.
 
     >>> messages("INPUT", "What next?", "no_think")[1]["content"]
     'INPUT\\nWhat next?\\n/no_think'
     """
-    user_turn = f"{input_text}\n{instruction}{SUFFIXES[mode]}"
-    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": user_turn}]
+    return templates.with_system(SYSTEM, f"{input_text}\n{instruction}{SUFFIXES[mode]}", merge_system)
 
 
 def assistant_turn(answer: str, reasoning: str | None = None) -> str:
@@ -78,7 +79,7 @@ def assistant_turn(answer: str, reasoning: str | None = None) -> str:
     >>> assistant_turn("Aspirin")
     '<think>\\n\\n</think>\\n\\nAspirin'
     """
-    return f"<think>\n{reasoning}\n</think>\n\n{answer}" if reasoning else EMPTY_THINK + answer
+    return (reasoning or "").join(THINK_MARKS) + answer
 
 
 def completion(mode: str, answer: str, reasoning: str | None = None) -> str:
@@ -91,13 +92,16 @@ def completion(mode: str, answer: str, reasoning: str | None = None) -> str:
 
 
 def open_think_prefix(prompt: str) -> str:
-    """The think mark with which a chat template ends a prompt, and the white space after it; "" if there is none.
+    """The mark of reasoning, of any family, that a chat template opened at the end of a prompt, with the white space after it.
+
+    It is "" if there is none.
 
     >>> open_think_prefix("<assistant><think>\\n"), open_think_prefix("<assistant>\\n")
     ('<think>\\n', '')
     """
     text = prompt.rstrip()
-    return prompt[len(text) - len(THINK_MARK) :] if text.endswith(THINK_MARK) else ""
+    mark = next((opening for opening, _ in reasoning_marks() if text.endswith(opening)), None)
+    return prompt[len(text) - len(mark) :] if mark else ""
 
 
 def completion_after(prompt: str, completion: str) -> str:
@@ -106,8 +110,9 @@ def completion_after(prompt: str, completion: str) -> str:
     >>> completion_after("<assistant><think>\\n", "<think>\\nIt hurts.\\n</think>\\n\\nAspirin")
     'It hurts.\\n</think>\\n\\nAspirin'
     """
-    mark = open_think_prefix(prompt)
-    return completion.removeprefix(THINK_MARK).removeprefix(mark.removeprefix(THINK_MARK)) if mark else completion
+    prefix = open_think_prefix(prompt)
+    mark = prefix.rstrip()
+    return completion.removeprefix(mark).removeprefix(prefix.removeprefix(mark)) if mark else completion
 
 
 def with_candidates(instruction: str, task: Task, candidates: Sequence[str] | None) -> str:
@@ -284,30 +289,61 @@ def _least(is_enough: Callable[[int], bool], costs: Sequence[float], excess: int
 class PromptBuilder:
     """Renders the prompts of samples with the chat template of a model.
 
-    `empty_think` is appended where thinking is off and the template has no `enable_thinking`.
+    Args:
+        family: of the model; by default that of the models trained here, as training needs it.
+        empty_think: replaces what the family appends to prompts that are answered at once.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, empty_think: str = EMPTY_THINK) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, family: Family | None = None, empty_think: str | None = None
+    ) -> None:
         if not tokenizer.chat_template:
             fix = "Use the instruction-tuned version of the model, or put a chat_template.jinja beside its tokenizer"
             raise UserError(f"{tokenizer.name_or_path}: expected a model with a chat template, got none. {fix}.")
         self.tokenizer, self.empty_think = tokenizer, empty_think
-        self.template: str = tokenizer.get_chat_template()
+        self.family = family or family_of(tokenizer, declared=TRAINED)
+        self.template = templates.template_of(tokenizer)
         self.tokens = TokenCounter(tokenizer)
-        self._has_switch = "enable_thinking" in self.template
 
     @property
     def template_sha256(self) -> str:
         return sha256(self.template)
 
+    def facts(self) -> dict[str, Any]:
+        """What of the family results record, as JSON values."""
+        facts = self.family.facts()
+        return facts if self.empty_think is None else facts | {"direct_answer": self.empty_think}
+
     def prompt(self, input_text: str, instruction: str, mode: str) -> str:
         """The text a model reads before it answers."""
-        thinking = {"enable_thinking": mode == THINK} if self._has_switch else {}
-        options = {"tokenize": False, "add_generation_prompt": True} | thinking
-        text = self.tokenizer.apply_chat_template(messages(input_text, instruction, mode), **options)
-        if mode == THINK or self._has_switch:
+        turns = messages(input_text, instruction, mode, self.family.merges_system)
+        try:
+            text = templates.render(self.tokenizer, turns, **self.family.variables(mode == THINK))
+        except templates.TemplateRefusal:  # its message may quote the text
+            wrong = "expected a chat template that renders every sample, got an error of the template"
+            raise UserError(f"{self.tokenizer.name_or_path}: {wrong}. Correct it, or choose another model.") from None
+        return self._thinking(text) if mode == THINK else self._answering(text)
+
+    def _thinking(self, text: str) -> str:
+        """A prompt with thinking on, without a mark that opens reasoning of another family."""
+        opened, own = open_think_prefix(text), self.family.reasoning
+        return text.removesuffix(opened) if opened and own and own[0].strip() != opened.strip() else text
+
+    def _answering(self, text: str) -> str:
+        """A prompt with thinking off: reasoning is closed by the template, or by what is appended here."""
+        opened, switch = open_think_prefix(text), self.family.switch
+        is_closed = text.rstrip().endswith(tuple(closing for _, closing in reasoning_marks()))
+        if not opened and (is_closed or (switch and switch.turns_off)):
             return text
-        return text.removesuffix(open_think_prefix(text)) + self.empty_think
+        block = self.family.direct_answer if self.empty_think is None else self.empty_think
+        if opened and self.empty_think is None:
+            block = block or empty_block(opened)
+        return text.removesuffix(opened) + block
+
+    def with_reasoning(self, reasoning: str) -> str:
+        """Given reasoning as the model would have written it, up to the answer."""
+        opening, closing = self.family.reasoning or THINK_MARKS
+        return opening + reasoning + closing
 
     def ids(self, text: str) -> list[int]:
         """Token ids of a rendered prompt. The last results are cached: do not modify them."""
@@ -328,16 +364,29 @@ class PromptBuilder:
 class ChatPromptBuilder(PromptBuilder):
     """Renders prompts for the chat endpoint of a server: the messages as JSON, which is sent and hashed.
 
-    The server applies its own chat template, which is not known here. The tokenizer, if any, counts tokens.
+    The server applies its own chat template, which is not known here. The tokenizer, if any, counts tokens. `switches` turn
+    thinking on and off: with them a prompt is the JSON of an object, the messages and the fields of the request.
     """
 
     template_sha256 = sha256("chat endpoint")
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase | None, family: Family, switches: Sequence[Switch] = ()) -> None:
+        self.family, self.switches = family, switches
         self.tokens = TokenCounter(tokenizer)
 
+    def facts(self) -> dict[str, Any]:
+        """What of the family and of the requests results record; end of turn and date are the server's own."""
+        switches = {switch.name: [switch.on, switch.off] for switch in self.switches}
+        of_server = {"direct_answer": None, "end_of_turn": None, "template_date": "the server's own"}
+        return self.family.facts() | of_server | {"thinking_switch": switches}
+
     def prompt(self, input_text: str, instruction: str, mode: str) -> str:
-        return json.dumps(messages(input_text, instruction, mode), ensure_ascii=False)
+        turns = messages(input_text, instruction, mode, self.family.merges_system)
+        fields: dict[str, Any] = {}
+        for switch in self.switches:
+            for name, value in switch.request(mode == THINK).items():
+                fields[name] = fields.get(name, {}) | value if isinstance(value, dict) else value
+        return json.dumps({"messages": turns} | fields if fields else turns, ensure_ascii=False)
 
     def ids(self, text: str) -> None:
         """None: the server makes the token ids."""

@@ -13,7 +13,6 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from inference.prompts import EMPTY_THINK
 from pipeline.cli import Parser, at_least, between, positive
 from pipeline.errors import UserError
 from pipeline.files import require
@@ -68,6 +67,7 @@ class ModelSettings(Settings):
 
     model_name_or_path: str = flag(help="Hub id, local folder, short name of --models, or with --url its name on the server")
     lora_path: str | None = flag(None, help="folder of a LoRA adapter")
+    family: str | None = flag(None, help="family of the model in inference/families.yaml (found by its name and template)")
     dtype: str = flag("auto", help="float32, bfloat16, float16, or auto: the model's own, float32 on a CPU")
     device: str | None = flag(None, help="cpu, cuda, cuda:1 (the GPU if there is one)")
     device_map: str | None = flag(None, help="device_map of Transformers, such as auto, for models larger than a GPU")
@@ -107,13 +107,13 @@ class PromptSettings(Settings):
     think_risk: bool = flag(False, help="let risk tasks reason too; p(yes) comes after the chain")
     oracle_reasoning: bool = flag(False, help="pre-fill the row's own reasoning")
     as_known: bool = flag(False, help="hide values that were stored after the prediction time (docs/tasks.md)")
-    empty_think: str | None = flag(None, help="the empty think block of models without an enable_thinking switch")
+    empty_think: str | None = flag(None, help="append this where thinking is off, not what the family of the model says")
     max_seq_len: int = flag(32000, help="tokens of prompt and reply together", type=at_least(1))
 
     @property
-    def empty_think_block(self) -> str:
-        r"""The empty think block itself: that of Qwen3 by default; a literal `\n` in the flag is a line end."""
-        return EMPTY_THINK if self.empty_think is None else self.empty_think.replace("\\n", "\n")
+    def empty_think_block(self) -> str | None:
+        r"""`empty_think`, in which a literal `\n` of the command line is a line end."""
+        return None if self.empty_think is None else self.empty_think.replace("\\n", "\n")
 
 
 @dataclass(frozen=True)

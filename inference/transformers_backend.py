@@ -98,7 +98,7 @@ class TransformersBackend:
         self.model = model or load_model(settings.model, len(self.tokenizer))
         own = self.model.generation_config
         self._own_sampling = own_sampling(own) if settings.model.model_sampling else {}
-        self._end_ids = backends.end_token_ids(self.tokenizer, own.eos_token_id)
+        self._end_ids = backends.end_token_ids(self.tokenizer, own.eos_token_id, self.builder.family)
         # Beams, penalties, forced and suppressed tokens of a model's own settings would change answers: none of them is used.
         pad = self.tokenizer.pad_token_id
         pad = self._end_ids[0] if pad is None and self._end_ids else pad

@@ -70,7 +70,8 @@ class VLLMBackend:
             from vllm.lora.request import LoRARequest
 
             self._lora = LoRARequest("adapter", 1, model.lora_path)
-        self._end_ids = end_token_ids(self.tokenizer, self.engine.model_config.try_get_generation_config().get("eos_token_id"))
+        of_model = self.engine.model_config.try_get_generation_config().get("eos_token_id")
+        self._end_ids = end_token_ids(self.tokenizer, of_model, self.builder.family)
         running = self.engine.llm_engine.vllm_config.scheduler_config.max_num_seqs
         self._max_in_flight = running + min(running, MAX_WAITING)
 

@@ -49,11 +49,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     instruction = flags["instruction"] or load_instructions(settings.prompt.instructions)[task.name]
 
     from inference.answers import read_items, split_reasoning
-    from inference.backends import load_backend
+    from inference.backends import load_backend, prompt_warnings
     from inference.generation import replies, sample_prompt
     from mimiciv_dataset.text import SampleText
 
     backend = load_backend(settings)
+    for warning in prompt_warnings(settings, backend.builder):
+        print(f"warning: {warning}", file=sys.stderr)
     prompt = sample_prompt(SampleText.parse(input_text, task), instruction, task, backend.builder, settings)
     truncation = prompt.truncation
     if truncation:

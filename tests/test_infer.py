@@ -124,7 +124,7 @@ def test_the_readme_snippet_builds_the_same_prompt(
     names: dict = {}
     exec(snippet.replace('"MODEL"', f'"{model}"').replace("max_new_tokens=2048", "max_new_tokens=4"), names)
     builder = PromptBuilder(AutoTokenizer.from_pretrained(model))
-    assert builder._has_switch == switch
+    assert (builder.family.switch is not None) == switch
     expected = builder.prompt(names["record"], names["instruction"], PLAIN)
     assert sha256(names["prompt"]) == sha256(expected)
     assert capsys.readouterr().out == names["answer"] + "\n"

@@ -73,6 +73,7 @@ class GRPOArguments(DataArguments):
         },
     )
     max_prompt_length: int = _argument(10000, "maximum tokens of a prompt; longer inputs lose their oldest events")
+    eos_token: str | None = _argument(None, "end-of-turn token, if the chat template does not say it")
     log_completions_to_tracker: bool = _argument(False, "send completions, which are text about patients, to the tracker")
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from evaluation.predictions import Prediction
 from evaluation.score import main_scores
+from inference.families import TRAINED
 from inference.generation import Prompt, replies
 from inference.prompts import THINK
 from inference.settings import DecodingSettings, InferenceSettings, ModelSettings
@@ -90,7 +91,7 @@ class SampleMetrics:
     def __init__(self, data: TrainingData, count: int, max_new_tokens: int, batch: int) -> None:
         self.data, self.rows = data, choose_rows(data, count)
         decoding = DecodingSettings(max_new_tokens=max_new_tokens)
-        self.settings = InferenceSettings(ModelSettings("model in training", batch=batch), decoding=decoding)
+        self.settings = InferenceSettings(ModelSettings("model in training", family=TRAINED, batch=batch), decoding=decoding)
         self.prompts: dict[int, Prompt] = {}
         self.backend: Any = None
 

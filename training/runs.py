@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evaluation.sources import model_source
-from evaluation.training_info import TRAINING_FILE, patient_lists_of, write_patient_list
-from inference import checks
+from evaluation.training_info import patient_lists_of, write_patient_list
+from inference import checks, templates
 from inference.backends import load_tokenizer, reading_model
+from inference.families import TRAINING_FILE
 from mimiciv_dataset.index_files import index_paths
 from mimiciv_dataset.patients import DATA_USE
 from mimiciv_dataset.sources import index_mapping_source, index_sources, trajectories_source
@@ -105,7 +106,8 @@ def load_training_data(
     if not model_args.model_name_or_path:
         raise UserError("--model_name_or_path: expected a Hub id or local directory, got none.")
     check_model(model_args.model_name_or_path)
-    tokenizer = training_tokenizer(args, model_args)
+    eos_token = getattr(script_args, "eos_token", None) or getattr(args, "eos_token", None)
+    tokenizer = training_tokenizer(args, model_args, eos_token)
     options = {"stage": stage, "instructions": script_args.instructions, "as_known": script_args.as_known}
     data = TrainingData(script_args.root_dir, files, tokenizer, max_tokens, for_rl=for_rl, **options)
     if stage == REASONING and not (data.has_chains or for_rl):
@@ -115,22 +117,35 @@ def load_training_data(
     return data
 
 
-def training_tokenizer(args: TrainingArguments, model_args: ModelConfig) -> PreTrainedTokenizerBase:
-    """The tokenizer of the model, with the end token and chat template of the flags: it renders, and is saved, as it is."""
+def training_tokenizer(
+    args: TrainingArguments, model_args: ModelConfig, eos_token: str | None = None
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of the model, with the chat template of the flags and the end token of turns: it is saved as it is."""
     trusted = {"trust_remote_code": True} if getattr(args, "trust_remote_code", False) else {}
     tokenizer = load_tokenizer(model_args.model_name_or_path, revision=model_args.model_revision, **trusted)
-    if eos_token := getattr(args, "eos_token", None):
-        if eos_token not in tokenizer.get_vocab():
-            raise UserError("--eos_token: expected a token of the model's vocabulary, got another. Check its spelling.")
-        tokenizer.eos_token = eos_token
     if template := getattr(args, "chat_template_path", None):
         if not Path(template).is_file():
             fix = "Save the template of another model as a file, and pass that"
             raise UserError(f"--chat_template_path {template}: expected a file with a Jinja template, got none. {fix}.")
         tokenizer.chat_template = Path(template).read_text(encoding="utf-8")
+    set_end_token(tokenizer, eos_token)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def set_end_token(tokenizer: PreTrainedTokenizerBase, token: str | None = None) -> None:
+    """Make the token that ends a turn the end token of a tokenizer, so that training, sampling and the saved model agree.
+
+    It is `token` (`--eos_token`), else the one that the chat template writes after an answer, else that of the tokenizer.
+    """
+    name = tokenizer.name_or_path
+    if token is not None and not templates.has_token(tokenizer, token):
+        raise UserError("--eos_token: expected a token of the model's vocabulary, got another. Check its spelling.")
+    tokenizer.eos_token = token or templates.end_of_turn(tokenizer)[1] or tokenizer.eos_token
+    if tokenizer.eos_token is None:
+        wrong = "expected an end-of-turn token, got none, neither in the tokenizer nor in the chat template"
+        raise UserError(f"{name}: {wrong}. Set --eos_token to the token that ends a turn.")
 
 
 def run_settings(
@@ -140,6 +155,8 @@ def run_settings(
     return {
         "method": method,
         "model": model_args.model_name_or_path,
+        "family": data.builder.family.name,
+        "template_date": data.builder.facts()["template_date"],
         "data": data.fingerprint(),
         "seed": args.seed,
         "global_batch": global_batch,

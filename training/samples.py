@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from inference import templates
 from inference.prompts import NO_THINK, THINK, PromptBuilder, completion, completion_after, instructions_sha256, training_mode
 from mimiciv_dataset.cells import MISSING_CELLS
 from mimiciv_dataset.mimiciv import MIMICIV
@@ -77,7 +78,7 @@ class TrainingData:
         as_known: hide values that were stored after the prediction time.
 
     Raises:
-        UserError: a file is missing or broken, or the model has no chat template that ends a turn with the EOS token.
+        UserError: a file is missing or broken, or the model has no chat template.
     """
 
     root_dir: Path | str
@@ -238,21 +239,12 @@ def _check_row(dataset: MIMICIV, index: int) -> None:
 
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The text that the chat template writes after an assistant's answer, up to the end-of-turn token.
+    """What a model is trained to write after an answer: the text of the chat template up to the tokenizer's end token.
 
-    A model must learn to write it, or it will not stop.
-
-    Raises:
-        UserError: the template does not end a turn with the tokenizer's end token.
+    A model must learn to write the token, or it will not stop. Where the template does not write it, it follows the answer.
     """
-    marker = "THE-ANSWER"
-    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": marker}]
-    after_answer = tokenizer.apply_chat_template(turns, tokenize=False).rpartition(marker)[2]
-    before, end_token, _ = after_answer.partition(tokenizer.eos_token or "\0")
-    if not end_token:
-        wrong = f"expected a chat template that ends a turn with {tokenizer.eos_token!r}, got {after_answer[:40]!r}"
-        raise UserError(f"{tokenizer.name_or_path}: {wrong}. Set --eos_token to the end-of-turn token.")
-    return before + end_token
+    before, token = templates.end_of_turn(tokenizer)
+    return before + token if token == tokenizer.eos_token else tokenizer.eos_token
 
 
 # --- datasets of the trainers
