@@ -56,7 +56,8 @@ class Browser:
         method, about = message.get("method"), message.get("params", {})
         self._events.append(method)
         if method == "Runtime.exceptionThrown":
-            self.errors.append(about["exceptionDetails"]["text"])
+            details = about["exceptionDetails"]
+            self.errors.append(details.get("exception", {}).get("description") or details["text"])
         elif method == "Runtime.consoleAPICalled" and about["type"] in ("error", "warning"):
             self.errors.append(str(about["args"]))
         elif method == "Log.entryAdded" and about["entry"]["level"] in ("error", "warning"):

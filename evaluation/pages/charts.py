@@ -106,4 +106,5 @@ def vega_scripts() -> Markup:
     import vl_convert
 
     bundle = vl_convert.javascript_bundle().replace("</script", "<\\/script")
+    bundle = f"(() => {{{bundle}\n}})();"  # its own names stay its own
     return Markup(f"{bundle}\nconst CHART_THEME = {inline_json(PAGE_THEME)};")
