@@ -30,16 +30,13 @@ class ModelRun:
     @cached_property
     def builder(self) -> PromptBuilder | None:
         """What renders the prompts of the run; None without settings, or if the model's tokenizer is not on this machine."""
-        from inference.backends import load_tokenizer
-        from inference.prompts import ChatPromptBuilder, PromptBuilder
+        from inference.backends import load_builder, load_tokenizer
 
         if self.settings is None:
             return None
-        if self.settings.server.chat:
-            return ChatPromptBuilder()
-        model = self.settings.server.tokenizer or self.settings.model.model_name_or_path
         try:
-            return PromptBuilder(load_tokenizer(model, local_files_only=True), self.settings.prompt.empty_think_block)
+            name = None if self.settings.server.chat else self.settings.tokenizer
+            return load_builder(self.settings, load_tokenizer(name, local_files_only=True) if name else None)
         except UserError:
             return None
 

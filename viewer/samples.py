@@ -181,19 +181,21 @@ def run_prompt(benchmark: Benchmark, identity: str, run: ModelRun, events: Seque
 def encode_prompt(prompt: ShownPrompt, positions: Sequence[int | None], texts: Mapping[int, str]) -> Line:
     """A prompt for the page: an event whose text is that of the patient's is only its position, negative if it was dropped.
 
-    Other parts are objects: `kind`, `event` (position), `text`, and `gap` if something else than a blank line follows.
+    Other parts are objects: `kind`, `event` (position), `text`, and `gap` if more than line ends follows.
     """
+
+    def plain(text: str) -> str:
+        return json.loads(f'"{text}"') if prompt.escaped else text
 
     def encode(part: Part) -> int | Line:
         position = None if part.number is None else positions[part.number]
-        in_json = prompt.escaped and part.kind not in (TEMPLATE, DROPPED)
-        text = json.loads(f'"{part.text}"') if in_json else part.text
-        same = position is not None and texts.get(position) == text
-        if same and position and (part.kind == DROPPED or (part.kind == EVENT and part.gap == GAP)):
+        text = part.text if part.kind in (TEMPLATE, DROPPED) else plain(part.text)
+        gap, same = plain(part.gap), position is not None and texts.get(position) == text
+        if same and position and (part.kind == DROPPED or (part.kind == EVENT and gap == GAP)):
             return position if part.kind == EVENT else -position
         line: Line = {"kind": part.kind} | ({} if position is None else {"event": position})
         line |= {} if same else {"text": text}
-        return line | ({"gap": part.gap} if part.gap.strip() else {})
+        return line | ({"gap": gap} if gap.strip() else {})
 
     return {"parts": [encode(part) for part in prompt.parts], "truncated": prompt.truncated}
 

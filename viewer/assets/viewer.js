@@ -302,6 +302,16 @@ function marks() {
   return [...found.values()];
 }
 
+// The first event of the mark that is nearest to a place on the canvas, in the row of that place; null if none is near.
+function eventAt(x, y) {
+  const { view, rows, domain } = timeline, [left, top] = view.origin(), { left: padding } = view.padding();
+  const row = HEAD.tables[rows[Math.floor(((y - top - padding) / view.height()) * rows.length)]]?.name;
+  const scale = view.width() / (1000 * (domain[1] - domain[0])), place = x - left - padding;
+  const away = mark => Math.abs((mark.a - 1000 * domain[0]) * scale + MARK_PIXELS / 2 - place);
+  const near = marks().filter(mark => mark.row === row && away(mark) < 2 * MARK_PIXELS).sort((a, b) => away(a) - away(b));
+  return near[0]?.event ?? null;
+}
+
 function drawMarks() {
   drawing = drawing.then(async () => {
     const { view, rows } = timeline, { patient, sample, event } = state;
@@ -321,7 +331,10 @@ async function startTimeline() {
   const view = await embed($("timeline"), "canvas");
   timeline.view?.finalize();
   timeline.view = view;
-  view.addEventListener("click", (_, item) => item?.datum?.event !== undefined && selectEvent(item.datum.event));
+  view.addEventListener("click", event => {
+    const chosen = eventAt(event.offsetX, event.offsetY);
+    if (chosen !== null) selectEvent(chosen);
+  });
   view.addResizeListener(() => drawMarks());
   return drawMarks();
 }
