@@ -40,6 +40,13 @@ def test_prompts_at_once(synthetic_root: Path, tiny_model: Path) -> None:
     assert rows[1][1] == rows[2][1] == "4" and rows[2][8] == "100%", "p(yes) says the same either way"
 
 
+def test_viewer(capsys: pytest.CaptureFixture[str]) -> None:
+    from benchmarks.viewer import INTERACTIONS, main
+
+    main(["--events", "420", "--samples", "3", "--rounds", "1"])
+    assert [row[0] for row in cells(capsys.readouterr().out)] == ["interaction", *INTERACTIONS, "all"]
+
+
 def test_graph() -> None:
     done = command("benchmarks/graph.py", "--nodes", 2000, "--relations", 10000, "--pairs", 50)
     first, *_, limited, free = done.stdout.splitlines()

@@ -41,6 +41,7 @@ PAGES = (
     "docs/provenance.md",
     "docs/tasks.md",
     "docs/evaluation.md",
+    "docs/viewer.md",
     "docs/thinking_graph_concepts.md",
     "docs/thinking_graph.md",
     "docs/training.md",

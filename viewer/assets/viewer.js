@@ -104,8 +104,6 @@ async function show(id) {
   const current = $("list").querySelector("tr.current");
   for (const button of $("list").querySelectorAll("button[aria-current]")) button.removeAttribute("aria-current");
   current.querySelector("button").setAttribute("aria-current", "true");
-  const box = $("list").getBoundingClientRect(), place = current.getBoundingClientRect();
-  if (place.top < box.top + 30 || place.bottom > box.bottom) $("list").scrollTop += place.top - box.top - box.height / 2;
   count();
   showAbout();
   showAnswers();
@@ -114,6 +112,8 @@ async function show(id) {
   showPrompt();
   showTimeline(otherPatient);
   selectEvent(state.sample.window ? state.sample.window[1] - 1 : 0);
+  const box = $("list").getBoundingClientRect(), place = current.getBoundingClientRect();
+  if (place.top < box.top + 30 || place.bottom > box.bottom) $("list").scrollTop += place.top - box.top - box.height / 2;
 }
 
 function showAbout() {
