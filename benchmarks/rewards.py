@@ -17,6 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
@@ -81,7 +82,7 @@ class Effort:
 def main(argv: Sequence[str] | None = None) -> None:
     cli = Parser(__doc__)
     cli.add_argument("experiment", choices=EXPERIMENTS, help="what is compared")
-    cli.add_argument("--steps", type=at_least(1), default=60, help="training steps of each run (60)")
+    cli.add_argument("--steps", type=at_least(1), default=40, help="training steps of each run (40)")
     cli.add_argument("--seeds", type=at_least(1), default=3, help="runs of each variant (3)")
     cli.add_argument("--rows", type=at_least(2), default=400, help="filter: rows whose pass rate is computed (400)")
     args = cli.parse_args(argv)
@@ -91,7 +92,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     bench = Bench(root, args.experiment, model, effort)
     bench.make_data()
     before = bench.score(model, "before")
-    results = {name: [bench.train_and_score(name, seed) for seed in range(effort.seeds)] for name in bench.experiment.variants}
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in bench.experiment.variants}
+    for seed, name in itertools.product(range(effort.seeds), results):
+        results[name].append(bench.train_and_score(name, seed))
     bench.print_results(before, results)
     summary.print(f"{len(results)} variants, {effort.seeds} seeds, {effort.steps} steps each → {bench.folder}")
 
