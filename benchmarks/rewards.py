@@ -29,7 +29,7 @@ from pipeline.files import read_json, require
 from pipeline.progress import Summary
 
 MAX_NEW_TOKENS = 64
-SAMPLES = 8  # replies to a prompt for its pass rate, and completions of a prompt in GRPO
+SAMPLES = 8  # replies to a prompt for its pass rate
 TEMPERATURE = 0.7
 
 
@@ -41,7 +41,7 @@ class Experiment:
         tasks: tasks of the training and held-out rows.
         variants: name → index to train on, and reward.
         metrics: values of result.json that are shown.
-        prompts: prompts per step.
+        prompts, completions: prompts per step, and completions of each.
         flags: further flags of grpo.py.
     """
 
@@ -49,6 +49,7 @@ class Experiment:
     variants: Mapping[str, tuple[str, str]]
     metrics: Sequence[str]
     prompts: int
+    completions: int
     flags: Sequence[object]
 
 
@@ -57,7 +58,8 @@ EXPERIMENTS = {
         RISK,
         {"accuracy": ("rewards_risk.csv", "accuracy"), "brier": ("rewards_risk.csv", "brier")},
         ("auroc", "brier", "ece"),
-        16,
+        8,
+        4,
         ("--learning_rate", 3e-4, "--scale_rewards", "batch", "--max_completion_length", 4, "--temperature", 1.0),
     ),
     "filter": Experiment(
@@ -65,6 +67,7 @@ EXPERIMENTS = {
         {"all prompts": ("rewards_decision.csv", "accuracy"), "filtered": ("rewards_decision_kept.csv", "accuracy")},
         ("f1",),
         4,
+        SAMPLES,
         ("--learning_rate", 1e-4, "--max_completion_length", MAX_NEW_TOKENS, "--temperature", TEMPERATURE),
     ),
 }
@@ -142,7 +145,8 @@ class Bench:
             "--max_steps",
             self.effort.steps,
         ]
-        flags += ["--per_device_train_batch_size", self.experiment.prompts * SAMPLES, "--num_generations", SAMPLES]
+        prompts, completions = self.experiment.prompts, self.experiment.completions
+        flags += ["--per_device_train_batch_size", prompts * completions, "--num_generations", completions]
         flags += ["--max_prompt_length", MAX_LENGTH, "--bf16", False, "--gradient_checkpointing", False, "--report_to", "none"]
         call("grpo.py", *flags, "--save_strategy", "no", "--logging_steps", 10, *self.experiment.flags)
         return self.score(output / "model", output.name)
