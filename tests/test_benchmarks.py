@@ -109,9 +109,11 @@ def test_gpu(synthetic_root: Path, tmp_path: Path) -> None:
     text = (tmp_path / "gpu.md").read_text(encoding="utf-8")
     rows = {row[0]: row[1:] for row in cells(text)}
     assert {"padded", "grouped by length", "--batch 4"} <= rows.keys()
-    assert not any("failed" in row[0] for row in rows.values())
+    assert not any("failed" in cell for row in rows.values() for cell in row)
     assert ["packed", "kernels-community/flash-attn2", "not installed"] in cells(text)
-    losses = {row[0]: row[-1] for row in cells(text) if row[0] in ("padded", "packed") and len(row) == 6}
+    trained = {row[0]: row for row in cells(text) if row[0] in ("padded", "packed") and len(row) == 7}
+    assert all(row[2] == "3" for row in trained.values()), "steps"
+    losses = {name: row[-1] for name, row in trained.items()}
     assert float(losses["padded"]) == pytest.approx(float(losses["packed"]), abs=0.01), "the same samples in each step"
 
 
