@@ -63,7 +63,7 @@ WRITTEN_TO_CHECKPOINTS = (
     *("pytorch_model_fsdp_*", "optimizer_*"),  # FSDP
 )
 
-RULES = 1  # version of what a run does with the same arguments, data and model
+RULES = 2  # version of what a run does with the same arguments, data and model; 2: rewards read special tokens
 
 # Arguments, by the beginning of their names, that do not decide the weights of the trained model up to rounding.
 NOT_DECISIVE = (
