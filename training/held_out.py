@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 METRICS = {"decision": "f1", "risk": "auroc"}  # kind of task → name of the mean of its metric over tasks
 LOGGED = ("loss", "mean_token_accuracy", "entropy")  # metrics that every evaluation has
 SELECTING_SCHEDULES = ("reduce_lr_on_plateau", "greedy")  # learning rates that depend on a metric
+MINIMUM = {"eval_metric_samples": 0, "eval_max_new_tokens": 1, "early_stopping_patience": 1, "early_stopping_threshold": 0}
 SEED = 0  # of the choice of samples, which must not depend on the seed of training
 
 
@@ -164,6 +165,9 @@ def evaluations_without_improvement(values: Sequence[float], greater_is_better: 
 
 def check_evaluation(script_args: DataArguments, args: TrainingArguments) -> None:
     """Report flags about evaluation during training that do not fit each other, before any data are read."""
+    for name, least in MINIMUM.items():
+        if (value := getattr(script_args, name, None)) is not None and value < least:
+            raise UserError(f"--{name}: expected at least {least}, got {value}.")
     has_flag, scheduler = hasattr(script_args, "eval_dataset_name"), args.lr_scheduler_type
     if has_flag and script_args.eval_dataset_name:
         if args.eval_strategy == "no":
