@@ -30,6 +30,7 @@ def apply_overrides(
     Returns the arguments to use and to record, and `notes` with one for each change that the user should know.
     """
     check_trackers(args.report_to)
+    check_numbers(args)
     check_replaced(args)
     check_evaluation(script_args, args)
     on_gpu, notes = args.device.type != "cpu", list(notes)
@@ -105,6 +106,19 @@ REPLACED = {
     "bf16_full_eval": "Omit it: evaluation uses the precision of training",
     "restore_callback_states_from_checkpoint": "Omit it: a resumed run continues with all state",
 }
+
+
+POSITIVE = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
+
+
+def check_numbers(args: TrainingArguments) -> None:
+    """Report numbers that leave nothing to train."""
+    for name in POSITIVE:
+        if (value := getattr(args, name)) < 1:
+            raise UserError(f"--{name}: expected at least 1, got {value}.")
+    if args.max_steps == 0 or (args.max_steps < 0 and args.num_train_epochs <= 0):
+        name = "max_steps" if args.max_steps == 0 else "num_train_epochs"
+        raise UserError(f"--{name}: expected a positive number, got {getattr(args, name):g}.")
 
 
 def check_replaced(args: TrainingArguments) -> None:

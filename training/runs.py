@@ -362,7 +362,7 @@ def constructing_trainer(model: str) -> Iterator[None]:
     try:
         with reading_model(model), needing_packages():
             yield
-    except ValueError as error:  # flags that do not fit each other
+    except (ValueError, TypeError) as error:  # flags that do not fit each other, or the model
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise UserError(f"command line: {reason}. --help_all lists all flags.") from None
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import trl.trainer.utils
 from torch.utils.data import Sampler
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, get_scheduler
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from trl import GRPOTrainer, SFTTrainer
 from trl.models import unwrap_model_for_generation
@@ -78,9 +78,17 @@ class ResumableTrainer(Trainer):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        self._check_optimizer_flags()
         # Of this process: sum of the losses of the steps with labelled tokens, and their number.
         self._loss, self._steps = 0.0, 0.0
         self._steps_to_log, self._empty_steps_to_log = 0.0, 0.0  # since the last log
+
+    def _check_optimizer_flags(self) -> None:
+        """Raise the errors of flags of optimizer and schedule now, which Transformers raises when training begins."""
+        Trainer.get_optimizer_cls_and_kwargs(self.args, self.model)
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
+        kwargs = {"scheduler_specific_kwargs": self.args.lr_scheduler_kwargs or {}}
+        get_scheduler(self.args.lr_scheduler_type, optimizer, num_warmup_steps=0, num_training_steps=1, **kwargs)
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         loss = super().training_step(model, inputs, num_items_in_batch)
@@ -139,9 +147,11 @@ class ResumableTrainer(Trainer):
 
     def _finalize_training(self, *args: Any) -> TrainOutput:
         loss, steps = self._loss_total()
-        mean = loss / steps if steps else math.nan
+        if not steps:
+            wrong = f"expected a finite loss, got none in {self.state.global_step:,} steps"
+            raise UserError(f"{self.args.output_dir}: {wrong}. Increase --max_length if rows are skipped, or check the model.")
         self._tr_loss.zero_()
-        self._total_loss_scalar = mean * max(self.state.global_step, 0.001)  # which Transformers divides again
+        self._total_loss_scalar = loss / steps * self.state.global_step  # which Transformers divides by the steps
         return super()._finalize_training(*args)
 
 
