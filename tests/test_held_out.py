@@ -105,7 +105,7 @@ def test_the_best_checkpoint_is_saved_and_training_stops_early(
     for index in range(len(data)):
         sample = {name: torch.tensor([ids]) for name, ids in samples.sample(index).items()}
         labelled = int((sample["labels"] != -100).sum())
-        total, tokens = total + float(model(**sample).loss) * labelled, tokens + labelled
+        total, tokens = total + model(**sample).loss.item() * labelled, tokens + labelled
     assert best["eval_loss"] == pytest.approx(total / tokens, rel=1e-4)
 
     # Killed after the last evaluation, and before the best one.
