@@ -8,7 +8,9 @@ scored by p(yes) in one forward pass, without reasoning unless --think_risk. Sco
 
 from __future__ import annotations
 
+import json
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,11 +18,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inference.checks import check_inference
+from inference.costs import CostSettings
 from inference.prompts import instructions_sha256
-from inference.settings import InferenceSettings, Settings, add_flags, add_inference_flags, as_json, flag, parse_model
+from inference.settings import (
+    DecodingSettings,
+    InferenceSettings,
+    Settings,
+    add_flags,
+    add_inference_flags,
+    as_json,
+    flag,
+    parse_model,
+)
 from pipeline.cli import Chunk, Parser, at_least, chunk_paths, run
 from pipeline.errors import UserError
-from pipeline.files import append_jsonl, remove_paths
+from pipeline.files import Line, append_jsonl, remove_paths, sha256
 from pipeline.progress import Summary, progress
 from pipeline.provenance import Provenance, check_sources
 from pipeline.records import folder_record
@@ -57,6 +69,8 @@ def make_parser() -> Parser:
     add_flags(cli.add_argument_group("data and scores"), EvaluationSettings)
     cli.add_chunks()
     add_inference_flags(cli)
+    add_flags(cli.add_argument_group("several replies, and cost"), DecodingSettings)
+    add_flags(cli, CostSettings, omit=["max_cost"])
     return cli
 
 
@@ -83,7 +97,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     samples = available[: evaluation.limit]
     dataset = samples[0].dataset
     wording = instructions_sha256(dataset.instructions)
-    patients = {str(row["subject_id"]) for sample in samples if "subject_id" in (row := sample.row)}
+    rows = (sample.row for sample in samples)
+    patients = {
+        str(info["subject_id"]) for row in rows if (info := row.get("task_info", {}) | row).get("subject_id") is not None
+    }
     own_wording = settings.prompt.instructions is not None
     model = settings.model.model_name_or_path
     builder = load_builder(settings)
@@ -111,7 +128,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         run_replicas(cli.arguments, settings.model, folder, len(samples))
     elif pending:
         num_workers = WORKERS * bool(visible_gpus()) if evaluation.num_workers is None else evaluation.num_workers
-        done, failed = run_samples(samples, outputs, chunk, settings, num_workers)
+        made_from = sha256(json.dumps(provenance.made_from, sort_keys=True))
+        done, failed = run_samples(samples, outputs, chunk, settings, num_workers, made_from)
     finished = finished_keys(outputs, name="sample_id")  # other chunks may have made progress meanwhile
     if missing := sum(sample.sample_id not in finished for sample in samples):
         why = "the other chunks are not finished. When they are" if chunk.number > 1 else "some got no reply. As it is"
@@ -120,7 +138,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         summary.print(f"{done} → {chunk.path(outputs)}")
         return 0 if chunk.number > 1 and not failed else 1
     trajectories = next((source.digest for source in sources if source.name == "trajectories"), None)
-    about = {"arguments": as_json(evaluation, settings), "instructions_sha256": wording, "trajectories": trajectories}
+    prices = {name: flags[name] for name in ("price_in", "price_out")}
+    about = {"arguments": as_json(evaluation, settings) | prices, "instructions_sha256": wording, "trajectories": trajectories}
     about["family"] = family
     expected = len(finished.union(sample.sample_id for sample in samples))  # a run with a larger --limit may have gone before
     identities = {sample.sample_id for sample in available}
@@ -152,14 +171,18 @@ def remove_outputs(folder: Path) -> None:
     baselines = [record.parent for record in folder.glob("baselines/*/provenance.json")]
     outputs = [path for place in (*baselines, folder) for path in chunk_paths(place / "outputs.jsonl")]
     records = [place / name for place in (*baselines, folder) for name in ("result.json", "provenance.json")]
+    exported = folder.glob("meds_predictions/*.parquet")
     reports = [folder / name for name in ("report.html", "report.md", "report.png", "run.json")]
-    remove_paths(folder, [*outputs, *reports, *records])
+    remove_paths(folder, [*outputs, *reports, *exported, *records])
 
 
 def run_samples(
-    samples: list[DatasetRow], outputs: Path, chunk: Chunk, settings: InferenceSettings, num_workers: int
+    samples: list[DatasetRow], outputs: Path, chunk: Chunk, settings: InferenceSettings, num_workers: int, made_from: str
 ) -> tuple[str, bool]:
-    """Answer the samples of this process; returns what was done, and whether some got no reply."""
+    """Answer the samples of this process; returns what was done, and whether some got no reply.
+
+    `made_from` identifies data, model and settings; every line has it, so that lines of another run are noticed.
+    """
     from evaluation.metrics import sample_score
     from inference.backends import load_backend
     from inference.generation import finished_keys, generate_and_record, output_line
@@ -180,8 +203,16 @@ def run_samples(
         finished = finished_keys(outputs, name="sample_id")
         pending = [sample for sample in samples if sample.sample_id not in finished]
         bar.update(len(samples) - len(pending))
-        prompts = sample_prompts(pending, backend.builder, settings, num_workers)
-        tally = generate_and_record(prompts, backend, write, partial(output_line, scorer=sample_score), bar)
+        prompts, last = sample_prompts(pending, backend.builder, settings, num_workers), time.monotonic()
+
+        def write_timed(line: Line) -> None:
+            nonlocal last
+            now = time.monotonic()
+            # Seconds since the line before add up to those of the run, whatever is batched, split or resumed.
+            write(line | {"made_from_sha256": made_from, "seconds": round(now - last, 4)})
+            last = now
+
+        tally = generate_and_record(prompts, backend, write_timed, partial(output_line, scorer=sample_score), bar)
     for reason, count in tally.errors.most_common(MOST_REASONS):
         print(f"no reply to {count:,} samples: {reason}; --resume asks for them again", file=sys.stderr)
     if len(tally.errors) > MOST_REASONS:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,10 @@ class Prediction:
     candidates: tuple[str, ...] = ()  # the answers offered in the prompt
     error: str | None = None  # why there is no reply
     has_patient: bool = True  # whether the line has a subject_id
+    further: tuple[Prediction, ...] = ()  # the other replies to the same prompt, if several were sampled
+    prompt_tokens: int | None = None  # of the prompt
+    completion_tokens: int | None = None  # of the reply
+    seconds: float | None = None  # of the run for this sample
 
     @property
     def answer(self) -> str | None:
@@ -57,13 +61,14 @@ def read_predictions(path: Path | str) -> dict[str, Prediction]:
 def read_outputs(path: Path | str) -> Iterator[tuple[str, Prediction, Line]]:
     """Yield (key, prediction, line) for every output line of a directory, files by name; a key can occur several times.
 
-    A truncated last line is skipped; any other line that is not an output line is an error, and so are lines of a sample with
-    different keys, which were answered with different settings.
+    A truncated last line is skipped; any other line that is not an output line is an error, and so are lines of runs on other
+    data, with another model or other settings, and lines of a sample with different keys.
     """
     folder = require(path, "a directory with outputs of a run", "run test.py first")
     if not (files := chunk_paths(folder / "outputs.jsonl")):
         raise UserError(f"{folder}: expected outputs*.jsonl, got none. Run test.py first.")
     keys: dict[str, str] = {}
+    made_from: str | None = None
     for file in files:
         for offset, line in read_jsonl(file):
             try:
@@ -71,10 +76,12 @@ def read_outputs(path: Path | str) -> Iterator[tuple[str, Prediction, Line]]:
             except UserError as error:
                 number = file.read_bytes()[:offset].count(b"\n") + 1
                 raise UserError(f"{file}, line {number}: {error} Remove the line and resume the run.") from None
+            made_from = made_from or line.get("made_from_sha256")
+            is_other = line.get("made_from_sha256") not in (None, made_from)  # lines of older versions do not have it
             has_identity = bool(line.get("sample_id")) or prediction.subject_id != key  # old lines of rendered data have none
-            if has_identity and keys.setdefault(prediction.sample_id, key) != key:
+            if is_other or (has_identity and keys.setdefault(prediction.sample_id, key) != key):
                 fix = "Evaluate each setting in a directory of its own, or start afresh with --overwrite"
-                raise UserError(f"{folder}: expected outputs of one setting, got a sample answered with several. {fix}.")
+                raise UserError(f"{folder}: expected outputs of one setting, got those of several. {fix}.")
             yield key, prediction, line
 
 
@@ -95,17 +102,29 @@ def parse_output(line: Mapping[str, Any]) -> tuple[str, Prediction]:
     if "key" not in line:
         raise UserError("key: expected a string, got no such field.")
     outputs = line.get("outputs") or [{}]
-    if not isinstance(outputs, list) or not isinstance(outputs[0], dict) or not (line.get("outputs") or error):
+    is_list = isinstance(outputs, list) and all(isinstance(output, dict) for output in outputs)
+    if not is_list or not (line.get("outputs") or error):
         raise UserError("outputs: expected a list of objects, or a field error, got neither.")
-    response, p_yes = outputs[0].get("response") or "", outputs[0].get("p_yes")
+    key, candidates, patient = str(line["key"]), line.get("candidates"), info.get("subject_id")
+    candidates = tuple(map(str, candidates)) if isinstance(candidates, list) else ()
+    sample = task.name, tuple(labels), key if patient is None else str(patient), sample_id_of_output(line)
+    replies = [
+        Prediction(*sample, *_reply(output), bool(line.get("thinking_open")), candidates, error, patient is not None,
+                   completion_tokens=output.get("completion_tokens"))
+        for output in outputs
+    ]  # fmt: skip
+    counted = {"prompt_tokens": line.get("prompt_tokens"), "seconds": line.get("seconds")}
+    return key, replace(replies[0], further=tuple(replies[1:]), **counted)
+
+
+def _reply(output: Mapping[str, Any]) -> tuple[str, float | None]:
+    """The response and p(yes) of an entry of `outputs`."""
+    response, p_yes = output.get("response") or "", output.get("p_yes")
     if not isinstance(response, str):
         raise UserError(f"response: expected a string, got {type(response).__name__}.")
     if p_yes is not None and not (isinstance(p_yes, (int, float)) and 0 <= p_yes <= 1):
         raise UserError("p_yes: expected a number from 0 to 1 or null, got another value.")
-    key, candidates, patient = str(line["key"]), line.get("candidates"), info.get("subject_id")
-    candidates = tuple(map(str, candidates)) if isinstance(candidates, list) else ()
-    sample = task.name, tuple(labels), key if patient is None else str(patient), sample_id_of_output(line)
-    return key, Prediction(*sample, response, p_yes, bool(line.get("thinking_open")), candidates, error, patient is not None)
+    return response, p_yes
 
 
 def sample_id_of_output(line: Mapping[str, Any]) -> str:

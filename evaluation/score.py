@@ -19,6 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from evaluation.predictions import Prediction, read_predictions
+from evaluation.usage import format_usage, summarise_usage
 from inference.answers import READER_VERSION
 from mimiciv_dataset.patients import DATA_USE
 from mimiciv_dataset.tasks import ALL_TASKS, YES
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 SCORE_VERSION = 3  # of the scoring rules, raised whenever the same outputs would get other values
 
 # Keys of result.json that scoring computes; others are kept when outputs are scored again.
-_COMPUTED = ("tasks", "macro", "missing", "score_version", "reader_version", "git", "resamples", "seed", "data_use")
+_COMPUTED = ("tasks", "macro", "missing", "usage", "score_version", "reader_version", "git", "resamples", "seed", "data_use")
 
 TOO_FEW = "too few"  # shown in place of an interval
 
@@ -88,19 +89,40 @@ def main_metric(task: str) -> str:
 
 
 def main_scores(task: str, predictions: Sequence[Prediction]) -> Scores | None:
-    """What the main metric of a task's predictions is computed from, for `comparisons.compare`; None without p_yes."""
+    """What the main metric of a task's predictions is computed from, for `comparisons.compare`; None without p_yes.
+
+    Of several replies it is the mean score, or the mean of p_yes.
+    """
     import numpy as np
 
     from evaluation.comparisons import Scores
+    from evaluation.several_replies import rounds_of, vote
 
+    rounds = rounds_of(task, predictions)
     if ALL_TASKS[task].kind != "risk":
-        return Scores(np.array(_sample_scores(task, predictions)[main_metric(task)]))
-    risk = risk_predictions(predictions)
-    return Scores(risk.probabilities, risk.labels) if risk.has_p_yes else None
+        return Scores(np.mean([_sample_scores(task, of_round)[main_metric(task)] for of_round in rounds], axis=0))
+    risks = list(map(risk_predictions, rounds))
+    if not all(risk.has_p_yes for risk in risks):
+        return None
+    return Scores(risks[0].probabilities if len(risks) == 1 else vote(risks)[1], risks[0].labels)
 
 
 def _score_task(name: str, predictions: Sequence[Prediction]) -> tuple[dict[str, Any], dict[str, Statistic]]:
-    """The values of a task that have no interval, and the statistics that have one."""
+    """The values of a task that have no interval, and the statistics that have one; of several replies, their means."""
+    from evaluation.several_replies import combine_answers, combine_risks, mean_over_rounds, rounds_of
+
+    rounds = rounds_of(name, predictions)
+    scores = [_score_replies(name, of_round) for of_round in rounds]
+    if len(rounds) == 1:
+        return scores[0]
+    result, statistics = mean_over_rounds(scores)
+    is_risk = ALL_TASKS[name].kind == "risk"
+    values, combined = combine_risks(list(map(risk_predictions, rounds))) if is_risk else combine_answers(name, rounds)
+    return {"replies": len(rounds)} | result | values, statistics | combined
+
+
+def _score_replies(name: str, predictions: Sequence[Prediction]) -> tuple[dict[str, Any], dict[str, Statistic]]:
+    """`_score_task` of one reply to each sample."""
     from evaluation.metrics import mean
 
     kind = ALL_TASKS[name].kind
@@ -286,9 +308,9 @@ def score_dir(
         each with `<metric>_ci` [low, high] or null, `too_few` (why there are no intervals, or null), `clustered` (false if
         samples have no subject_id and count as patients of their own), `invalid` (share of replies without a readable
         answer) and `unanswerable` (share of decision samples with a correct answer outside the candidates);
-        `macro.paper` and `macro.released` (see `_macro`); `available` (number of samples of the dataset), `expected`
-        (number of those that were to be answered) and `missing` (number of those without an output); and the settings of
-        the scoring.
+        `macro.paper` and `macro.released` (see `_macro`); `usage` (see `usage.summarise_usage`); `available` (number of
+        samples of the dataset), `expected` (number of those that were to be answered) and `missing` (number of those
+        without an output); and the settings of the scoring.
 
     Raises:
         UserError: there are outputs of other samples, more outputs than samples, or several of a sample.
@@ -319,6 +341,7 @@ def score_dir(
         raise UserError(f"{path}: {needed}, got {len(answered):,}, others among them. {fix}.")
     result = score_predictions(predictions.values(), resamples, seed)
     result["missing"] = max(0, (kept.get("expected") or 0) - len(predictions))
+    result["usage"] = summarise_usage(predictions.values(), (extra or kept).get("arguments", {}))
     kept["samples_digest"] = digest_lines(answered)
     result |= {"score_version": SCORE_VERSION, "reader_version": READER_VERSION, "git": git_revision()}
     result |= {"resamples": resamples, "seed": seed}
@@ -356,6 +379,8 @@ def format_result(result: Mapping[str, Any]) -> str:
     lines += sample_notes(result["tasks"])
     if result.get("available", 0) > (answered := sum(values["n"] for values in result["tasks"].values())):
         lines.append(f"samples: {answered:,} of the {result['available']:,} of the dataset")
+    if usage := format_usage(result.get("usage", {})):
+        lines.append(usage)
     if result.get("missing"):
         lines.append(f"missing samples: {result['missing']:,} of {result['expected']:,}")
     return "\n".join(lines)

@@ -7,11 +7,12 @@ a reply is scored.
 from __future__ import annotations
 
 import json
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain, zip_longest
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from inference.answers import close_reasoning, read_items, split_reasoning
@@ -50,6 +51,8 @@ class Prompt:
     scored_after_reasoning: bool = False  # p(yes) is computed after the reasoning of the reply
     tokens: int = 0  # estimated length, for a limit of cost
     ids: Sequence[int] | None = None  # token ids of the text, if they are known
+    num_replies: int = 1  # how many replies are sampled
+    sample: int = 0  # which of them a query asks for
 
     @property
     def fits(self) -> bool:
@@ -78,25 +81,26 @@ def generate_and_record(
     prompts: Iterable[P],
     backend: Backend,
     write: Callable[[Line], None],
-    line_of: Callable[[P, Generation], Line | None],
+    line_of: Callable[[P, Sequence[Generation]], Line | None],
     bar: Any,
     meter: Meter | None = None,
 ) -> Tally:
-    """Answer prompts, which are drawn as the backend needs them, and record each reply as it comes.
+    """Answer prompts, which are drawn as the backend needs them, and record each one when its replies are there.
 
     Args:
         write: appends a line to the log (`pipeline.files.append_jsonl`).
-        line_of: makes the line of a reply; None: none is written. Prompts that do not fit get the error `TOO_LONG`.
+        line_of: makes the line of a prompt and its replies; None: none is written. A prompt that does not fit has one reply,
+            with the error `TOO_LONG`.
         bar: a progress bar, which counts prompts.
         meter: counts tokens and cost, and stops the run at the limit.
     """
     tally = Tally()
 
-    def record(prompt: P, reply: Generation) -> None:
-        line = line_of(prompt, reply)
+    def record(prompt: P, of_prompt: Sequence[Generation]) -> None:
+        line = line_of(prompt, of_prompt)
         if line is not None:
             write(line)
-        error = (line or {}).get("error") or reply.error
+        error = (line or {}).get("error") or next((reply.error for reply in of_prompt if reply.error), None)
         tally.truncated += prompt.truncation is not None and prompt.fits
         tally.too_long += error == TOO_LONG
         tally.answered += error is None
@@ -109,12 +113,16 @@ def generate_and_record(
     def fitting() -> Iterator[P]:
         for prompt in prompts:
             if prompt.fits:
-                yield prompt
+                yield from (replace(prompt, sample=sample) for sample in range(prompt.num_replies))
             else:
-                record(prompt, Generation("", TOO_LONG, error=TOO_LONG))
+                record(prompt, [Generation("", TOO_LONG, error=TOO_LONG)])
 
+    incomplete: dict[str, dict[int, Generation]] = defaultdict(dict)  # key of a prompt → its replies so far
     for prompt, reply in replies(fitting(), backend, meter):
-        record(prompt, reply)
+        incomplete[prompt.key][prompt.sample] = reply
+        if len(incomplete[prompt.key]) == prompt.num_replies:
+            of_prompt = incomplete.pop(prompt.key)
+            record(prompt, [of_prompt[sample] for sample in range(prompt.num_replies)])
     return tally
 
 
@@ -134,7 +142,7 @@ def replies(prompts: Iterable[P], backend: Backend, meter: Meter | None = None) 
             if reasoned:
                 prompt, reply, text = reasoned.popleft()
                 sent[position] = prompt, reply
-                yield Query(text, score=True)
+                yield Query(text, score=True, sample=prompt.sample)
                 continue
             next_prompt = next_prompt or next(source, None)
             if next_prompt is None or (meter and not meter.affords(next_prompt.tokens)):
@@ -143,7 +151,7 @@ def replies(prompts: Iterable[P], backend: Backend, meter: Meter | None = None) 
             if meter:
                 meter.reserve(prompt.tokens)
             sent[position] = prompt, None
-            yield Query(prompt.text, prompt.scored, ids=prompt.ids)
+            yield Query(prompt.text, prompt.scored, sample=prompt.sample, ids=prompt.ids)
 
     while True:
         finished = False
@@ -221,19 +229,31 @@ def read_samples(root_dir: Path, names: str, prompt: PromptSettings) -> list[Dat
     for path in index_paths(names.split(",")):
         options = {"instructions": prompt.instructions, "as_known": prompt.as_known}
         dataset = MIMICIV(root_dir, path, lazzy_mode=True, shuffle=False, **options)
-        for index in range(len(dataset)):
-            row = dataset.row(index)
+        for index, row in enumerate(dataset.rows):
             info, idx = row.get("task_info", {}) | row, row.get("idx")
             with dataset.located(index):
                 task = dataset.task(row).name
                 identity = sample_id(info | {"task": task})
             if None in map(info.get, ID_COLUMNS[1:]) and positions.setdefault(identity, idx) != idx:
                 identity = f"{identity}#{idx}"  # patient or window is unknown, and two rows read the same
-            by_task[task].setdefault(identity, DatasetRow(dataset, index, identity))
+            sample = by_task[task].setdefault(identity, DatasetRow(dataset, index, identity))
+            if (sample.dataset, sample.index) != (dataset, index) and not is_same_sample(sample.row, row):
+                got = f"the patient and window of {sample.dataset.where(sample.index)} with another text or answer"
+                fix = "Remove one of them, or number the rows by a field idx"
+                raise UserError(f"{dataset.where(index)}: expected a sample of its own, got {got}. {fix}.")
     turns = zip_longest(*(of_task.values() for of_task in by_task.values()))
     if not (samples := [sample for sample in chain.from_iterable(turns) if sample is not None]):
         raise UserError(f"{names}: expected samples, got none. Give an index file with rows.")
     return samples
+
+
+def is_same_sample(row: Line, other: Line) -> bool:
+    """Whether two rows of the same task, patient and window ask the same and have the same answer."""
+
+    def content(row: Line) -> list[Any]:
+        return [row.get("target"), *map(row.get, ("instruction", "input")), row.get("task_info", {}).get("label")]
+
+    return content(row) == content(other)
 
 
 @dataclass(frozen=True)
@@ -285,14 +305,19 @@ class Prompter:
 
 def reply_settings(settings: InferenceSettings) -> Line:
     """What besides its prompt decides a reply; part of its key."""
-    return {
-        "max_new_tokens": settings.decoding.max_new_tokens,
-        "temperature": settings.decoding.temperature,
-        "max_seq_len": settings.prompt.max_seq_len,
-        "model": str(settings.model.model_name_or_path),
-        "lora": str(settings.model.lora_path or ""),
-        "chat": settings.server.chat,
-    } | ({"model_sampling": True} if settings.model.model_sampling else {})
+    several = {"num_samples": settings.decoding.num_samples} if settings.decoding.num_samples > 1 else {}
+    return (
+        several
+        | {
+            "max_new_tokens": settings.decoding.max_new_tokens,
+            "temperature": settings.decoding.temperature,
+            "max_seq_len": settings.prompt.max_seq_len,
+            "model": str(settings.model.model_name_or_path),
+            "lora": str(settings.model.lora_path or ""),
+            "chat": settings.server.chat,
+        }
+        | ({"model_sampling": True} if settings.model.model_sampling else {})
+    )
 
 
 def sample_prompt(
@@ -316,35 +341,42 @@ def sample_prompt(
     prompt, truncation = builder.fit(text, instruction, mode, flags.max_seq_len - reply_tokens, prefix)
     reasons = mode == THINK and not prefix
     scored = {"scored": is_risk and not reasons, "scored_after_reasoning": is_risk and reasons}
+    scored["num_replies"] = 1 if scored["scored"] else settings.decoding.num_samples  # p(yes) of a prompt is one number
     about = {"truncation": truncation, "ids": builder.ids(prompt), "task": task, "mode": mode, "prefix": prefix}
     return SamplePrompt("", prompt, **about, **scored)
 
 
-def output_line(prompt: SamplePrompt, reply: Generation, scorer: Scorer) -> Line | None:
-    """The line of `outputs.jsonl` of a sample (docs/evaluation.md); None if the server did not reply."""
-    if reply.error not in (None, TOO_LONG):
+def output_line(prompt: SamplePrompt, replies: Sequence[Generation], scorer: Scorer) -> Line | None:
+    """The line of `outputs.jsonl` of a sample (docs/evaluation.md); None if the server did not send all replies."""
+    if any(reply.error not in (None, TOO_LONG) for reply in replies):
         return None
-    reasoning, answer = split_reasoning(reply.text, prompt.thinking_open)
-    output = {
-        "response": reply.text,
-        "reasoning": reasoning if prompt.mode == THINK and not prompt.prefix else None,
-        "items": read_items(answer),
-        "p_yes": reply.p_yes,
-        "finish_reason": reply.finish_reason,
-        "yes_no_mass": reply.yes_no_mass,
-    }
-    score = scorer(prompt.task, prompt.label, answer, reply.p_yes)
-    return prompt.line | {"outputs": [output], "score": score} | ({"error": reply.error} if reply.error else {})
+    outputs, scores = [], []
+    for reply in replies:
+        reasoning, answer = split_reasoning(reply.text, prompt.thinking_open)
+        output = {
+            "response": reply.text,
+            "reasoning": reasoning if prompt.mode == THINK and not prompt.prefix else None,
+            "items": read_items(answer),
+            "p_yes": reply.p_yes,
+            "finish_reason": reply.finish_reason,
+            "yes_no_mass": reply.yes_no_mass,
+            "completion_tokens": reply.completion_tokens,
+        }
+        outputs.append(output)
+        scores.append(scorer(prompt.task, prompt.label, answer, reply.p_yes))
+    line = prompt.line | {"prompt_tokens": replies[0].prompt_tokens, "outputs": outputs, "score": fmean(scores)}
+    return line | ({"error": replies[0].error} if replies[0].error else {})
 
 
 # --- lines of the chat endpoint
 
 
-def chat_line(prompt: Prompt, reply: Generation) -> Line | None:
+def chat_line(prompt: Prompt, replies: Sequence[Generation]) -> Line | None:
     """The line of a prompt to the chat endpoint: `choices` (texts), `finish_reasons`, `usage` and `error`; None if too long.
 
-    A reply without any text is an error too.
+    A reply without any text is an error too. Several choices are one reply of the server.
     """
+    (reply,) = replies
     if reply.error == TOO_LONG:
         return None
     if reply.response is None:

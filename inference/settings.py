@@ -52,7 +52,7 @@ def as_json(*settings: Any) -> dict[str, Any]:
     """The fields of settings, nested settings included, as one flat mapping of JSON values.
 
     >>> as_json(DecodingSettings(max_new_tokens=8))
-    {'max_new_tokens': 8, 'temperature': 0.0, 'seed': 0, 'n': None}
+    {'max_new_tokens': 8, 'temperature': 0.0, 'seed': 0, 'n': None, 'num_samples': 1}
     """
     flat: dict[str, Any] = {}
     for each in settings:
@@ -123,7 +123,13 @@ class DecodingSettings(Settings):
     max_new_tokens: int = 2048
     temperature: float = 0.0  # 0 is greedy
     seed: int | None = 0  # of sampling; None: none is sent to a server
-    n: int | None = None  # replies to each prompt, from the chat endpoint; None: not sent, which gives one
+    n: int | None = None  # choices in a reply of the chat endpoint; None: not sent, which gives one
+    num_samples: int = flag(1, help="replies to each prompt; several need --temperature", type=at_least(1))
+
+    def __post_init__(self) -> None:
+        if self.num_samples > 1 and self.temperature == 0:
+            fix = "Greedy replies to a prompt are all the same: set --temperature"
+            raise UserError(f"--num_samples {self.num_samples}: expected a temperature above 0, got 0. {fix}.")
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from mimiciv_dataset import cells
 from mimiciv_dataset.cells import HOW_TO_EXPORT, MAX_ID, MAX_POSITION, cell_error, clean_id, row_number, whole_number
+from mimiciv_dataset.json_lines import parse_line, read_lines
 from mimiciv_dataset.lookups import csv_fault, text_columns
 from mimiciv_dataset.tasks import TASKS
 from pipeline.errors import UserError
@@ -38,6 +39,7 @@ REQUIRED = ("subject_id", "task", "event", "target")
 HOW_TO_GET_INDEX = "Make it with mimiciv_dataset/task_sample_info_gen.py, or use a released index"
 AUDIT_SUFFIX = ".audit.csv"  # of the tables that data_index_gen.py writes beside sampled sets
 BLOCK_BYTES = 16 << 20  # of a CSV that is read at a time
+BATCH_ROWS = 1024  # made from a table at a time while iterating over its rows
 # A target: a JSON string, or a list of them.
 _STRING = r'"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*"'
 _SPACE = r"[ \t\n\r]*"
@@ -267,7 +269,7 @@ def _whole_numbers(column: pa.Array, minimum: int, maximum: int) -> pa.Array:
 def normalise_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of a row with clean ids, integer positions, the window as period_begin/period_end, and a parsed target.
 
-    A row that has `input` (the text) is copied as it is.
+    A row that has its text (`has_text`) is copied as it is.
 
     Raises:
         UserError: `read_tables` would refuse the row.
@@ -275,12 +277,17 @@ def normalise_row(row: Mapping[str, Any]) -> dict[str, Any]:
     >>> normalise_row({"subject_id": "7.0", "hadm_id": "", "context_begin": "3", "context_end": "9", "target": '"no"'})
     {'subject_id': '7', 'hadm_id': None, 'target': 'no', 'period_begin': 3, 'period_end': 9}
     """
-    if row.get("input") is not None:
+    if has_text(row):
         return dict(row)
     clean = clean_window(row)
     if isinstance(clean.get("target"), str):
         clean["target"] = parse_target(clean["target"])
     return clean
+
+
+def has_text(row: Mapping[str, Any]) -> bool:
+    """Whether a row has its text, as those of the released JSONL do, instead of a window of a trajectory."""
+    return "input" in row or "task_info" in row
 
 
 def clean_window(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -310,16 +317,17 @@ def _limits(name: str) -> tuple[int, int]:
 class Rows(Sequence[dict[str, Any]]):
     """The rows of an index CSV or JSONL, as `normalise_row` returns them; an empty cell or `nan` is None.
 
-    `rows[i]` is a new dict each time, so that no two samples share one.
+    `rows[i]` is a new dict each time, so that no two samples share one. `table` has the columns of a CSV, or number and text
+    of the lines of a JSONL.
     """
 
     def __init__(self, path: Path, table: pa.Table, lines: bool) -> None:
         self.path = path
-        self._table = table
+        self.table = table
         self._lines = lines
 
     def __len__(self) -> int:
-        return self._table.num_rows
+        return self.table.num_rows
 
     def __getitem__(self, index: int | slice) -> Any:  # type: ignore[override]
         if isinstance(index, slice):
@@ -328,13 +336,26 @@ class Rows(Sequence[dict[str, Any]]):
             index += len(self)
         if not 0 <= index < len(self):
             raise IndexError(index)
-        values = {name: self._table[name][index].as_py() for name in self._table.column_names}
+        return self._row(index, {name: self.table[name][index].as_py() for name in self.table.column_names})
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        index = 0
+        for batch in self.table.to_batches(max_chunksize=BATCH_ROWS):
+            for values in batch.to_pylist():
+                yield self._row(index, values)
+                index += 1
+
+    def _row(self, index: int, values: dict[str, Any]) -> dict[str, Any]:
+        """The row at `index` from the values of the table."""
         if not self._lines:
             if isinstance(values.get("target"), str):
                 values["target"] = parse_target(values["target"])
             return values
-        row = parse_line(self.where(index), values["line"])
-        if "input" not in row:
+        try:
+            row = parse_line(values["line"])
+        except UserError as error:
+            raise UserError(f"{self.where(index)}: {error}") from None
+        if not has_text(row):
             window_columns(self.where(index), list(row), required=("subject_id", "task"))
         try:
             return normalise_row(row)
@@ -344,17 +365,17 @@ class Rows(Sequence[dict[str, Any]]):
     def where(self, index: int) -> str:
         """File and row of a CSV, numbered as a spreadsheet shows it (the header is row 1), or file and line of a JSONL."""
         if self._lines:
-            return f"{self.path}, line {self._table['number'][index].as_py()}"
+            return f"{self.path}, line {self.table['number'][index].as_py()}"
         return f"{self.path}, row {row_number(self.path, index)}"
 
     @property
     def columns(self) -> list[str]:
         """The columns of a CSV; empty for a JSONL, whose rows can differ."""
-        return [] if self._lines else self._table.column_names
+        return [] if self._lines else self.table.column_names
 
     def column(self, name: str) -> list[Any]:
         """The values of a column of a CSV: ids, positions, or the text in the file."""
-        return self._table[name].to_pylist()
+        return self.table[name].to_pylist()
 
     def subject_ids(self) -> list[str | None]:
         """The patient of each row; rows of a JSONL with `input` may have it in their task_info, or lack it."""
@@ -369,7 +390,7 @@ class Rows(Sequence[dict[str, Any]]):
 
         if not self._lines and name not in self.columns:
             return []
-        has = pc.match_substring(self._table["line"], json.dumps(name)) if self._lines else pc.is_valid(self._table[name])
+        has = pc.match_substring(self.table["line"], json.dumps(name)) if self._lines else pc.is_valid(self.table[name])
         return pc.indices_nonzero(has).to_pylist()
 
 
@@ -386,33 +407,11 @@ def read_rows(path: Path | str) -> Rows:
     if path.is_dir():
         raise UserError(f"{path}: expected an index file, got a directory. Choose a file in it.")
     if path.suffix in (".jsonl", ".json"):
-        numbers, lines = zip(*read_lines(path), strict=True) or ((), ())
-        return Rows(
-            path, pa.table({"number": pa.array(numbers, pa.int32()), "line": pa.array(lines, pa.large_string())}), True
-        )
+        numbered = list(read_lines(path))
+        numbers = pa.array([number for number, _ in numbered], pa.int32())
+        lines = pa.array([line for _, line in numbered], pa.large_string())
+        return Rows(path, pa.table({"number": numbers, "line": lines}), lines=True)
     return Rows(path, pa.concat_tables(read_tables(path, required=("subject_id", "task"))), lines=False)
-
-
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (line number, text) for the lines of a JSONL that are not blank."""
-    if path.is_dir():
-        raise UserError(f"{path}: expected a JSONL file, got a directory. Choose a file in it.")
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            yield from ((number, line) for number, line in enumerate(file, 1) if line.strip())
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: expected JSONL in UTF-8, got other bytes. Decompress or convert it.") from None
-
-
-def parse_line(where: str, text: str) -> dict[str, Any]:
-    """The object in a line of a JSONL; `where` names the line in the error."""
-    try:
-        row = json.loads(text)
-    except json.JSONDecodeError:
-        row = None
-    if not isinstance(row, dict):
-        raise UserError(f"{where}: expected a JSON object, got something else. Fix the file.")
-    return row
 
 
 # --- frames, for samplers

@@ -14,8 +14,9 @@ from torch.utils.data import Dataset
 from mimiciv_dataset.candidates import Candidates
 from mimiciv_dataset.index_files import Rows, normalise_row, read_rows
 from mimiciv_dataset.lookups import Lookups
+from mimiciv_dataset.row_checks import check_row, check_rows, clean_label, task_of_row
 from mimiciv_dataset.samples import label_list, target_of_row
-from mimiciv_dataset.tasks import ALL_TASKS, TASKS, Task, load_instructions
+from mimiciv_dataset.tasks import Task, load_instructions
 from mimiciv_dataset.text import Renderer, SampleText
 from mimiciv_dataset.trajectory import Trajectories
 from pipeline.cli import ROOT_DIR
@@ -39,8 +40,11 @@ class MIMICIV(Dataset):
     - `task_info` (dict): `task`, `event`, `metric`, `task_type` (decision, risk or generation), `label` and `target` (the list
       of answers; "yes" or "no" for a risk task; the note for a generation task), and the other columns of the row.
 
-    Rows that already have `input` (the released JSONL) are returned with their own text and instruction. Trajectories and
-    dictionaries are opened on first use, in each dataloader worker separately, so that the dataset can be pickled and forked.
+    Rows that already have `input` (the released JSONL) are returned with their own text, instruction and task_info, where
+    `task_type` may be spelled `decision_making` or `risk_prediction`. All rows are checked first (`row_checks`).
+
+    Trajectories and dictionaries are opened on first use, in each dataloader worker separately, so that the dataset can be
+    pickled and forked.
 
     Args:
         root_dir: directory with `patients_ehr/`, `index_mapping/` and `cache/`.
@@ -84,6 +88,13 @@ class MIMICIV(Dataset):
             where = self.rows.path if isinstance(self.rows, Rows) else "sample_info"
             fix = "Use an index CSV, or leave it out"
             raise UserError(f"{where}: expected rows without text for as_known, got rows that have their text. {fix}.")
+        if isinstance(self.rows, Rows):
+            check_rows(self.rows)
+        else:
+            for index in range(len(self)):
+                row = self.row(index)
+                with self.located(index):
+                    check_row(row)
         if shuffle:
             random.Random(SHUFFLE_SEED).shuffle(self._order)
         self._samples: list[Row] | None = None
@@ -127,10 +138,7 @@ class MIMICIV(Dataset):
 
     def task(self, row: Row) -> Task:
         """The task of a row."""
-        name = str(row.get("task") or row.get("task_info", {}).get("task"))
-        if name not in (ALL_TASKS if "input" in row else TASKS):
-            raise UserError("expected a task of `task_sample_info_gen.py --list_tasks`, got another. Fix or remove the row.")
-        return ALL_TASKS[name]
+        return task_of_row(row)
 
     def __getitem__(self, index: int) -> Row:
         if not -len(self) <= index < len(self):
@@ -162,7 +170,8 @@ class MIMICIV(Dataset):
     def _sample(self, position: int, row: Row, text: SampleText | None) -> Row:
         task = self.task(row)
         if "input" in row:
-            info = {"metric": task.metric, "task_type": task.kind} | dict(row.get("task_info", {})) | {"task": task.name}
+            info = {"metric": task.metric, "task_type": task.kind} | row["task_info"] | {"task": task.name}
+            info["label"] = clean_label(task, info["label"])
             text = {"input": row["input"], "output": row["output"], "candidates": row.get("candidates")}
             idx, instruction = row.get("idx", position), row.get("instruction", "")
             return {"idx": idx, "instruction": instruction, **text, "task_info": info}
@@ -172,6 +181,7 @@ class MIMICIV(Dataset):
         if target is None:
             fix = "Use an index and trajectories of the same build"
             raise UserError(f"expected a target in the row or the trajectory, got neither. {fix}.")
+        target = clean_label(task, target, "target")
         answers = label_list(target)
         key = f"{task.name} {row['subject_id']} {begin} {end}"
         info = {"task": task.name, "event": row.get("event") or task.event, "metric": task.metric, "task_type": task.kind}

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from mimiciv_dataset.index_files import parse_line, read_lines
+from mimiciv_dataset.json_lines import parse_line, read_lines
 from mimiciv_dataset.tasks import TASKS
 from pipeline.cli import Parser, run
 from pipeline.errors import UserError
@@ -30,14 +30,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     instructions: dict[str, Counter[str]] = defaultdict(Counter)
     for path in args.released:
         for number, line in read_lines(require(path, "a released JSONL", "check the path")):
-            where = f"{path}, line {number}"
-            row = parse_line(where, line)
-            info, sentence = row.get("task_info"), row.get("instruction")
-            task = TASKS.get(str(info.get("task"))) if isinstance(info, dict) else None
-            if task is None or not isinstance(sentence, str) or not sentence.strip():
-                expected = "an instruction, and in task_info.task a task of `task_sample_info_gen.py --list_tasks`"
-                raise UserError(f"{where}: expected {expected}, got a row without. Check the file.")
-            instructions[task.name][sentence] += 1
+            try:
+                task, sentence = task_and_instruction(line)
+            except UserError as error:
+                raise UserError(f"{path}, line {number}: {error}") from None
+            instructions[task][sentence] += 1
     rows = sum(sentences.total() for sentences in instructions.values())
     if not rows:
         raise UserError(f"{args.released[0]}: expected rows with an instruction, got none. Check the file.")
@@ -48,6 +45,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     missing = [task.name for task in TASKS.values() if task.released and task.name not in instructions]
     unchanged = f"; default instructions remain for {', '.join(missing)}" if missing else ""
     summary.print(f"{rows:,} rows, {len(instructions)} tasks → {args.output_path}{unchanged}")
+
+
+def task_and_instruction(line: str) -> tuple[str, str]:
+    """The task of a line of a released JSONL, and its instruction."""
+    row = parse_line(line)
+    info, sentence = row.get("task_info"), row.get("instruction")
+    task = TASKS.get(str(info.get("task"))) if isinstance(info, dict) else None
+    if task is None or not isinstance(sentence, str) or not sentence.strip():
+        expected = "an instruction, and in task_info.task a task of `task_sample_info_gen.py --list_tasks`"
+        raise UserError(f"expected {expected}, got a row without. Check the file.")
+    return task.name, sentence
 
 
 if __name__ == "__main__":

@@ -47,7 +47,9 @@ def test_outputs_hold_what_is_promised(whole: Path, small_root: Path) -> None:
     for line in found:
         assert {"key", "sample_id", "task_info", "candidates", "mode", "prompt_sha256", "template_sha256"} <= set(line)
         assert {"input_sha256", "prompt_chars", "thinking_open", "truncated", "outputs", "score"} <= set(line)
-        assert {"response", "reasoning", "items", "p_yes", "finish_reason", "yes_no_mass"} == set(line["outputs"][0])
+        assert {"prompt_tokens", "seconds"} <= set(line)
+        of_reply = {"response", "reasoning", "items", "p_yes", "finish_reason", "yes_no_mass", "completion_tokens"}
+        assert of_reply == set(line["outputs"][0])
         risk = line["task_info"]["task_type"] == "risk"
         assert (line["outputs"][0]["p_yes"] is not None) == risk
     result = read_json(whole / "result.json")

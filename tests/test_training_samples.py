@@ -383,7 +383,7 @@ def test_grouping_by_length_saves_padding() -> None:
 @pytest.mark.parametrize("end_of_prompt", ["assistant\n", "assistant\n<think>\n"])
 def test_the_reward_is_the_evaluations_score(task: str, label: list[str] | str, reply: str, end_of_prompt: str) -> None:
     prompt = SamplePrompt("k", end_of_prompt, task=TASKS[task], label=label, mode="think")
-    line = output_line(prompt, Generation(reply, "stop"), sample_score)
+    line = output_line(prompt, [Generation(reply, "stop")], sample_score)
     rewards = for_trl("accuracy")([prompt.text], [reply], task=[task], label=[json.dumps(label)], mode=["think"])
     assert rewards == [line["score"]]
 

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))  # the pa
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 MICROSECONDS = 1_000_000
 PATIENTS_PER_PART = 50
+# Columns of predictions, and their Arrow types, as `meds_evaluation.schema.PredictionSchema` has them.
+PREDICTION_TYPES = {"predicted_boolean_value": "bool", "predicted_boolean_probability": "float32"}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -176,16 +178,21 @@ def label_value(task: Task, target: list[str] | str) -> str | bool:
 
 
 def write_labels(path: Path, task: Task, labels: Sequence[tuple[int, int, str | bool]]) -> None:
-    """Write a MEDS label file of (subject_id, prediction_time, value) after validation by the meds package."""
+    """Write a MEDS label file of (subject_id, prediction_time, value)."""
+    subjects, times, values = zip(*labels, strict=True)
+    value = "boolean_value" if task.kind == "risk" else "categorical_value"
+    write_table(path, {"subject_id": subjects, "prediction_time": times, value: values})
+
+
+def write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
+    """Write columns of labels, and of predictions if there are any, after validation of the labels by the meds package."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     from meds import LabelSchema
 
-    subjects, times, values = zip(*labels, strict=True)
-    value = "boolean_value" if task.kind == "risk" else "categorical_value"
-    columns = {"subject_id": subjects, "prediction_time": times, value: values}
-    table = pa.table({name: pa.array(column, LabelSchema.schema().field(name).type) for name, column in columns.items()})
-    LabelSchema.validate(table)
+    types = {field.name: field.type for field in LabelSchema.schema()} | PREDICTION_TYPES
+    table = pa.table({name: pa.array(column, types[name]) for name, column in columns.items()})
+    LabelSchema.validate(table.drop_columns([name for name in columns if name in PREDICTION_TYPES]))
     with atomic_path(path) as temporary:
         pq.write_table(table, temporary)
 

@@ -1,0 +1,52 @@
+"""The lines of a JSONL of rows, whatever tool saved it: with a byte-order mark, blank lines, or the line ends of Windows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (line number, text) for the lines of a JSONL that are not blank; an error for a file that is one JSON array."""
+    if path.is_dir():
+        raise UserError(f"{path}: expected a JSONL file, got a directory. Choose a file in it.")
+    is_first = True
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                if is_first and line.lstrip().startswith("["):
+                    fix = f"Convert it: jq -c '.[]' {path.name} > {path.stem}.jsonl"
+                    raise UserError(f"{path}: expected a JSON object in each line, got a JSON array. {fix}")
+                is_first = False
+                yield number, line
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: expected JSONL in UTF-8, got other bytes. Decompress or convert it.") from None
+
+
+def parse_line(text: str) -> dict[str, Any]:
+    """The object in a line of a JSONL; errors do not name the line.
+
+    >>> parse_line('{"task": "emar"}')
+    {'task': 'emar'}
+    >>> parse_line('["emar"]')
+    Traceback (most recent call last):
+    pipeline.errors.UserError: expected a JSON object, got something else. Fix the file.
+    """
+    try:
+        row = json.loads(text)
+    except (ValueError, RecursionError):
+        row = None
+    if not isinstance(row, dict):
+        raise UserError("expected a JSON object, got something else. Fix the file.")
+    if "\\ud" in text or "\\uD" in text:  # an escaped half of a character, which cannot be written in UTF-8
+        try:
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise UserError("expected text in Unicode, got half of a surrogate pair. Fix the file.") from None
+    return row
