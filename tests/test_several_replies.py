@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import command
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rendered_rows import rendered_row, rendered_rows, write_rows
 from scripted_server import ScriptedServer
@@ -96,6 +96,7 @@ def test_a_note_has_no_vote() -> None:
     assert not [name for name in result if name.startswith(("majority", "pass"))]
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.sampled_from(["Aspirin", "aspirin\nZinc", "Zinc", "poe", "emar", ""]), min_size=1, max_size=6), st.data())
 def test_equal_replies_score_as_one(texts: list[str], data: st.DataObject) -> None:
     """n times the same reply has the scores of the reply, whatever the vote; one reply has no further scores."""
@@ -116,6 +117,7 @@ def test_equal_replies_score_as_one(texts: list[str], data: st.DataObject) -> No
             assert several["pass@1"] == pytest.approx(several[f"pass@{number}"])
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.lists(st.booleans(), min_size=4, max_size=4), min_size=1, max_size=4))
 def test_pass_at_k_is_the_share_of_all_choices_of_k_replies(correct: list[list[bool]]) -> None:
     for k, statistic in ((int(name[5:]), statistic) for name, statistic in pass_at(np.array(correct)).items()):
