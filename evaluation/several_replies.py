@@ -17,7 +17,6 @@ import numpy as np
 
 from evaluation.metrics import accuracy, auprc, auroc, brier, calibration, mean, sample_score, set_scores
 from evaluation.predictions import Prediction
-from inference.answers import read_items
 from mimiciv_dataset.tasks import ALL_TASKS
 from pipeline.errors import UserError
 
@@ -64,16 +63,20 @@ def _mean_statistic(statistics: Sequence[Statistic], weights: np.ndarray) -> np.
 def combine_answers(task: str, rounds: Sequence[Sequence[Prediction]]) -> TaskScore:
     """`majority_<metric>`, `best_<metric>` and pass@k of a decision or generation task, where they are defined."""
     metric, samples = ALL_TASKS[task].metric, list(zip(*rounds, strict=True))
-    scores = np.array([[sample_score(task, reply.labels, reply.answer) for reply in replies] for replies in samples])
+    scores = np.array([[sample_score(task, each.labels, each.answer, None, each.candidates) for each in replies]
+                       for replies in samples])  # fmt: skip
     statistics: dict[str, Statistic] = {}
+    items = [[reply.items for reply in replies] for replies in samples]
+    labels = [prediction.labels for prediction in rounds[0]]
     if metric == "f1":
-        votes = [set_scores(items_of_most([read_items(reply.answer) for reply in replies]), replies[0].labels)[2]
-                 for replies in samples]  # fmt: skip
+        votes = [set_scores(items_of_most(of_sample), answers)[2] for of_sample, answers in zip(items, labels, strict=True)]
         statistics["majority_f1"] = partial(mean, votes)
     elif metric == "accuracy":
-        votes = [sample_score(task, replies[0].labels, most_frequent([read_items(reply.answer) for reply in replies]))
-                 for replies in samples]  # fmt: skip
-        statistics["majority_accuracy"] = partial(mean, votes)
+        votes = [most_frequent(of_sample) for of_sample in items]
+        is_right = [
+            vote == {label.strip().casefold() for label in answers} for vote, answers in zip(votes, labels, strict=True)
+        ]
+        statistics["majority_accuracy"] = partial(mean, is_right)
     if metric != "accuracy":  # where the best reply is a correct one: pass@n
         statistics[f"best_{metric}"] = partial(mean, scores.max(1))
     if metric != "rouge1":  # no reply repeats a whole note
@@ -123,16 +126,16 @@ def items_of_most(answers: Sequence[Sequence[str]]) -> list[str]:
     return [item for item, count in counts.items() if 2 * count > len(answers)]
 
 
-def most_frequent(answers: Sequence[Sequence[str]]) -> str:
-    """The answer given most often, as text: its items, one a line. Of several, the one that came first.
+def most_frequent(answers: Sequence[Sequence[str]]) -> set[str]:
+    """The items, case-folded, of the answer given most often; of several such answers, of the first.
 
     Answers without items do not count.
 
     >>> most_frequent([["poe"], ["Emar"], [], ["emar"]])
-    'emar'
+    {'emar'}
     """
-    texts = ["\n".join(sorted(item.strip().casefold() for item in items)) for items in answers if items]
-    return Counter(texts).most_common(1)[0][0] if texts else ""
+    votes = Counter(frozenset(item.strip().casefold() for item in items) for items in answers if items)
+    return set(votes.most_common(1)[0][0]) if votes else set()
 
 
 def pass_at(correct: np.ndarray) -> dict[str, Statistic]:

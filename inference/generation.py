@@ -306,18 +306,16 @@ class Prompter:
 def reply_settings(settings: InferenceSettings) -> Line:
     """What besides its prompt decides a reply; part of its key."""
     several = {"num_samples": settings.decoding.num_samples} if settings.decoding.num_samples > 1 else {}
-    return (
-        several
-        | {
-            "max_new_tokens": settings.decoding.max_new_tokens,
-            "temperature": settings.decoding.temperature,
-            "max_seq_len": settings.prompt.max_seq_len,
-            "model": str(settings.model.model_name_or_path),
-            "lora": str(settings.model.lora_path or ""),
-            "chat": settings.server.chat,
-        }
-        | ({"model_sampling": True} if settings.model.model_sampling else {})
-    )
+    sampling = {"model_sampling": True} if settings.model.model_sampling else {}
+    decoding = {
+        "max_new_tokens": settings.decoding.max_new_tokens,
+        "temperature": settings.decoding.temperature,
+        "max_seq_len": settings.prompt.max_seq_len,
+        "model": str(settings.model.model_name_or_path),
+        "lora": str(settings.model.lora_path or ""),
+        "chat": settings.server.chat,
+    }
+    return decoding | sampling | several
 
 
 def sample_prompt(
