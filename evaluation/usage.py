@@ -44,6 +44,7 @@ def summarise_usage(predictions: Collection[Prediction], arguments: Mapping[str,
 def _summary(values: list[float]) -> dict[str, float] | None:
     if not values:
         return None
+    values = sorted(values)  # sums do not depend on the order of the lines
     return {"n": len(values), "total": sum(values), "mean": fmean(values), "median": median(values)}
 
 
