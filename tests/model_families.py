@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
-
-from conftest import REPO
 
 # ruff: noqa: E501  a template is easier to read on few lines
 
@@ -220,8 +217,7 @@ FAMILIES: dict[str, Imitation] = {
 @cache
 def _raw_tokenizer() -> str:
     """The tokenizer of scripts/make_tiny_model.py, as JSON."""
-    sys.path.insert(0, str(REPO / "scripts"))
-    from make_tiny_model import make_tokenizer, texts
+    from scripts.make_tiny_model import make_tokenizer, texts
 
     return make_tokenizer(texts([]), 1024).backend_tokenizer.to_str()
 
@@ -246,7 +242,7 @@ def tokenizer_like(family: Imitation) -> Any:
 
 def make_model(name: str, folder: Path) -> Path:
     """A tiny, untrained model of a family, in a directory of its name."""
-    from make_tiny_model import save_model
+    from scripts.make_tiny_model import save_model
 
     family = FAMILIES[name]
     tokenizer = tokenizer_like(family)
