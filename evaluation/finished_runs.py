@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 # Arguments of a run that the report shows.
 SETTINGS = (
     "model_name_or_path", "lora_path", "dataset_name", "limit", "prompt", "think_prompt", "direct_answer", "think_risk",
-    "oracle_reasoning", "as_known", "empty_think", "instructions", "max_seq_len", "max_new_tokens", "temperature", "seed",
-    "dtype", "use_vllm", "train_index", "max_train",
+    "oracle_reasoning", "as_known", "empty_think", "family", "instructions", "max_seq_len", "max_new_tokens", "temperature",
+    "seed", "dtype", "use_vllm", "train_index", "max_train",
 )  # fmt: skip
 
 # First words of the inputs in a record that decide replies; the others are those of its samples.
