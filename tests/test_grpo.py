@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import REPO
+from conftest import REPO, command
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -196,6 +196,17 @@ def test_prompts_whose_rewards_are_all_equal_are_dropped(index: Path, tmp_path: 
     assert read_json(tmp_path / "kept.provenance.json")["kept"] == 3
     filter_prompts([str(run_dir), "--dataset_name", str(index), "--output_path", str(tmp_path / "kept.csv")])
     assert "is up to date" in capsys.readouterr().out
+
+
+def test_pass_rates_of_a_run(index: Path, small_root: Path, tiny_model: Path, tmp_path: Path, capsys) -> None:
+    """An untrained model never answers a decision task, and its p(yes) is near one half."""
+    command("test.py", "--root_dir", small_root, "--model_name_or_path", tiny_model, "--dataset_name", index, "--output_path",
+            tmp_path / "run", "--think_prompt", "--num_samples", 2, "--temperature", 1, "--max_new_tokens", 4,
+            "--max_seq_len", 600, "--batch", 8)  # fmt: skip
+    filter_prompts([str(tmp_path / "run"), "--dataset_name", str(index), "--output_path", str(tmp_path / "kept.csv")])
+    table = capsys.readouterr().out
+    assert "4 of 8 rows kept" in table
+    assert [row["task"] for row in read_rows(tmp_path / "kept.csv")] == ["Inpatient_Mortality"] * 4
 
 
 def test_limits_of_the_pass_rate(index: Path, tmp_path: Path) -> None:
