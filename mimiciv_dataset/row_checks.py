@@ -46,7 +46,9 @@ def clean_label(task: Task, label: Any, field: str = "label") -> list[str] | str
     """
     if task.metric == "f1":
         if not _is_list_of_names(label):
-            raise UserError(f"{field}: expected a list of names for {task.name}, got {_kind(label)}. {FIX}.")
+            raise UserError(
+                f"{field}: expected a list of names for {task.name}, got {_kind(label, ' of something else')}. {FIX}."
+            )
         return label
     text = label[0] if isinstance(label, list) and len(label) == 1 else label
     if not _is_text(text):
@@ -75,7 +77,7 @@ def check_row(row: Mapping[str, Any]) -> None:
         raise UserError(f"task_info.label: expected the correct answer, got no such field. {FIX}.")
     clean_label(task, info["label"], "task_info.label")
     if (candidates := row.get("candidates")) not in (None, []) and not _is_list_of_names(candidates):
-        raise UserError(f"candidates: expected a list of names or null, got {_kind(candidates)}. {FIX}.")
+        raise UserError(f"candidates: expected a list of names or null, got {_kind(candidates, ' of something else')}. {FIX}.")
     task_type = info.get("task_type")
     if isinstance(task_type, str) and TASK_TYPES.get(task_type, task.kind) != task.kind:
         raise UserError(f"task_info.task_type: expected {task.kind} for {task.name}, got another kind. {FIX}.")
@@ -134,8 +136,8 @@ def _is_list_of_names(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(map(_is_text, value))
 
 
-def _kind(value: Any) -> str:
-    """What a JSON value is, in words."""
+def _kind(value: Any, of: str = "") -> str:
+    """What a JSON value is, in words; `of` says what a list holds."""
     match value:
         case None:
             return "null"
@@ -144,7 +146,7 @@ def _kind(value: Any) -> str:
         case str():
             return "a text" if _is_text(value) else "an empty text"
         case list():
-            return "a list of something else" if value else "an empty list"
+            return f"a list{of}" if value else "an empty list"
         case dict():
             return "an object"
         case _:
