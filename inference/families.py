@@ -132,7 +132,7 @@ def family_of(tokenizer: PreTrainedTokenizerBase | None, models: Sequence[str] =
     if template:
         merge = templates.merges_system(tokenizer)
         detected = templates.find_switch(tokenizer, declarations()["switches"], merge)
-        end_tokens = end_tokens or [templates.end_of_turn(tokenizer)[1] or templates.start_of_next_turn(tokenizer)]
+        end_tokens = end_tokens or [templates.end_of_reply(tokenizer)]
         end_tokens = [token for token in end_tokens if token and templates.has_token(tokenizer, token)]
     elif "switch" in entry:
         detected = (entry["switch"], *declarations()["switches"][entry["switch"]][0])

@@ -119,29 +119,27 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str | None]:
     It is the tokenizer's end token, if the template writes it, else the first special token after the answer. Where the
     template ends no turn, text and token are "" and None.
     """
-    return _special_after_answer(tokenizer, [])
+    text, tokens = _after_answer(tokenizer, [])
+    token = tokenizer.eos_token if tokenizer.eos_token in tokens else next(iter(tokens), None)
+    return (text.partition(token)[0], token) if token else ("", None)
 
 
-def start_of_next_turn(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """The special token with which the turn after an answer begins; None without one."""
-    return _special_after_answer(tokenizer, [{"role": "user", "content": USER_TEXT}])[1]
+def end_of_reply(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """The special token after an answer, or with which the next turn begins if there is none; None without both."""
+    tokens = _after_answer(tokenizer, [])[1] or _after_answer(tokenizer, [{"role": "user", "content": USER_TEXT}])[1]
+    return next(iter(tokens), None)
 
 
-def _special_after_answer(tokenizer: PreTrainedTokenizerBase, later: Messages) -> tuple[str, str | None]:
+def _after_answer(tokenizer: PreTrainedTokenizerBase, later: Messages) -> tuple[str, list[str]]:
+    """The text after an answer, with the turns that come later, and the special tokens in it, in order."""
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": ANSWER_TEXT}, *later]
     try:
         text = render(tokenizer, turns, reply=False).rpartition(ANSWER_TEXT)[2]
     except TemplateRefusal:
-        return "", None
+        return "", []
     special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    special |= set(tokenizer.all_special_tokens)
-    if tokenizer.eos_token in special and tokenizer.eos_token in text:
-        return text.partition(tokenizer.eos_token)[0], tokenizer.eos_token
-    occurring = [token for token in special if token and token in text]
-    if not occurring:
-        return "", None
-    first = min(occurring, key=lambda token: (text.index(token), -len(token)))
-    return text.partition(first)[0], first
+    tokens = [token for token in special | set(tokenizer.all_special_tokens) if token and token in text]
+    return text, sorted(tokens, key=lambda token: (text.index(token), -len(token)))
 
 
 def has_token(tokenizer: PreTrainedTokenizerBase, token: str) -> bool:

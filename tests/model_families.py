@@ -125,6 +125,14 @@ FAMILIES: dict[str, Imitation] = {
         ends=("<end_of_turn>",), trained_end="<end_of_turn>", eos="<|endoftext|>",
         special=("<start_of_turn>", "<end_of_turn>", "<unused94>", "<unused95>"),
     ),
+    "gemma-4": Imitation(  # the switch is in the system turn
+        "gemma-4-12b-it",
+        each("{{ '<|turn>' + ('model' if m.role == 'assistant' else m.role) + '\\n' + ('<|think|>\\n' if m.role == 'system' and"
+             " enable_thinking else '') + m.content | trim + '<turn|>\\n' }}",
+             text("<|turn>model\n")),
+        "<turn|>\n<|turn>model\n", "<turn|>\n<|turn>model\n", ends=("<turn|>",), trained_end="<turn|>", eos="<|endoftext|>",
+        special=("<|turn>", "<turn|>"), from_template=True,
+    ),
     "mistral": Imitation(
         "Mistral-7B-Instruct-v0.2",
         each("{% if m.role == 'user' %}{{ '[INST] ' + m.content + ' [/INST]' }}{% else %}{{ ' ' + m.content + eos_token }}{% endif %}",

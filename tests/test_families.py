@@ -214,6 +214,17 @@ def test_a_model_that_was_trained_here_gets_the_block_it_was_trained_with(tmp_pa
     assert family_of(tokenizer, [str(trained)], "qwen2.5").direct_answer == ""
 
 
+def test_a_template_that_ends_a_turn_and_then_the_text() -> None:
+    """As Phi-3's: a reply ends at the first token, and training writes up to the tokenizer's end token."""
+    from training.samples import end_of_turn
+
+    builder = like(
+        each(TURN + "<|im_end|>\n", "", "") + "{% if not add_generation_prompt %}<|endoftext|>{% endif %}", eos="<|endoftext|>"
+    )
+    assert builder.family.end_tokens == ("<|im_end|>",)
+    assert end_of_turn(builder.tokenizer) == "<|im_end|>\n<|endoftext|>"
+
+
 def test_an_unknown_family_is_an_error() -> None:
     with pytest.raises(UserError, match="--family: expected one of ehr-r1-72b, .*got qwen9"):
         family_of(None, [], "qwen9")
