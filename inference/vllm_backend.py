@@ -9,7 +9,7 @@ from typing import Any
 
 from inference.backends import NEUTRAL_SAMPLING, Generation, Query, decoded, end_token_ids, load_builder, sampling_seed
 from inference.checks import check_vllm
-from inference.p_yes import p_yes_from_logprobs, yes_no_tokens
+from inference.p_yes import not_a_number, p_yes_from_logprobs, yes_no_tokens
 from inference.settings import InferenceSettings, ModelSettings
 from pipeline.errors import UserError
 
@@ -42,6 +42,7 @@ class VLLMBackend:
         self._yes, self._no = yes_no_tokens(self.tokenizer)
         options = device_options(torch.cuda.device_count(), model)
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # nothing leaves the machine, not even what it is
+        os.environ.setdefault("VLLM_COMPUTE_NANS_IN_LOGITS", "1")  # counted on the device, read in `_reply`
         from vllm import LLM
 
         try:
@@ -57,7 +58,7 @@ class VLLMBackend:
                 enable_lora=bool(model.lora_path),
                 max_lora_rank=_lora_rank(model.lora_path),
                 seed=self.decoding.seed or 0,
-                disable_log_stats=False,  # so that the hit rate of the prefix cache can be read
+                disable_log_stats=False,  # the hit rate of the prefix cache, and whether logits were NaN
                 **options,
             )
         except (OSError, ValueError, RuntimeError, ImportError) as error:
@@ -111,6 +112,8 @@ class VLLMBackend:
 
     def _reply(self, query: Query, output: Any) -> Generation:
         completion, prompt_tokens = output.outputs[0], len(output.prompt_token_ids)
+        if output.metrics.is_corrupted:
+            raise not_a_number()
         if not query.score:
             return decoded(self.tokenizer, list(completion.token_ids), self._end_ids, prompt_tokens)
         logprobs = {token: entry.logprob for token, entry in completion.logprobs[0].items()}
