@@ -30,6 +30,7 @@ class Prediction:
     error: str | None = None  # why there is no reply
     has_patient: bool = True  # whether the line has a subject_id
     further: tuple[Prediction, ...] = ()  # the other replies to the same prompt, if several were sampled
+    yes_no_mass: float | None = None  # P(yes) + P(no), where p_yes was computed
     prompt_tokens: int | None = None  # of the prompt
     completion_tokens: int | None = None  # of the reply
     seconds: float | None = None  # of the run for this sample
@@ -110,7 +111,7 @@ def parse_output(line: Mapping[str, Any]) -> tuple[str, Prediction]:
     sample = task.name, tuple(labels), key if patient is None else str(patient), sample_id_of_output(line)
     replies = [
         Prediction(*sample, *_reply(output), bool(line.get("thinking_open")), candidates, error, patient is not None,
-                   completion_tokens=output.get("completion_tokens"))
+                   yes_no_mass=output.get("yes_no_mass"), completion_tokens=output.get("completion_tokens"))
         for output in outputs
     ]  # fmt: skip
     counted = {"prompt_tokens": line.get("prompt_tokens"), "seconds": line.get("seconds")}

@@ -33,7 +33,7 @@ from evaluation.report_charts import (
     sizes_text,
     write_png,
 )
-from evaluation.score import TOO_FEW, main_metric, mean_over_tasks, risk_labels, risk_predictions, sample_notes
+from evaluation.score import TOO_FEW, main_metric, mass_notes, mean_over_tasks, risk_labels, risk_predictions, sample_notes
 from mimiciv_dataset.events import EVENTS
 from mimiciv_dataset.tasks import ALL_TASKS, TASKS
 from pipeline.cli import Parser, at_least
@@ -88,7 +88,8 @@ def warnings(runs: Sequence[FinishedRun]) -> list[page.Content]:
         if run.result.get("available", 0) > len(run.outputs):
             number = f"{len(run.outputs):,} of the {run.result['available']:,} samples of its dataset"
             texts.append(f"{run.name}: a run on {number} (--limit).")
-        if noted := [task for task, result in run.tasks.items() if result.get("note")]:
+        texts += [f"{run.name}: {text}." for text in mass_notes(run.tasks)]
+        if noted := [task for task, result in run.tasks.items() if "p_yes" in result.get("note", "")]:
             texts.append(
                 f"{run.name}: p(yes) is missing, in part or whole, in {', '.join(noted)}; without any there is no "
                 "AUROC, and a single one that is missing counts as 0.5."

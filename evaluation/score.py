@@ -42,6 +42,7 @@ SCORE_VERSION = 3  # of the scoring rules, raised whenever the same outputs woul
 # Keys of result.json that scoring computes; others are kept when outputs are scored again.
 _COMPUTED = ("tasks", "macro", "missing", "usage", "score_version", "reader_version", "git", "resamples", "seed", "data_use")
 
+LOW_MASS = 0.1  # median of P(yes) + P(no) in a task, below which it says so
 TOO_FEW = "too few"  # shown in place of an interval
 
 MACRO = {"decision": "decision_f1", "risk": "risk_auroc"}  # kind of task → name of its macro average
@@ -214,12 +215,24 @@ def _score_risk(predictions: Sequence[Prediction]) -> tuple[dict[str, Any], dict
         note = "no p_yes in these outputs: AUROC and the other metrics of probabilities are not defined"
         undefined = ("auroc", "auroc_ci", "auprc", "auprc_ci", "brier", "brier_ci", "ece")
         return result | dict.fromkeys(undefined) | {"note": note}, statistics
-    if without:
-        result["note"] = f"{without} of {len(predictions)} rows without p_yes count as 0.5"
+    notes = [f"{without} of {len(predictions)} rows without p_yes count as 0.5"] if without else []
+    mass = [prediction.yes_no_mass for prediction in predictions if prediction.yes_no_mass is not None]
+    if mass:
+        result["yes_no_mass"] = float(np.median(mass))
+        if has_low_mass(result):
+            notes.append(f"p(yes) rests on almost no probability: the median of P(yes) + P(no) is {result['yes_no_mass']:.2g}")
+    if notes:
+        result["note"] = "; ".join(notes)
     bins, ece = calibration(labels, probabilities)
     ranking = {"auroc": auroc, "auprc": auprc}
     ranking = {metric: partial(function, labels, probabilities) for metric, function in ranking.items()}
     return result | {"ece": ece, "calibration": bins}, ranking | statistics | {"brier": partial(brier, labels, probabilities)}
+
+
+def has_low_mass(values: Mapping[str, Any]) -> bool:
+    """Whether yes and no together have so little probability in a task that p(yes) means little: `LOW_MASS`."""
+    mass = values.get("yes_no_mass")
+    return mass is not None and mass < LOW_MASS
 
 
 def _is_unanswerable(prediction: Prediction) -> bool:
@@ -376,7 +389,7 @@ def format_result(result: Mapping[str, Any]) -> str:
         if macro["missing"]:
             names = macro["missing"] if len(macro["missing"]) <= 12 else [f"{len(macro['missing'])} tasks"]
             lines.append(f"  without a value: {', '.join(names)}")
-    lines += sample_notes(result["tasks"])
+    lines += [*sample_notes(result["tasks"]), *mass_notes(result["tasks"])]
     if result.get("available", 0) > (answered := sum(values["n"] for values in result["tasks"].values())):
         lines.append(f"samples: {answered:,} of the {result['available']:,} of the dataset")
     if usage := format_usage(result.get("usage", {})):
@@ -384,6 +397,15 @@ def format_result(result: Mapping[str, Any]) -> str:
     if result.get("missing"):
         lines.append(f"missing samples: {result['missing']:,} of {result['expected']:,}")
     return "\n".join(lines)
+
+
+def mass_notes(tasks: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What a reader of AUROC must know: tasks in which the model wanted to write something else than yes or no."""
+    if not (low := [name for name, values in tasks.items() if has_low_mass(values)]):
+        return []
+    names = ", ".join(low) if len(low) <= 12 else f"{len(low)} tasks"
+    fix = "a model that reasons first needs --think_prompt --think_risk, or its family (python -m inference.describe)"
+    return [f"p(yes) rests on almost no probability (median of P(yes) + P(no) below {LOW_MASS}) in {names}: {fix}"]
 
 
 def sample_notes(tasks: Mapping[str, Mapping[str, Any]]) -> list[str]:

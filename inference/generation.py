@@ -35,8 +35,8 @@ TOO_LONG = "does not fit"  # the error of a prompt that is too long for the mode
 END_OF_REASONING = 8  # tokens reserved where p(yes) is computed after the reasoning, which is closed anew
 ID_COLUMNS = ("task", "subject_id", "period_begin", "period_end")  # identify a sample in index rows, lines and keys
 
-# The score of an answer, from (task, label, answer, p(yes)): `evaluation.metrics.sample_score`.
-Scorer = Callable[[Task, Any, "str | None", "float | None"], float]
+# The score of an answer, from (task, label, answer, p(yes), candidates): `evaluation.metrics.sample_score`.
+Scorer = Callable[[Task, Any, "str | None", "float | None", Sequence[str]], float]
 
 
 @dataclass(frozen=True)
@@ -348,20 +348,20 @@ def output_line(prompt: SamplePrompt, replies: Sequence[Generation], scorer: Sco
     """The line of `outputs.jsonl` of a sample (docs/evaluation.md); None if the server did not send all replies."""
     if any(reply.error not in (None, TOO_LONG) for reply in replies):
         return None
-    outputs, scores = [], []
+    outputs, scores, candidates = [], [], prompt.line.get("candidates") or ()
     for reply in replies:
         reasoning, answer = split_reasoning(reply.text, prompt.thinking_open)
         output = {
             "response": reply.text,
             "reasoning": reasoning if prompt.mode == THINK and not prompt.prefix else None,
-            "items": read_items(answer),
+            "items": read_items(answer, candidates),
             "p_yes": reply.p_yes,
             "finish_reason": reply.finish_reason,
             "yes_no_mass": reply.yes_no_mass,
             "completion_tokens": reply.completion_tokens,
         }
         outputs.append(output)
-        scores.append(scorer(prompt.task, prompt.label, answer, reply.p_yes))
+        scores.append(scorer(prompt.task, prompt.label, answer, reply.p_yes, candidates))
     line = prompt.line | {"prompt_tokens": replies[0].prompt_tokens, "outputs": outputs, "score": fmean(scores)}
     return line | ({"error": replies[0].error} if replies[0].error else {})
 

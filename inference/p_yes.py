@@ -20,19 +20,41 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+SPACE_MARKS = "▁ĠĊĉč"  # how vocabularies write a space and a line end
+
+
+def spelled_word(token: str | bytes) -> str:
+    """The text of a token without white space around it, in lower case.
+
+    >>> spelled_word("▁Yes"), spelled_word("ĠNO"), spelled_word(b" yes\\n")
+    ('yes', 'no', 'yes')
+    """
+    text = token.decode("utf-8", "replace") if isinstance(token, bytes) else token
+    return text.removesuffix("</w>").strip(" \t\r\n" + SPACE_MARKS).lower()
+
+
 def yes_no_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
     """Token ids that spell yes, and those that spell no, whatever their case and white space.
 
-    If the vocabulary has no such token, the first token of the word counts.
+    If the vocabulary has no such token, the first token of the word with visible text counts.
+
+    Raises:
+        UserError: yes and no begin with the same token, or with one of unknown text.
     """
-    texts = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
-    ids = {word: [i for i, text in enumerate(texts) if text.strip().lower() == word] for word in ("yes", "no")}
-    for word in ids:
-        if not ids[word]:
-            ids[word] = [tokenizer(word, add_special_tokens=False)["input_ids"][0]]
-    if set(ids["yes"]) & set(ids["no"]):
-        raise UserError(f"{tokenizer.name_or_path}: expected different tokens for yes and no, got the same first token.")
-    return ids["yes"], ids["no"]
+    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    ids: dict[str, list[int]] = {YES: [], NO: []}
+    for token_id, token in enumerate(tokens):  # ids that a vocabulary leaves out have no text
+        if token is not None and (word := spelled_word(token)) in ids:
+            ids[word].append(token_id)
+    for word in [word for word in ids if not ids[word]]:
+        pieces = tokenizer(word, add_special_tokens=False)["input_ids"]
+        ids[word] = [piece for piece in pieces if tokens[piece] is not None and spelled_word(tokens[piece])][:1]
+    if set(ids[YES]) & set(ids[NO]) or tokenizer.unk_token_id in (*ids[YES], *ids[NO]) or not all(ids.values()):
+        fix = "Risk tasks need a model whose tokenizer tells them apart; leave them out of the index"
+        raise UserError(
+            f"{tokenizer.name_or_path}: expected different tokens for yes and no, got the same first token. {fix}."
+        )
+    return ids[YES], ids[NO]
 
 
 class YesNo(NamedTuple):
@@ -89,7 +111,7 @@ def p_yes_from_top_tokens(entries: Iterable[tuple[str, float | None]]) -> YesNo 
         if logprob is None or isnan(logprob):
             return YesNo(nan, nan)
         least = min(least, logprob)
-        word = text.strip().lower()
+        word = spelled_word(text)
         if word in logprobs:
             logprobs[word].append(logprob)
     listed = [*logprobs[YES], *logprobs[NO]]
