@@ -108,12 +108,12 @@ def write_root(root: Path, events: int, samples: int) -> None:
     (root / "patients_ehr").mkdir(parents=True)
     columns = zip(*(event[: len(COLUMNS)] for event in trajectory), strict=True)
     write_patient(pa.table(dict(zip(COLUMNS, columns, strict=True))), root / "patients_ehr" / f"{SUBJECT}.parquet")
-    found = list(find_samples(Timeline(trajectory), Lookups("nowhere"), audit=False))
-    random.Random(0).shuffle(found)
+    all_samples = list(find_samples(Timeline(trajectory), Lookups("nowhere"), audit=False))
+    random.Random(0).shuffle(all_samples)
     with (root / "index.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(SAMPLE_COLUMNS)
-        for sample in found[:samples]:
+        for sample in all_samples[:samples]:
             window = sample.context_begin, sample.context_end, sample.admissions_id, sample.last_discharge_id
             writer.writerow([SUBJECT, sample.hadm_id, sample.task, sample.event, *window, json.dumps(sample.target), ""])
     write_results(root, root / "results")

@@ -102,7 +102,7 @@ class Browser:
         """What axe-core finds on the page that is serious or critical: rule, and the first element."""
         self.js(axe_core().read_text(encoding="utf-8") + "; 0")
         run = "axe.run({resultTypes: ['violations']}).then(result => result.violations)"
-        serious = f"{run}.then(found => found.filter(rule => ['serious', 'critical'].includes(rule.impact)))"
+        serious = f"{run}.then(rules => rules.filter(rule => ['serious', 'critical'].includes(rule.impact)))"
         return self.js(f"{serious}.then(rules => rules.map(rule => rule.id + ': ' + rule.nodes[0].html.slice(0, 200)))")
 
     def screenshot(self, path: Path) -> None:

@@ -242,14 +242,14 @@ def citations(text: str, events: CitedEvents, with_numbers: bool = True) -> list
     result, cited = [], list(_CITED.finditer(text))
     for number, citation in enumerate(cited, 1):
         name, time = citation.groups()
-        found = [fault] if (fault := events.fault(name, time)) else []
-        if with_numbers and not found:
+        of_citation = [fault] if (fault := events.fault(name, time)) else []
+        if with_numbers and not of_citation:
             end = cited[number].start() if number < len(cited) else len(text)
             statement = _LIST_MARKER.sub("\n", text[citation.end() : end])
             if unsupported := events.unsupported_numbers(statement, name, time):
                 numbers_text = ", ".join(f"{n:g}" for n in unsupported)
-                found = [Fault("wrong_number", f"{name} [{time}]: {numbers_text}")]
-        result.append(Citation(*citation.span(), name, time, tuple(found)))
+                of_citation = [Fault("wrong_number", f"{name} [{time}]: {numbers_text}")]
+        result.append(Citation(*citation.span(), name, time, tuple(of_citation)))
     return result
 
 

@@ -51,14 +51,17 @@ def thinking_graph() -> altair.LayerChart:
 
     columns, rows = alt.param(name="columns", value=2), alt.param(name="count", value=1)
     nodes, edges = alt.NamedData("nodes"), alt.NamedData("edges")
-    x = alt.X("column:Q", axis=None, scale=alt.Scale(domain=[-0.15, alt.ExprRef("columns - 0.3")], nice=False))
+    x = alt.X("column:Q", axis=None, scale=alt.Scale(domain=[-0.02, alt.ExprRef("columns - 0.98")], nice=False))
     y = alt.Y("row:Q", axis=None, scale=alt.Scale(domain=[alt.ExprRef("count"), 0], nice=False))
     line = alt.Chart(edges).mark_rule(opacity=0.7).encode(x=x, y=y, x2="to_column:Q", y2="to_row:Q")
     middle = alt.Chart(edges).transform_calculate(
-        column="0.62 * datum.column + 0.38 * datum.to_column", row="0.62 * datum.row + 0.38 * datum.to_row"
+        column="0.63 * datum.column + 0.37 * datum.to_column",
+        row="0.63 * datum.row + 0.37 * datum.to_row",
+        label="datum.relation + ' \u2192'",
     )
-    label = middle.mark_text(dy=-6, fontStyle="italic", limit=170).encode(x=x, y=y, text="relation:N")
+    label = middle.mark_text(dy=-7, fontStyle="italic", limit=170).encode(x=x, y=y, text="label:N")
     point = alt.Chart(nodes).mark_circle(size=90, opacity=1).encode(x=x, y=y, tooltip="term:N")
-    term = alt.Chart(nodes).mark_text(align="center", dy=14, limit=230, fontWeight="bold").encode(x=x, y=y, text="term:N")
-    chart = alt.layer(line, label, point, term).add_params(columns, rows)
-    return chart.properties(width="container", height=60).configure_view(stroke=None)
+    side = alt.ExprRef("datum.column == 0 ? 'left' : datum.column == columns - 1 ? 'right' : 'center'")
+    text = alt.Chart(nodes).mark_text(align=side, baseline="top", dy=8, fontWeight="bold", lineBreak="\n")
+    chart = alt.layer(line, label, point, text.encode(x=x, y=y, text="lines:N")).add_params(columns, rows)
+    return chart.properties(width="container", height=60, view=alt.ViewBackground(stroke=None))

@@ -233,8 +233,8 @@ def chain_line(chain: str, finish_reason: str | None, shown: View) -> Line:
     line: Line = {"pieces": [piece for piece in pieces if piece]}
     if EXTRACTION in chain:
         labels = label_list(shown.sample["task_info"]["label"])
-        found = faults(chain, finish_reason, events, labels, AnswerLimits())
-        line["faults"] = [fault._asdict() for fault in dict.fromkeys(found)]
+        of_chain = faults(chain, finish_reason, events, labels, AnswerLimits())
+        line["faults"] = [fault._asdict() for fault in dict.fromkeys(of_chain)]
     return line
 
 

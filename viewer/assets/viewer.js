@@ -111,7 +111,7 @@ async function show(id) {
   showGraph();
   showPrompt();
   showTimeline(otherPatient);
-  selectEvent(state.sample.window ? state.sample.window[1] - 1 : 0);
+  selectEvent(state.sample.window ? state.sample.window[1] - 1 : 0, { scroll: false });
   const box = $("list").getBoundingClientRect(), place = current.getBoundingClientRect();
   if (place.top < box.top + 30 || place.bottom > box.bottom) $("list").scrollTop += place.top - box.top - box.height / 2;
 }
@@ -148,10 +148,10 @@ function showAnswers() {
       make("td", {}, fraction(reply.p_yes), mass), make("td", { class: outcome(answer.score) }, fraction(answer.score)), make("td", { class: "text" }, reply.finish ?? "–"));
   });
   const heads = ["model", "answer", "p(yes)", "score", "ended by"].map((name, i) => make("th", { scope: "col", class: i === 2 || i === 3 ? null : "text" }, name));
-  const said = rows.length && make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "What each model said" },
+  const answers = rows.length && make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "What each model said" },
     make("table", {}, make("caption", {}, "What each model said"), make("thead", {}, make("tr", {}, ...heads)), make("tbody", {}, ...rows)));
   $("answers").replaceChildren(make("h4", {}, "Question and answers"), make("p", { class: "question" }, sample.question),
-    make("div", { class: "labels" }, make("b", {}, sample.labels.length > 1 ? "Right answers" : "Right answer"), list(sample.labels, label => [label, ""])), ...[candidates, said].filter(Boolean));
+    make("div", { class: "labels" }, make("b", {}, sample.labels.length > 1 ? "Right answers" : "Right answer"), list(sample.labels, label => [label, ""])), ...[candidates, answers].filter(Boolean));
 }
 
 // --- chains
@@ -177,7 +177,7 @@ function citation(piece) {
   const state = reasons ? "wrong" : "right", title = reasons || "the record has this event at this time";
   const content = [make("span", { "aria-hidden": "true" }, reasons ? "✗ " : "✓ "), piece.text.replaceAll("**", "")];
   if (piece.event === null) return make("span", { class: `cite ${state}`, title }, ...content, make("span", { class: "hidden" }, ` (${reasons})`));
-  return make("button", { type: "button", class: `cite ${state}`, title, onclick: () => selectEvent(piece.event, true) }, ...content);
+  return make("button", { type: "button", class: `cite ${state}`, title, onclick: () => selectEvent(piece.event, { toPrompt: true }) }, ...content);
 }
 
 // --- the prompt
@@ -214,7 +214,7 @@ function promptPart(part) {
 }
 
 // --- an event
-function selectEvent(position, toPrompt = false) {
+function selectEvent(position, { scroll = true, toPrompt = false } = {}) {
   const { patient } = state, last = patient.tables.length - 1;
   position = Math.min(Math.max(position, 0), last);
   state.event = position;
@@ -235,8 +235,7 @@ function selectEvent(position, toPrompt = false) {
   for (const other of $("prompt").querySelectorAll(".chosen")) other.classList.remove("chosen");
   if (part) {
     part.classList.add("chosen");
-    const box = part.parentElement;
-    box.scrollTop = part.offsetTop - box.offsetTop - 8;
+    if (scroll) part.parentElement.scrollTop = part.offsetTop - 8;
     if (toPrompt) $("prompt").scrollIntoView({ block: "start" });
   }
   return drawMarks();
@@ -288,18 +287,18 @@ function zoom(how) {
 }
 
 function marks() {
-  const { patient } = state, [from, to] = timeline.domain, step = (to - from) / (timeline.view.width() / MARK_PIXELS), found = new Map();
+  const { patient } = state, [from, to] = timeline.domain, step = (to - from) / (timeline.view.width() / MARK_PIXELS), byPlace = new Map();
   for (let i = 0; i < patient.starts.length; i++) {
     const start = patient.starts[i];
     if (start === null || patient.tables[i] === null || start < from || start > to) continue;
-    const place = Math.floor((start - from) / step), key = patient.tables[i] * 100000 + place, mark = found.get(key);
+    const place = Math.floor((start - from) / step), key = patient.tables[i] * 100000 + place, mark = byPlace.get(key);
     if (mark) mark.events++;
     else {
       const { name, module } = HEAD.tables[patient.tables[i]], a = 1000 * (from + place * step);
-      found.set(key, { a, b: a + 800 * step, row: name, module, events: 1, event: i });
+      byPlace.set(key, { a, b: a + 800 * step, row: name, module, events: 1, event: i });
     }
   }
-  return [...found.values()];
+  return [...byPlace.values()];
 }
 
 // The first event of the mark that is nearest to a place on the canvas, in the row of that place; null if none is near.
@@ -318,6 +317,7 @@ function drawMarks() {
     if (!view || !patient || !timeline.domain) return;
     const [from, to] = timeline.domain, start = patient.starts[event];
     view.signal("domain", [1000 * from, 1000 * to]).signal("rows", rows.map(number => HEAD.tables[number].name)).height(16 * rows.length + 8);
+    $("timeline-shown").textContent = `${time(from).slice(0, 16)} to ${time(to).slice(0, 16)}`;
     view.data("marks", marks());
     view.data("window", timeline.window && sample.window ? [{ a: 1000 * timeline.window[0], b: 1000 * timeline.window[1] }] : []);
     view.data("moment", sample.predicted_at ? [{ a: 1000 * sample.predicted_at }] : []);
@@ -365,6 +365,15 @@ function startMoving(stage) {
 }
 
 // --- the thinking graph
+function wrapped(text, width) {
+  const lines = [""];
+  for (const word of text.split(" ")) {
+    if (lines.at(-1) && lines.at(-1).length + word.length >= width) lines.push(word);
+    else lines.push(`${lines.pop()} ${word}`.trim());
+  }
+  return lines.join("\n");
+}
+
 let graphView = null;
 async function showGraph() {
   const { graph } = state.sample;
@@ -378,8 +387,10 @@ async function showGraph() {
   graphView ??= embed($("graph"), "svg");
   const view = await graphView;
   if (state.sample.graph !== graph) return;
-  view.signal("columns", graph.columns).signal("count", graph.rows).height(40 * graph.rows + 20);
-  view.data("nodes", graph.nodes).data("edges", graph.edges);
+  const width = Math.max(16, Math.floor($("graph").querySelector(".plot").clientWidth / (11 * graph.columns))), nodes = graph.nodes.map(node => ({ ...node, lines: wrapped(node.term, width) }));
+  const most = Math.max(...nodes.map(node => node.lines.split("\n").length));
+  view.signal("columns", graph.columns).signal("count", graph.rows).height((40 + 14 * most) * graph.rows);
+  view.data("nodes", nodes).data("edges", graph.edges);
   await view.resize().runAsync();
 }
 
@@ -390,7 +401,7 @@ $("run")?.addEventListener("input", () => {
   fillScores();
   filter();
   if (state.sample) showPrompt();
-  if (state.event !== null) selectEvent(state.event);
+  if (state.event !== null) selectEvent(state.event, { scroll: false });
 });
 $("filters").addEventListener("submit", event => event.preventDefault());
 $("previous").addEventListener("click", () => move(-1));
@@ -402,7 +413,7 @@ $("list").addEventListener("click", event => {
 $("event-previous").addEventListener("click", () => selectEvent(state.event - 1));
 $("event-next").addEventListener("click", () => selectEvent(state.event + 1));
 $("event-number").addEventListener("change", () => selectEvent(Number($("event-number").value)));
-$("event-prompt").addEventListener("click", () => selectEvent(state.event, true));
+$("event-prompt").addEventListener("click", () => selectEvent(state.event, { toPrompt: true }));
 for (const button of document.querySelectorAll("[data-zoom]")) button.addEventListener("click", () => zoom(button.dataset.zoom));
 startMoving($("timeline").querySelector(".stage"));
 addEventListener("keydown", event => {
