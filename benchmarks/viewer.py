@@ -122,17 +122,17 @@ def write_root(root: Path, events: int, samples: int) -> None:
 def write_results(root: Path, folder: Path) -> None:
     """Write the outputs of a chat run on `index.csv`: every third answer is right, and chains cite events."""
     from evaluation.metrics import sample_score
-    from inference.backends import Generation
+    from inference.backends import Generation, load_builder
     from inference.generation import Prompter, output_line, read_samples
-    from inference.prompts import ChatPromptBuilder
     from inference.settings import InferenceSettings
     from mimiciv_dataset.samples import label_list
 
     settings = InferenceSettings.from_flags(CHAT | {"think_prompt": True})
+    builder = load_builder(settings)
     folder.mkdir()
     with (folder / "outputs.jsonl").open("w", encoding="utf-8") as file:
         for number, sample in enumerate(read_samples(root, str(root / "index.csv"), settings.prompt)):
-            prompter = Prompter(sample.dataset, ChatPromptBuilder(), settings)
+            prompter = Prompter(sample.dataset, builder, settings)
             prompt = prompter(sample.index, sample.sample_id)
             labels = "\n".join(label_list(prompt.label)) if number % 3 == 0 else "Placebo"
             headings = [line[3:] for line in str(sample.dataset.text(sample.index)).split("\n") if line.startswith("## ")]

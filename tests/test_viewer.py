@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.viewer import SUBJECT, write_root
-from inference.backends import Generation
+from benchmarks.viewer import CHAT, SUBJECT, write_root
+from inference.backends import Generation, load_builder
 from inference.generation import Prompter, output_line, read_samples
-from inference.prompts import ChatPromptBuilder, PromptBuilder, drop_oldest
+from inference.prompts import drop_oldest
 from inference.settings import InferenceSettings
 from mimiciv_dataset.lookups import Lookups
 from mimiciv_dataset.tasks import TASKS
@@ -33,6 +33,8 @@ from viewer.runs import read_run
 from viewer.samples import Benchmark, patient_group, run_prompt
 
 EVENTS, SAMPLES = 450, 24
+SETTINGS = InferenceSettings.from_flags(CHAT)
+BUILDER = load_builder(SETTINGS)
 HOSTILE = '</script><script>document.title = "stolen"</script><img src=x onerror="document.title = \'stolen\'">'
 
 
@@ -69,13 +71,12 @@ events = st.builds("## Triage [{}]\n{}".format, times, st.text('ab \n"\\<é|-', 
 def test_parts_join_to_the_prompt(window: list[str], note: str, num_events: int, num_lines: int, reasons: bool) -> None:
     text = SampleText("## Patient Demographics [None]\n- Gender: F", note, "", tuple(window))
     kept, _ = drop_oldest(text, num_events, num_lines)
-    prompt = ChatPromptBuilder().prompt(str(kept), "What next?", "plain")
-    settings = InferenceSettings.from_flags({"model_name_or_path": "m", "url": "u", "chat": True, "max_new_tokens": 9})
+    prompt = BUILDER.prompt(str(kept), "What next?", "plain")
     asked = Asked(text, "What next?", TASKS["emar"], None)
     line = {"mode": "plain", "truncated": {"events": num_events, "lines": num_lines}, "prompt_sha256": sha256(prompt)}
-    shown = shown_prompt(asked, line, settings, ChatPromptBuilder())
+    shown = shown_prompt(asked, line, SETTINGS, BUILDER)
     assert shown.text == prompt and shown.identical
-    without_template = shown_prompt(asked, line, settings, None)
+    without_template = shown_prompt(asked, line, SETTINGS, None)
     assert without_template.text == f"{kept}\nWhat next?" and without_template.identical is None
     inputs = (text.patient, note, "", *window)
     for part in without_template.parts:
@@ -92,10 +93,7 @@ def test_a_prompt_is_that_of_the_run_and_its_events_are_those_of_the_trajectory(
     flags = {"model_name_or_path": str(tiny_model), "max_new_tokens": 8, "max_seq_len": 2500, "think_prompt": True}
     flags |= {"prompt": True, "as_known": True}
     settings = InferenceSettings.from_flags(flags)
-    from transformers import AutoTokenizer
-
-    builder = PromptBuilder(AutoTokenizer.from_pretrained(tiny_model))
-    prompts = {}
+    builder, prompts = load_builder(settings), {}
     lines = []
     for sample in read_samples(root, str(root / "index.csv"), settings.prompt):
         prompt = Prompter(sample.dataset, builder, settings)(sample.index, sample.sample_id)

@@ -24,6 +24,7 @@ from viewer.runs import ModelRun
 from viewer.samples import Benchmark, patient_group
 
 HERE = Path(__file__).parent
+SCRIPTS = ("list.js", "sample.js", "charts.js", "start.js")
 MAX_BYTES = 5_000_000  # of a page
 FRAME_BYTES = 1_100_000  # of a page without its samples, at most: mostly Vega
 BANNER = (
@@ -90,7 +91,7 @@ def make_page(
     lead = f"{len(listed):,} of {total:,} samples, of {patients}. {DATA_USE}"
     if len(listed) < total:
         lead += " Other samples: --limit, --subject_id and --sample."
-    styles, scripts = asset("viewer.css", HERE), asset("viewer.js", HERE)
+    styles, scripts = asset("viewer.css", HERE), "\n".join(asset(name, HERE) for name in SCRIPTS)
     title = f"Samples of {', '.join(Path(name).name for name in benchmark.names.split(','))}"
     text = document(title, lead, [("Samples", Markup(content))], banner=BANNER, styles=styles, scripts=scripts)
     return Page(text, len(listed), len(groups), changed)

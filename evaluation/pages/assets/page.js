@@ -22,7 +22,8 @@ applyScheme();
 // --- tables: a click on the header of a column sorts the rows by the data-value of their cells (numbers: highest first), a
 // second click reverses the order; cells without a value stay last
 function sortRows(head) {
-  const body = head.closest("table").tBodies[0], numeric = "numeric" in head.dataset;
+  const body = head.closest("table").tBodies[0],
+    numeric = "numeric" in head.dataset;
   const order = head.getAttribute("aria-sort");
   const descending = order === "none" ? numeric : order === "ascending";
   for (const other of head.parentElement.cells) if (other.hasAttribute("aria-sort")) other.setAttribute("aria-sort", "none");
