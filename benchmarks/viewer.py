@@ -141,7 +141,7 @@ def write_results(root: Path, folder: Path) -> None:
             risk = prompt.task.kind == "risk"
             text = ("yes" if number % 2 else "no") if risk else f"<think>\n{chain}\n</think>\n\n{labels}"
             reply = Generation(text, "stop", p_yes=(number % 100) / 100 if risk else None)
-            file.write(json.dumps(output_line(prompt, reply, sample_score)) + "\n")
+            file.write(json.dumps(output_line(prompt, [reply], sample_score)) + "\n")
     result = {"arguments": CHAT | {"think_prompt": True}}
     (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
 

@@ -98,7 +98,7 @@ def test_a_prompt_is_that_of_the_run_and_its_events_are_those_of_the_trajectory(
     for sample in read_samples(root, str(root / "index.csv"), settings.prompt):
         prompt = Prompter(sample.dataset, builder, settings)(sample.index, sample.sample_id)
         prompts[sample.sample_id] = prompt
-        lines.append(json.dumps(output_line(prompt, Generation("Aspirin", "stop", 0.5), lambda *_: 0.0)))
+        lines.append(json.dumps(output_line(prompt, [Generation("Aspirin", "stop", 0.5)], lambda *_: 0.0)))
     (tmp_path / "outputs.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (tmp_path / "result.json").write_text(json.dumps({"arguments": flags}), encoding="utf-8")
     assert sum(prompt.truncation is not None for prompt in prompts.values()) > 5
