@@ -21,7 +21,7 @@ from evaluation.score import main_scores
 from inference.families import TRAINED
 from inference.generation import Prompt, replies
 from inference.prompts import THINK
-from inference.settings import DecodingSettings, InferenceSettings, ModelSettings
+from inference.settings import DecodingSettings, InferenceSettings, ModelSettings, PromptSettings
 from mimiciv_dataset.index_files import index_paths
 from mimiciv_dataset.samples import label_list
 from mimiciv_dataset.sources import index_sources
@@ -91,8 +91,8 @@ class SampleMetrics:
 
     def __init__(self, data: TrainingData, count: int, max_new_tokens: int, batch: int) -> None:
         self.data, self.rows = data, choose_rows(data, count)
-        decoding = DecodingSettings(max_new_tokens=max_new_tokens)
-        self.settings = InferenceSettings(ModelSettings("model in training", family=TRAINED, batch=batch), decoding=decoding)
+        decoding, unlimited = DecodingSettings(max_new_tokens=max_new_tokens), PromptSettings(max_seq_len=sys.maxsize)
+        self.settings = InferenceSettings(ModelSettings("model in training", family=TRAINED, batch=batch), prompt=unlimited, decoding=decoding)
         self.prompts: dict[int, Prompt] = {}
         self.backend: Any = None
 
