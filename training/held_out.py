@@ -92,7 +92,8 @@ class SampleMetrics:
     def __init__(self, data: TrainingData, count: int, max_new_tokens: int, batch: int) -> None:
         self.data, self.rows = data, choose_rows(data, count)
         decoding, unlimited = DecodingSettings(max_new_tokens=max_new_tokens), PromptSettings(max_seq_len=sys.maxsize)
-        self.settings = InferenceSettings(ModelSettings("model in training", family=TRAINED, batch=batch), prompt=unlimited, decoding=decoding)
+        model = ModelSettings("model in training", family=TRAINED, batch=batch)
+        self.settings = InferenceSettings(model, prompt=unlimited, decoding=decoding)
         self.prompts: dict[int, Prompt] = {}
         self.backend: Any = None
 
