@@ -4,7 +4,7 @@
     bash benchmarks/gpu.sh --root_dir datas/gpu --quick             every section with a tiny model, also without a GPU
 
 Sections: losses (all logits, in chunks, Liger), batches (padded, grouped, packed with flex or flash attention), sharding
-(FSDP2 and ZeRO-3 on one device), evaluation (batch sizes of the Transformers backend), learning (stage 1 of learning.py).
+(FSDP2 and ZeRO-3 on one device), evaluation (Transformers batches by prompts and by tokens), learning (stage 1 of learning.py).
 A random Qwen3-0.6B is measured, on synthetic patients. The data is made in ROOT_DIR first, without a GPU (--sections data
 makes only that). Every row is a process of its own: one that fails or exceeds its time is reported as such, the end of its
 output is appended to OUTPUT with the suffix .log, and the others are measured all the same. Rows are written as they finish.
@@ -301,7 +301,7 @@ def sharding(bench: Bench) -> None:
 
 
 def evaluation(bench: Bench) -> None:
-    """Batch sizes of the Transformers backend."""
+    """Batches of the Transformers backend: by a number of prompts, and by tokens."""
     scale = bench.scale
     tasks = {"Inpatient_Mortality": "p(yes)", "emar": f"{scale.max_new_tokens} new tokens"}
     note = f"The prompts of test.py, {scale.rows} of each task; samples/s without loading the model."
@@ -315,7 +315,8 @@ def evaluation(bench: Bench) -> None:
         rates = [f"{result['samples_per_second'][task]:.1f}" for task in tasks]
         return [*rates, f"{result['peak_mib']:,.0f}"]
 
-    for flags in [("--batch", size) for size in scale.batches]:
+    batch_sizes = [("--batch", size, "--max_batch_tokens", 1_000_000) for size in scale.batches]
+    for flags in [*batch_sizes, ("--batch", 256, "--max_batch_tokens", 4 * scale.max_length)]:
         bench.row(" ".join(map(str, flags)), partial(cells, flags))
 
 
