@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from inference.answers import read_items
 from inference.generation import DatasetRow, read_samples
 from inference.settings import PromptSettings
 from mimiciv_dataset.index_files import REQUIRED, read_tables, sample_id
@@ -206,7 +207,8 @@ def answer_line(line: Line, shown: View) -> Line:
     replies = []
     for output in line.get("outputs") or []:
         reply: Line = {"response": output.get("response") or "", "finish": output.get("finish_reason")}
-        reply["items"] = [[item, item.strip().casefold() in labels] for item in output.get("items") or []]
+        items = output["items"] if "items" in output else read_items(output.get("response"))  # baselines store none
+        reply["items"] = [[item, item.strip().casefold() in labels] for item in items]
         reply |= {name: output[name] for name in ("p_yes", "yes_no_mass") if output.get(name) is not None}
         if output.get("reasoning"):
             reply["chain"] = chain_line(output["reasoning"], output.get("finish_reason"), shown)

@@ -184,10 +184,13 @@ function showPrompt() {
     answer.identical === false &&
     "This is not the prompt that was run: its hash is another one. Data, instructions or chat template have changed since.";
   const cut = prompt.truncated;
-  if (cut)
-    notes.push(
-      `Truncated from ${cut.tokens_before.toLocaleString("en")} to ${cut.tokens_after.toLocaleString("en")} tokens: the ${cut.events} oldest events of the window and the last ${cut.lines} lines of the discharge note are missing${cut.fits ? "" : ", and it still does not fit"}.`,
-    );
+  if (cut) {
+    const dropped = [cut.events && `the ${cut.events} oldest events of the window`];
+    dropped.push(cut.lines && `the last ${cut.lines} lines of the discharge note`);
+    const [before, after] = [cut.tokens_before, cut.tokens_after].map(tokens => tokens.toLocaleString("en"));
+    notes.push(`Truncated from ${before} to ${after} tokens, without ${dropped.filter(Boolean).join(" and ")}.`);
+    if (!cut.fits) notes.push("It still does not fit.");
+  }
   $("prompt").replaceChildren(
     make("h4", {}, "Prompt"),
     warning ? make("ul", { class: "notices" }, make("li", {}, warning)) : "",
