@@ -4,7 +4,7 @@
     bash benchmarks/gpu.sh --root_dir datas/gpu --quick             every section with a tiny model, also without a GPU
 
 Sections: losses (all logits, in chunks, Liger), batches (padded, grouped, packed with flex or flash attention), sharding
-(FSDP2 and ZeRO-3 on one device), evaluation (Transformers batches by prompts and by tokens), learning (stage 1 of learning.py).
+(FSDP2 and ZeRO-3 on one device), evaluation (Transformers batches by prompts, by tokens), learning (stage 1 of learning.py).
 A random Qwen3-0.6B is measured, on synthetic patients. The data is made in ROOT_DIR first, without a GPU (--sections data
 makes only that). Every row is a process of its own: one that fails or exceeds its time is reported as such, the end of its
 output is appended to OUTPUT with the suffix .log, and the others are measured all the same. Rows are written as they finish.

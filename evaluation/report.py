@@ -33,7 +33,7 @@ from evaluation.report_charts import (
     sizes_text,
     write_png,
 )
-from evaluation.score import TOO_FEW, main_metric, mass_notes, mean_over_tasks, risk_labels, risk_predictions, sample_notes
+from evaluation.score import TOO_FEW, main_metric, main_scores, mass_notes, mean_over_tasks, risk_labels, sample_notes
 from mimiciv_dataset.events import EVENTS
 from mimiciv_dataset.tasks import ALL_TASKS, TASKS
 from pipeline.cli import Parser, at_least
@@ -289,7 +289,7 @@ def roc_and_calibration(runs: Sequence[FinishedRun], tasks: Sequence[str], style
         without += [f"{run.name}, {task} ({result['too_few']})" for run, result in results if result["too_few"]]
         shown = [(run, result) for run, result in results if not result["too_few"]]
         if shown:
-            roc = [page.Curve(roc_points(run.predictions[task]), styles[run.name]) for run, _ in shown]
+            roc = [page.Curve(roc_points(task, run.predictions[task]), styles[run.name]) for run, _ in shown]
             bins = [[(each["p"], each["share"]) for each in result["calibration"]] for _, result in shown]
             reliability = [
                 page.Curve(points, styles[run.name], dots=True) for points, (run, _) in zip(bins, shown, strict=True)
@@ -305,6 +305,8 @@ def roc_and_calibration(runs: Sequence[FinishedRun], tasks: Sequence[str], style
     if not cards and not without:
         return page.tag("p", "No run has p(yes) of a risk task.")
     note = "Left: ROC. Right: calibration in ten bins of p(yes). Dashed: by chance, and perfectly calibrated."
+    if any("replies" in values for run in runs for values in run.tasks.values()):
+        note += " Of several replies: ROC of the mean p(yes) (majority_auroc), calibration over all replies."
     lacking = page.details(f"Too few samples for curves: {_count(len(without), 'curve')} left out", "; ".join(without))
     calibrated = [run.name for run in runs if any(values.get("calibration") for values in run.tasks.values())]
     legend = page.legend([(name, styles[name]) for name in calibrated])
@@ -312,19 +314,20 @@ def roc_and_calibration(runs: Sequence[FinishedRun], tasks: Sequence[str], style
     return page.join(*parts, lacking if without else "")
 
 
-def roc_points(predictions: Sequence[Prediction], max_points: int = 200) -> list[tuple[float, float]]:
+def roc_points(task: str, predictions: Sequence[Prediction], max_points: int = 200) -> list[tuple[float, float]]:
     """The ROC curve as points (1 − specificity, sensitivity), from the highest threshold to the lowest.
 
-    The area below the points is the AUROC of the result, as both come from `score.risk_predictions`; more than `max_points`
-    points are thinned out. Empty if there is only one label.
+    The area below the points is the AUROC of the result, or of several replies its `majority_auroc`, as both come from the
+    same scores. More than `max_points` points are thinned out. Empty if there is only one label.
 
     >>> answers = {"yes": 0.9, "no": 0.1}
-    >>> roc_points([Prediction("ICU_Stay_7day", (label,), label, p_yes=p) for label, p in answers.items()])
+    >>> task = "ICU_Stay_7day"
+    >>> roc_points(task, [Prediction(task, (label,), label, p_yes=p) for label, p in answers.items()])
     [(0.0, 0.0), (0.0, 1.0), (1.0, 1.0)]
     """
-    risk = risk_predictions(predictions)
+    scores = main_scores(task, predictions)
     counts: dict[float, list[int]] = defaultdict(lambda: [0, 0])
-    for label, p in zip(risk.labels.tolist(), risk.probabilities.tolist(), strict=True):
+    for label, p in zip(scores.labels.tolist(), scores.values.tolist(), strict=True):
         counts[p][label] += 1
     no, yes = map(sum, zip(*counts.values(), strict=True))
     if not no or not yes:
