@@ -1,8 +1,10 @@
-"""vLLM: all prompts of a window submitted at once, relative to one prompt after the other, and hits of the prefix cache.
+"""vLLM: the engine's queue kept full over a whole run, relative to windows of prompts, and to one prompt after the other.
 
 The prompts are those of test.py for the rows of each index's first patients, in test.py's order: risk rows are scored, others
-generated. Both variants alternate, and each starts with an empty prefix cache. Without --model_name_or_path the benchmark
-makes a small random model; its times do not transfer to a real model. Unknown flags are passed to test.py.
+generated, with replies whose lengths differ ten-fold. In windows, as test.py did before, the engine gets the next prompts when
+all replies of a window have finished. Variants alternate, and each starts with an empty prefix cache. A step is idle if no
+prompt waits in the engine although the run has more, and a slot is busy if a prompt runs in it. Without --model_name_or_path
+the benchmark makes a small random model; its times do not transfer to a real model. Unknown flags are passed to test.py.
 """
 
 from __future__ import annotations
@@ -18,26 +20,29 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from inference.settings import InferenceSettings, parse_model
 from pipeline.cli import Parser, at_least, run
-from pipeline.files import require
+from pipeline.files import require, sha256
 
 REPO = Path(__file__).resolve().parent.parent
-VARIANTS = ("one at a time", "at once")
-HEADERS = ["index", "prompts", "tokens per prompt", "one at a time s", "at once s", "ratio"]
-HEADERS += ["cache hits one at a time", "at once", "same replies"]
+WHOLE_RUN = "whole run"
+HEADERS = ["index", "prompts", "tokens per prompt", "variant", "s", "steps", "idle steps", "busy slots", "cache hits"]
+HEADERS += ["same replies"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     cli = Parser(__doc__)
     cli.add_argument("--dataset_name", required=True, nargs="+", type=Path, help="index files, measured one after the other")
     cli.add_argument("--model_name_or_path", help="Hub id or local directory (a small random model)")
-    cli.add_argument("--rows", type=at_least(1), default=64, help="rows of each index (64)")
+    cli.add_argument("--rows", type=at_least(1), default=1024, help="rows of each index (1024)")
+    cli.add_argument("--window", type=at_least(1), default=512, help="prompts of a window (512)")
+    cli.add_argument("--alone", type=at_least(0), default=0, help="also measure this many rows one after the other (0)")
     cli.add_argument("--rounds", type=at_least(1), default=3, help="rounds (3); the table has medians")
-    cli.add_argument("--max_new_tokens", type=at_least(1), default=64, help="tokens of a reply (64)")
+    cli.add_argument("--max_new_tokens", type=at_least(10), default=100, help="tokens of the longest replies (100)")
     args, flags = cli.parse_known_args(argv)
     indexes = [require(path, "an index CSV or JSONL", "make one with task_sample_info_gen.py") for path in args.dataset_name]
     with tempfile.TemporaryDirectory() as folder:
@@ -48,11 +53,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings = InferenceSettings.from_flags(parse_model(parser, test_flags))
 
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-        from inference.backends import load_backend
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # the engine's queue is read in this process
         from inference.generation import Prompter
         from mimiciv_dataset.mimiciv import MIMICIV
 
-        backend = load_backend(settings)
+        backend = make_backend(settings)
         builder = backend.builder
         print(f"| {' | '.join(HEADERS)} |\n| --- |{' ---: |' * (len(HEADERS) - 1)}")
         for path in indexes:
@@ -60,8 +65,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             order = sorted(range(len(dataset)), key=lambda index: str(dataset.row(index).get("subject_id")))
             prompts = [prompt for prompt in map(Prompter(dataset, builder, settings), order[: args.rows]) if prompt.fits]
             tokens = statistics.mean(builder.tokens(prompt.text) for prompt in prompts)
-            cells = [path.stem, str(len(prompts)), f"{tokens:,.0f}", *measure(prompts, backend, args.rounds)]
-            print(f"| {' | '.join(cells)} |", flush=True)
+            first = [path.stem, str(len(prompts)), f"{tokens:,.0f}"]
+            variants = {f"windows of {args.window}": args.window, WHOLE_RUN: len(prompts)}
+            for row in measure(prompts, backend, variants, args.rounds):
+                print(f"| {' | '.join([*first, *row])} |", flush=True)
+            if args.alone:
+                few = prompts[: args.alone]
+                for row in measure(few, backend, {"one at a time": 1, WHOLE_RUN: len(few)}, args.rounds):
+                    print(f"| {' | '.join([path.stem, str(len(few)), first[2], *row])} |", flush=True)
 
 
 def make_small_model(folder: Path, root_dir: Path, indexes: Sequence[Path]) -> str:
@@ -72,28 +83,70 @@ def make_small_model(folder: Path, root_dir: Path, indexes: Sequence[Path]) -> s
     return str(folder)
 
 
-def measure(prompts: Sequence[Any], backend: Any, rounds: int) -> list[str]:
-    """Median seconds of both variants, their ratio, the shares of prompt tokens in the cache, and of equal replies."""
+def make_backend(settings: InferenceSettings) -> Any:
+    """The vLLM backend, with replies whose lengths differ ten-fold, by their prompt: a random model rarely ends one itself."""
+    from inference.vllm_backend import VLLMBackend
+
+    class TenLengths(VLLMBackend):
+        def _parameters(self, query: Any) -> Any:
+            parameters = super()._parameters(query)
+            if not query.score:
+                parameters.max_tokens = self.decoding.max_new_tokens * (1 + int(sha256(query.prompt)[:8], 16) % 10) // 10
+                parameters.min_tokens = parameters.max_tokens
+            return parameters
+
+    return TenLengths(settings)
+
+
+@dataclass
+class Steps:
+    """What the engine was doing at the beginning of each step."""
+
+    idle: list[bool] = field(default_factory=list)  # no prompt waited, although the run had more
+    busy: list[float] = field(default_factory=list)  # share of the slots in which a prompt ran
+
+
+def measure(prompts: Sequence[Any], backend: Any, variants: dict[str, int], rounds: int) -> Iterator[list[str]]:
+    """Cells of each variant, which is a number of prompts that the engine gets at once."""
     from inference.generation import replies
 
-    windows = {"one at a time": [[prompt] for prompt in prompts], "at once": [prompts]}
-    seconds: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
-    hits, texts = {}, {}
+    engine = backend.engine.llm_engine
+    scheduler, step = engine.engine_core.engine_core.scheduler, engine.step
+    seconds: dict[str, list[float]] = {variant: [] for variant in variants}
+    hits, texts, steps, unsent = {}, {}, {}, 0
+
+    def counted_step() -> list[Any]:
+        steps[variant].idle.append(not len(scheduler.waiting) and unsent > 0)
+        steps[variant].busy.append((len(scheduler.running) + len(scheduler.waiting)) / scheduler.max_num_running_reqs)
+        return step()
+
+    def counted(window: Sequence[Any]) -> Iterator[Any]:
+        nonlocal unsent
+        for prompt in window:
+            unsent -= 1
+            yield prompt
+
     list(replies(prompts[:1], backend))  # loads and compiles what the first use needs
+    engine.step = counted_step
     for _ in range(rounds):
-        for variant in VARIANTS:
+        for variant, size in variants.items():
             backend.engine.reset_prefix_cache()
             before = cache_counts(backend.engine)
+            steps[variant], unsent, texts[variant] = Steps(), len(prompts), {}
             start = time.perf_counter()
-            pairs = [pair for window in windows[variant] for pair in replies(window, backend)]
+            for position in range(0, len(prompts), size):
+                pairs = replies(counted(prompts[position : position + size]), backend)
+                texts[variant] |= {prompt.key: reply.text for prompt, reply in pairs}
             seconds[variant].append(time.perf_counter() - start)
             after = cache_counts(backend.engine)
             hits[variant] = (after[1] - before[1]) / (after[0] - before[0])
-            texts[variant] = {prompt.key: reply.text for prompt, reply in pairs}
-    alone, together = (statistics.median(seconds[variant]) for variant in VARIANTS)
-    same = statistics.mean(text == texts["at once"][key] for key, text in texts["one at a time"].items())
-    cache_hits = [f"{hits[variant]:.0%}" for variant in VARIANTS]
-    return [f"{alone:,.1f}", f"{together:,.1f}", f"{alone / together:.1f}", *cache_hits, f"{same:.0%}"]
+    engine.step = step
+    for variant in variants:
+        same = statistics.mean(text == texts[WHOLE_RUN][key] for key, text in texts[variant].items())
+        shares = [statistics.mean(steps[variant].idle), statistics.mean(min(1.0, share) for share in steps[variant].busy)]
+        shares += [hits[variant], same]
+        count = f"{len(steps[variant].idle):,}"
+        yield [variant, f"{statistics.median(seconds[variant]):,.1f}", count, *(f"{share:.0%}" for share in shares)]
 
 
 def cache_counts(engine: Any) -> tuple[float, float]:
