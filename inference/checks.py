@@ -171,10 +171,14 @@ def check_config(model: ModelSettings, max_seq_len: int) -> None:
     check_length(name, max_seq_len, max_positions(config))
     quantised = getattr(config, "quantization_config", None)
     if quantised and not model.use_vllm:
-        with reading_model(name, ValueError, RuntimeError):
+        try:
             if isinstance(quantised, dict):
                 quantised = AutoQuantizationConfig.from_dict(quantised)
             AutoHfQuantizer.from_config(quantised, pre_quantized=True).validate_environment(device_map=model.device_map)
+        except (ImportError, ValueError, RuntimeError, AttributeError) as error:
+            got = " ".join(str(error).split())[:200].rstrip(".")
+            fix = "Install what is missing, or use the model that was not quantised"
+            raise UserError(f"{name}: expected what its quantisation needs, got: {got}. {fix}.") from None
 
 
 def max_positions(config: PretrainedConfig) -> int | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -95,18 +97,25 @@ def tiny_model(small_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture(scope="session")
 def vllm_server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a vLLM server on the CPU that serves the tiny model under the name `tiny`."""
+    """The URL of a vLLM server on the CPU that serves the tiny model under the name `tiny`.
+
+    The model's own generation settings have a penalty, which the server applies unless a request says otherwise.
+    """
     from inference.vllm_backend import CPU_ENVIRONMENT
 
+    model = tmp_path_factory.mktemp("served") / "model"
+    shutil.copytree(tiny_model, model)
+    own = json.loads((model / "generation_config.json").read_text(encoding="utf-8")) | {"repetition_penalty": 5.0}
+    (model / "generation_config.json").write_text(json.dumps(own), encoding="utf-8")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log_file = tmp_path_factory.mktemp("server") / "log"
     with log_file.open("wb") as file:
         server = subprocess.Popen(
-            [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(tiny_model),
+            [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model),
              "--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port), "--enforce-eager",
-             "--dtype", "float32", "--max-model-len", "4096", "--generation-config", "vllm"],
+             "--dtype", "float32", "--max-model-len", "4096"],
             stdout=file, stderr=subprocess.STDOUT, env={**os.environ, **CPU_ENVIRONMENT, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
     try:

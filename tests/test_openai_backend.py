@@ -231,6 +231,85 @@ def test_infer_asks_a_server(tiny_model: Path, tmp_path: Path) -> None:
         assert "p(yes) = 0.9000" in command("scripts/infer.py", *words, "--task", "Inpatient_Mortality").stdout
 
 
+# --- sampling settings of a model on a server
+
+NEUTRAL = {
+    "repetition_penalty": 1.0, "top_k": -1, "top_p": 1.0, "min_p": 0.0, "presence_penalty": 0.0, "frequency_penalty": 0.0,
+}  # fmt: skip
+
+
+@pytest.fixture
+def asked(tiny_model: Path):
+    """A function that sends 12 queries, every other one to be scored: replies, and the bodies that the server got."""
+    from inference.backends import Query, load_backend
+    from inference.settings import DecodingSettings, InferenceSettings, ModelSettings, ServerSettings
+
+    def send(script, chat: bool = False, **model: bool) -> tuple[list, list[dict]]:
+        with ScriptedServer(script) as server:
+            served = ServerSettings(server.url, chat=chat, num_worker=4)
+            name = "m" if chat else str(tiny_model)
+            backend = load_backend(InferenceSettings(ModelSettings(name, **model), served, decoding=DecodingSettings(8, 1.0)))
+            texts = [json.dumps([{"role": "user", "content": f"question {i}"}]) for i in range(6)]
+            queries = [Query(text, score, sample=i % 2) for i, text in enumerate(texts) for score in (True, False)]
+            replies = dict(backend.answer(queries))
+            backend.close()
+        return [replies[i] for i in range(12)], [body for _, _, body in server.asked]
+
+    return send
+
+
+def yes(body: dict, number: int) -> dict:
+    return {"text": "yes", "top": {"yes": log(0.7), "no": log(0.3)}}
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_a_server_is_asked_for_neutral_sampling(asked, chat: bool) -> None:
+    replies, bodies = asked(yes, chat)
+    assert len(bodies) == 12 and all(NEUTRAL.items() <= body.items() for body in bodies)
+    assert {(reply.prompt_tokens, reply.completion_tokens) for reply in replies} == {(10, 2)}
+    assert len({body["seed"] for body in bodies if "seed" in body}) == 6, "one for each prompt and number of a reply"
+    _, bodies = asked(yes, chat, model_sampling=True)
+    assert not any(NEUTRAL.keys() & body.keys() for body in bodies)
+
+
+def test_hosted_models_are_not_sent_fields_of_vllm(asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    from inference import client
+
+    monkeypatch.setattr(client, "check_host", lambda *_: False)
+    monkeypatch.setenv("OPENAI_API_KEY", "key")
+    assert not any(NEUTRAL.keys() & body.keys() for body in asked(yes, chat=True)[1])
+
+
+def test_fields_that_a_server_refuses_are_left_out_with_one_warning_each(asked, capsys: pytest.CaptureFixture[str]) -> None:
+    unknown = ("min_p", "repetition_penalty", "logprob_token_ids", "return_tokens_as_token_ids", "stop_token_ids")
+
+    def strict(body: dict, number: int) -> dict:
+        refused = [name for name in unknown if name in body]
+        return {"status": 400, "message": f"Extra inputs are not permitted: {refused[0]}"} if refused else yes(body, number)
+
+    replies, bodies = asked(strict)
+    assert not any(reply.error for reply in replies)
+    assert [reply.p_yes for reply in replies[::2]] == [pytest.approx(0.7)] * 6
+    warnings = capsys.readouterr().err.splitlines()
+    assert sorted(line.split("the field ")[1].partition(":")[0] for line in warnings) == sorted(unknown)
+    assert all(line.startswith("warning: ") for line in warnings)
+    last = {name: value for name, value in NEUTRAL.items() if name not in unknown}
+    assert last.items() <= bodies[-1].items() and not set(unknown) & set(bodies[-1])
+
+
+def test_other_refusals_are_errors(asked) -> None:
+    replies, bodies = asked(lambda body, number: {"status": 400, "message": "no room"})
+    assert len(bodies) == 12 and {reply.error for reply in replies} == {"HTTP 400: no room"}
+
+
+def test_a_server_with_shorter_sequences_is_refused(small_root: Path, tiny_model: Path, tmp_path: Path) -> None:
+    with ScriptedServer(yes, models=[{"id": "tiny", "object": "model", "max_model_len": 1500}]) as server:
+        words = words_of(small_root, "tiny", tmp_path / "out", "--url", server.url, "--tokenizer", tiny_model)
+        done = command("test.py", *words, check=False)
+        assert done.returncode == 2 and not server.asked and not (tmp_path / "out/outputs.jsonl").exists()
+        assert "expected sequences of at most 1500 tokens, got --max_seq_len 2000. Pass --max_seq_len 1500." in done.stderr
+
+
 # --- a real server
 
 
@@ -251,6 +330,11 @@ def test_a_vllm_server_answers_as_transformers_does(
         assert (one["p_yes"] is None) == (other["p_yes"] is None)
         if one["p_yes"] is not None:
             assert one["p_yes"] == pytest.approx(other["p_yes"], abs=1e-3)
+    own = words_of(small_root, "tiny", tmp_path / "own", "--url", vllm_server, "--tokenizer", tiny_model, "--model_sampling")
+    command("test.py", *own)
+    penalised = {line["sample_id"]: line["outputs"][0]["response"] for line in lines(tmp_path / "own")}
+    assert any(penalised[line["sample_id"]] != line["outputs"][0]["response"] for line in ours)
+    assert {line["key"] for line in ours}.isdisjoint(line["key"] for line in lines(tmp_path / "own"))
     # the chat endpoint renders the same template itself: the same prompt, so the same replies to plain prompts
     command("test.py", *words_of(small_root, "tiny", tmp_path / "chat", "--url", vllm_server, "--chat"))
     assert len(lines(tmp_path / "chat")) == 24
