@@ -34,10 +34,21 @@ def test_prompts_at_once(synthetic_root: Path, tiny_model: Path) -> None:
     index = synthetic_root / "task_index/all"
     done = command("benchmarks/prompts_at_once.py", "--root_dir", synthetic_root, "--dataset_name", index / "emar.csv",
                    index / "ICU_Stay_7day.csv", "--model_name_or_path", tiny_model, "--rows", 4, "--rounds", 1,
-                   "--max_new_tokens", 8, "--max_seq_len", 1500)  # fmt: skip
-    rows = cells(done.stdout)
-    assert [row[0] for row in rows] == ["index", "emar", "ICU_Stay_7day"]
-    assert rows[1][1] == rows[2][1] == "4" and rows[2][8] == "100%", "p(yes) says the same either way"
+                   "--max_new_tokens", 20, "--max_seq_len", 1500, "--window", 2, "--alone", 2)  # fmt: skip
+    rows = cells(done.stdout)[1:]
+    assert [(row[0], row[1], row[3]) for row in rows] == [
+        (index, number, variant)
+        for index in ("emar", "ICU_Stay_7day")
+        for number, variant in (("4", "windows of 2"), ("4", "whole run"), ("2", "one at a time"), ("2", "whole run"))
+    ]
+    assert all(row[-1] == "100%" for row in rows[4:]), "p(yes) says the same either way"
+    assert rows[0][6] != "0%" and rows[1][6] == "0%", "idle steps"
+
+
+def test_eval_memory(tiny_model: Path) -> None:
+    done = command("benchmarks/eval_memory.py", "--model_name_or_path", tiny_model, "--prompts", 3, "--tokens", 2000)
+    peaks = {row[0]: int(row[4].replace(",", "")) for row in cells(done.stdout)[1:]}
+    assert peaks.keys() == {"unbounded", "bounded", "one at a time"} and peaks["bounded"] < peaks["unbounded"]
 
 
 def test_viewer(capsys: pytest.CaptureFixture[str]) -> None:

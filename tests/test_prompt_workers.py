@@ -33,7 +33,7 @@ def samples(small_root: Path) -> list[DatasetRow]:
 
 
 def prompts(samples: Sequence[DatasetRow], model: Path, num_workers: int, **prompt: Any) -> Any:
-    settings = InferenceSettings(ModelSettings(str(model)), prompt=PromptSettings(max_seq_len=2500, **prompt))
+    settings = InferenceSettings(ModelSettings(str(model)), prompt=PromptSettings(max_seq_len=2250, **prompt))
     return sample_prompts(samples, load_builder(settings), settings, num_workers)
 
 
