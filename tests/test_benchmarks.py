@@ -45,8 +45,9 @@ def test_prompts_at_once(synthetic_root: Path, tiny_model: Path) -> None:
     assert rows[0][6] != "0%" and rows[1][6] == "0%", "idle steps"
 
 
+@pytest.mark.slow
 def test_eval_memory(tiny_model: Path) -> None:
-    done = command("benchmarks/eval_memory.py", "--model_name_or_path", tiny_model, "--prompts", 3, "--tokens", 2000)
+    done = command("benchmarks/eval_memory.py", "--model_name_or_path", tiny_model, "--prompts", 3, "--tokens", 4000)
     peaks = {row[0]: int(row[4].replace(",", "")) for row in cells(done.stdout)[1:]}
     assert peaks.keys() == {"unbounded", "bounded", "one at a time"} and peaks["bounded"] < peaks["unbounded"]
 

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from inference.backends import Query, load_backend
+from inference.settings import DecodingSettings, InferenceSettings, ModelSettings, PromptSettings
 
 pytestmark = [
     pytest.mark.slow,  # vLLM alone takes half a minute to start
@@ -80,3 +86,71 @@ def test_both_backends_answer_alike(outputs: dict[str, dict[Place, dict]], adapt
 
 def test_the_adapter_is_used(outputs: dict[str, dict[Place, dict]]) -> None:
     assert p_yes(outputs["vllm"]) != pytest.approx(p_yes(outputs["vllm lora"]), abs=1e-4)
+
+
+def load(model: Path, decoding: DecodingSettings, use_vllm: bool = True, **options: object) -> Any:
+    settings = ModelSettings(str(model), use_vllm=use_vllm, **options)
+    return load_backend(InferenceSettings(settings, prompt=PromptSettings(max_seq_len=2048), decoding=decoding))
+
+
+def texts(backend: Any, prompts: list[str], sample: int = 0) -> list[str]:
+    return [reply.text for _, reply in sorted(backend.answer(Query(prompt, sample=sample) for prompt in prompts))]
+
+
+@pytest.fixture(scope="module")
+def sampling(tiny_model: Path) -> Any:
+    return load(tiny_model, DecodingSettings(20, temperature=1.0))
+
+
+def test_prompts_wait_in_the_engine_until_the_last_is_drawn(sampling: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No step begins with an empty queue while the run has more prompts; replies come before all prompts are drawn."""
+    engine, number, drawn, waiting = sampling.engine.llm_engine, 400, [], []
+    scheduler, step = engine.engine_core.engine_core.scheduler, engine.step
+
+    def queries() -> Iterator[Query]:
+        for i in range(number):
+            drawn.append(i)
+            yield Query(f"prompt {i} " * (1 + i % 10), score=i % 7 == 0)
+
+    def counted_step() -> list[Any]:
+        if len(drawn) < number:
+            waiting.append(len(scheduler.waiting))
+        return step()
+
+    monkeypatch.setattr(engine, "step", counted_step)
+    replies = sampling.answer(queries())
+    first = next(replies)
+    assert len(drawn) < number
+    answered = dict([first, *replies])
+    assert sorted(answered) == list(range(number)) and len(waiting) > 5 and min(waiting) > 0
+    assert all((reply.p_yes is not None) == (i % 7 == 0) for i, reply in answered.items())
+    assert all(reply.prompt_tokens and reply.completion_tokens in range(21) for reply in answered.values())
+
+
+def test_closing_ends_what_is_in_flight(sampling: Any) -> None:
+    replies = sampling.answer(Query(f"prompt {i}") for i in range(100))
+    next(replies)
+    replies.close()
+    assert not sampling.engine.llm_engine.has_unfinished_requests()
+
+
+def test_sampling_depends_on_prompt_and_number_only(sampling: Any) -> None:
+    prompts = [f"prompt {i}" for i in range(9)]
+    first = texts(sampling, prompts)
+    assert texts(sampling, prompts[::-1]) == first[::-1] and len(set(first)) == 9
+    assert all(a != b for a, b in zip(first, texts(sampling, prompts, sample=1), strict=True))
+
+
+def test_tokenizers_in_python_and_a_models_own_settings(slow_model: Path, tmp_path: Path) -> None:
+    """Both backends agree, without the model's penalty and with it."""
+    penalised = tmp_path / "penalised"
+    shutil.copytree(slow_model, penalised)
+    own = json.loads((penalised / "generation_config.json").read_text(encoding="utf-8")) | {"repetition_penalty": 1.7}
+    (penalised / "generation_config.json").write_text(json.dumps(own), encoding="utf-8")
+    prompts, found = [f"[user] question {i}\n[assistant] " for i in range(5)], {}
+    for model_sampling in (False, True):
+        options = {"decoding": DecodingSettings(12), "model_sampling": model_sampling, "trust_remote_code": True}
+        ours, theirs = (load(penalised, use_vllm=use_vllm, **options) for use_vllm in (False, True))
+        found[model_sampling] = texts(ours, prompts)
+        assert found[model_sampling] == texts(theirs, prompts)
+    assert found[False] != found[True]
