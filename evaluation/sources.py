@@ -61,8 +61,7 @@ def model_sources(settings: InferenceSettings, folder: Path, finished: bool) -> 
     if server.url is None:
         sources = [model_source("model", model.model_name_or_path, folder)]
         return sources + ([model_source("adapter", model.lora_path, folder)] if model.lora_path else [])
-    tokenizer = server.tokenizer if server.chat else server.tokenizer or model.model_name_or_path
-    sources = [model_source("tokenizer", tokenizer, folder, weights=False)] if tokenizer else []
+    sources = [model_source("tokenizer", settings.tokenizer, folder, weights=False)] if settings.tokenizer else []
     record = read_record(folder_record(folder)) or {}
     if finished and record:
         digest = record["inputs"].get("server", {}).get("digest")
