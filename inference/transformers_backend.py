@@ -28,6 +28,8 @@ from inference.settings import InferenceSettings, ModelSettings
 # padded prompts are read in pieces of so many tokens, counted over all prompts of a batch.
 PREFILL_TOKENS = 2048
 
+MAX_WINDOW = 1024  # prompts that are drawn, and sorted by length, before the first of them is answered
+
 # The processors that apply sampling settings, in their order; all but the first matter with a temperature only.
 PROCESSORS = {
     "repetition_penalty": RepetitionPenaltyLogitsProcessor,
@@ -109,7 +111,7 @@ class TransformersBackend:
     def answer(self, queries: Iterable[Query]) -> Iterator[tuple[int, Generation]]:
         """See `Backend.answer`. Queries are drawn in windows of several batches, which are sorted by length."""
         numbered = enumerate(queries)
-        while window := list(islice(numbered, max(64, 8 * self.batch))):
+        while window := list(islice(numbered, max(64, min(8 * self.batch, MAX_WINDOW)))):
             rows = [(number, query, query.ids or self.builder.ids(query.prompt)) for number, query in window]
             for score in (True, False):
                 for batch in self._batches([row for row in rows if row[1].score == score], score):
