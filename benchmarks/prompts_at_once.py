@@ -30,7 +30,7 @@ from pipeline.files import require, sha256
 
 REPO = Path(__file__).resolve().parent.parent
 WHOLE_RUN = "whole run"
-HEADERS = ["index", "prompts", "tokens per prompt", "variant", "s", "steps", "idle steps", "busy slots", "cache hits"]
+HEADERS = ["index", "prompts", "tokens per prompt", "variant", "s", "CPU s", "steps", "idle steps", "busy slots", "cache hits"]
 HEADERS += ["same replies"]
 
 
@@ -112,7 +112,7 @@ def measure(prompts: Sequence[Any], backend: Any, variants: dict[str, int], roun
 
     engine = backend.engine.llm_engine
     scheduler, step = engine.engine_core.engine_core.scheduler, engine.step
-    seconds: dict[str, list[float]] = {variant: [] for variant in variants}
+    seconds: dict[str, list[tuple[float, float]]] = {variant: [] for variant in variants}
     hits, texts, steps, unsent = {}, {}, {}, 0
 
     def counted_step() -> list[Any]:
@@ -133,11 +133,11 @@ def measure(prompts: Sequence[Any], backend: Any, variants: dict[str, int], roun
             backend.engine.reset_prefix_cache()
             before = cache_counts(backend.engine)
             steps[variant], unsent, texts[variant] = Steps(), len(prompts), {}
-            start = time.perf_counter()
+            start, cpu_start = time.perf_counter(), time.process_time()
             for position in range(0, len(prompts), size):
                 pairs = replies(counted(prompts[position : position + size]), backend)
                 texts[variant] |= {prompt.key: reply.text for prompt, reply in pairs}
-            seconds[variant].append(time.perf_counter() - start)
+            seconds[variant].append((time.perf_counter() - start, time.process_time() - cpu_start))
             after = cache_counts(backend.engine)
             hits[variant] = (after[1] - before[1]) / (after[0] - before[0])
     engine.step = step
@@ -146,7 +146,8 @@ def measure(prompts: Sequence[Any], backend: Any, variants: dict[str, int], roun
         shares = [statistics.mean(steps[variant].idle), statistics.mean(min(1.0, share) for share in steps[variant].busy)]
         shares += [hits[variant], same]
         count = f"{len(steps[variant].idle):,}"
-        yield [variant, f"{statistics.median(seconds[variant]):,.1f}", count, *(f"{share:.0%}" for share in shares)]
+        times = [f"{statistics.median(measured):,.1f}" for measured in zip(*seconds[variant], strict=True)]
+        yield [variant, *times, count, *(f"{share:.0%}" for share in shares)]
 
 
 def cache_counts(engine: Any) -> tuple[float, float]:

@@ -42,7 +42,7 @@ def test_prompts_at_once(synthetic_root: Path, tiny_model: Path) -> None:
         for number, variant in (("4", "windows of 2"), ("4", "whole run"), ("2", "one at a time"), ("2", "whole run"))
     ]
     assert all(row[-1] == "100%" for row in rows[4:]), "p(yes) says the same either way"
-    assert rows[0][6] != "0%" and rows[1][6] == "0%", "idle steps"
+    assert rows[0][7] != "0%" and rows[1][7] == "0%", "idle steps"
 
 
 @pytest.mark.slow

@@ -60,6 +60,7 @@ def test_closing_ends_the_processes(samples: list[DatasetRow], tiny_model: Path)
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_one_line(samples: list[DatasetRow], tiny_model: Path) -> None:
     stream = prompts(samples, tiny_model, 1)
     next(stream)
