@@ -1,7 +1,8 @@
 """Prompts of test.py: how many are made a second, in the process that runs the model and in worker processes.
 
-To make a prompt is to render, shorten and tokenise it. A GPU that reads prompts faster than one process makes them waits; `--num_workers` of test.py is the remedy. Start-up of the
-workers is left out: the clock starts with the first prompt. Unknown flags are passed to test.py.
+To make a prompt is to render, shorten and tokenise it. A GPU that reads prompts faster than one process makes them waits;
+`--num_workers` of test.py is the remedy. Start-up of the workers is left out: the clock starts with the first prompt. Unknown
+flags are passed to test.py.
 """
 
 from __future__ import annotations

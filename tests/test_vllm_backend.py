@@ -88,18 +88,15 @@ def test_the_adapter_is_used(outputs: dict[str, dict[Place, dict]]) -> None:
     assert p_yes(outputs["vllm"]) != pytest.approx(p_yes(outputs["vllm lora"]), abs=1e-4)
 
 
-def load(model: Path, decoding: DecodingSettings, use_vllm: bool = True, **options: object) -> Any:
-    settings = ModelSettings(str(model), use_vllm=use_vllm, **options)
-    return load_backend(InferenceSettings(settings, prompt=PromptSettings(max_seq_len=2048), decoding=decoding))
-
-
 def texts(backend: Any, prompts: list[str], sample: int = 0) -> list[str]:
     return [reply.text for _, reply in sorted(backend.answer(Query(prompt, sample=sample) for prompt in prompts))]
 
 
 @pytest.fixture(scope="module")
 def sampling(tiny_model: Path) -> Any:
-    return load(tiny_model, DecodingSettings(20, temperature=1.0))
+    settings = ModelSettings(str(tiny_model), use_vllm=True)
+    decoding = DecodingSettings(20, temperature=1.0)
+    return load_backend(InferenceSettings(settings, prompt=PromptSettings(max_seq_len=2048), decoding=decoding))
 
 
 def test_prompts_wait_in_the_engine_until_the_last_is_drawn(sampling: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,16 +138,23 @@ def test_sampling_depends_on_prompt_and_number_only(sampling: Any) -> None:
     assert all(a != b for a, b in zip(first, texts(sampling, prompts, sample=1), strict=True))
 
 
-def test_tokenizers_in_python_and_a_models_own_settings(slow_model: Path, tmp_path: Path) -> None:
-    """Both backends agree, without the model's penalty and with it."""
+def test_tokenizers_in_python_and_a_models_own_settings(
+    slow_model: Path, small_root: Path, tmp_path: Path, run_command
+) -> None:
+    """Both backends agree with a tokenizer in Python and the model's own penalty."""
     penalised = tmp_path / "penalised"
     shutil.copytree(slow_model, penalised)
     own = json.loads((penalised / "generation_config.json").read_text(encoding="utf-8")) | {"repetition_penalty": 1.7}
     (penalised / "generation_config.json").write_text(json.dumps(own), encoding="utf-8")
-    prompts, found = [f"[user] question {i}\n[assistant] " for i in range(5)], {}
-    for model_sampling in (False, True):
-        options = {"decoding": DecodingSettings(12), "model_sampling": model_sampling, "trust_remote_code": True}
-        ours, theirs = (load(penalised, use_vllm=use_vllm, **options) for use_vllm in (False, True))
-        found[model_sampling] = texts(ours, prompts)
-        assert found[model_sampling] == texts(theirs, prompts)
-    assert found[False] != found[True]
+
+    def run(name: str, *flags: str) -> dict[str, dict]:
+        run_command("test.py", "--root_dir", small_root, "--model_name_or_path", penalised, "--limit", 8, "--dataset_name",
+                    small_root / "task_index/all/emar.csv", "--output_path", tmp_path / name, "--max_seq_len", 900,
+                    "--max_new_tokens", 12, "--batch", 3, *flags)  # fmt: skip
+        lines = map(json.loads, (tmp_path / name / "outputs.jsonl").read_text(encoding="utf-8").splitlines())
+        return {line["sample_id"]: line["outputs"][0]["response"] for line in lines}
+
+    ours = run("ours", "--model_sampling")
+    assert ours == run("theirs", "--model_sampling", "--use_vllm", "--trust_remote_code")
+    plain = run("plain")
+    assert ours.keys() == plain.keys() and ours != plain
