@@ -61,7 +61,7 @@ def variant(model: Path, folder: Path, **config: Any) -> Path:
 @pytest.mark.parametrize("backend", [[], ["--use_vllm"]], ids=["transformers", "vllm"])
 def test_sequences_longer_than_the_model_are_refused(tiny_model: Path, tmp_path: Path, backend: list[str]) -> None:
     rotary = variant(tiny_model, tmp_path / "rotary", max_position_embeddings=64)
-    learned = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_positions": 64}
+    learned = {"model_type": "gpt2", "n_positions": 64, "max_position_embeddings": 64}
     for model in (rotary, variant(tiny_model, tmp_path / "learned", **learned)):
         expected = "expected sequences of at most 64 tokens, got --max_seq_len 32000. Pass --max_seq_len 64."
         assert refused(model, *backend) == f"{model}: {expected}"
@@ -129,7 +129,7 @@ def with_code(tiny_model: Path, tmp_path: Path) -> Iterator[Path]:
 
 
 def test_code_of_a_model_runs_on_request_only(evaluate, with_code: Path, tiny_model: Path) -> None:
-    assert "Read the code, then add --trust_remote_code." in refused(with_code, "--max_seq_len", 2000)
+    assert "Read the code, then add --trust_remote_code." in refused(with_code, "--max_seq_len", 3000)
     ours, theirs = evaluate(with_code, "--trust_remote_code"), evaluate(tiny_model)
     assert [line["outputs"][0]["response"] for line in ours] == [line["outputs"][0]["response"] for line in theirs]
 
@@ -197,7 +197,7 @@ def test_an_adapter_without_its_embeddings_or_for_vllm(evaluate, tiny_model: Pat
     with pytest.raises(UserError, match=r"expected embeddings of its 1,026 tokens, got those of 1,024"):
         evaluate(tiny_model, "--lora_path", adapters["nothing"])
     for saved in ("whole layers", "resized", "new rows"):
-        error = refused(tiny_model, "--use_vllm", "--max_seq_len", 2000, "--lora_path", adapters[saved])
+        error = refused(tiny_model, "--use_vllm", "--max_seq_len", 3000, "--lora_path", adapters[saved])
         assert "Merge it into its model (merge_and_unload of peft), or omit --use_vllm." in error
 
 
