@@ -139,6 +139,7 @@ def test_code_of_a_tokenizer_runs_on_request_only(tiny_model: Path, tmp_path: Pa
 
     folder = tmp_path / "tokenizer"
     shutil.copytree(tiny_model, folder)
+    (folder / "config.json").unlink()  # its kind of model has a tokenizer in Transformers, which would be used
     path = folder / "tokenizer_config.json"
     own = {"tokenizer_class": "OwnTokenizer", "auto_map": {"AutoTokenizer": [None, "own_tokenizer.OwnTokenizer"]}}
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | own), encoding="utf-8")
