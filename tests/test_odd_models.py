@@ -195,7 +195,7 @@ def test_an_adapter_with_added_tokens(evaluate, tiny_model: Path, adapters: dict
 
 
 def test_an_adapter_without_its_embeddings_or_for_vllm(evaluate, tiny_model: Path, adapters: dict[str, Path]) -> None:
-    with pytest.raises(UserError, match=r"expected embeddings of its 1,026 tokens, got those of 1,024"):
+    with pytest.raises(UserError, match=r"expected embeddings of its \d+ tokens, got those of \d+\."):
         evaluate(tiny_model, "--lora_path", adapters["nothing"])
     for saved in ("whole layers", "resized", "new rows"):
         error = refused(tiny_model, "--use_vllm", "--max_seq_len", 3000, "--lora_path", adapters[saved])
