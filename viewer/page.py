@@ -87,14 +87,15 @@ def make_page(
         timeline=inline_json(as_dict(charts.timeline())),
         graph=inline_json(as_dict(charts.thinking_graph())),
     )  # fmt: skip
-    total, patients = len(benchmark.rows()), f"{len(groups):,} patient{'s' if len(groups) > 1 else ''}"
-    lead = f"{len(listed):,} of {total:,} samples, of {patients}. {DATA_USE}"
+    patients, total = len({entry["patient"] or entry["id"] for entry in listed}), len(benchmark.rows())
+    of_patients = f"{patients:,} patient{'s' if patients > 1 else ''}"
+    lead = f"{len(listed):,} of {total:,} samples, of {of_patients}. {DATA_USE}"
     if len(listed) < total:
         lead += " Other samples: --limit, --subject_id and --sample."
     styles, scripts = asset("viewer.css", HERE), "\n".join(asset(name, HERE) for name in SCRIPTS)
     title = f"Samples of {', '.join(Path(name).name for name in benchmark.names.split(','))}"
     text = document(title, lead, [("Samples", Markup(content))], banner=BANNER, styles=styles, scripts=scripts)
-    return Page(text, len(listed), len(groups), changed)
+    return Page(text, len(listed), patients, changed)
 
 
 def list_entry(

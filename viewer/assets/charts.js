@@ -32,7 +32,8 @@ async function showTimeline(otherPatient) {
   const counts = sample.window ? `${sample.window[1] - sample.window[0]} events in the window of the sample (shaded). ` : "";
   $("timeline-text").textContent =
     `${patient.tables.length.toLocaleString("en")} events, ${timeline.untimed} of them without a time. ${counts}` +
-    "The dashed line is the prediction time. Events that are close together are one mark; a click selects the first.";
+    (sample.predicted_at ? "The dashed line is the prediction time. " : "") +
+    "Events that are close together are one mark; a click selects the first.";
   zoom("window");
 }
 
