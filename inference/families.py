@@ -104,6 +104,12 @@ class Family:
         """Variables of the chat template for a prompt with thinking on or off."""
         return {self.switch.name: self.switch.on if thinking else self.switch.off} if self.switch else {}
 
+    @property
+    def space_after_reasoning(self) -> str | None:
+        """The white space after the closing mark of reasoning; None if the model knows none."""
+        closing = self.reasoning[1] if self.reasoning else ""
+        return closing[len(closing.rstrip()) :] if closing else None
+
     def facts(self) -> dict[str, Any]:
         """What results record, as JSON values."""
         return {

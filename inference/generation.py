@@ -49,6 +49,7 @@ class Prompt:
     truncation: Truncation | None = None  # what was dropped from the input; None if nothing was
     scored: bool = False  # the answer is p(yes) right after the prompt; nothing is generated
     scored_after_reasoning: bool = False  # p(yes) is computed after the reasoning of the reply
+    space_after_reasoning: str | None = None  # white space that the model's family writes there; None: the usual one
     tokens: int = 0  # estimated length, for a limit of cost
     ids: Sequence[int] | None = None  # token ids of the text, if they are known
     num_replies: int = 1  # how many replies are sampled
@@ -164,7 +165,8 @@ def replies(prompts: Iterable[P], backend: Backend, meter: Meter | None = None) 
             if meter:
                 meter.add(prompt.tokens, usage_of(reply.response), failed=bool(reply.error))
             is_rescored = prompt.scored_after_reasoning and backend.continues
-            text = after_reasoning(prompt.text, reply.text, prompt.thinking_open) if is_rescored else None
+            after = prompt.space_after_reasoning
+            text = after_reasoning(prompt.text, reply.text, prompt.thinking_open, after) if is_rescored else None
             if text:
                 reasoned.append((prompt, reply, text))
             else:
@@ -175,7 +177,7 @@ def replies(prompts: Iterable[P], backend: Backend, meter: Meter | None = None) 
             return
 
 
-def after_reasoning(prompt: str, reply: str, thinking_open: bool = False) -> str | None:
+def after_reasoning(prompt: str, reply: str, thinking_open: bool = False, after: str | None = None) -> str | None:
     """The prompt and the closed reasoning of the reply, after which p(yes) is computed; None if it was never closed.
 
     The reasoning is closed as the family of its marks closes it (`answers.close_reasoning`).
@@ -183,7 +185,7 @@ def after_reasoning(prompt: str, reply: str, thinking_open: bool = False) -> str
     >>> after_reasoning("P", "<think>old</think> yes")
     'P<think>old</think>\\n\\n'
     """
-    closed = close_reasoning(reply, thinking_open)
+    closed = close_reasoning(reply, thinking_open, after)
     return None if closed is None else prompt + closed
 
 
@@ -341,6 +343,7 @@ def sample_prompt(
     scored = {"scored": is_risk and not reasons, "scored_after_reasoning": is_risk and reasons}
     scored["num_replies"] = 1 if scored["scored"] else settings.decoding.num_samples  # p(yes) of a prompt is one number
     about = {"truncation": truncation, "ids": builder.ids(prompt), "task": task, "mode": mode, "prefix": prefix}
+    about["space_after_reasoning"] = builder.family.space_after_reasoning
     return SamplePrompt("", prompt, **about, **scored)
 
 

@@ -13,6 +13,7 @@ import pytest
 from evaluation.predictions import read_predictions
 from evaluation.score import LOW_MASS, format_result, score_dir
 from inference.backends import Generation, Query
+from inference.families import family_of
 from inference.generation import Prompt, after_reasoning, replies
 from inference.p_yes import p_yes_from_logprobs, p_yes_from_top_tokens, yes_no_tokens
 from pipeline.errors import UserError
@@ -114,6 +115,15 @@ def test_p_yes_follows_the_chain_of_every_family(chain: str, closed: str) -> Non
     ((_, reply),) = replies([Prompt("key", "PROMPT", scored_after_reasoning=True)], backend)
     assert backend.scored == ["PROMPT" + closed]
     assert (reply.text, reply.p_yes, reply.yes_no_mass) == (chain, 0.7, 0.9)
+
+
+@pytest.mark.parametrize(("family", "space"), [("glm", "\n"), ("deepseek-v3.1", ""), ("ehr-r1", "\n\n"), ("qwen2.5", "\n\n")])
+def test_the_white_space_after_a_chain_is_that_of_the_family(family: str, space: str) -> None:
+    backend = Backend("<think>Old.</think> yes")
+    after = family_of(None, declared=family).space_after_reasoning
+    prompt = Prompt("key", "PROMPT", scored_after_reasoning=True, space_after_reasoning=after)
+    list(replies([prompt], backend))
+    assert backend.scored == ["PROMPT<think>Old.</think>" + space]
 
 
 def test_a_chain_that_is_never_closed_has_no_p_yes() -> None:
