@@ -13,6 +13,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from inference.backends import NEUTRAL_SAMPLING, Generation, Query, end_token_ids, load_builder, sampling_seed
@@ -163,8 +164,12 @@ class CompletionForm:
     def __init__(self, builder: PromptBuilder) -> None:
         self.tokenizer = tokenizer = builder.tokenizer
         self._end_ids = end_token_ids(tokenizer, None, builder.family)
-        yes, no = yes_no_tokens(tokenizer)
-        self._words = dict.fromkeys(yes, YES) | dict.fromkeys(no, NO)
+
+    @cached_property
+    def _words(self) -> dict[int, str]:
+        """Token id → yes or no: only risk tasks need a vocabulary that tells them apart."""
+        yes, no = yes_no_tokens(self.tokenizer)
+        return dict.fromkeys(yes, YES) | dict.fromkeys(no, NO)
 
     def body(self, query: Query, max_new_tokens: int, score: bool) -> dict[str, Any]:
         """The arguments of a request; `extra_body` has those of vLLM and SGLang, which other servers ignore."""

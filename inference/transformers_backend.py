@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -105,7 +106,11 @@ class TransformersBackend:
         pad = self.tokenizer.pad_token_id
         pad = self._end_ids[0] if pad is None and self._end_ids else pad
         self._plain = GenerationConfig(eos_token_id=self._end_ids or None, pad_token_id=pad, do_sample=False)
-        self._yes, self._no = yes_no_tokens(self.tokenizer)
+
+    @cached_property
+    def _yes_no(self) -> tuple[list[int], list[int]]:
+        """Token ids of yes and of no: only risk tasks need a vocabulary that tells them apart."""
+        return yes_no_tokens(self.tokenizer)
 
     @torch.inference_mode()
     def answer(self, queries: Iterable[Query]) -> Iterator[tuple[int, Generation]]:
@@ -134,7 +139,7 @@ class TransformersBackend:
     def _score(self, rows: list[Row]) -> Iterator[tuple[int, Generation]]:
         """p(yes) after each prompt, from log-probabilities in fp32."""
         logits = self._run(rows, max_new_tokens=1, return_dict_in_generate=True, output_logits=True).logits[0]
-        scores = p_yes_from_logits(logits, self._yes, self._no)
+        scores = p_yes_from_logits(logits, *self._yes_no)
         for (number, _, ids), (p_yes, mass) in zip(rows, scores, strict=True):
             yield number, Generation.scored(p_yes, mass, len(ids))
 

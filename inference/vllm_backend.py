@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from functools import cached_property
+from itertools import chain, islice
 from typing import Any
 
 from inference.backends import NEUTRAL_SAMPLING, Generation, Query, decoded, end_token_ids, load_builder, sampling_seed
@@ -39,7 +40,6 @@ class VLLMBackend:
         model, self.decoding = settings.model, settings.decoding
         self.builder = load_builder(settings)
         self.tokenizer = self.builder.tokenizer
-        self._yes, self._no = yes_no_tokens(self.tokenizer)
         options = device_options(torch.cuda.device_count(), model)
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # nothing leaves the machine, not even what it is
         os.environ.setdefault("VLLM_COMPUTE_NANS_IN_LOGITS", "1")  # counted on the device, read in `_reply`
@@ -76,6 +76,11 @@ class VLLMBackend:
         running = self.engine.llm_engine.vllm_config.scheduler_config.max_num_seqs
         self._max_in_flight = running + min(running, MAX_WAITING)
 
+    @cached_property
+    def _yes_no(self) -> tuple[list[int], list[int]]:
+        """Token ids of yes and of no: only risk tasks need a vocabulary that tells them apart."""
+        return yes_no_tokens(self.tokenizer)
+
     def answer(self, queries: Iterable[Query]) -> Iterator[tuple[int, Generation]]:
         """See `Backend.answer`. Whenever a reply is finished, another query is handed to the engine."""
         engine, numbered = self.engine.llm_engine, enumerate(queries)
@@ -102,7 +107,7 @@ class VLLMBackend:
         # Decoded here, as in the Transformers backend: the same tokens give the same text.
         options = {"detokenize": False, "output_kind": RequestOutputKind.FINAL_ONLY}
         if query.score:
-            return SamplingParams(temperature=0, max_tokens=1, logprob_token_ids=[*self._yes, *self._no], **options)
+            return SamplingParams(temperature=0, max_tokens=1, logprob_token_ids=list(chain(*self._yes_no)), **options)
         temperature, seed = self.decoding.temperature, None
         if temperature > 0:
             seed = sampling_seed(self.decoding.seed, query.prompt, query.sample)
@@ -117,7 +122,7 @@ class VLLMBackend:
         if not query.score:
             return decoded(self.tokenizer, list(completion.token_ids), self._end_ids, prompt_tokens)
         logprobs = {token: entry.logprob for token, entry in completion.logprobs[0].items()}
-        yes, no = ([logprobs[token] for token in tokens] for tokens in (self._yes, self._no))
+        yes, no = ([logprobs[token] for token in tokens] for tokens in self._yes_no)
         return Generation.scored(*p_yes_from_logprobs(yes, no), prompt_tokens)
 
 
