@@ -297,12 +297,9 @@ class PromptBuilder:
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, family: Family | None = None, empty_think: str | None = None
     ) -> None:
-        if not tokenizer.chat_template:
-            fix = "Use the instruction-tuned version of the model, or put a chat_template.jinja beside its tokenizer"
-            raise UserError(f"{tokenizer.name_or_path}: expected a model with a chat template, got none. {fix}.")
         self.tokenizer, self.empty_think = tokenizer, empty_think
-        self.family = family or family_of(tokenizer, declared=TRAINED)
         self.template = templates.template_of(tokenizer)
+        self.family = family or family_of(tokenizer, declared=TRAINED)
         self.tokens = TokenCounter(tokenizer)
 
     @property

@@ -33,7 +33,10 @@ class TemplateRefusal(Exception):
 
 
 def template_of(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The chat template of a tokenizer that has one."""
+    """The chat template of a tokenizer; a `UserError` without one."""
+    if not tokenizer.chat_template:
+        fix = "Use the instruction-tuned version of the model, or put a chat_template.jinja beside its tokenizer"
+        raise UserError(f"{tokenizer.name_or_path}: expected a model with a chat template, got none. {fix}.")
     try:
         return tokenizer.get_chat_template()
     except ValueError:  # several templates by name, none of them the default
