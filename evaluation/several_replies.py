@@ -17,6 +17,7 @@ import numpy as np
 
 from evaluation.metrics import accuracy, auprc, auroc, brier, calibration, mean, sample_score, set_scores
 from evaluation.predictions import Prediction
+from inference.answers import fold_name
 from mimiciv_dataset.tasks import ALL_TASKS
 from pipeline.errors import UserError
 
@@ -46,12 +47,17 @@ def rounds_of(task: str, predictions: Sequence[Prediction]) -> list[list[Predict
 
 
 def mean_over_rounds(scores: Sequence[TaskScore]) -> TaskScore:
-    """The mean of the values and statistics of the rounds; what has no mean, such as a note, is that of the first round."""
+    """The mean of the values and statistics of the rounds that have them; what has no mean, such as a note, is the first one.
+
+    What is undefined (None) in a round is undefined.
+    """
     results, statistics = zip(*scores, strict=True)
-    result = dict(results[0])
-    for name, value in result.items():
-        if isinstance(value, float):
-            result[name] = float(np.mean([of_round[name] for of_round in results]))
+    result: dict[str, Any] = {}
+    for name in dict.fromkeys(name for of_round in results for name in of_round):
+        values = [of_round[name] for of_round in results if name in of_round]
+        result[name] = None if None in values else float(np.mean(values)) if isinstance(values[0], float) else values[0]
+    if result.get("ece", 0.0) is None:
+        result.pop("calibration", None)
     metrics = [name for name in statistics[0] if all(name in of_round for of_round in statistics)]
     return result, {name: partial(_mean_statistic, [of_round[name] for of_round in statistics]) for name in metrics}
 
@@ -73,9 +79,7 @@ def combine_answers(task: str, rounds: Sequence[Sequence[Prediction]]) -> TaskSc
         statistics["majority_f1"] = partial(mean, votes)
     elif metric == "accuracy":
         votes = [most_frequent(of_sample) for of_sample in items]
-        is_right = [
-            vote == {label.strip().casefold() for label in answers} for vote, answers in zip(votes, labels, strict=True)
-        ]
+        is_right = [vote == set(map(fold_name, answers)) for vote, answers in zip(votes, labels, strict=True)]
         statistics["majority_accuracy"] = partial(mean, is_right)
     if metric != "accuracy":  # where the best reply is a correct one: pass@n
         statistics[f"best_{metric}"] = partial(mean, scores.max(1))
@@ -117,24 +121,24 @@ def vote(rounds: Sequence[RiskPredictions]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def items_of_most(answers: Sequence[Sequence[str]]) -> list[str]:
-    """The items that more than half of the answers name, compared case-folded.
+    """The items that more than half of the answers name, compared and returned as `answers.fold_name` spells them.
 
     >>> items_of_most([["Aspirin", "Zinc"], ["aspirin"], ["Heparin"]])
     ['aspirin']
     """
-    counts = Counter(item for items in answers for item in {item.strip().casefold() for item in items})
+    counts = Counter(item for items in answers for item in set(map(fold_name, items)))
     return [item for item, count in counts.items() if 2 * count > len(answers)]
 
 
 def most_frequent(answers: Sequence[Sequence[str]]) -> set[str]:
-    """The items, case-folded, of the answer given most often; of several such answers, of the first.
+    """The items, as `answers.fold_name` spells them, of the answer given most often; of several such answers, of the first.
 
     Answers without items do not count.
 
     >>> most_frequent([["poe"], ["Emar"], [], ["emar"]])
     {'emar'}
     """
-    votes = Counter(frozenset(item.strip().casefold() for item in items) for items in answers if items)
+    votes = Counter(frozenset(map(fold_name, items)) for items in answers if items)
     return set(votes.most_common(1)[0][0]) if votes else set()
 
 

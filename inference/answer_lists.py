@@ -187,8 +187,8 @@ _LETTER = re.compile(r"\(?([A-Za-z])[.)]\s+(?=(\S))")
 _ROMAN = re.compile(r"\(?([ivxIVX]{1,5})[.)]\s+")
 _ROMAN_NUMBERS = dict(zip(("i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x"), range(1, 11), strict=True))
 _ANY_MARK = re.compile(
-    rf"(?:{_BULLET.pattern}|{_BOLD}[(\[]?(?:\d{{1,3}}|[A-Za-z]|[ivxIVX]{{1,5}})\s*[.)\]:-]{_BOLD})\s*"
-)  # at the start
+    rf"(?:{_BULLET.pattern}|{_BOLD}[(\[]?(?:\d{{1,3}}\s*[.)\]:-]|(?:[A-Za-z]|[ivxIVX]{{1,5}})\s*(?:[.)\]]|[:-](?=\s))){_BOLD})\s*"
+)  # at the start; the hyphen of "L-Lactate" is part of the name
 _HEADING = re.compile(r"#{1,6}\s+")
 _RULE = re.compile(r"[-*=\s]{3,}|[\[\]{}(),\s]*|\[[\d.,\s]*\]")
 _LITERAL_PIECE = re.compile(r"\"[^\"]*\"\s*:|[\[{]\s*[\"'{\[]")  # of a list or object that is cut off or not well-formed
@@ -263,8 +263,8 @@ def _clean(line: str, is_known: IsKnown) -> str:
     line = line.strip()
     if line[-1:] in (",", ";") and len(line) > 2 and QUOTES.get(line[0]) == line[-2]:
         line = line[:-1]
-    names = (text for text in (line, line[1:-1], line[2:-2]) if is_known(text))
-    return next(names, None) or unwrap(line)
+    enclosed = (line[n:-n] for n in (1, 2) if not any(map(str.isalnum, line[:n] + line[-n:])))  # "CMED." is not MED
+    return next(filter(is_known, (line, *enclosed)), None) or unwrap(line)
 
 
 def _without_headings(lines: list[str], is_known: IsKnown) -> list[str]:

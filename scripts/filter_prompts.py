@@ -129,6 +129,8 @@ def rewards_of(line: Line, limits: Limits) -> list[float]:
     """
     from training.rewards import REWARDS
 
+    if line.get("error"):  # the prompt did not fit
+        return []
     outputs = line.get("outputs") or []
     if any(output.get("finish_reason") == "scored" for output in outputs):
         outputs = replies_of(outputs[0]["p_yes"], limits.num_generations)

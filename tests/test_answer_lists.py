@@ -219,6 +219,11 @@ def test_items_are_read(answer: str | None, items: list[str]) -> None:
         ("Aspirin.", ["Aspirin"], ["Aspirin"]),
         ("Gloves Inc.\nGowns Inc.", ["gloves inc.", "gowns inc."], ["Gloves Inc.", "Gowns Inc."]),
         ("*NF*", ["*NF*"], ["*NF*"]),
+        ("CMED.", ["MED", "CMED"], ["CMED"]),  # a known name inside a longer one
+        ("NSURG,\nCMED;", ["MED", "CMED", "SURG", "NSURG"], ["NSURG", "CMED"]),
+        ("(CMED)", ["MED", "CMED"], ["CMED"]),
+        ("L-Lactate\nT-Spine", ["Lactate", "Spine"], ["L-Lactate", "T-Spine"]),
+        ("a) Lactate\nL: Spine", ["Lactate", "Spine"], ["Lactate", "Spine"]),
         ("Aspirin", ["Heparin"], ["Aspirin"]),  # a known name is never added
         ("I can walk", ["I can walk"], ["I can walk"]),
     ],

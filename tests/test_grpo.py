@@ -242,3 +242,10 @@ def test_replies_earn_what_they_earn_in_grpo(index: Path, tmp_path: Path) -> Non
     for name in ("accuracy", "format", "length"):
         given = {"task": ["emar"] * 3, "label": ['["Aspirin"]'] * 3, "mode": ["think"] * 3}
         assert rewards_of(line, Limits(name, 0, 1, 8)) == for_trl(name)(["P<think>\n"] * 3, replies, **given)
+
+
+def test_a_prompt_that_did_not_fit_has_no_rewards() -> None:
+    """It has one entry, however many replies the others have."""
+    outputs = [{"response": "", "p_yes": None, "finish_reason": "does not fit"}]
+    line = {"sample_id": "emar/1/2-3", "task_info": {"task": "emar", "label": ["Aspirin"]}, "mode": "think"}
+    assert rewards_of(line | {"outputs": outputs, "error": "does not fit"}, Limits("accuracy", 0, 1, 8)) == []

@@ -90,6 +90,22 @@ def test_votes_without_p_yes() -> None:
     assert result["majority_accuracy"] == pytest.approx(1 / 3) and result["invalid"] == pytest.approx(7 / 12)
 
 
+def test_rounds_without_what_others_have() -> None:
+    """A round whose reasoning was cut off in all samples has no mass; one without p(yes) makes AUROC undefined."""
+    mass = {"yes_no_mass": 0.6}
+
+    def risk(first: Line, second: Line) -> Line:
+        return scores([{**line(1, "ICU_Readmission", "yes", words("")), "thinking_open": True, "outputs": [first, second]}])
+
+    closed = {"response": "old</think>yes", "p_yes": 0.9}
+    for replies in ([closed | mass, {"response": "old"}], [{"response": "old"}, closed | mass]):
+        result = risk(*replies)["ICU_Readmission"]
+        assert result["yes_no_mass"] == 0.6 and result["brier"] == pytest.approx((0.1**2 + 1) / 2)
+    for replies in ([closed | mass, closed | {"p_yes": None}], [closed | {"p_yes": None}, closed | mass]):
+        result = risk(*replies)["ICU_Readmission"]
+        assert result["auroc"] is result["ece"] is None and "calibration" not in result and result["accuracy"] == 1
+
+
 def test_a_note_has_no_vote() -> None:
     result = scores([line(1, "discharge", "the old man", words("the man", "woman"))])["discharge"]
     assert result["best_rouge1"] == pytest.approx(0.8) and result["rouge1"] == pytest.approx(0.4)
@@ -127,6 +143,8 @@ def test_pass_at_k_is_the_share_of_all_choices_of_k_replies(correct: list[list[b
 
 def test_votes_of_items() -> None:
     assert items_of_most([["A", "a"], ["A"], ["B"], ["B"]]) == [], "half is not more than half; a repeat is one vote"
+    assert items_of_most([["Chest  X-Ray"], ["chest x\u2011ray"], ["B"]]) == ["chest x-ray"], "compared as in scoring"
+    assert most_frequent([["X-Ray"], ["B"], ["x\u2011ray"]]) == {"x-ray"}
     assert most_frequent([[], []]) == set() and most_frequent([["a"], ["b"]]) == {"a"}
 
 
