@@ -21,7 +21,8 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
                 if not line.strip():
                     continue
                 if is_first and line.lstrip().startswith("["):
-                    fix = f"Convert it: jq -c '.[]' {path.name} > {path.stem}.jsonl"
+                    copy = path.stem + ("_lines" if path.suffix == ".jsonl" else "") + ".jsonl"  # not onto itself
+                    fix = f"Convert it: jq -c '.[]' {path.name} > {copy}"
                     raise UserError(f"{path}: expected a JSON object in each line, got a JSON array. {fix}")
                 is_first = False
                 yield number, line

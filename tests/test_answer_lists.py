@@ -327,9 +327,9 @@ def test_every_answer_of_the_demo_is_read_as_itself(demo: Path) -> None:
         rows = read_rows(path) if path.exists() and task.kind == "decision" else []
         for row in rows:
             target = label_list(row["target"])
-            once: dict[str, str] = {}  # some lists hold a name in two cases
+            once: dict[str, str] = {}  # some lists hold a name in two cases, or with one and two spaces
             for name in target:
-                once.setdefault(name.casefold(), name)
+                once.setdefault(fold_name(name), name)
             assert read_items("\n".join(target)) == list(once.values())
             assert sample_score(task, target, "\n".join(target)) == 1
             answers.update(target)
@@ -339,7 +339,7 @@ def test_every_answer_of_the_demo_is_read_as_itself(demo: Path) -> None:
 
 def comes_back(names: Iterable[str]) -> None:
     """In the layouts that models write, all names at once."""
-    unique = sorted({name.strip().casefold(): name.strip() for name in names if name.strip()}.values())
+    unique = sorted({fold_name(name): name.strip() for name in names if name.strip()}.values())
     for layout in ("{}", "- {}", "* {}", "1. {}", "2) {}"):
         assert read_items("\n".join(layout.format(name) for name in unique)) == unique
     assert read_items(json.dumps(unique)) == unique

@@ -90,6 +90,13 @@ def test_a_bad_row_is_one_line(tmp_path: Path, number: int, change: Callable[[Ro
         MIMICIV(tmp_path, path, lazzy_mode=True)
 
 
+def test_the_command_for_an_array_does_not_write_a_file_onto_itself(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("[{}]", encoding="utf-8")
+    with pytest.raises(UserError, match=r"jq -c '\.\[\]' rows\.jsonl > rows_lines\.jsonl$"):
+        MIMICIV(tmp_path, path, lazzy_mode=True)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
