@@ -38,12 +38,13 @@ def declarations() -> dict[str, dict[str, Any]]:
 
 @cache
 def _marks_as_written() -> tuple[tuple[str, str], ...]:
-    return tuple(tuple(family["reasoning"]) for family in declarations()["families"].values() if family.get("reasoning"))
+    of_families = (family["reasoning"] for family in declarations()["families"].values() if family.get("reasoning"))
+    return tuple(map(tuple, [*of_families, *declarations()["other_reasoning"]]))
 
 
 @cache
 def reasoning_marks() -> tuple[tuple[str, str], ...]:
-    """(opening, closing) marks of the reasoning of all families, without white space around them, each pair once."""
+    """(opening, closing) marks of reasoning, of families and others, without white space around them, each pair once."""
     return tuple(dict.fromkeys((opening.strip(), closing.strip()) for opening, closing in _marks_as_written()))
 
 

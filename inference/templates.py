@@ -22,8 +22,10 @@ CLOCK: Mapping[str, Any] = {
     "current_date": PROMPT_DATE.strftime("%Y-%m-%d"),
 }
 SYSTEM_TEXT, USER_TEXT, ANSWER_TEXT = "THE-SYSTEM-TEXT", "THE-USER-TEXT", "THE-ANSWER"  # to be found in rendered probes
-SWITCH_NAME = re.compile(r"\b\w*(?:think|reason)\w*\b")
-NEGATIVE_NAME = re.compile(r"(?:no|not|disable|skip|without|hide)_")
+SWITCH_NAME = re.compile(r"\b\w*(?:think|reason)\w*\b", re.IGNORECASE)
+NEGATIVE_NAME = re.compile(
+    r"(?:no|not|disable|skip|without|hide|suppress|omit|exclude|bypass)(?:_|(?=think|reason))", re.IGNORECASE
+)
 
 Messages = Sequence[Mapping[str, str]]
 

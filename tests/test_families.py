@@ -10,7 +10,7 @@ from model_families import FAMILIES, Imitation, each, make_model, text, tokenize
 
 from inference import describe, templates
 from inference.families import Family, declarations, family_of, model_name
-from inference.prompts import EMPTY_THINK, NO_THINK, PLAIN, SYSTEM, THINK, PromptBuilder
+from inference.prompts import EMPTY_THINK, NO_THINK, PLAIN, SYSTEM, THINK, PromptBuilder, open_think_prefix
 from pipeline.errors import UserError
 from pipeline.files import write_json
 
@@ -106,7 +106,8 @@ TURN = "{{ '[' + m.role + ']' + m.content }}"
 @pytest.mark.parametrize(
     ("condition", "on_off"),
     [("enable_reasoning", (True, False)), ("thinking_mode == 'on'", ("on", "off")), ("think", (True, False)),
-     ("disable_thinking is not true", (False, True)),
+     ("disable_thinking is not true", (False, True)), ("nothink is not true", (False, True)),
+     ("suppress_reasoning is not true", (False, True)), ("enableThinking", (True, False)),
      ("reasoning_mode == 'enabled'", ("enabled", "disabled")), ("thinking_budget != 0", (-1, 0))],
 )  # fmt: skip
 def test_a_switch_of_any_name_is_found(condition: str, on_off: tuple) -> None:
@@ -123,6 +124,13 @@ def test_a_switch_that_only_shortens_reasoning_is_not_enough() -> None:
         "{% if reasoning_effort | default('high') not in ['high', 'none'] %}{{ raise_exception('high or none') }}{% endif %}"
     )
     assert like(each(TURN, effort, checked)).prompt("R", "I", PLAIN).endswith("[effort none]")
+
+
+def test_a_template_that_opens_reasoning_in_marks_of_no_family() -> None:
+    """With thinking off the block is closed; with thinking on a reply starts inside it."""
+    builder = like(each(TURN, text("[assistant]<thinking>\n")))
+    assert builder.prompt("R", "I", PLAIN).endswith("I[assistant]<thinking>\n\n</thinking>\n\n")
+    assert open_think_prefix(builder.prompt("R", "I", THINK)) == "<thinking>\n"
 
 
 def test_unknown_templates() -> None:
