@@ -24,6 +24,7 @@ from inference.adapters import resize_embeddings
 from inference.backends import Generation, Query, load_builder, reading_model
 from inference.p_yes import not_a_number, p_yes_from_logits, yes_no_tokens
 from inference.settings import InferenceSettings, ModelSettings
+from pipeline.errors import UserError
 
 # Attention with padding needs a mask of queries × keys for each prompt: 4 GiB and more for a few prompts of 32k tokens. So
 # padded prompts are read in pieces of so many tokens, counted over all prompts of a batch.
@@ -189,7 +190,10 @@ def load_model(settings: ModelSettings, num_tokens: int) -> PreTrainedModel:
     dtype = "float32" if (settings.dtype, device) == ("auto", "cpu") else settings.dtype
     with reading_model(name, ValueError, RuntimeError):
         options = {"dtype": dtype, "device_map": settings.device_map or {"": device}}
-        model = AutoModelForCausalLM.from_pretrained(name, **options | code)
+        model, loading = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **options | code)
+    if missing := loading["missing_keys"]:  # Transformers would initialise them with random numbers
+        got = f"a checkpoint without {len(missing)} of them, such as {min(missing)}"
+        raise UserError(f"{name}: expected all weights of the model, got {got}. Download or save the model again.")
     if settings.lora_path:
         from peft import PeftModel
 

@@ -93,6 +93,11 @@ def test_samples_of_another_benchmark_have_their_own_time(tmp_path: Path) -> Non
     assert str(table["prediction_time"][0]) == "2019-02-03 04:05:06"
     theirs = evaluate_binary_classification(table)["samples_equally_weighted"]
     assert theirs["roc_auc_score"] == result["tasks"]["guo_icu"]["auroc"] == 0.5
+    for time in ("02/03/2019", 1549166706):
+        lines[0]["task_info"]["prediction_time"] = time
+        write_rows(tmp_path / "outputs.jsonl", lines)
+        with pytest.raises(UserError, match="prediction_time: expected an ISO date and time, got another value"):
+            main([str(tmp_path)])
 
 
 def test_runs_that_cannot_be_exported(synthetic_root: Path, tmp_path: Path) -> None:

@@ -208,3 +208,15 @@ def test_an_adapter_without_its_embeddings_or_for_vllm(evaluate, tiny_model: Pat
 def test_a_tokenizer_in_python(evaluate, slow_model: Path) -> None:
     found = evaluate(slow_model, "--max_seq_len", 900)
     assert any(line["truncated"] for line in found) and any(line["outputs"][0]["p_yes"] is not None for line in found)
+
+
+def test_a_checkpoint_without_some_weights(evaluate, tiny_model: Path, tmp_path: Path) -> None:
+    """Transformers would initialise them with random numbers."""
+    from safetensors.torch import load_file, save_file
+
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    weights = load_file(model / "model.safetensors")
+    del weights["model.layers.0.self_attn.q_proj.weight"]
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"expected all weights of the model, got .* without 1 of them, such as model\.layers"):
+        evaluate(model)

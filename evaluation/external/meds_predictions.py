@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))  # the pa
 
 from collections import defaultdict
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from evaluation.external.meds_labels import MICROSECONDS, check_sample, write_table
@@ -104,13 +104,19 @@ def prediction_time(trajectories: Trajectories | None, line: Line) -> int:
     return timeline.prediction_time(row["period_begin"], row["period_end"]) * MICROSECONDS
 
 
-def microseconds(time: str) -> int:
-    """Microseconds since 1970 of a time without time zone, which is taken as UTC.
+def microseconds(time: Any) -> int:
+    """Microseconds since 1970 of an ISO time; one without time zone is taken as UTC.
 
-    >>> microseconds("1970-01-01 00:00:01.000002")
-    1000002
+    >>> microseconds("1970-01-01 00:00:01.000002"), microseconds("1970-01-01T02:00:00+02:00")
+    (1000002, 0)
     """
-    return (datetime.fromisoformat(time) - datetime(1970, 1, 1)) // timedelta(microseconds=1)
+    try:
+        parsed = datetime.fromisoformat(time)
+    except (TypeError, ValueError):
+        fix = "Write it as 2150-01-31 12:00:00"
+        raise UserError(f"task_info.prediction_time: expected an ISO date and time, got another value. {fix}.") from None
+    parsed = parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+    return (parsed - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
 def prediction_table(task: str, samples: dict[str, tuple[Prediction, Line]], times: dict[str, int]) -> dict[str, list[Any]]:
