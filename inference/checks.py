@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Collection
 from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
@@ -83,6 +84,13 @@ def check_model(name: str) -> None:
     for index in path.glob("*.index.json"):
         if missing := set(read_json(index).get("weight_map", {}).values()) - present:
             raise UserError(f"{index}: expected all its files, got {len(missing)} missing. Download or copy the model again.")
+
+
+def check_weights(name: str, missing: Collection[str]) -> None:
+    """Check that a checkpoint lacks no weights of its model: Transformers would initialise them with random numbers."""
+    if missing:
+        got = f"a checkpoint without {len(missing)} of them, such as {min(missing)}"
+        raise UserError(f"{name}: expected all weights of the model, got {got}. Download or save the model again.")
 
 
 def _instead_of_model(path: Path) -> str:

@@ -9,7 +9,7 @@ exactly these tokens (`p_yes_from_logits`, `p_yes_from_logprobs`), a server thos
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from math import exp, fsum, isnan, nan
+from math import exp, fsum, inf, isnan, log, nan
 from typing import TYPE_CHECKING, NamedTuple
 
 from mimiciv_dataset.tasks import NO, YES
@@ -91,31 +91,32 @@ def p_yes_from_logprobs(logprobs_yes: Sequence[float], logprobs_no: Sequence[flo
 
 
 def p_yes_from_top_tokens(entries: Iterable[tuple[str, float | None]]) -> YesNo | None:
-    """p(yes) from (token text, log-probability) of the top tokens of a position; None if neither word is among them.
+    """p(yes) from (token text, log-probability) of the top tokens of a position; None if neither word has a probability there.
 
-    A word that is missing has at most the probability of the least likely entry, and is assigned it in p(yes), but not in
-    the mass. NaN if an entry is NaN, which some servers send as null.
+    A word that is missing has at most the probability of the least likely entry, and at most what all entries leave. It is
+    assigned the smaller one in p(yes), but not in the mass. NaN if an entry is NaN, which some servers send as null.
 
     >>> from math import log
     >>> top = [("Yes", log(0.3)), (" yes", log(0.3)), ("no", log(0.2)), ("The", log(0.1))]
     >>> [round(value, 6) for value in p_yes_from_top_tokens(top)]
     [0.75, 0.8]
-    >>> [round(value, 6) for value in p_yes_from_top_tokens([("no", log(0.9)), ("The", log(0.1))])]
-    [0.1, 0.9]
-    >>> p_yes_from_top_tokens([("The", 0.0)]), p_yes_from_top_tokens([("The", None)])
-    (None, YesNo(p_yes=nan, mass=nan))
+    >>> [round(value, 6) for value in p_yes_from_top_tokens([("no", log(0.8)), ("The", log(0.1))])]
+    [0.111111, 0.8]
+    >>> p_yes_from_top_tokens([("yes", 0.0)]), p_yes_from_top_tokens([("The", 0.0)]), p_yes_from_top_tokens([("The", None)])
+    (YesNo(p_yes=1.0, mass=1.0), None, YesNo(p_yes=nan, mass=nan))
     """
     logprobs: dict[str, list[float]] = {YES: [], NO: []}
-    least = 0.0
+    values: list[float] = []
     for text, logprob in entries:
         if logprob is None or isnan(logprob):
             return YesNo(nan, nan)
-        least = min(least, logprob)
-        word = spelled_word(text)
-        if word in logprobs:
+        values.append(logprob)
+        if (word := spelled_word(text)) in logprobs:
             logprobs[word].append(logprob)
     listed = [*logprobs[YES], *logprobs[NO]]
-    if not listed:
+    if max(listed, default=-inf) == -inf:
         return None
-    p_yes, _ = p_yes_from_logprobs(logprobs[YES] or [least], logprobs[NO] or [least])
+    left = 1 - fsum(map(exp, values))
+    bound = min(*values, log(left) if left > 0 else -inf)
+    p_yes, _ = p_yes_from_logprobs(logprobs[YES] or [bound], logprobs[NO] or [bound])
     return YesNo(p_yes, fsum(map(exp, listed)))

@@ -22,9 +22,9 @@ from transformers import (
 from inference import backends
 from inference.adapters import resize_embeddings
 from inference.backends import Generation, Query, load_builder, reading_model
+from inference.checks import check_weights
 from inference.p_yes import not_a_number, p_yes_from_logits, yes_no_tokens
 from inference.settings import InferenceSettings, ModelSettings
-from pipeline.errors import UserError
 
 # Attention with padding needs a mask of queries × keys for each prompt: 4 GiB and more for a few prompts of 32k tokens. So
 # padded prompts are read in pieces of so many tokens, counted over all prompts of a batch.
@@ -191,9 +191,7 @@ def load_model(settings: ModelSettings, num_tokens: int) -> PreTrainedModel:
     with reading_model(name, ValueError, RuntimeError):
         options = {"dtype": dtype, "device_map": settings.device_map or {"": device}}
         model, loading = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **options | code)
-    if missing := loading["missing_keys"]:  # Transformers would initialise them with random numbers
-        got = f"a checkpoint without {len(missing)} of them, such as {min(missing)}"
-        raise UserError(f"{name}: expected all weights of the model, got {got}. Download or save the model again.")
+    check_weights(name, loading["missing_keys"])
     if settings.lora_path:
         from peft import PeftModel
 

@@ -1,12 +1,12 @@
 """Drop the prompts of an RL index whose sampled replies all earn the same reward: GRPO learns nothing from them.
 
     python test.py --dataset_name datas/ehr_ins/ehr_ins_rl.csv --output_path results/pass_rates --model_name_or_path MODEL \\
-        --think_prompt --num_samples 8 --temperature 0.7
+        --think_prompt --family ehr-r1 --num_samples 8 --temperature 0.7
     python scripts/filter_prompts.py results/pass_rates --dataset_name datas/ehr_ins/ehr_ins_rl.csv \\
         --output_path datas/ehr_ins/ehr_ins_rl_kept.csv
 
 Reads a finished run of test.py with several replies per sample, of the model to train and with the prompts of grpo.py
-(--think_prompt). The pass rate of a row is the mean reward of its replies, computed by the same function as in grpo.py. Rows
+(--think_prompt --family ehr-r1, whatever the model). The pass rate of a row is the mean reward of its replies, computed by the same function as in grpo.py. Rows
 whose replies all earn the same are dropped, and so are those below --min_rate or above --max_rate, and those without a reply
 that the reward scores. Risk tasks without reasoning have no sampled replies: round(N · p(yes)) of N replies
 (--num_generations) count as yes.
@@ -26,13 +26,14 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from inference.families import TRAINED, reasoning_marks
 from mimiciv_dataset.cells import read_cells
 from mimiciv_dataset.index_files import read_header, read_rows, sample_id
 from mimiciv_dataset.patients import DATA_USE
 from mimiciv_dataset.sources import index_sources
 from pipeline.cli import Parser, at_least, between, chunk_paths, run
 from pipeline.errors import UserError
-from pipeline.files import Line, atomic_path
+from pipeline.files import Line, atomic_path, read_json
 from pipeline.progress import Summary, print_table
 from pipeline.provenance import Provenance, content_of, output_of
 
@@ -97,6 +98,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not provenance.begin(args.overwrite, args.verify, keep=True):
         return
 
+    if warning := family_warning(args.run_dir):
+        print(f"warning: {warning}", file=sys.stderr)
     rewards = {output.sample_id: rewards_of(line, limits) for _, output, line in read_outputs(args.run_dir)}
     rows = read_rows(args.dataset_name)
     if not rows.columns:
@@ -121,6 +124,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     summary.print(f"{kept:,} of {len(rows):,} rows kept → {args.output_path}", len(rows), "rows")
 
 
+def family_warning(run_dir: Path) -> str | None:
+    """What is wrong with the prompts of a run: grpo.py makes all prompts as those of the models trained here."""
+    result = run_dir / "result.json"
+    family = (read_json(result).get("family") or {}).get("family", TRAINED) if result.exists() else TRAINED
+    if family == TRAINED:
+        return None
+    return f"{run_dir}: expected prompts as in grpo.py, got those of family {family}. Run test.py with --family {TRAINED}."
+
+
 def rewards_of(line: Line, limits: Limits) -> list[float]:
     """The rewards of the replies to a sample; none if it has no reply, or the reward does not score it.
 
@@ -137,10 +149,22 @@ def rewards_of(line: Line, limits: Limits) -> list[float]:
     if len(outputs) == 1:
         fix = "Run test.py with --num_samples 8, say"
         raise UserError(f"{line['sample_id'].partition('/')[0]}: expected several replies to each sample, got one. {fix}.")
-    start = "<think>\n" if line.get("thinking_open") else ""
     task, label = line["task_info"]["task"], line["task_info"]["label"]
-    values = (REWARDS[limits.reward](start + o["response"], task, label, line["mode"], o.get("p_yes")) for o in outputs)
+    is_open, reward = line.get("thinking_open"), REWARDS[limits.reward]
+    turns = ((opened_mark(output["response"]) if is_open else "") + output["response"] for output in outputs)
+    rows = zip(turns, outputs, strict=True)
+    values = (reward(turn, task, label, line["mode"], output.get("p_yes")) for turn, output in rows)
     return [value for value in values if value is not None]
+
+
+def opened_mark(reply: str) -> str:
+    """The mark of reasoning with which the prompt of a reply ended, on a line of its own: the reply closes it last.
+
+    >>> opened_mark("Old.[/THINK]yes"), opened_mark("Old.</think>yes"), opened_mark("Old.")
+    ('[THINK]\\n', '<think>\\n', '<think>\\n')
+    """
+    (opening, _), *_ = sorted(reasoning_marks(), key=lambda marks: -reply.rfind(marks[1]))
+    return opening + "\n"
 
 
 def replies_of(p_yes: float, number: int) -> list[dict[str, Any]]:

@@ -20,12 +20,13 @@ from test_training_cli import train
 from test_training_samples import CHAIN, index_of
 
 from inference.backends import Query, load_backend, load_tokenizer
+from inference.families import reasoning_marks
 from inference.settings import InferenceSettings, ModelSettings, PromptSettings
 from mimiciv_dataset.index_files import read_rows, sample_id
 from mimiciv_dataset.samples import label_list
 from pipeline.errors import UserError
-from pipeline.files import read_json
-from scripts.filter_prompts import Limits, rewards_of
+from pipeline.files import read_json, write_json
+from scripts.filter_prompts import Limits, family_warning, rewards_of
 from scripts.filter_prompts import main as filter_prompts
 from training.rewards import REWARDS, for_trl, scored_prompt
 from training.samples import TrainingData
@@ -242,6 +243,27 @@ def test_replies_earn_what_they_earn_in_grpo(index: Path, tmp_path: Path) -> Non
     for name in ("accuracy", "format", "length"):
         given = {"task": ["emar"] * 3, "label": ['["Aspirin"]'] * 3, "mode": ["think"] * 3}
         assert rewards_of(line, Limits(name, 0, 1, 8)) == for_trl(name)(["P<think>\n"] * 3, replies, **given)
+
+
+@pytest.mark.parametrize(("opening", "closing"), reasoning_marks())
+def test_a_reply_closes_the_mark_that_its_prompt_opened(opening: str, closing: str) -> None:
+    """Whatever the family, the reply earns what it earns in grpo.py."""
+    replies = [f"Old.\n{closing}\nAspirin", f"Old, see </think> and </reasoning>.\n{closing}\nAspirin", "Old, so"]
+    info = {"task": "emar", "label": ["Aspirin"]}
+    outputs = [{"response": reply, "p_yes": None, "finish_reason": "stop"} for reply in replies]
+    line = {"sample_id": "emar/1/2-3", "task_info": info, "mode": "think", "thinking_open": True, "outputs": outputs}
+    for name in ("accuracy", "format", "length"):
+        given = {"task": ["emar"] * 3, "label": ['["Aspirin"]'] * 3, "mode": ["think"] * 3}
+        expected = for_trl(name)([f"P{opening}\n"] * 3, replies, **given)
+        assert rewards_of(line, Limits(name, 0, 1, 8)) == expected
+        assert name != "accuracy" or expected == [1.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize(("family", "warns"), [("ehr-r1", False), ("mistral", True), (None, False)])
+def test_a_run_of_another_family_has_other_prompts(tmp_path: Path, family: str | None, warns: bool) -> None:
+    if family:
+        write_json(tmp_path / "result.json", {"family": {"family": family}})
+    assert ("Run test.py with --family ehr-r1." in (family_warning(tmp_path) or "")) == warns
 
 
 def test_a_prompt_that_did_not_fit_has_no_rewards() -> None:

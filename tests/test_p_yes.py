@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from math import log, nan
+from math import inf, log, nan
 from pathlib import Path
 
 import pytest
@@ -72,6 +72,27 @@ def test_the_probability_of_both_words_is_their_mass() -> None:
     assert p_yes_from_logprobs([-2000.0], [-2001.0]) == pytest.approx((1 / (1 + 1 / 2.718281828), 0.0))  # not 0 / 0
     assert p_yes_from_top_tokens([("▁Yes", log(0.3)), ("Ġno", log(0.1)), ("The", log(0.05))]) == pytest.approx((0.75, 0.4))
     assert p_yes_from_top_tokens([("yes", log(0.6)), ("The", log(0.2))]) == pytest.approx((0.75, 0.6))  # only what is known
+
+
+@pytest.mark.parametrize(
+    ("entries", "p_yes"),
+    [
+        ([("yes", 0.0)], 1.0),  # nothing is left for the other word
+        ([("no", 0.0)], 0.0),
+        ([("No", log(0.75))], 0.25),  # the rest, which is less than the only entry
+        ([("yes", log(0.6)), ("The", log(0.3))], 6 / 7),  # the rest
+        ([("yes", log(0.6)), ("The", log(0.1))], 6 / 7),  # the least likely entry
+        ([("yes", 0.001)], 1.0),  # rounded by a server
+        ([("yes", -inf), ("no", -1.0)], 0.0),
+        ([("yes", -1.0), ("no", -inf), ("The", -2.0)], 1.0),
+        ([("yes", -inf), ("no", -inf)], None),
+        ([("yes", -inf), ("The", 0.0)], None),
+        ([], None),
+    ],
+)
+def test_a_word_that_is_not_listed_has_at_most_what_is_left(entries: list, p_yes: float | None) -> None:
+    scored = p_yes_from_top_tokens(entries)
+    assert (scored and scored.p_yes) == (p_yes if p_yes is None else pytest.approx(p_yes))
 
 
 @pytest.mark.parametrize("value", [nan, None])

@@ -19,7 +19,7 @@ from pipeline.files import read_json, write_json
 from pipeline.provenance import Provenance
 from training import runs
 from training.arguments import SFTArguments
-from training.checkpoints import Start
+from training.checkpoints import Start, check_base_weights
 from training.overrides import apply_overrides, trainer_options, usable_attention, vllm_model_length
 from training.samples import TrainingData
 
@@ -317,6 +317,64 @@ def test_a_directory_that_is_no_model_is_reported(tiny_model: Path, tmp_path: Pa
         runs.check_model(str(tmp_path))
     runs.check_model(str(tiny_model))
     runs.check_model("Qwen/Qwen3-1.7B")
+
+
+def small_model(folder: Path, tied: bool) -> Path:
+    """A model in several files, without a tokenizer."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    sizes = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "head_dim": 8}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "tie_word_embeddings": tied}
+    Qwen3ForCausalLM(Qwen3Config(**sizes, **heads)).save_pretrained(folder, max_shard_size="4KB")
+    assert len(list(folder.glob("*.safetensors"))) > 1
+    return folder
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("lost", [None, "model.layers.0.self_attn.q_proj.weight", "model.norm.weight", "lm_head.weight"])
+def test_a_model_without_some_weights_is_not_trained(tmp_path: Path, tied: bool, lost: str | None) -> None:
+    """Transformers would initialise them with random numbers. An output layer that shares its weights is not saved."""
+    from safetensors.torch import load_file, save_file
+
+    model, args = small_model(tmp_path / "model", tied), SimpleNamespace(deepspeed_plugin=None)
+    for file in model.glob("*.safetensors"):
+        weights = load_file(file)
+        save_file({name: value for name, value in weights.items() if name != lost}, file, metadata={"format": "pt"})
+    if lost is None or (tied and lost == "lm_head.weight"):
+        return check_base_weights(str(model), None, args)
+    with pytest.raises(
+        UserError, match=f"expected all weights of the model, got a checkpoint without 1 of them, such as {lost}"
+    ):
+        check_base_weights(str(model), None, args)
+
+
+def test_weights_are_checked_before_an_output_is_trained(run: Callable, tiny_model: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    weights = load_file(model / "model.safetensors")
+    del weights["model.layers.0.self_attn.q_proj.weight"]
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    (model / "provenance.json").unlink(missing_ok=True)  # else its digests are checked
+    with pytest.raises(UserError, match=r"model: expected all weights .* such as model\.layers\.0\.self_attn\.q_proj\.weight"):
+        run(tmp_path / "out", model=model)
+
+
+def test_weights_are_checked_under_zero3_and_not_if_they_are_quantised(tmp_path: Path) -> None:
+    """The configuration of DeepSpeed is in effect again after the check."""
+    from transformers.integrations import HfDeepSpeedConfig, is_deepspeed_zero3_enabled
+
+    model = small_model(tmp_path / "model", tied=True)
+    config = HfDeepSpeedConfig({"zero_optimization": {"stage": 3}})
+    for plugin in (
+        {"deepspeed_plugin": SimpleNamespace(dschf=config)},
+        {"deepspeed_plugin": None, "hf_deepspeed_config": config},
+    ):
+        check_base_weights(str(model), None, SimpleNamespace(**plugin))
+        assert is_deepspeed_zero3_enabled()
+    settings = read_json(model / "config.json") | {"quantization_config": {"quant_method": "fp8"}}
+    write_json(model / "config.json", settings)
+    check_base_weights(str(model), None, SimpleNamespace(**plugin))
 
 
 def test_errors_of_a_trainer_are_told_apart() -> None:

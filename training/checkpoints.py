@@ -1,4 +1,4 @@
-"""Which checkpoint a run continues from, and whether it may: that of the same run, of which it may be a longer version."""
+"""Which checkpoint a run starts from, and whether it may: a whole base model, or one of the same run, which may be shorter."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from inference.backends import reading_model
+from inference.checks import check_weights
 from pipeline.errors import UserError
 from pipeline.files import read_json
 from pipeline.provenance import Provenance
 from pipeline.records import differences, folder_record, read_record
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 LAST_FILE = "trainer_state.json"  # written last: a checkpoint that has it is complete
 RANDOM_STATE = "rng_state*.pth"  # saved with the optimizer, whose own files have other names under DeepSpeed and FSDP
@@ -70,6 +75,32 @@ def requested_checkpoint(folder: Path, requested: str | None) -> Path | None:
         fix = "Add --overwrite to train from the beginning, or omit it to resume"
         raise UserError(f"{flag} {requested}: expected no checkpoint in {folder}, got {checkpoint.name}. {fix}.")
     return checkpoint
+
+
+def check_base_weights(name: str, revision: str | None, args: TrainingArguments) -> None:
+    """Check that the model to train has all its weights, by loading it on the device "meta", which reads no values.
+
+    Checkpoints that are quantised already are not checked: their weights have names of their own.
+
+    Raises:
+        UserError: weights are missing, or the model cannot be loaded.
+    """
+    from transformers import AutoConfig
+    from transformers.integrations import deepspeed
+    from trl.trainer.utils import create_model_from_path
+
+    options = {"revision": revision, "trust_remote_code": bool(getattr(args, "trust_remote_code", False))}
+    config = getattr(args, "hf_deepspeed_config", None) or getattr(args.deepspeed_plugin, "dschf", None)
+    deepspeed.unset_hf_deepspeed_config()  # ZeRO-3 would divide the model among processes
+    try:
+        with reading_model(name, ValueError, RuntimeError):
+            if getattr(AutoConfig.from_pretrained(name, **options), "quantization_config", None):
+                return
+            _, loading = create_model_from_path(name, device_map="meta", output_loading_info=True, **options)
+    finally:
+        if config:
+            deepspeed.set_hf_deepspeed_config(config)
+    check_weights(name, loading["missing_keys"])
 
 
 def check_optimizer_state(checkpoint: Path, deepspeed: bool) -> None:

@@ -29,6 +29,7 @@ from training.checkpoints import (
     LAST_FILE,
     RANDOM_STATE,
     Start,
+    check_base_weights,
     check_optimizer_state,
     continued,
     extends,
@@ -276,8 +277,8 @@ def claim(
     the arguments see `run_provenance`.
 
     Raises:
-        UserError: the directory holds a model or checkpoints of another run; there is no checkpoint as requested; or model,
-            index, trajectories and code maps do not fit each other.
+        UserError: the directory holds a model or checkpoints of another run; there is no checkpoint as requested; the model
+            lacks weights; or model, index, trajectories and code maps do not fit each other.
     """
     from accelerate.utils import broadcast_object_list
 
@@ -286,6 +287,8 @@ def claim(
         start = _start(run_provenance(script, script_args, args, model_args, data, batch, held_out), script_args, args)
         if start and start.checkpoint:
             check_optimizer_state(start.checkpoint, deepspeed=args.deepspeed_plugin is not None)
+        if start:
+            check_base_weights(model_args.model_name_or_path, model_args.model_revision, args)
     return broadcast_object_list([start])[0]
 
 
