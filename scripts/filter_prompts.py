@@ -6,10 +6,10 @@
         --output_path datas/ehr_ins/ehr_ins_rl_kept.csv
 
 Reads a finished run of test.py with several replies per sample, of the model to train and with the prompts of grpo.py
-(--think_prompt --family ehr-r1, whatever the model). The pass rate of a row is the mean reward of its replies, computed by the same function as in grpo.py. Rows
-whose replies all earn the same are dropped, and so are those below --min_rate or above --max_rate, and those without a reply
-that the reward scores. Risk tasks without reasoning have no sampled replies: round(N · p(yes)) of N replies
-(--num_generations) count as yes.
+(--think_prompt --family ehr-r1, whatever the model). The pass rate of a row is the mean reward of its replies, computed by the
+same function as in grpo.py. Rows whose replies all earn the same are dropped, and so are those below --min_rate or above
+--max_rate, and those without a reply that the reward scores. Risk tasks without reasoning have no sampled replies:
+round(N · p(yes)) of N replies (--num_generations) count as yes.
 """
 
 from __future__ import annotations

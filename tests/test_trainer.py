@@ -342,9 +342,7 @@ def test_a_model_without_some_weights_is_not_trained(tmp_path: Path, tied: bool,
         save_file({name: value for name, value in weights.items() if name != lost}, file, metadata={"format": "pt"})
     if lost is None or (tied and lost == "lm_head.weight"):
         return check_base_weights(str(model), None, args)
-    with pytest.raises(
-        UserError, match=f"expected all weights of the model, got a checkpoint without 1 of them, such as {lost}"
-    ):
+    with pytest.raises(UserError, match=f"expected all weights .* without 1 of them, such as {lost}"):
         check_base_weights(str(model), None, args)
 
 
@@ -366,15 +364,13 @@ def test_weights_are_checked_under_zero3_and_not_if_they_are_quantised(tmp_path:
 
     model = small_model(tmp_path / "model", tied=True)
     config = HfDeepSpeedConfig({"zero_optimization": {"stage": 3}})
-    for plugin in (
-        {"deepspeed_plugin": SimpleNamespace(dschf=config)},
-        {"deepspeed_plugin": None, "hf_deepspeed_config": config},
-    ):
-        check_base_weights(str(model), None, SimpleNamespace(**plugin))
+    of_launcher = {"deepspeed_plugin": SimpleNamespace(dschf=config)}
+    for arguments in (of_launcher, {"deepspeed_plugin": None, "hf_deepspeed_config": config}):
+        check_base_weights(str(model), None, SimpleNamespace(**arguments))
         assert is_deepspeed_zero3_enabled()
     settings = read_json(model / "config.json") | {"quantization_config": {"quant_method": "fp8"}}
     write_json(model / "config.json", settings)
-    check_base_weights(str(model), None, SimpleNamespace(**plugin))
+    check_base_weights(str(model), None, SimpleNamespace(**arguments))
 
 
 def test_errors_of_a_trainer_are_told_apart() -> None:
