@@ -145,7 +145,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     identities = {sample.sample_id for sample in available}
     result = score_dir(folder, evaluation.resamples, evaluation.seed, identities, expected, about)
     print(format_result(result), flush=True)
-    provenance.complete(files=[], samples=expected, available=len(available))
+    digest = result["samples_digest"]  # which scoring needs where result.json is gone
+    provenance.complete(files=[], samples=expected, available=len(available), samples_digest=digest)
     summary.print(f"{done} → {folder}/result.json")
     return 0
 

@@ -332,20 +332,22 @@ def score_dir(
     target = Path(path) / "result.json"
     earlier = read_json(target) if target.exists() else {}
     earlier = earlier if isinstance(earlier, dict) else {}
+    record = read_record(folder_record(Path(path))) or {}
+    before = earlier if "expected" in earlier else record | {"expected": record.get("samples")}
     kept = {key: value for key, value in earlier.items() if key not in _COMPUTED}
     if expected is not None:
         kept["expected"] = expected
     if samples is not None:
         kept["available"] = len(samples)
     elif "available" not in kept:
-        settings = (read_record(folder_record(Path(path))) or {}).get("settings", {})
+        settings = record.get("settings", {})
         kept |= {"available": settings["samples"], "expected": settings["samples"]} if "samples" in settings else {}
     answered = {prediction.sample_id for prediction in predictions.values()}
     most = kept.get("available") or kept.get("expected")
     if samples is not None:
         same_run = answered.issubset(samples)
-    elif earlier.get("expected") == len(answered):
-        same_run = earlier.get("samples_digest") in (None, digest_lines(answered))
+    elif before.get("expected") == len(answered):
+        same_run = before.get("samples_digest") in (None, digest_lines(answered))
     else:
         same_run = most is None or len(answered) <= most
     if not same_run:

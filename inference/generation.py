@@ -240,7 +240,8 @@ def read_samples(root_dir: Path, names: str, prompt: PromptSettings) -> list[Dat
                 identity = f"{identity}#{idx}"  # patient or window is unknown, and two rows read the same
             sample = by_task[task].setdefault(identity, DatasetRow(dataset, index, identity))
             if (sample.dataset, sample.index) != (dataset, index) and not is_same_sample(sample.row, row):
-                got = f"the patient and window of {sample.dataset.where(sample.index)} with another text or answer"
+                different = "another text or answer, or other candidates"
+                got = f"the patient and window of {sample.dataset.where(sample.index)} with {different}"
                 fix = "Remove one of them, or number the rows by a field idx"
                 raise UserError(f"{dataset.where(index)}: expected a sample of its own, got {got}. {fix}.")
     turns = zip_longest(*(of_task.values() for of_task in by_task.values()))
@@ -250,10 +251,11 @@ def read_samples(root_dir: Path, names: str, prompt: PromptSettings) -> list[Dat
 
 
 def is_same_sample(row: Line, other: Line) -> bool:
-    """Whether two rows of the same task, patient and window ask the same and have the same answer."""
+    """Whether two rows of the same task, patient and window ask and offer the same, and have the same answer."""
 
     def content(row: Line) -> list[Any]:
-        return [row.get("target"), *map(row.get, ("instruction", "input")), row.get("task_info", {}).get("label")]
+        texts = map(row.get, ("target", "instruction", "input"))
+        return [*texts, row.get("candidates") or None, row.get("task_info", {}).get("label")]
 
     return content(row) == content(other)
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from mimiciv_dataset import cells
 from mimiciv_dataset.cells import HOW_TO_EXPORT, MAX_ID, MAX_POSITION, cell_error, clean_id, row_number, whole_number
-from mimiciv_dataset.json_lines import parse_line, read_lines
+from mimiciv_dataset.json_lines import clean_numbers, parse_line, read_lines
 from mimiciv_dataset.lookups import csv_fault, text_columns
 from mimiciv_dataset.tasks import TASKS
 from pipeline.errors import UserError
@@ -269,7 +269,7 @@ def _whole_numbers(column: pa.Array, minimum: int, maximum: int) -> pa.Array:
 def normalise_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of a row with clean ids, integer positions, the window as period_begin/period_end, and a parsed target.
 
-    A row that has its text (`has_text`) is copied as it is.
+    Of a row that has its text (`has_text`), ids and window are as `clean_numbers` returns them, also in its task_info.
 
     Raises:
         UserError: `read_tables` would refuse the row.
@@ -278,10 +278,21 @@ def normalise_row(row: Mapping[str, Any]) -> dict[str, Any]:
     {'subject_id': '7', 'hadm_id': None, 'target': 'no', 'period_begin': 3, 'period_end': 9}
     """
     if has_text(row):
-        return dict(row)
+        return _clean_text_row(row)
     clean = clean_window(row)
     if isinstance(clean.get("target"), str):
         clean["target"] = parse_target(clean["target"])
+    return clean
+
+
+def _clean_text_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    names = (*IDS, *_BEGINS, *_ENDS)
+    clean = {name: value for name, value in clean_numbers(row, names).items() if value is not None or name not in names}
+    if isinstance(info := row.get("task_info"), dict):
+        try:
+            clean["task_info"] = clean_numbers(info, names)
+        except UserError as error:
+            raise UserError(f"task_info.{error}") from None
     return clean
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mimiciv_dataset.cells import clean_id
+from mimiciv_dataset.values import canonical
 from pipeline.errors import UserError
 
 
@@ -51,3 +54,29 @@ def parse_line(text: str) -> dict[str, Any]:
         except UnicodeEncodeError:
             raise UserError("expected text in Unicode, got half of a surrogate pair. Fix the file.") from None
     return row
+
+
+def clean_numbers(fields: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """A copy of a JSON object whose fields `names`, ids and positions, are None if missing, and whole numbers if floats.
+
+    Texts that are no numbers are kept, as other benchmarks can have such ids.
+
+    >>> clean_numbers({"subject_id": 7.0, "hadm_id": "NaN", "task": "emar"}, ["subject_id", "hadm_id"])
+    {'subject_id': 7, 'hadm_id': None, 'task': 'emar'}
+    >>> clean_numbers({"subject_id": 7.5}, ["subject_id"])
+    Traceback (most recent call last):
+    pipeline.errors.UserError: subject_id: expected a whole number or a text, got another number. Fix or remove the row.
+    """
+    clean = dict(fields)
+    for name in names:
+        match clean.get(name):
+            case str() as text:
+                clean[name] = clean_id(canonical("text", text))
+            case float() as number if number.is_integer():
+                clean[name] = int(number)
+            case float() as number if math.isnan(number):
+                clean[name] = None
+            case float():
+                expected = "expected a whole number or a text, got another number"
+                raise UserError(f"{name}: {expected}. Fix or remove the row.")
+    return clean

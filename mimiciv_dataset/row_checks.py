@@ -5,10 +5,12 @@ A row that cannot be asked or scored is an error of one line, which names the ro
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from mimiciv_dataset.index_files import Rows, has_text
+from mimiciv_dataset.samples import label_list
 from mimiciv_dataset.tasks import ALL_TASKS, NO, TASKS, YES, Task
 from pipeline.errors import UserError
 
@@ -18,6 +20,7 @@ TASK_TYPES = {kind: kind for kind in ("decision", "risk", "generation")}
 TASK_TYPES |= {"decision_making": "decision", "risk_prediction": "risk"}
 _TEXTS = ("instruction", "input", "output")  # of a row that has its text
 _SCALARS = ("subject_id", "hadm_id", "period_begin", "period_end", "context_begin", "context_end")  # of its task_info
+_LINE_BREAK = re.compile(r"[\r\n]")  # ends an item of a reply, so that no reply can name a label with one
 # Targets that need no further check: names without escapes, and a text that does not begin with white space or an escape.
 _NAME = r'"[^"\\]*[^"\\\s][^"\\]*"'
 _PLAIN_NAMES = rf"^\[{_NAME}(?:, ?{_NAME})*\]$"
@@ -26,9 +29,14 @@ _PLAIN_TEXT = r'^"[^"\\\s]'
 
 def task_of_row(row: Mapping[str, Any]) -> Task:
     """The task of a row; a row that has its text may be of another benchmark."""
-    info = row.get("task_info")
-    name = row.get("task") or (info.get("task") if isinstance(info, dict) else None)
-    if not isinstance(name, str) or name not in (ALL_TASKS if has_text(row) else TASKS):
+    name, tasks = row.get("task"), TASKS
+    if has_text(row):
+        info, tasks = row.get("task_info"), ALL_TASKS
+        if not isinstance(info, dict):
+            got = _kind_of_field(row, "task_info")
+            raise UserError(f"task_info: expected an object with task and label, got {got}. {FIX}.")
+        name = name or info.get("task")
+    if not isinstance(name, str) or name not in tasks:
         raise UserError(f"expected a task of `task_sample_info_gen.py --list_tasks`, got another. {FIX}.")
     return ALL_TASKS[name]
 
@@ -70,20 +78,31 @@ def check_row(row: Mapping[str, Any]) -> None:
     for name in _TEXTS:
         if not _is_text(row.get(name)):
             raise UserError(f"{name}: expected a text, got {_kind_of_field(row, name)}. {FIX}.")
-    info = row.get("task_info")
-    if not isinstance(info, dict):
-        raise UserError(f"task_info: expected an object, got {_kind_of_field(row, 'task_info')}. {FIX}.")
+    info = row["task_info"]
+    for name in ("task", *_SCALARS):
+        values = row.get(name), info.get(name)
+        if all(value not in (None, "") for value in values) and len(set(map(str, values))) > 1:
+            raise UserError(f"task_info.{name}: expected the same as the row's own field {name}, got another value. {FIX}.")
     if "label" not in info:
         raise UserError(f"task_info.label: expected the correct answer, got no such field. {FIX}.")
-    clean_label(task, info["label"], "task_info.label")
+    label = clean_label(task, info["label"], "task_info.label")
+    if task.kind == "decision" and any(_LINE_BREAK.search(name.strip()) for name in label_list(label)):
+        raise UserError(f"task_info.label: expected names of one line for {task.name}, got one with a line break. {FIX}.")
     if (candidates := row.get("candidates")) not in (None, []) and not _is_list_of_names(candidates):
         raise UserError(f"candidates: expected a list of names or null, got {_kind(candidates, ' of something else')}. {FIX}.")
-    task_type = info.get("task_type")
-    if isinstance(task_type, str) and TASK_TYPES.get(task_type, task.kind) != task.kind:
-        raise UserError(f"task_info.task_type: expected {task.kind} for {task.name}, got another kind. {FIX}.")
+    _check_task_type(task, info.get("task_type"))
     for name in _SCALARS:
         if isinstance(info.get(name), (bool, list, dict)):
             raise UserError(f"task_info.{name}: expected a number or a text, got {_kind(info[name])}. {FIX}.")
+
+
+def _check_task_type(task: Task, task_type: Any) -> None:
+    if task_type in (None, ""):
+        return
+    if not isinstance(task_type, str) or task_type not in TASK_TYPES:
+        raise UserError(f"task_info.task_type: expected one of {', '.join(TASK_TYPES)}, or none, got another value. {FIX}.")
+    if TASK_TYPES[task_type] != task.kind:
+        raise UserError(f"task_info.task_type: expected {task.kind} for {task.name}, got another kind. {FIX}.")
 
 
 def check_rows(rows: Rows) -> None:

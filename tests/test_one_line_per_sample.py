@@ -115,6 +115,30 @@ def test_outputs_of_two_runs_in_one_directory_are_refused(data, server, tiny_mod
                     run()
 
 
+def test_a_foreign_line_is_noticed_without_the_result(data, server, tiny_model, tmp_path) -> None:
+    out = tmp_path / "out"
+    assert evaluate(data, out, server, tiny_model) == 0
+    before = read_json(out / "result.json")
+    (out / "result.json").unlink()
+    assert score([str(out), "--resamples", "20"]) == 0
+    assert read_json(out / "result.json")["samples_digest"] == before["samples_digest"]
+    (out / "result.json").unlink()
+    *lines, last = lines_of(out)
+    write_rows(out / "outputs.jsonl", [*lines, last | {"key": "other", "sample_id": "emar/99/1-2"}])
+    with pytest.raises(UserError, match="expected outputs of the run's samples only"):
+        score([str(out)])
+    assert not (out / "result.json").exists()
+
+
+def test_samples_without_patient_are_not_one_patient(server, tiny_model, tmp_path) -> None:
+    rows = rendered_rows(2)
+    for row, missing in zip(rows, ("", "NaN", float("nan"), None), strict=True):
+        row["task_info"]["subject_id"] = missing
+    assert evaluate(write_rows(tmp_path / "rows.jsonl", rows), tmp_path / "out", server, tiny_model) == 0
+    tasks = read_json(tmp_path / "out/result.json")["tasks"]
+    assert {(task["n"], task["patients"], task["clustered"]) for task in tasks.values()} == {(2, 2, False)}
+
+
 def test_the_same_lines_twice_are_one_run(data, server, tiny_model, tmp_path) -> None:
     out = tmp_path / "out"
     assert evaluate(data, out, server, tiny_model) == 0
@@ -131,7 +155,8 @@ def test_two_rows_of_one_sample(data, server, tiny_model, tmp_path) -> None:
     is_whole(tmp_path / "out")
     other = {**ROWS[0], "task_info": {**ROWS[0]["task_info"], "label": ["Zinc"]}}
     nameless = rendered_row(0, label=["Zinc"])
-    for rows in ([*ROWS, other], [rendered_row(0), nameless]):
+    offering = {**ROWS[0], "candidates": ["Aspirin", "Heparin"]}
+    for rows in ([*ROWS, other], [*ROWS, offering], [*ROWS, {**ROWS[0], "candidates": None}], [rendered_row(0), nameless]):
         with pytest.raises(UserError, match=r"line \d+: expected a sample of its own, got the patient and window of") as error:
             evaluate(write_rows(tmp_path / "bad.jsonl", rows), tmp_path / "bad", server, tiny_model)
         assert SECRET not in str(error.value)

@@ -34,6 +34,8 @@ def drop(name: str) -> Callable[[Row], None]:
     return lambda row: (row[INFO] if name.startswith(INFO + ".") else row).pop(name.removeprefix(INFO + "."))
 
 
+OBJECT = "task_info: expected an object with task and label"
+KINDS = "decision, risk, generation, decision_making, risk_prediction"
 NAMES, YES_NO = "a list of names", "yes or no for ICU_Mortality_7day"
 BAD_DECISION = [
     (put("candidates", f"{SECRET}, Heparin"), f"candidates: expected {NAMES} or null, got a text"),
@@ -55,12 +57,29 @@ BAD_DECISION = [
     (put("input", " \n"), "input: expected a text, got an empty text"),
     (drop("output"), "output: expected a text, got no such field"),
     (put("output", ["Aspirin"]), "output: expected a text, got a list"),
-    (drop(INFO), "expected a task of"),
-    (put(INFO, [SECRET]), "expected a task of"),
+    (put("task_info.label", [f"{SECRET}\nHeparin"]), "label: expected names of one line for emar, got one with a line break"),
+    (put("task_info.label", ["Zinc", f"{SECRET}\r\nHeparin"]), "task_info.label: expected names of one line for emar"),
+    (put("task_info.label", [""]), f"task_info.label: expected {NAMES} for emar, got a list of something else"),
+    (drop(INFO), f"{OBJECT}, got no such field"),
+    (put(INFO, [SECRET]), f"{OBJECT}, got a list"),
+    (put(INFO, None), f"{OBJECT}, got null"),
+    (put(INFO, SECRET), f"{OBJECT}, got a text"),
+    (put("task", SECRET), "expected a task of"),
+    (put("task", "omr"), "task_info.task: expected the same as the row's own field task, got another value"),
+    (put("task", "ICU_Mortality_7day"), "task_info.task: expected the same as the row's own field task"),
+    (put("subject_id", 77), "task_info.subject_id: expected the same as the row's own field subject_id, got another value"),
+    (put("period_end", "77"), "task_info.period_end: expected the same as the row's own field period_end"),
     (put("task_info.task", SECRET), "expected a task of"),
     (put("task_info.task", ["emar"]), "expected a task of"),
     (drop("task_info.task"), "expected a task of"),
     (put("task_info.task_type", "risk_prediction"), "task_info.task_type: expected decision for emar, got another kind"),
+    (put("task_info.task_type", SECRET), f"task_info.task_type: expected one of {KINDS}, or none, got another value"),
+    (put("task_info.task_type", "Risk"), f"task_info.task_type: expected one of {KINDS}"),
+    (put("task_info.task_type", 1), f"task_info.task_type: expected one of {KINDS}"),
+    (put("task_info.task_type", ["risk"]), f"task_info.task_type: expected one of {KINDS}"),
+    (put("task_info.subject_id", 7.5), "task_info.subject_id: expected a whole number or a text, got another number"),
+    (put("task_info.hadm_id", float("inf")), "task_info.hadm_id: expected a whole number or a text, got another number"),
+    (put("subject_id", 7.5), "subject_id: expected a whole number or a text, got another number"),
     (put("task_info.subject_id", [7]), "task_info.subject_id: expected a number or a text, got a list"),
 ]
 BAD_RISK = [
@@ -147,10 +166,30 @@ def test_spellings_that_mean_the_same(tmp_path: Path) -> None:
         row[INFO]["label"] = label
         rows.append(row)
     rows += [rendered_row(9, "next_event", "emar"), rendered_row(10, "next_event", ["emar"])]
-    rows += [rendered_row(20 + i, task_type=kind) for i, kind in enumerate(("decision", "decision_making", "something"))]
+    rows += [rendered_row(20 + i, task_type=kind) for i, kind in enumerate(("decision", "decision_making", "", None))]
     dataset = MIMICIV(tmp_path, write_rows(tmp_path / "rows.jsonl", rows), lazzy_mode=True, shuffle=False)
     labels = [dataset[i][INFO]["label"] for i in range(len(dataset))]
-    assert labels == ["yes"] * 4 + ["no"] * 2 + ["emar"] * 2 + [["Aspirin", "Heparin"]] * 3
+    assert labels == ["yes"] * 4 + ["no"] * 2 + ["emar"] * 2 + [["Aspirin", "Heparin"]] * 4
+
+
+@pytest.mark.parametrize("missing", ["", " ", "nan", "NaN", "None", "NULL", "<NA>", "NaT", float("nan"), None])
+def test_a_missing_patient_is_no_patient(tmp_path: Path, missing: Any) -> None:
+    """However another tool writes it: samples without patient are no samples of one patient."""
+    rows = [rendered_row(number, subject_id=missing, hadm_id=missing) for number in range(2)]
+    dataset = MIMICIV(tmp_path, write_rows(tmp_path / "rows.jsonl", rows), lazzy_mode=True)
+    assert all(dataset[i][INFO]["subject_id"] is None is dataset[i][INFO]["hadm_id"] for i in range(2))
+    assert dataset.rows.subject_ids() == [None, None]
+    rows = [rendered_row(0, subject_id=7) | {"subject_id": missing}]
+    dataset = MIMICIV(tmp_path, write_rows(tmp_path / "top.jsonl", rows), lazzy_mode=True)
+    assert dataset.rows.subject_ids() == ["7"] and dataset[0][INFO]["subject_id"] == 7
+
+
+@pytest.mark.parametrize(("given", "clean"), [(7, 7), (7.0, 7), ("7", "7"), ("7.0", "7"), (" 7", "7"), ("x1", "x1"), (0.0, 0)])
+def test_a_patient_is_one_however_it_is_written(tmp_path: Path, given: Any, clean: Any) -> None:
+    row = rendered_row(0, subject_id=given) | {"task": "emar", "subject_id": given}
+    for rows in ({"sample_info": [row]}, {"sample_info_path": write_rows(tmp_path / "rows.jsonl", [row])}):
+        (value,) = (sample[INFO]["subject_id"] for sample in MIMICIV(tmp_path, **rows, log=False))
+        assert (value, type(value)) == (clean, type(clean))
 
 
 HEADER = "subject_id,task,event,period_begin,period_end,target\n"

@@ -189,8 +189,8 @@ def test_rl_on_rows_without_chains_reasons_on_decisions(small_root: Path, tokeni
 def test_the_kind_of_a_task_is_that_of_the_registry(small_root: Path, tokenizer, tmp_path: Path) -> None:
     """However a row spells it: released ones say `risk_prediction`."""
     path = tmp_path / "released.jsonl"
-    kinds = ("decision", "decision_making", "risk", "risk_prediction", "")
-    cases = [(task, label, kind) for task, label in (("emar", ["A"]), ("ICU_Stay_7day", "yes")) for kind in kinds]
+    kinds = {"emar": ("decision", "decision_making", ""), "ICU_Stay_7day": ("risk", "risk_prediction", "")}
+    cases = [(task, label, kind) for task, label in (("emar", ["A"]), ("ICU_Stay_7day", "yes")) for kind in kinds[task]]
     rows = [
         {"idx": i, "instruction": "?", "input": "## Admissions [None]", "output": "yes", "candidates": ["yes", "no"],
          "task_info": {"task": task, "metric": "x", "task_type": kind, "label": label}}
@@ -198,7 +198,7 @@ def test_the_kind_of_a_task_is_that_of_the_registry(small_root: Path, tokenizer,
     ]  # fmt: skip
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     samples = PromptSamples(TrainingData(small_root, [str(path)], tokenizer, 4096, for_rl=True))
-    assert [samples.sample(index)["mode"] for index in range(10)] == ["think"] * 5 + ["no_think"] * 5
+    assert [samples.sample(index)["mode"] for index in range(6)] == ["think"] * 3 + ["no_think"] * 3
 
 
 def test_a_tokenizer_in_python_is_known_by_its_content(small_root: Path, tmp_path: Path) -> None:
