@@ -25,7 +25,7 @@ class Prediction:
     sample_id: str = ""  # identity of the sample, the same for every model
     response: str = ""  # the reply as generated
     p_yes: float | None = None  # P(yes) / (P(yes) + P(no)) at the answer position
-    thinking_open: bool = False  # whether the prompt ended inside an open reasoning block, so that the reply starts in it
+    thinking_open: bool | str = False  # the mark of reasoning that the prompt opened; True: it opened one, unknown which
     candidates: tuple[str, ...] = ()  # the answers offered in the prompt
     error: str | None = None  # why there is no reply
     has_patient: bool = True  # whether the line has a subject_id
@@ -109,8 +109,9 @@ def parse_output(line: Mapping[str, Any]) -> tuple[str, Prediction]:
     key, candidates, patient = str(line["key"]), line.get("candidates"), info.get("subject_id")
     candidates = tuple(map(str, candidates)) if isinstance(candidates, list) else ()
     sample = task.name, tuple(labels), key if patient is None else str(patient), sample_id_of_output(line)
+    thinking_open = str(line.get("opening_mark") or "") or bool(line.get("thinking_open"))
     replies = [
-        Prediction(*sample, *_reply(output), bool(line.get("thinking_open")), candidates, error, patient is not None,
+        Prediction(*sample, *_reply(output), thinking_open, candidates, error, patient is not None,
                    yes_no_mass=output.get("yes_no_mass"), completion_tokens=output.get("completion_tokens"))
         for output in outputs
     ]  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ IsKnown = Callable[[str], bool]
 # --- JSON and Python literals
 
 _MAX_DEPTH = 8  # of brackets in an answer
+_MAX_INCOMPLETE = 8  # tokens at the end of a literal that is cut off
 _MAX_FAILURES = 8  # starts of a literal that are tried in vain; keeps the time linear
 _START = re.compile(r"\[\s*[\"'{\[]|\{\s*[\"']")
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\'|[\[\]{},]|[^"\'\[\]{},]+', re.DOTALL)
@@ -29,6 +31,11 @@ _NOT_JSON_ESCAPE = re.compile(r"\\(?![\"\\/bfnrtu])")
 _LIST_KEYS = ("items", "answer", "answers", "final_answer", "final answer", "predictions", "results", "list", "output")
 _NAME_KEYS = ("name", "item", "item_name", "item name", "label", "title", "description", "answer", "event", "value")
 _REASONING_KEYS = ("reasoning", "reason", "reasons", "rationale", "explanation", "thinking", "thought", "thoughts", "analysis")
+_MEASURE = re.compile(  # keys of numbers that are no names, unlike those of {"Aspirin": 0.9, "Heparin": true}
+    r"(?:\w+[_ ])?(?:certain|certainty|confidence|probability|likelihood|urgency|p|n)|"
+    r"(?:[a-z]+_)?(?:score|risk|count|total|number|rank|index|id|code|age|answer|label|value|result|prediction)",
+    re.IGNORECASE,
+)
 _NUMBERED_KEY = re.compile(r"(?:item|answer|name)?[ _]?\d+")
 
 
@@ -60,7 +67,10 @@ def find_literals(text: str) -> list[Any]:
 
 
 def _literal_at(text: str, start: int) -> tuple[Any, int] | None:
-    """(value, end) of the list or object that starts at a position; None if it is not one, or is cut off."""
+    """(value, end) of the list or object that starts at a position; None if it is not one.
+
+    If the text ends inside it, the value has what is complete.
+    """
     parts: list[str] = []
     depth, position = 0, start
     while match := _TOKEN.match(text, position):
@@ -87,11 +97,28 @@ def _literal_at(text: str, start: int) -> tuple[Any, int] | None:
                 return None
         if depth > _MAX_DEPTH:
             return None
+    value = _complete(parts)
+    return (value, len(text)) if value else None
+
+
+def _complete(parts: list[str]) -> Any:
+    """The value of the tokens of a literal that is cut off, without incomplete ones at its end; None if there is none."""
+    for end in range(len(parts), max(len(parts) - _MAX_INCOMPLETE, 0), -1):
+        closing: list[str] = []
+        for token in parts[:end]:
+            if token in "[{":
+                closing.append("]" if token == "[" else "}")
+            elif token in "]}" and closing:
+                closing.pop()
+        try:
+            return json.loads("".join(parts[:end] + closing[::-1]), strict=False)
+        except ValueError:
+            continue
     return None
 
 
 def _names_in(value: Any) -> list[str]:
-    """The names in a JSON value: strings of its lists, and of each object its list, or else its name."""
+    """The names in a JSON value: strings of its lists; of an object its list, its name, or its keys of positive numbers."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, list):
@@ -108,11 +135,21 @@ def _names_in(value: Any) -> list[str]:
     for key in _NAME_KEYS:
         if key in texts:
             return [texts[key]]
+    for key, content in texts.items():
+        if _is_name_heading(key.replace("_", " ")):
+            return [content]
     if lists:
         return _names_in(list(lists.values()))
-    if len(texts) == 1 or all(map(_NUMBERED_KEY.fullmatch, texts)):
+    if texts and (len(texts) == 1 or all(map(_NUMBERED_KEY.fullmatch, texts))):
         return list(texts.values())
-    return []
+    if texts:
+        return []
+    numbers = {str(key).strip(): content for key, content in value.items() if isinstance(content, (int, float))}
+    return [key for key, content in numbers.items() if content > 0 and not _MEASURE.fullmatch(key)]
+
+
+def _is_name_heading(heading: str) -> bool:
+    return bool(_NAME_COLUMN.search(heading) and not _NUMBER_COLUMN.search(heading))
 
 
 # --- Markdown tables
@@ -120,7 +157,10 @@ def _names_in(value: Any) -> list[str]:
 _SEPARATOR = re.compile(r"\|?\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)*\|?")
 _CELL_END = re.compile(r"(?<!\\)\|")
 _CELL_NUMBER = re.compile(r"[\s\d.)#*]*")
-_NAMES = r"items?|names?|events?|medications?|drugs?|diagnos[ei]s|procedures?|tests?|labs?|answers?|labels?|descriptions?"
+_NAMES = (
+    r"items?|names?|events?|medications?|medicines?|drugs?|diagnos[ei]s|conditions?|procedures?|tests?|labs?|"
+    r"services?|predictions?|answers?|labels?|descriptions?"
+)
 _NAME_COLUMN = re.compile(rf"\b(?:{_NAMES})\b", re.IGNORECASE)
 _NUMBER_COLUMN = re.compile(r"\b(?:id|ids|codes?|no|number|rank|index)\b|#", re.IGNORECASE)
 
@@ -168,7 +208,7 @@ def _column(header: list[str] | None, rows: list[list[str]]) -> list[str]:
         return []
     width = len(header) if header else min(map(len, rows))
     headings = [(i, unwrap(heading)) for i, heading in enumerate(header or [])]
-    named = [i for i, heading in headings if _NAME_COLUMN.search(heading) and not _NUMBER_COLUMN.search(heading)]
+    named = [i for i, heading in headings if _is_name_heading(heading)]
     with_text = [i for i in range(width) if any(i < len(row) and not _CELL_NUMBER.fullmatch(row[i]) for row in rows)]
     column = next(iter([*named, *with_text, 0]))
     return ["|".join(row[column : column + 1 + max(0, len(row) - width)]).strip() for row in rows]
@@ -179,21 +219,27 @@ def _column(header: list[str] | None, rows: list[list[str]]) -> list[str]:
 QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’", "«": "»"}
 _EMPHASIS = ("**", "__", "*", "_")
 _BULLETS = "•▪●◦‣⁃∙·○■□▫◆◇▸▹►▶➤➢❖✓✔✅☑★☆→»›\uf0b7"
-_BULLET = re.compile(rf"[{_BULLETS}]\s*|(?:[-*+>~–—−]|--)(?:\s+|$)|\[[ xX✓✔]?\]\s+")
+_EMOJI = "\u23e9-\u23fa\u25a0-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff"
+_BULLET = re.compile(rf"[{_BULLETS}{_EMOJI}][{_EMOJI}\ufe0e\ufe0f\u200d]*\s*|(?:[-*+>~–—−]|--)(?:\s+|$)|\[[ xX✓✔]?\]\s+")
 _BOLD = r"(?:\*\*|__)?"
 _NUMBER = re.compile(rf"{_BOLD}[(\[（]?(\d{{1,3}}){_BOLD}\\?([.)\]）．、]){_BOLD}(?:(\s+|$)|(?=[^\W\d_]|[\"'“(*`\[]))")
-_UNUSUAL_NUMBER = re.compile(r"#?(\d{1,3})(?:\s*:|\s+[-–—])\s+|#(\d{1,3})[.)]?\s+")
+_UNUSUAL_NUMBER = re.compile(r"#?(\d{1,3})\s*[:–—-]\s+|#(\d{1,3})[.)]?\s+")
+_SIGN_NUMBER = re.compile(r"([①-⓿❶-➓])\s*|((?:\d{1,2}\ufe0f?\u20e3){1,3}|🔟)\s*")  # circled digits and keycaps
+_NAMED_NUMBER = re.compile(
+    rf"{_BOLD}(?:option|choice|{_NAMES})\s+#?(\d{{1,3}}){_BOLD}\s*[:.)–—-]{_BOLD}\s+", re.IGNORECASE
+)  # "Item 1: Aspirin"
 _LETTER = re.compile(r"\(?([A-Za-z])[.)]\s+(?=(\S))")
 _ROMAN = re.compile(r"\(?([ivxIVX]{1,5})[.)]\s+")
 _ROMAN_NUMBERS = dict(zip(("i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x"), range(1, 11), strict=True))
 _ANY_MARK = re.compile(
-    rf"(?:{_BULLET.pattern}|{_BOLD}[(\[]?(?:\d{{1,3}}\s*[.)\]:-]|(?:[A-Za-z]|[ivxIVX]{{1,5}})\s*(?:[.)\]]|[:-](?=\s))){_BOLD})\s*"
+    rf"(?:{_SIGN_NUMBER.pattern}|{_BULLET.pattern}|"
+    rf"{_BOLD}[(\[]?(?:\d{{1,3}}\s*[.)\]:-]|(?:[A-Za-z]|[ivxIVX]{{1,5}})\s*(?:[.)\]]|[:-](?=\s))){_BOLD})\s*"
 )  # at the start; the hyphen of "L-Lactate" is part of the name
 _HEADING = re.compile(r"#{1,6}\s+")
 _RULE = re.compile(r"[-*=\s]{3,}|[\[\]{}(),\s]*|\[[\d.,\s]*\]")
 _LITERAL_PIECE = re.compile(r"\"[^\"]*\"\s*:|[\[{]\s*[\"'{\[]")  # of a list or object that is cut off or not well-formed
 _ANSWER_IS = re.compile(
-    rf"(\*\*|__)?(?:(?:the|my|so the)\s+)?(?:final\s+answers?|final\s+response|answers?){_BOLD}"
+    rf"(\*\*|__)?(?:(?:the|my|so the)\s+)?(?:final\s+answers?|final\s+response|answers?|predictions?){_BOLD}"
     rf"\s*(?:(?:is|are)\b\s*:?|[:：]|$)(?(1){_BOLD})\s*",
     re.IGNORECASE,
 )
@@ -229,7 +275,8 @@ class Mark(NamedTuple):
 def read_lines(lines: Sequence[str], is_known: IsKnown) -> list[str]:
     """The names on lines: without headings, lead-ins and sentences, list marks, emphasis, and punctuation of the list."""
     lines = [line for line in lines if not _RULE.fullmatch(line)]
-    lines = _without_headings([line.rstrip() for line in lines], is_known)
+    lines = _without_parents([line.rstrip() for line in lines], is_known)
+    lines = _without_headings(lines, is_known)
     lines = _without_remarks(lines, is_known)
     names = _without_marks([_clean(line, is_known) for line in lines], is_known)
     bold = [_BOLD_NAME.match(name) for name in names]
@@ -265,6 +312,44 @@ def _clean(line: str, is_known: IsKnown) -> str:
         line = line[:-1]
     enclosed = (line[n:-n] for n in (1, 2) if not any(map(str.isalnum, line[:n] + line[-n:])))  # "CMED." is not MED
     return next(filter(is_known, (line, *enclosed)), None) or unwrap(line)
+
+
+def _without_parents(lines: list[str], is_known: IsKnown) -> list[str]:
+    """Nested lists made flat: items without the headings above them, or without the remarks below them.
+
+    A line with a list mark and indented lines below it is a heading, or an item with remarks. If the shares of known names
+    among these lines and among the lines below them differ, those with the larger share are the items. Otherwise those that
+    end in a colon are headings.
+    """
+    marks = [None if is_known(line.strip()) else _mark(unwrap(line)) for line in lines]
+    widths = [len(line) - len(line.lstrip()) for line in (line.expandtabs(4) for line in lines)]
+    parents = {i for i, (a, b) in enumerate(pairwise(widths)) if marks[i] and marks[i].is_sure and b >= a + 2}
+    if not parents:
+        return lines
+    names = [unwrap(mark.rest if mark else line) for line, mark in zip(lines, marks, strict=True)]
+    above: list[int] = []  # the parents of a line, outermost first
+    parents_of: list[list[int]] = []
+    for i, width in enumerate(widths):
+        while above and widths[above[-1]] + 2 > width:
+            above.pop()
+        parents_of.append(above[:_MAX_DEPTH])
+        above += [i] if i in parents else []
+    children = [i for i, lines_above in enumerate(parents_of) if lines_above and i not in parents]
+    known = [is_known(unwrap(name.rstrip(":： "))) for name in names]
+    surplus = sum(known[i] for i in children) * len(parents) - sum(known[i] for i in parents) * len(children)
+    headings = {i for i in parents if surplus > 0 or (surplus == 0 and names[i].endswith((":", "：")))}
+    beside_headings = {tuple(parents_of[i]) for i in headings}
+    kept = []
+    for i, line in enumerate(map(str.strip, lines)):
+        if marks[i] and marks[i].kind == "number" and tuple(parents_of[i]) in beside_headings:
+            line = "- " + marks[i].rest  # the numbers of headings are missing
+        if i in parents and names[i].endswith((":", "：")):
+            line = "- " + unwrap(names[i].rstrip(":： "))
+        items_above = [parent for parent in parents_of[i] if parent not in headings]
+        is_remark = items_above and (marks[i].kind if marks[i] else None) != marks[items_above[0]].kind
+        if i not in headings and (not is_remark or is_known(line)):
+            kept.append(line)
+    return kept
 
 
 def _without_headings(lines: list[str], is_known: IsKnown) -> list[str]:
@@ -342,6 +427,11 @@ def _without_punctuation(names: list[str], is_known: IsKnown) -> list[str]:
 def _mark(line: str) -> Mark | None:
     """The bullet or number at the start of a line."""
     line = line.strip()
+    if match := _SIGN_NUMBER.match(line):
+        number = re.sub(r"\D", "", match[2]) or 10 if match[2] else unicodedata.numeric(match[1], 1)
+        return Mark("number", int(number), line[match.end() :])
+    if match := _NAMED_NUMBER.match(line):
+        return Mark("number", int(match[1]), line[match.end() :])
     if match := _BULLET.match(line):
         return Mark(match[0].strip(), None, line[match.end() :])
     if match := _NUMBER.match(line):

@@ -31,7 +31,9 @@ _ANSWER_OPEN = re.compile(
     rf"<(?:{_ANSWER_TAGS})>|<\|begin_of_(?:solution|box)\|>|<\|START_(?:RESPONSE|TEXT)\|>", re.IGNORECASE
 )
 _ANSWER_STARTS = re.compile(rf"\s*(?:{_ANSWER_OPEN.pattern})\s*", re.IGNORECASE)
-_ANSWER_CLOSE = re.compile(rf"</(?:{_ANSWER_TAGS})>|<\|end_of_(?:solution|box)\|>|<\|END_(?:RESPONSE|TEXT)\|>", re.IGNORECASE)
+_ANSWER_CLOSE = re.compile(
+    rf"</(?:{_ANSWER_TAGS})>|<\|end_of_(?:solution|box)\|>|<\|END_(?:RESPONSE|TEXT)\|>|\[END FINAL RESPONSE\]", re.IGNORECASE
+)
 _BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\[{}\\]|[{}]")
 _TEX_STYLE = re.compile(r"\\(?:text|textbf|textit|mathbf|mathrm)\s*\{([^{}]*)\}")
 _TEX_ESCAPE = re.compile(r"\\([%&_#$ ])")
@@ -52,18 +54,25 @@ _SAME |= dict.fromkeys(map(ord, "\u00ad\u200b\u200c\u200d\u2060\ufeff"), None)
 _CLAUSE = r"(?:and|as|based|because|but|given|he|it|or|she|since|the|there|this)\b"
 _YES_NO = re.compile(rf"(?<![^\W_])(?:yes(?![^\W_]|-\w)|no(?![^\W_]|-\w|[ \t]+(?!{_CLAUSE})\w))")
 _FINAL_ANSWER = re.compile(r"\bfinal answer\b[\s:*_\"'(]*(?:is\b[\s:*_\"'(]*)?(?=(?:yes|no)\b)")
+_BOTH = re.compile(r"[(\[]\s*yes\s*(?:[/|,]|or\b)\s*no\s*[)\]]|\byes\s?/\s?no(?=\s?:)")  # the question repeated
+_ONLY_YES_NO = re.compile(r"[\W_]*(?:(?:the\s)?(?:final\s)?answer\b(?:\s+is\b)?[\W_]*)?(yes|no)[\W_]*")
+_NO_NAME = ("none", "n/a", "null", "nil", "nothing", "not applicable")  # alone, these say that there is no item
 _ANSWER_KEYS = ("answer", "final_answer", "final answer", "prediction", "result", "response", "output", "label")
 
 
 # --- reasoning and answer
 
+_TAG = re.compile(r"<[^<>]+>|\[[^\[\]]+\]|◁[^◁▷]+▷")
+
 
 class _Marks(NamedTuple):
     """Patterns of the marks of reasoning, and the white space that is written after the closing one."""
 
+    name: str  # the opening mark as it is written
     opening: re.Pattern[str] | None
     closing: re.Pattern[str]
     after: str
+    is_tag: bool  # whether the closing mark is a tag, rather than a heading or a phrase
 
 
 @cache
@@ -74,19 +83,22 @@ def _marks() -> tuple[_Marks, ...]:
     written = [family["reasoning"] for family in declarations()["families"].values() if family.get("reasoning")]
     written += declarations()["other_reasoning"]
     after = {(opening.strip(), closing.strip()): closing[len(closing.rstrip()) :] for opening, closing in reversed(written)}
-    marks = [_Marks(_pattern(opening), _pattern(closing), space) for (opening, closing), space in after.items()]
-    marks += [_Marks(None, _pattern(mark), "") for mark in final_marks()]
+    pairs = [*after.items(), *((("", mark), "") for mark in final_marks())]
+    marks = [
+        _Marks(opening, _pattern(opening) if opening else None, _pattern(closing), space, bool(_TAG.match(closing)))
+        for (opening, closing), space in pairs
+    ]
     return tuple(each for each in marks if not _CHANNEL.search(each.closing.pattern.replace("\\", "")))
 
 
 def _pattern(mark: str) -> re.Pattern[str]:
-    """A mark in a text: a heading on its own line, words at the start of a line, a tag anywhere with the word after it."""
+    """A mark in a text: a heading on its own line, words at the start of a line, a tag with the word after it."""
     if mark.startswith("#"):
         return re.compile(rf"^[ \t]*#{{1,6}}[ \t]*{re.escape(mark.lstrip('# '))}[ \t]*(?::[ \t]*)?$", re.MULTILINE)
-    tag = re.match(r"<[^<>]+>|\[[^\[\]]+\]|◁[^◁▷]+▷", mark)
+    tag = _TAG.match(mark)
     if tag is None:
         return re.compile(rf"^[ \t]*{re.escape(mark)}", re.MULTILINE)
-    return re.compile(f"{re.escape(tag[0])}(?:{re.escape(mark[tag.end() :])})?")
+    return re.compile(f"{re.escape(tag[0])}(?:{re.escape(mark[tag.end() :])})?", re.IGNORECASE)
 
 
 class _Split(NamedTuple):
@@ -97,12 +109,16 @@ class _Split(NamedTuple):
     closed: str | None = None  # the reply up to its answer, closed as its family closes it; None without reasoning
 
 
-def split_reasoning(text: str, thinking_open: bool = False) -> tuple[str | None, str | None]:
+def split_reasoning(text: str, thinking_open: bool | str = False) -> tuple[str | None, str | None]:
     """Split a reply into its reasoning (None without one) and its answer (None if it was cut off inside its reasoning).
 
     The answer follows the last closing mark of the family whose marks the reply uses, or is in the last final channel.
-    Special tokens, tags and boxes around it are removed. A mark in quotes, or an opening mark amid a line, is text. With
-    `thinking_open` the prompt ended inside an open reasoning block, so the reply starts in it.
+    Special tokens, tags and boxes around it are removed. A mark in quotes, or an opening mark amid a line, is text.
+
+    Args:
+        text: the reply.
+        thinking_open: the mark of reasoning that the end of the prompt opened, so that the reply starts inside it. Only the
+            mark that belongs to it closes it. True: an unknown tag, which any closing tag closes, but no heading or phrase.
 
     >>> split_reasoning("<think>Fever, so culture.</think>Blood Culture"), split_reasoning("[THINK]Old.[/THINK]yes")
     (('Fever, so culture.', 'Blood Culture'), ('Old.', 'yes'))
@@ -117,7 +133,7 @@ def split_reasoning(text: str, thinking_open: bool = False) -> tuple[str | None,
     return reasoning, None if start is None else _without_envelope(text[start:])
 
 
-def close_reasoning(text: str, thinking_open: bool = False, after: str | None = None) -> str | None:
+def close_reasoning(text: str, thinking_open: bool | str = False, after: str | None = None) -> str | None:
     r"""A reply up to its answer, with its reasoning closed as its family closes it; None without closed reasoning.
 
     Args:
@@ -131,9 +147,9 @@ def close_reasoning(text: str, thinking_open: bool = False, after: str | None = 
     return _split(text, thinking_open, after).closed
 
 
-def _split(text: str, thinking_open: bool, after: str | None = None) -> _Split:
+def _split(text: str, thinking_open: bool | str, after: str | None = None) -> _Split:
     parts, start, closed = [], 0, None
-    while (block := _next_block(text[start:], thinking_open and not start, not start, after)) is not None:
+    while (block := _next_block(text[start:], not start and thinking_open, not start, after)) is not None:
         parts += [block.reasoning] if block.reasoning else []
         if block.start is None:
             return _Split(parts[-1] if parts else None, None)
@@ -142,15 +158,19 @@ def _split(text: str, thinking_open: bool, after: str | None = None) -> _Split:
     return _Split("\n".join(parts) or None, start, closed)
 
 
-def _next_block(text: str, thinking_open: bool, is_first: bool, after: str | None) -> _Split | None:
+def _next_block(text: str, thinking_open: bool | str, is_first: bool, after: str | None) -> _Split | None:
     """The reasoning at the start of a text; anywhere in a whole reply, whose opening mark can be in the prompt."""
     body = text.lstrip()
     opened = [marks for marks in _marks() if marks.opening and marks.opening.match(body)]
-    if not opened and is_first and (channels := _split_channels(text)):
+    mark = thinking_open.strip() if isinstance(thinking_open, str) else ""
+    has_channels = is_first and not opened and (not mark or _CHANNEL.search(mark))
+    if has_channels and (channels := _split_channels(text)):
         return channels
     if not opened and not is_first:
         return None
     choices = opened or _marks()
+    if thinking_open and not opened:
+        choices = [marks for marks in choices if (marks.name == mark if mark else marks.is_tag)]
     closings = [(match, marks) for marks in choices if (match := _last(marks.closing, text))]
     if not closings:
         if opened:
@@ -282,7 +302,8 @@ def read_items(answer: str | None, known: Collection[str] = ()) -> list[str]:
     for item in read_lines(lines, lambda name: fold_name(name) in names):
         if item:
             items.setdefault(fold_name(item), item)
-    return list(items.values())
+    is_none = len(items) == 1 and names.isdisjoint(items) and next(iter(items)).rstrip(".") in _NO_NAME
+    return [] if is_none else list(items.values())
 
 
 def _without_fences(answer: str) -> str:
@@ -309,7 +330,7 @@ def fold_name(name: str) -> str:
 
 
 def read_yes_no(answer: str | None) -> str | None:
-    """`yes` or `no`; None if the answer says neither, or both.
+    """`yes` or `no`; None if the answer says neither, or both. A first line that is only a yes or a no decides.
 
     >>> read_yes_no("**Yes**"), read_yes_no("Answer: no."), read_yes_no("Yes, there is no doubt.")
     ('yes', 'no', 'yes')
@@ -321,9 +342,12 @@ def read_yes_no(answer: str | None) -> str | None:
     text = _without_envelope(answer or "")
     if values := find_literals(text):
         text = " / ".join(word for value in values for word in _yes_no_values(value))
-    text = unicodedata.normalize("NFKC", text).casefold()
+    text = _BOTH.sub("", unicodedata.normalize("NFKC", text).casefold())
     if final := list(_FINAL_ANSWER.finditer(text)):
         text = text[final[-1].end() :].split("\n", 1)[0]
+    lines = [_ONLY_YES_NO.fullmatch(line) for line in text.split("\n") if line.strip()]
+    if lines and lines[0]:  # and an explanation below
+        text = " / ".join(line[1] for line in lines if line)
     answers = set(_YES_NO.findall(text))
     return answers.pop() if len(answers) == 1 else None
 

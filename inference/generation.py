@@ -60,9 +60,9 @@ class Prompt:
         return self.truncation is None or self.truncation.fits
 
     @property
-    def thinking_open(self) -> bool:
-        """Whether the prompt opens the think block itself, as some chat templates do: the reply starts inside it."""
-        return not self.scored and bool(open_think_prefix(self.text))
+    def thinking_open(self) -> str:
+        """The mark of reasoning that the prompt opens itself, as some chat templates do: the reply starts inside it."""
+        return "" if self.scored else open_think_prefix(self.text).strip()
 
 
 P = TypeVar("P", bound=Prompt)
@@ -177,7 +177,7 @@ def replies(prompts: Iterable[P], backend: Backend, meter: Meter | None = None) 
             return
 
 
-def after_reasoning(prompt: str, reply: str, thinking_open: bool = False, after: str | None = None) -> str | None:
+def after_reasoning(prompt: str, reply: str, thinking_open: bool | str = False, after: str | None = None) -> str | None:
     """The prompt and the closed reasoning of the reply, after which p(yes) is computed; None if it was never closed.
 
     The reasoning is closed as the family of its marks closes it (`answers.close_reasoning`).
@@ -301,7 +301,8 @@ class Prompter:
             "prompt_chars": len(prompt.text),
             "prompt_sha256": hashes["prompt_sha256"],
             "template_sha256": self.builder.template_sha256,
-            "thinking_open": prompt.thinking_open,
+            "thinking_open": bool(prompt.thinking_open),
+            "opening_mark": prompt.thinking_open or None,
             "truncated": asdict(prompt.truncation) if prompt.truncation else None,
         }
         return replace(prompt, key=line["key"], line=line, label=info["label"])

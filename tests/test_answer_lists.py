@@ -77,6 +77,14 @@ SHAPES: dict[str, Callable[[Sequence[str]], str]] = {
     "quotation": lines("> {}"),
     "check boxes": lines("- [x] {}"),
     "numbers": lines("{i}. {}"),
+    "numbers and hyphens": lines("{i}- {}"),
+    "keycaps": lines("{i}\ufe0f\u20e3 {}"),
+    "circled numbers": lambda names: "\n".join(f"{chr(0x245F + i)} {name}" for i, name in enumerate(names, 1)),
+    "diamonds": lines("🔹 {}"),
+    "open boxes": lines("☐ {}"),
+    "emoji check marks": lines("✔\ufe0f {}"),
+    "named numbers": lines("Item {i}: {}"),
+    "groups with numbers": lambda names: "\n".join(f"{i}. **Group:**\n   - {name}" for i, name in enumerate(names, 1)),
     "numbers and brackets": lines("{i}) {}"),
     "numbers in brackets": lines("({i}) {}"),
     "numbers in square brackets": lines("[{i}] {}"),
@@ -200,6 +208,25 @@ def test_known_names_come_back_from_every_shape(names: list[str], shape: str) ->
         ("\\boxed{Zinc", ["Zinc"]),
         ("```\nAspirin\nHeparin", ["Aspirin", "Heparin"]),
         ('{\n "items": [\n  "Aspirin",\n  "Heparin",', ["Aspirin", "Heparin"]),  # cut off
+        ('["Aspirin", "Hep', ["Aspirin"]),
+        ("Here: ['Aspirin', 'Heparin'", ["Aspirin", "Heparin"]),
+        ('{"items": [{"name": "Aspirin"}, {"name": "Hep', ["Aspirin"]),
+        ('[{"drug": "Aspirin", "dose": "81 mg"}, {"lab_test": "Zinc", "code": "B1"}]', ["Aspirin", "Zinc"]),
+        ('{"medication": "Aspirin", "route": "oral"}', ["Aspirin"]),
+        ('[{"Procedure": "CT", "when": "now"}, {"service": "MED", "n": "1"}]', ["CT", "MED"]),
+        ('{"Aspirin": 0.9, "Heparin": true, "Zinc": false, "Iron": 0, "confidence": 0.8}', ["Aspirin", "Heparin"]),
+        ('{"labs": {"Platelet Count": 0.9}}', ["Platelet Count"]),
+        ("Prediction: Aspirin", ["Aspirin"]),
+        ("Item 1: Aspirin", ["Aspirin"]),
+        ("**Item 1:** Aspirin\n**Item 2:** Zinc", ["Aspirin", "Zinc"]),
+        ("1. **Labs:**\n   - Glucose\n   - Zinc\n2. **Drugs:**\n   - Aspirin", ["Glucose", "Zinc", "Aspirin"]),
+        (
+            "- **Drugs**:\n\t- Oral:\n\t\t1. Aspirin\n\t- IV:\n\t\t1. Heparin\n- Labs:\n\t1. Zinc",
+            ["Aspirin", "Heparin", "Zinc"],
+        ),
+        ("1. Labs:\n   - Glucose\n2. Aspirin", ["Glucose", "Aspirin"]),
+        ("1. Aspirin\n   - for pain\n2. Labs:\n   - Glucose", ["Aspirin", "Glucose"]),
+        ("1. Aspirin\n\t- for pain", ["Aspirin"]),
         ("Aspirin\nHeparin\nThe patient has a fever.", ["Aspirin", "Heparin"]),
         ("", []),
         (None, []),
@@ -226,6 +253,11 @@ def test_items_are_read(answer: str | None, items: list[str]) -> None:
         ("a) Lactate\nL: Spine", ["Lactate", "Spine"], ["Lactate", "Spine"]),
         ("Aspirin", ["Heparin"], ["Aspirin"]),  # a known name is never added
         ("I can walk", ["I can walk"], ["I can walk"]),
+        ("1. Labs\n    - Glucose\n    - Sodium", ["Glucose"], ["Glucose", "Sodium"]),  # all below or none
+        ("* Labs\n    * Glucose", ["Glucose"], ["Glucose"]),
+        ("1. Aspirin\n   - or Zinc", ["Aspirin"], ["Aspirin"]),
+        ("1. **Aspirin:**\n   - for pain\n2. Zinc:\n   - for growth", ["Aspirin"], ["Aspirin", "Zinc"]),
+        ("None", ["None"], ["None"]),
     ],
 )
 def test_known_names_decide_what_is_a_mark(answer: str, known: Collection[str], items: list[str]) -> None:
@@ -246,7 +278,12 @@ def test_known_names_decide_what_is_a_mark(answer: str, known: Collection[str], 
         "Here are the items:",
         '{"certainty": 0.5, "urgency": "high", "state": "stable"}',
         "[1, 2]",
-        '["Aspirin", "Hep',
+        '["Asp',
+        '{"answer": 0.5, "mortality_risk": 0.7}',
+        "None",
+        "**N/A**",
+        "Answer: none.",
+        '["None"]',
         "```json\n{}\n```",
         "<think>",
         "---",
@@ -296,7 +333,9 @@ def test_every_name_of_real_tables_is_read_as_itself_in_the_trained_format(test_
         with gzip.open(path, "rt", newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         names.update(value for row in random.Random(0).sample(rows, min(500, len(rows))) for value in row.values())
-    names = {name.strip() for name in names if name and name.strip()}
+    names = {name.strip() for name in names if name and name.strip()} - {
+        "None"
+    }  # the unit of items without one; alone, no item
     assert len(names) > 5_000 and {"%", "*", ",", "/", "(", "'", "#", "|", "."} <= set("".join(names))
     for name in names:
         assert read_items(name) == [name]

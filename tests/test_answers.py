@@ -68,6 +68,26 @@ def test_an_open_block_is_closed_or_cut_off() -> None:
     assert split_reasoning("", thinking_open=True) == (None, None)
 
 
+@pytest.mark.parametrize("mark", [True, "<think>\n", "[THINK]"])
+@pytest.mark.parametrize("text", ["## Final Answer", "## Final Response", "Here is my response:", "assistantfinal"])
+def test_a_heading_does_not_close_a_block_that_a_tag_opened(mark: bool | str, text: str) -> None:
+    chain = f"He is old.\n\n{text}\n\nAspirin? Wait, let me check"
+    assert split_reasoning(chain, mark) == (chain, None)
+    assert close_reasoning(chain, mark) is None
+    assert split_reasoning(f"{chain}\n[/THINK]\n</think>Zinc", mark)[1] == ("Zinc" if mark != "[THINK]" else "</think>Zinc")
+
+
+def test_a_prompt_that_opened_a_heading_is_closed_by_its_heading() -> None:
+    assert split_reasoning("Old.</think>\n\n## Final Answer\n\nZinc", "## Thinking") == ("Old.</think>", "Zinc")
+    assert split_reasoning("Old.</think>Zinc", "## Thinking") == ("Old.</think>Zinc", None)
+
+
+def test_marks_in_any_case_and_of_other_models() -> None:
+    assert split_reasoning("<Think>Old.</THINK>yes") == ("Old.", "yes")
+    reply = "Here are my reasoning steps:\nOld.\n[BEGIN FINAL RESPONSE]\nyes\n[END FINAL RESPONSE]"
+    assert split_reasoning(reply) == split_reasoning(reply, True) == ("Old.", "yes")
+
+
 @pytest.mark.parametrize("marks", reasoning_marks(), ids=" ".join)
 def test_the_marks_of_every_family_are_read(marks: tuple[str, str]) -> None:
     opening, closing = marks
@@ -79,8 +99,8 @@ def test_the_marks_of_every_family_are_read(marks: tuple[str, str]) -> None:
     closed = close_reasoning(chain + "yes")
     assert closed.startswith(chain.rstrip()) and not closed.removeprefix(chain.rstrip()).strip()
     if "<|channel|>" not in opening:  # the prompt held the opening mark
-        assert split_reasoning(f"Fever.\n{closing}\nyes", thinking_open=True) == ("Fever.", "yes")
-        assert close_reasoning(f"Fever.\n{closing}\nyes", thinking_open=True).rstrip() == f"Fever.\n{closing}"
+        assert split_reasoning(f"Fever.\n{closing}\nyes", opening) == ("Fever.", "yes")
+        assert close_reasoning(f"Fever.\n{closing}\nyes", opening).rstrip() == f"Fever.\n{closing}"
 
 
 @pytest.mark.parametrize(
@@ -148,6 +168,15 @@ def test_the_white_space_after_a_closing_mark_can_be_that_of_a_family() -> None:
         ("**No**, because it is normal.", "no"),
         ("No<|eot_id|>", "no"),
         ("ＹＥＳ", "yes"),
+        ("Answer (yes/no): no", "no"),
+        ("Answer [Yes or No]: **Yes**", "yes"),
+        ("Yes/No: no", "no"),
+        ("(yes/no)", None),
+        ("No\n\nExplanation: yes, he was ill, but", "no"),
+        ("**Answer:** Yes.\n\nNo sign of it, no.", "yes"),
+        ("no\nyes", None),
+        ("yes or no\nyes", None),
+        ('{"answer": "no", "reason": "yes, he', "no"),  # cut off
         ("", None),
         (None, None),
     ],
@@ -169,6 +198,7 @@ TEXTS = st.one_of(st.text(), st.lists(st.sampled_from(PIECES)).map("".join))
 @settings(deadline=None)
 @given(TEXTS, st.booleans())
 @example("[" * 100_000 + "]" * 100_000, False)
+@example("9\ufe0f\u20e3" * 5_000, False)
 def test_any_text_is_read(text: str, thinking_open: bool) -> None:
     reasoning, answer = split_reasoning(text, thinking_open)
     assert reasoning is None or reasoning

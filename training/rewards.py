@@ -119,7 +119,7 @@ def scored_prompt(prompt: str, completion: str, task: str, mode: str) -> str | N
     """
     if ALL_TASKS[task].kind != "risk":
         return None
-    return after_reasoning(prompt, completion, bool(open_think_prefix(prompt))) if mode == THINK else prompt
+    return after_reasoning(prompt, completion, open_think_prefix(prompt)) if mode == THINK else prompt
 
 
 def _no_repeats(answer: str) -> bool:
