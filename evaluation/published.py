@@ -29,6 +29,7 @@ class Published(NamedTuple):
     risk_auroc: float | None
 
 
+PUBLISHED_TASKS = (24, 18)  # numbers of decision-making and risk prediction tasks that are averaged
 PUBLISHED = {
     "Llama3.3-70B": Published(0.2758, 0.8251),
     "GPT-4o": Published(0.3155, None),

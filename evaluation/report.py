@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from evaluation import page
 from evaluation.finished_runs import SETTINGS, FinishedRun, common_samples, compare_runs, read_runs
 from evaluation.predictions import Prediction
-from evaluation.published import PUBLISHED
+from evaluation.published import PUBLISHED, PUBLISHED_TASKS
 from evaluation.report_charts import (
     HEADLINES,
     KINDS,
@@ -140,7 +140,8 @@ def overview(runs: Sequence[FinishedRun], styles: Styles) -> page.Html:
         cells += [_macro_cell(released, kind) for kind in HEADLINES]
         rows.append([run.name, *cells, len(run.outputs)])
     for name, (f1, auroc) in PUBLISHED.items():
-        rows.append([f"{name}, published", f1, 24, auroc, None if auroc is None else 18, None, None, None])
+        decision, risk = PUBLISHED_TASKS
+        rows.append([f"{name}, published", f1, decision, auroc, None if auroc is None else risk, None, None, None])
     caption = "Macro averages: the paper's 42 tasks, and the released benchmark's 45."
     return page.join(page.grid(charts, 340), page.tag("p", note, class_="note"), page.html_table(caption, columns, rows))
 
@@ -387,13 +388,15 @@ def markdown(runs: Sequence[FinishedRun]) -> str:
         lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
         return [lines[0], "|" + " --- |" * len(rows[0]), *lines[1:], ""]
 
-    macro = [["model", "decision F1", "risk AUROC", "samples of decision F1", "of risk AUROC"]]
+    macro = [["model", "decision F1", "tasks", "risk AUROC", "tasks", "samples of decision F1", "of risk AUROC"]]
     for run in runs:
         of_run = run.result["macro"]["paper"]
-        values = [value_text(of_run, key) for key, *_ in HEADLINES.values()]
-        macro.append([run.name, *values, *(macro_sizes(of_run, kind) for kind in HEADLINES)])
+        values = [(value_text(of_run, key), str(of_run[f"{kind}_tasks"])) for kind, (key, *_) in HEADLINES.items()]
+        macro.append([run.name, *itertools.chain(*values), *(macro_sizes(of_run, kind) for kind in HEADLINES)])
     for name, published in PUBLISHED.items():
-        macro.append([f"{name}, published", *("–" if value is None else f"{value:.3f}" for value in published), "", ""])
+        sizes = zip(published, PUBLISHED_TASKS, strict=True)
+        values = [("–", "–") if value is None else (f"{value:.3f}", str(number)) for value, number in sizes]
+        macro.append([f"{name}, published", *itertools.chain(*values), "", ""])
     tasks = [["task", "n", "metric", *(run.name for run in runs)]]
     for task in [task for task in ALL_TASKS if any(task in run.tasks for run in runs)]:
         results = [run.tasks.get(task, {}) for run in runs]

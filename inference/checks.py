@@ -105,13 +105,15 @@ def _instead_of_model(path: Path) -> str:
     return "a folder without it. Check --model_name_or_path."
 
 
-def check_tokenizer(name: str) -> None:
-    """Check that a folder has a tokenizer, or that a Hub id exists."""
-    path = Path(name)
+def check_tokenizer(name: str, of_model: bool = False) -> None:
+    """Check that a folder has a tokenizer, or that a Hub id exists; `of_model`: the folder or id is that of the model."""
+    path, flag = Path(name), "--model_name_or_path" if of_model else "--tokenizer"
     if not path.is_dir():
-        hub_commit(name, "a folder or Hub id of a tokenizer", "Pass it as --tokenizer, or add --chat")
+        expected = "a folder or Hub id of a model or its tokenizer" if of_model else "a folder or Hub id of a tokenizer"
+        hub_commit(name, expected, f"Check {flag}" if of_model else "Pass it as --tokenizer, or add --chat")
     elif not any((path / file).exists() for file in TOKENIZER_FILES):
-        raise UserError(f"{name}: expected a folder with a tokenizer, got one without. Check --tokenizer.")
+        fix = "Pass the folder of a model as" if of_model else "Check"
+        raise UserError(f"{name}: expected a folder with a tokenizer, got one without. {fix} {flag}.")
 
 
 @cache

@@ -20,6 +20,7 @@ from inference.families import Family
 from inference.prompts import NO_THINK, PLAIN, THINK, ChatPromptBuilder, PromptBuilder
 from inference.settings import InferenceSettings, add_inference_flags, parse_model
 from pipeline.cli import Parser, run
+from pipeline.errors import UserError
 
 INPUT, INSTRUCTION = "## Patient Demographics [None]\n- Gender: F", "What is next?"  # no patient's
 CHOSEN_BY = {
@@ -39,17 +40,25 @@ def make_parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    words = list(sys.argv[1:] if argv is None else argv)
+    words, cli = list(sys.argv[1:] if argv is None else argv), make_parser()
     if words and not words[0].startswith("-"):
         words.insert(0, "--model_name_or_path")
-    settings = InferenceSettings.from_flags(parse_model(make_parser(), words))
+    elif not {word.partition("=")[0] for word in words} & {"--model_name_or_path", "--help", "-h"}:
+        cli.error("expected MODEL as the first argument, got none. Give a folder, a Hub id or a short name of --models.")
+    try:
+        describe(InferenceSettings.from_flags(parse_model(cli, words)))
+    except UserError as error:
+        raise UserError(str(error).replace("--model_name_or_path", "MODEL")) from None
 
+
+def describe(settings: InferenceSettings) -> None:
+    """Print how the model of the settings is prompted."""
     from inference.backends import load_builder, prompt_warnings
     from inference.checks import check_tokenizer
 
     model, server = settings.model.model_name_or_path, settings.server
     if server.tokenizer or not server.chat:
-        check_tokenizer(server.tokenizer or model)
+        check_tokenizer(server.tokenizer or model, of_model=server.url is None)
     builder = load_builder(settings)
     print(f"{model}: family {builder.family.name}, {CHOSEN_BY[builder.family.chosen_by]}\n")
     rows = table(builder.family, builder)

@@ -286,13 +286,26 @@ def test_describe_a_chat_server(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_describe_says_what_is_wrong(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
+    """Its errors name what it takes: MODEL, and --tokenizer only where that names the tokenizer."""
+    empty, server = tmp_path / "empty", ["--url", "http://127.0.0.1:9/v1"]
+    empty.mkdir()
     for words, message in (
-        ([str(tmp_path / "none/model")], "expected"),
-        ([str(tmp_path / "empty")], "expected a folder with a tokenizer"),
+        ([str(tmp_path / "none/model")], "expected a folder or Hub id of a model or its tokenizer, .* Check MODEL"),
+        ([str(empty)], r"expected a folder with a tokenizer, got one without\. Pass the folder of a model as MODEL\.$"),
+        ([str(empty), *server], r"got one without\. Check --tokenizer\.$"),
+        (["m", *server, "--tokenizer", str(tmp_path / "none/model")], "Pass it as --tokenizer"),
     ):
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(UserError, match=message) as error:
             describe.main(words)
+        assert "--model_name_or_path" not in str(error.value)
+
+
+@pytest.mark.parametrize("words", [[], ["--family", "glm"], ["--chat"]])
+def test_describe_without_a_model(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        describe.main(words)
+    assert "expected MODEL as the first argument, got none." in (error := capsys.readouterr().err)
+    assert "--model_name_or_path" not in error
 
 
 def test_make_model(tmp_path: Path) -> None:

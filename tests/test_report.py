@@ -237,7 +237,11 @@ def test_tables_for_a_paper(tmp_path: Path) -> None:
     text, result = (tmp_path / "page/all.md").read_text(encoding="utf-8"), read_json(folder / "result.json")
     emar = result["tasks"]["emar"]
     assert f"| emar | 60 | f1 | {emar['f1']:.3f} [{emar['f1_ci'][0]:.3f}, {emar['f1_ci'][1]:.3f}] |" in text
-    assert "| EHR-R1-8B, published | 0.601 | 0.919 |" in text and "| a\\|b |" in text
+    assert (
+        "| EHR-R1-8B, published | 0.601 | 24 | 0.919 | 18 |" in text and "| GPT-4o, published | 0.316 | 24 | – | – |" in text
+    )
+    (row,) = [line.split(" | ") for line in text.splitlines() if line.startswith("| a\\|b |")]
+    assert [row[2], row[4]] == [str(result["macro"]["paper"][f"{kind}_tasks"]) for kind in ("decision", "risk")]
     assert (tmp_path / "page/all.png").read_bytes().startswith(b"\x89PNG") and SECRET not in text
 
 
