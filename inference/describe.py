@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from inference.families import Family
 from inference.prompts import NO_THINK, PLAIN, THINK, ChatPromptBuilder, PromptBuilder
 from inference.settings import InferenceSettings, add_inference_flags, parse_model
-from pipeline.cli import Parser, run
+from pipeline.cli import Parser, check_flags, run
 from pipeline.errors import UserError
 
 INPUT, INSTRUCTION = "## Patient Demographics [None]\n- Gender: F", "What is next?"  # no patient's
@@ -41,6 +41,7 @@ def make_parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     words, cli = list(sys.argv[1:] if argv is None else argv), make_parser()
+    check_flags(cli, words)
     if words and not words[0].startswith("-"):
         words.insert(0, "--model_name_or_path")
     elif not {word.partition("=")[0] for word in words} & {"--model_name_or_path", "--help", "-h"}:
