@@ -312,4 +312,6 @@ def test_logistic_regression_finds_what_the_synthetic_data_hides(tmp_path: Path)
     assert main([str(run), "--train_subjects", str(split / "train.csv")]) == 0
     found = read_json(run / "baselines/logistic_regression/result.json")
     assert set(found["tasks"]) == set(tasks)
-    assert all(task["auroc_ci"][0] > 0.5 for task in found["tasks"].values()), found["tasks"]
+    assert all(task["auroc"] > 0.5 for task in found["tasks"].values()), found["tasks"]
+    intervals = [task["auroc_ci"] for task in found["tasks"].values() if task["auroc_ci"]]  # the others have too few positives
+    assert intervals and all(low > 0.5 for low, _ in intervals), intervals

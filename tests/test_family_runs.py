@@ -238,5 +238,6 @@ def test_all_backends_agree(name: str, rows: Path, tmp_path: Path) -> None:
             for expected, line in zip(runs["transformers", mode], runs[backend, mode], strict=True):
                 assert line["prompt_sha256"] == expected["prompt_sha256"]
                 ours, theirs = expected["outputs"][0], line["outputs"][0]
-                assert theirs["response"] == ours["response"], (mode, backend)
+                texts = [reply["response"].replace("\N{REPLACEMENT CHARACTER}", "") for reply in (theirs, ours)]
+                assert texts[0] == texts[1], (mode, backend)  # a server leaves out characters that are not complete
                 assert theirs["p_yes"] == pytest.approx(ours["p_yes"], abs=1e-4)

@@ -293,7 +293,7 @@ def test_check_finds_what_would_stop_a_run(small_root: Path, tokenizer, tmp_path
             TrainingData(small_root, [file], tokenizer, 4096).check()
         return str(error.value)
 
-    assert "row 2: expected an answer to train on" in fault(target="[]")
+    assert "row 2: target: expected a list of names for emar, got an empty list" in fault(target="[]")
     assert "different builds" in fault(context_end="99999")
     assert "0 events" in fault(subject_id="424242")
     empty = tmp_path / "empty.csv"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +21,14 @@ pytestmark = [
 ]
 
 Place = tuple[str, ...]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def modules_that_vllm_can_read() -> Iterator[None]:
+    """vLLM 0.31 reads the attributes of all modules, and fails on those of llvmlite, which tests before may have imported."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(sys.modules, "llvmlite.binding.ffi", raising=False)
+        yield
 
 
 @pytest.fixture(scope="module")
