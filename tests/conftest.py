@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from browser import Browser
 
 REPO = Path(__file__).resolve().parent.parent
 TEST_DATA = Path(os.environ.get("EHR_TEST_DATA", REPO.parent / "shared"))
@@ -115,39 +116,26 @@ def slow_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A headless browser; the test is skipped where there is none."""
+    from browser import chromium
+
+    with chromium(tmp_path_factory.mktemp("profile")) as tab:
+        yield tab
+
+
 @pytest.fixture(scope="session")
 def vllm_server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a vLLM server on the CPU that serves the tiny model under the name `tiny`.
 
     The model's own generation settings have a penalty, which the server applies unless a request says otherwise.
     """
-    from inference.vllm_backend import CPU_ENVIRONMENT
-
     model = tmp_path_factory.mktemp("served") / "model"
     shutil.copytree(tiny_model, model)
     own = json.loads((model / "generation_config.json").read_text(encoding="utf-8")) | {"repetition_penalty": 5.0}
     (model / "generation_config.json").write_text(json.dumps(own), encoding="utf-8")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log_file = tmp_path_factory.mktemp("server") / "log"
-    with log_file.open("wb") as file:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model),
-             "--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port), "--enforce-eager",
-             "--dtype", "float32", "--max-model-len", "4096"],
-            stdout=file, stderr=subprocess.STDOUT, env={**os.environ, **CPU_ENVIRONMENT, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-    try:
-        for _ in range(600):
-            if server.poll() is not None:
-                raise AssertionError(log_file.read_text(encoding="utf-8")[-3000:])
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
-                    break
-            except OSError:
-                time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        server.terminate()
-        server.wait(30)
+    from served_model import serve
+
+    with serve(model, "tiny") as url:
+        yield url

@@ -3,14 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,6 +10,7 @@ import pytest
 from conftest import command
 from model_families import FAMILIES, make_model
 from scripted_server import ScriptedServer
+from served_model import serve
 
 import test as evaluation
 from pipeline.files import read_json, read_jsonl
@@ -180,37 +173,6 @@ def test_training_on_a_family_without_system_turn_and_with_its_own_end_token(row
 # --- all backends
 
 
-@contextmanager
-def vllm_server(model: Path) -> Iterator[str]:
-    """The URL of a vLLM server on the CPU that serves a model under the name of its directory."""
-    from inference.vllm_backend import CPU_ENVIRONMENT
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = model.parent / f"{model.name}.log"
-    words = ["--model", model, "--served-model-name", model.name, "--host", "127.0.0.1", "--port", port, "--enforce-eager"]
-    words += ["--dtype", "float32", "--max-model-len", 2048]
-    with log.open("wb") as file:
-        line = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *map(str, words)]
-        server = subprocess.Popen(
-            line, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, **CPU_ENVIRONMENT, "OMP_NUM_THREADS": "1"}
-        )
-    try:
-        for _ in range(600):
-            if server.poll() is not None:
-                raise AssertionError(log.read_text(encoding="utf-8")[-3000:])
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
-                    break
-            except OSError:
-                time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        server.terminate()
-        server.wait(30)
-
-
 @pytest.mark.slow  # about a minute for each family: two starts of vLLM
 @pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
 @pytest.mark.parametrize("name", FAMILIES)
@@ -218,7 +180,7 @@ def test_all_backends_agree(name: str, rows: Path, tmp_path: Path) -> None:
     """The same prompts, replies and p(yes) from Transformers, vLLM and a server, with thinking on and off."""
     model = make_model(name, tmp_path)
     runs: dict[tuple[str, str], list[dict]] = {}
-    with vllm_server(model) as url:
+    with serve(model, model.name, 2048) as url:
         backends = {"transformers": [], "vllm": ["--use_vllm"], "server": ["--url", url, "--tokenizer", str(model)]}
         for backend, flags in backends.items():
             for mode, thinking in (("plain", []), ("think", ["--think_prompt", "--think_risk"])):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import altair
 import pytest
-from browser import Browser, chromium
+from browser import Browser
 from hypothesis import given
 from hypothesis import strategies as st
 from markupsafe import Markup
@@ -25,12 +24,6 @@ def bars() -> altair.Chart:
     values = [{"model": name, "value": value} for name, value, _ in ROWS]
     encoding = {"x": altair.X("value:Q").title("AUROC"), "y": altair.Y("model:N"), "color": altair.Color("model:N")}
     return altair.Chart(altair.Data(values=values)).mark_bar(tooltip=True).encode(**encoding).properties(height=72)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with chromium(tmp_path_factory.mktemp("profile")) as tab:
-        yield tab
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import Browser, chromium
+from browser import Browser
 
 from benchmarks.viewer import write_root
 from scripts.view import main
@@ -18,12 +17,6 @@ SIZES = ((1280, 800), (390, 844))
 HOSTILE = '</script><script>document.title = "stolen"</script><img src=x onerror="document.title = \'stolen\'">'
 SHOWN = "[...document.querySelectorAll('#list tbody tr')].filter(row => !row.hidden).map(row => row.dataset.id)"
 NAME = "document.getElementById('name').textContent"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with chromium(tmp_path_factory.mktemp("profile")) as tab:
-        yield tab
 
 
 @pytest.fixture(scope="module")
