@@ -14,7 +14,8 @@ from collections.abc import Collection
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
-from inference.answer_lists import QUOTES, find_literals, read_lines, read_literals, read_table
+from inference.answer_lists import QUOTES, read_lines, read_table
+from inference.answer_literals import find_literals, read_literals
 from mimiciv_dataset.tasks import NO, YES
 
 READER_VERSION = 2  # of the rules by which replies are read
