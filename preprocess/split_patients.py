@@ -1,8 +1,14 @@
 """Patients → the train/test split, patient_data/{patients,train,test}.csv.
 
 The side of a patient depends only on the seed and on the patient's id, so that it stays the same when patients are added.
-With --test_from, the patients of released test sets are always in the test set. The others are split by the hash, or all
-go to the training set with --test_ratio 0.
+
+  --stratify   the test set has the same share of the patients of each sex, age band and outcome (death), or of the groups
+               that are named. The side of a patient then depends on the other patients, too
+  --by time    the test set has the patients of the latest values of anchor_year_group, of which --test_ratio, to the nearest
+               boundary, or --test_since decides the first one
+
+With --test_from, the patients of released test sets are always in the test set. The others are split as above, or all go to
+the training set with --test_ratio 0.
 """
 
 from __future__ import annotations
@@ -14,17 +20,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages 
 
 import csv
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 
 from mimiciv_dataset.index_files import HOW_TO_GET_INDEX, index_paths, read_rows
 from mimiciv_dataset.lookups import find_table
 from mimiciv_dataset.patients import read_subject_ids
-from mimiciv_dataset.sources import patients_source
+from mimiciv_dataset.sources import patients_source, trajectories_source
 from pipeline.cli import Parser, between, run
 from pipeline.errors import UserError
 from pipeline.files import atomic_path, require
-from pipeline.progress import Summary
-from pipeline.provenance import Provenance, content_of
+from pipeline.progress import Summary, print_table
+from pipeline.provenance import Provenance, Source, content_of
+from preprocess.characteristics import BALANCED, COLUMNS, UNKNOWN, Characteristics, read_characteristics
 
 STEP, RULES = "preprocess/split_patients.py", 1
 
@@ -37,19 +45,36 @@ def main(argv: Sequence[str] | None = None) -> None:
     csv_file = "or a CSV with a column subject_id (ROOT_DIR/mimiciv/hosp/patients.csv[.gz], if there are no trajectories)"
     patients_from.add_argument("--patients", type=Path, help=csv_file)
     cli.add_path("--output_dir", "--output_path", default="patient_data", help="directory for the three files")
-    cli.add_argument("--test_ratio", type=between(0, 1), default=0.1, help="share of patients in the test set (0.1)")
-    cli.add_argument("--seed", type=int, default=42, help="seed of the split (42)")
+    cli.add_argument("--by", choices=("hash", "time"), default="hash", help="what decides the side of a patient (hash)")
+    size = cli.add_mutually_exclusive_group()
+    size.add_argument("--test_ratio", type=between(0, 1), default=0.1, help="share of patients in the test set (0.1)")
+    size.add_argument("--test_since", metavar="GROUP", help='--by time: first group of the test set, such as "2017 - 2019"')
+    equal = f"equal shares of each group in the test set ({' '.join(BALANCED)})"
+    cli.add_argument("--stratify", nargs="*", choices=COLUMNS, metavar="NAME", help=f"{equal}; names: {', '.join(COLUMNS)}")
+    cli.add_argument("--seed", type=int, default=42, help="seed of the split by hash (42)")
     test_from = "index CSVs or JSONL whose patients belong in the test set, such as the released ehr_bench/*.csv"
     cli.add_argument("--test_from", type=Path, nargs="+", default=[], metavar="FILE", help=test_from)
     cli.add_rerun_flags()
     args = cli.parse_args(argv)
+    by_time = args.by == "time"
+    if by_time and args.stratify is not None:
+        cli.error("--stratify: expected --by hash, got --by time")
+    if args.test_since and not by_time:
+        cli.error("--test_since: expected --by time, got --by hash")
     summary = Summary("split_patients")
     source = args.ehr_dir or args.patients or default_source(args.root_dir)
     patients = read_patients(source)
     test_from = index_paths(args.test_from) if args.test_from else []
     sources = [patients_source(source, patients)]
     sources += [content_of(f"test_from/{path.name}", path) for path in test_from]
+    names = ("period",) if by_time else BALANCED if args.stratify == [] else tuple(dict.fromkeys(args.stratify or ()))
     settings = {"test_ratio": args.test_ratio, "seed": args.seed}
+    if by_time:
+        settings = {"by": "time"} | ({"test_since": args.test_since} if args.test_since else {"test_ratio": args.test_ratio})
+    elif names:
+        settings["stratify"] = names
+    if names:
+        sources.append(characteristics_source(source, args.verify))
     files = {name: args.output_dir / f"{name}.csv" for name in ("patients", "train", "test")}
     provenance = Provenance(
         files["patients"], STEP, sources, settings, RULES, cli.arguments, is_file=True, flag="--output_dir"
@@ -61,14 +86,29 @@ def main(argv: Sequence[str] | None = None) -> None:
         ids = index_subjects(path)
         print(f"{path}: {len(ids):,} patients, {len(ids.intersection(patients)):,} of them in {source}")
         always_test |= ids
-    test = [patient for patient in patients if patient in always_test or is_test(patient, args.seed, args.test_ratio)]
-    in_test = set(test)
-    train = [patient for patient in patients if patient not in in_test]
+    others = [patient for patient in patients if patient not in always_test]
+    groups = read_characteristics(source, patients, names) if names else {}
+    if by_time:
+        periods = {patient: of_patient.period for patient, of_patient in groups.items()}
+        since = args.test_since or nearest_period(list(periods.values()), args.test_ratio)
+        check_period(source, since, set(periods.values()))
+        in_test = {patient for patient in others if since and periods[patient] >= since}
+        chosen = "as given" if args.test_since else f"the boundary nearest to --test_ratio {args.test_ratio:g}"
+        print(f"by time: the test set begins with {since or 'no group'} ({chosen}): {len(in_test):,} patients")
+    elif names:
+        strata = {patient: tuple(getattr(groups[patient], name) for name in names) for patient in others}
+        in_test = stratified(strata, args.seed, args.test_ratio)
+    else:
+        in_test = {patient for patient in others if is_test(patient, args.seed, args.test_ratio)}
+    in_test |= always_test
+    train, test = ([patient for patient in patients if (patient in in_test) == side] for side in (False, True))
     provenance.claim()
     for name, ids in (("patients", patients), ("train", train), ("test", test)):
         write_ids(files[name], ids)
     provenance.complete(files=files.values(), patients=len(patients), train=len(train), test=len(test))
-    from_files = f" ({len(always_test & in_test):,} from --test_from)" if args.test_from else ""
+    if names:
+        print_shares(groups, in_test, dict.fromkeys((*names, *BALANCED)))
+    from_files = f" ({len(always_test.intersection(patients)):,} from --test_from)" if args.test_from else ""
     summary.print(f"{len(patients):,} patients → {len(train):,} train, {len(test):,} test{from_files} → {args.output_dir}")
 
 
@@ -78,8 +118,77 @@ def is_test(subject_id: str, seed: int, ratio: float) -> bool:
     >>> [is_test(str(n), 42, 0.1) for n in (10001217, 10039997)], is_test("1", 42, 0), is_test("1", 42, 1)
     ([False, False], False, True)
     """
-    digest = hashlib.sha256(f"{seed}:{subject_id}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") < ratio * 2**64
+    return hash_of(subject_id, seed) < ratio * 2**64
+
+
+def hash_of(subject_id: str, seed: int) -> int:
+    """The first 64 bits of the SHA-256 of seed and id."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{subject_id}".encode()).digest()[:8], "big")
+
+
+def stratified(strata: Mapping[str, Hashable], seed: int, ratio: float) -> set[str]:
+    """The patients of the test set: of each stratum the share `ratio`, within one patient; those with the lowest hashes.
+
+    Strata follow each other in order, and after each of them the size of the test set is the rounded share of the patients so
+    far, so that rounding does not add up over strata.
+
+    >>> len(stratified({str(n): n % 3 for n in range(10)}, 42, 0.5))
+    5
+    """
+    members: dict[Hashable, list[str]] = defaultdict(list)
+    for patient, stratum in strata.items():
+        members[stratum].append(patient)
+    in_test: set[str] = set()
+    seen = 0
+    for stratum in sorted(members):
+        seen += len(members[stratum])
+        number = int(ratio * seen + 0.5) - len(in_test)
+        in_test.update(sorted(members[stratum], key=lambda patient: (hash_of(patient, seed), patient))[:number])
+    return in_test
+
+
+def nearest_period(periods: Sequence[str], ratio: float) -> str | None:
+    """The first period of the test set, so that its share of the patients is nearest to `ratio`; of two, the larger test set.
+
+    Both sets have patients, unless the ratio is 0 (None: no period) or 1.
+
+    >>> periods = ["2008 - 2010"] * 6 + ["2011 - 2013"] * 3 + ["2014 - 2016"]
+    >>> [nearest_period(periods, ratio) for ratio in (0, 0.01, 0.3, 0.9, 1)]
+    [None, '2014 - 2016', '2011 - 2013', '2011 - 2013', '2008 - 2010']
+    """
+    counts = Counter(periods)
+    starts = sorted(counts)
+    if ratio in (0, 1):
+        return starts[0] if ratio else None
+    shares = {start: sum(counts[period] for period in starts if period >= start) / len(periods) for start in starts[1:]}
+    return min(shares, key=lambda start: abs(shares[start] - ratio), default=None)
+
+
+def check_period(source: Path, since: str | None, periods: Collection[str]) -> None:
+    """Check that the test set can begin with this period."""
+    if len(periods) < 2:
+        got = f"got {', '.join(periods)} only"
+        raise UserError(f"{source}: expected patients of several values of anchor_year_group, {got}. Use --by hash.")
+    if since is not None and since not in periods:
+        known = ", ".join(sorted(periods))
+        raise UserError(f"--test_since: expected an anchor_year_group of {source} ({known}), got {since}. Choose one.")
+
+
+def characteristics_source(source: Path, verify: bool) -> Source:
+    """What the characteristics of patients are read from, as an input of the split."""
+    return trajectories_source(source, verify) if source.is_dir() else content_of("characteristics", source, verify=verify)
+
+
+def print_shares(groups: Mapping[str, Characteristics], in_test: Collection[str], names: Iterable[str]) -> None:
+    """Print how many patients of each group are in the training and in the test set; not of what is unknown of all."""
+    rows = []
+    for name in names:
+        counts = Counter((getattr(of_patient, name), patient in in_test) for patient, of_patient in groups.items())
+        values = sorted({value for value, _ in counts})
+        for value in values if values != [UNKNOWN] else ():
+            train, test = counts[value, False], counts[value, True]
+            rows.append((name, value, train, test, f"{test / (train + test):.1%}"))
+    print_table(("", "group", "train", "test", "in test"), rows)
 
 
 def ascending(source: Path, subject_ids: Iterable[str]) -> list[str]:
