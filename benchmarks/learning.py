@@ -26,8 +26,7 @@ import csv
 import os
 import subprocess
 import time
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,21 +153,22 @@ def choose_rows(root: Path, rows: int, test_rows: int) -> None:
 
     from evaluation.baselines import is_positive
     from evaluation.metrics import as_number, auroc
+    from evaluation.synthetic_truth import read_outcomes, rows_of, with_outcomes
 
     summary = Summary("learning data")
-    truth = true_probabilities(root / "mimiciv/synthetic_truth.csv")
+    outcomes = read_outcomes(root / "mimiciv")
     held_out = {row["subject_id"] for row in rows_of(root / "patient_data/test.csv")}
     train, test, optimum = [], [], {}
     for task in (*RISK, *DECISION):
         train_rows, held_out_rows = [], []
-        for row, probability in with_probabilities(rows_of(root / f"task_index/all/{task}.csv"), truth[task]):
+        for row, drawn in with_outcomes(rows_of(root / f"task_index/all/{task}.csv"), outcomes.get(task, {})):
             if not row["last_discharge_id"] and (task in RISK or not row["admissions_id"]):
-                (held_out_rows if row["subject_id"] in held_out else train_rows).append((row, probability))
+                (held_out_rows if row["subject_id"] in held_out else train_rows).append((row, drawn))
         train += [row for row, _ in evenly_spaced(train_rows, rows)]
         held_out_rows = evenly_spaced(held_out_rows, test_rows if task in RISK else test_rows // 4)
         test += [row for row, _ in held_out_rows]
         if task in RISK:
-            labels, probabilities = zip(*((is_positive(row), p) for row, p in held_out_rows), strict=True)
+            labels, probabilities = zip(*((is_positive(row), drawn.probability) for row, drawn in held_out_rows), strict=True)
             optimum[task] = as_number(auroc(np.array(labels), np.array(probabilities))[0])
     write_json(root / "optimum.json", optimum)
     write_rows(root / "train.csv", train)
@@ -177,35 +177,10 @@ def choose_rows(root: Path, rows: int, test_rows: int) -> None:
     summary.print(f"{len(train):,} training rows, {len(test):,} held-out rows, of {len(RISK) + len(DECISION)} tasks → {root}")
 
 
-def true_probabilities(path: Path) -> dict[str, dict[str, list[float]]]:
-    """task → subject_id → the true probabilities of yes, in the order of the patient's visits."""
-    probabilities: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows_of(path):
-        probabilities[row["task"]][row["subject_id"]].append(float(row["probability"]))
-    return probabilities
-
-
-def with_probabilities(
-    rows: Iterable[dict[str, str]], probabilities: Mapping[str, Sequence[float]]
-) -> Iterator[tuple[dict[str, str], float]]:
-    """Each row with the probability that its label was drawn with: both are in the order of the patient's visits."""
-    visits: Counter[str] = Counter()
-    for row in rows:
-        patient = row["subject_id"]
-        yield row, probabilities[patient][visits[patient]] if probabilities else 0.0
-        visits[patient] += 1
-
-
 def evenly_spaced(rows: Sequence[Any], maximum: int) -> list[Any]:
     """At most `maximum` of the rows, evenly spaced."""
     step = max(1.0, len(rows) / maximum)
     return [rows[int(number * step)] for number in range(min(maximum, len(rows)))]
-
-
-def rows_of(path: Path) -> Iterator[dict[str, str]]:
-    """The rows of a CSV file."""
-    with path.open(newline="", encoding="utf-8") as file:
-        yield from csv.DictReader(file)
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, str]]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +12,7 @@ import polars as pl
 from preprocess.synthetic.batch import Batch, decimals, pick, spread, table
 from preprocess.synthetic.hospital import codes, race, visit_diagnoses
 from preprocess.synthetic.orders import CHRONIC_DRUGS, DRUG_AT, GSN, common_drugs
-from preprocess.synthetic.vocab import DIAGNOSES, DRUGS, SIGN_ITEMS
+from preprocess.synthetic.vocab import CONDITIONS, DIAGNOSES, DRUGS, SIGN_ITEMS, Condition
 
 if TYPE_CHECKING:
     from preprocess.synthetic.visits import Bools, Ints
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 VITALS = (("temperature", 98.2, 0.6), ("heartrate", 86, 11), ("resprate", 18, 2), ("o2sat", 97, 1.2), ("sbp", 132, 14),
           ("dbp", 76, 9))  # fmt: skip
 DISPOSITIONS = ("ADMITTED", "HOME", "OTHER", "LEFT AGAINST MEDICAL ADVICE")
+TITLES = DIAGNOSES["title"].str.to_uppercase()
+MAX_DIAGNOSES = 3  # of an ED stay
 ROUND = 50 * 60  # seconds between an ED stay's vital signs; a drug is taken out between two of them
 
 
@@ -138,8 +142,27 @@ def medrecon(batch: Batch) -> pl.DataFrame:
 
 def diagnosis(batch: Batch) -> pl.DataFrame:
     """1 to 3 diagnoses of each ED stay."""
-    owner, code, seq_num = visit_diagnoses(batch, batch.ed, 1, 4)
+    owner, code, seq_num = visit_diagnoses(batch, batch.ed, 1, MAX_DIAGNOSES + 1)
     visit = batch.ed[owner]
-    titles = pick(DIAGNOSES["title"].str.to_uppercase(), code)
     icd = codes(batch, DIAGNOSES, code, visit)
-    return _rows(batch, visit, batch.visits.ed_out[visit], seq_num=seq_num, icd_title=titles, **icd)
+    return _rows(batch, visit, batch.visits.ed_out[visit], seq_num=seq_num, icd_title=pick(TITLES, code), **icd)
+
+
+def diagnosis_sets(condition: Condition, task: str) -> dict[frozenset[str], float]:
+    """The sets of names that the diagnoses of an ED stay can have, each with its probability given the condition.
+
+    These follow from `diagnosis`: one to three diagnoses with equal probabilities, of which the first is the condition's own
+    and the others are drawn from its comorbidities with replacement, as `Batch.one_of_condition` draws them.
+
+    Args:
+        condition: of the visit.
+        task: `diagnosis` (titles of ICD codes) or `diagnosis_ccs` (CCS categories).
+    """
+    names = dict(zip(DIAGNOSES["icd10"], TITLES if task == "diagnosis" else DIAGNOSES["ccs"], strict=True))
+    width = max(len(entry.comorbidities) for entry in CONDITIONS)
+    drawn = [names[code] for code in (condition.comorbidities * width)[:width]]
+    sets: dict[frozenset[str], float] = defaultdict(float)
+    for number in range(MAX_DIAGNOSES):
+        for others in product(drawn, repeat=number):
+            sets[frozenset((names[condition.diagnosis], *others))] += 1 / MAX_DIAGNOSES / width**number
+    return dict(sets)
