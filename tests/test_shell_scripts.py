@@ -31,6 +31,8 @@ except KeyboardInterrupt:
 LONG = {  # script and arguments → the program that is running, and what it says after Ctrl-C
     ("build_datasets.sh",): ("python", INTERRUPTED),
     ("reproduce_table.sh", "first", "second"): ("python", INTERRUPTED),
+    ("reproduce/stages_ablation.sh", "--stage1", "first"): ("python", INTERRUPTED),
+    ("reproduce/mimic_cdm.sh", "--cdm_dir", "release", "first"): ("python", INTERRUPTED),
     ("quickstart.sh", "--root_dir", "out"): ("python", INTERRUPTED),
     ("reasoning_synthesis/synthesis.sh", "--index", "index.csv", *SERVER): ("python", INTERRUPTED),
     ("reasoning_synthesis/synthesis.sh", "--index", "index.csv", *SERVER, "--from", "evidence", "--chunks", "3"): (
@@ -50,10 +52,13 @@ def copy(tmp_path: Path) -> Path:
     shutil.copytree(REPO / "scripts", tmp_path / "repo/scripts")
     for name in ("requirements-cpu.txt", "requirements.txt", "requirements-base.txt", "pyproject.toml", "test.py", "sft.py"):
         shutil.copy(REPO / name, tmp_path / "repo" / name)
-    for folder in ("bin", "datas/task_index/all", "datas/patient_data", "datas/evidence_datas/graph", "release"):
+    data = ("task_index/all", "patient_data", "evidence_datas/graph", "ehr_bench")
+    for folder in ("bin", *(f"datas/{name}" for name in data), "release"):
         (tmp_path / folder).mkdir(parents=True)
     write_program(tmp_path / "repo/.venv/bin/accelerate", tmp_path / "unused", "")
-    for file in ("datas/patient_data/train.csv", "datas/patient_data/test.csv", "index.csv", "release/patients_ehr.tar.gz"):
+    bench = ("datas/ehr_bench/ehr_bench_decision_making.csv", "datas/ehr_bench/ehr_bench_risk_prediction.csv")
+    split = ("datas/patient_data/train.csv", "datas/patient_data/test.csv")
+    for file in (*bench, *split, "index.csv", "release/patients_ehr.tar.gz"):
         (tmp_path / file).touch()
     return tmp_path
 
