@@ -22,7 +22,7 @@ ITEMS = st.sets(st.sampled_from("abcd"), min_size=1).map(frozenset)
 
 
 def test_diagnoses_are_drawn_as_their_distribution_says() -> None:
-    """Pearson's χ² of the titles of more than 5,000 ED stays; its standardised value is beyond 4 in one of 30,000 such tests."""
+    """Pearson's χ² of the titles of more than 5,000 ED stays; standardised, it exceeds 4 in one of 30,000 such tests."""
     drawn: dict[int, Counter[frozenset[str]]] = defaultdict(Counter)
     for index in range(12):
         batch = Batch(5, index, Settings.batch_size, Settings.batch_size)
