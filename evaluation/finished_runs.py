@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from evaluation.baselines import FOLDER as BASELINES_FOLDER
 from evaluation.baselines import SAMPLES
 from evaluation.predictions import Prediction, read_outputs, sample_id_of_output
-from evaluation.score import MACRO, SCORE_VERSION, main_scores, score_predictions
+from evaluation.score import MACRO, SCORE_VERSION, main_scores, risk_labels, score_predictions
 from mimiciv_dataset.tasks import ALL_TASKS, TASKS
 from pipeline.digests import digest_lines
 from pipeline.errors import UserError
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from evaluation.comparisons import Comparison
-
-    Comparisons = dict[str, Comparison]
-
 
 # Arguments of a run that the report shows.
 SETTINGS = (
@@ -211,11 +208,39 @@ def merge_pair(a: FinishedRun, b: FinishedRun) -> FinishedRun:
     return FinishedRun(a.folders + b.folders, a.name, a.baseline, result, outputs)
 
 
-def compare_runs(
-    a: FinishedRun, b: FinishedRun, resamples: int
-) -> tuple[Comparisons, Comparisons, dict[str, list[Prediction]]]:
-    """Compare two runs on the samples both have: by task, macro averages by kind of task, and a's predictions by task."""
+class RunComparison(NamedTuple):
+    """Two runs on the samples both have.
+
+    Attributes:
+        tasks: a − b of the main metric by task.
+        macros: a − b of its mean over tasks, by kind of task.
+        values: the main metrics of a and b by task.
+        common: a's predictions of the common samples by task.
+    """
+
+    a: FinishedRun
+    b: FinishedRun
+    tasks: Mapping[str, Comparison]
+    macros: Mapping[str, Comparison]
+    values: Mapping[str, tuple[float | None, float | None]]
+    common: Mapping[str, Sequence[Prediction]]
+
+    def sizes(self, task: str) -> tuple[int, int | None]:
+        """The number of common samples, and for risk tasks that of those with label yes."""
+        predictions = self.common[task]
+        return len(predictions), int(risk_labels(predictions).sum()) if ALL_TASKS[task].kind == "risk" else None
+
+
+def compare_pairs(pairs: Iterable[tuple[FinishedRun, FinishedRun]], resamples: int) -> list[RunComparison]:
+    """Compare the pairs whose first run is a model and that have samples in common."""
+    pairs = [(a, b) for a, b in pairs if not a.baseline and a.outputs.keys() & b.outputs.keys()]
+    return [compare_runs(a, b, resamples) for a, b in progress(pairs, desc="comparing", unit="pair")]
+
+
+def compare_runs(a: FinishedRun, b: FinishedRun, resamples: int) -> RunComparison:
+    """Compare two runs on the samples both have."""
     from evaluation.comparisons import Pair, compare
+    from evaluation.metrics import as_number
 
     common: dict[str, list[str]] = defaultdict(list)
     for sample_id, output in a.outputs.items():
@@ -230,4 +255,5 @@ def compare_runs(
             predictions[task] = of_a
     kinds = {kind: [task for task in tasks if ALL_TASKS[task].kind == kind] for kind in MACRO}
     by_task, macros = compare(tasks, {kind: members for kind, members in kinds.items() if members}, resamples)
-    return by_task, macros, predictions
+    values = {task: (as_number(pair.a.metric()[0]), as_number(pair.b.metric()[0])) for task, pair in tasks.items()}
+    return RunComparison(a, b, by_task, macros, values, predictions)

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pipeline.cli import Parser, at_least
 from pipeline.cli import run as run_command
 from pipeline.files import atomic_path
-from pipeline.progress import Summary
+from pipeline.progress import Summary, counted
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("--resamples", type=at_least(1), default=5000, help="bootstrap resamples of the comparison (5000)")
     args = cli.parse_args(argv)
     from evaluation.finished_runs import read_runs
-    from evaluation.report_data import Report, counted
+    from evaluation.report_data import Report
     from evaluation.report_page import build
     from evaluation.report_paper import markdown, write_png
 

@@ -10,37 +10,17 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from evaluation.finished_runs import FinishedRun, compare_runs
+from evaluation.finished_runs import FinishedRun, RunComparison, compare_pairs
 from evaluation.pages.document import Content
-from evaluation.predictions import Prediction
-from evaluation.score import TOO_FEW, risk_labels
+from evaluation.score import TOO_FEW
 from mimiciv_dataset.tasks import ALL_TASKS
-from pipeline.progress import progress
-
-if TYPE_CHECKING:
-    from evaluation.comparisons import Comparison
 
 KINDS = {"decision": "Decision-making", "risk": "Risk prediction", "generation": "Note generation"}
 
 # Kind of task → key of its macro average in result.json, name of the metric, and its expected value for random answers.
 HEADLINES = {"decision": ("decision_f1", "F1", None), "risk": ("risk_auroc", "AUROC", 0.5)}
-
-
-class RunComparison(NamedTuple):
-    """Two runs on the samples both have: a − b by task, for the macro average of each kind of task, and a's predictions."""
-
-    a: FinishedRun
-    b: FinishedRun
-    tasks: Mapping[str, Comparison]
-    macros: Mapping[str, Comparison]
-    common: Mapping[str, Sequence[Prediction]]
-
-    def sizes(self, task: str) -> tuple[int, int | None]:
-        """The number of common samples, and for risk tasks that of those with label yes."""
-        predictions = self.common[task]
-        return len(predictions), int(risk_labels(predictions).sum()) if ALL_TASKS[task].kind == "risk" else None
 
 
 @dataclass(frozen=True)
@@ -68,11 +48,7 @@ class Report:
     @cached_property
     def comparisons(self) -> list[RunComparison]:
         """Each model against the models after it and all baselines, where they have samples in common."""
-        pairs = [
-            (a, b) for a, b in itertools.combinations(self.runs, 2) if not a.baseline and a.outputs.keys() & b.outputs.keys()
-        ]
-        compared = progress(pairs, desc="comparing", unit="pair")
-        return [RunComparison(a, b, *compare_runs(a, b, self.resamples)) for a, b in compared]
+        return compare_pairs(itertools.combinations(self.runs, 2), self.resamples)
 
 
 class Section(NamedTuple):
@@ -83,15 +59,6 @@ class Section(NamedTuple):
 
 
 # --- figures in words
-
-
-def counted(number: int, noun: str) -> str:
-    """A number with its noun.
-
-    >>> counted(1, "run"), counted(1200, "sample")
-    ('1 run', '1,200 samples')
-    """
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def sizes_text(n: int | None, positives: int | None = None) -> str:

@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any
 from evaluation import page
 from evaluation.finished_runs import SETTINGS, FinishedRun, common_samples
 from evaluation.pages.document import Cell, document, table
+from evaluation.pages.document import verdict as verdict_part
 from evaluation.predictions import Prediction
 from evaluation.published import PUBLISHED, PUBLISHED_TASKS
 from evaluation.report_charts import Styles, lengths, macro_bars, run_bar, run_styles
-from evaluation.report_data import HEADLINES, KINDS, Report, Section, counted, interval_text, macro_sizes, sizes_text
+from evaluation.report_data import HEADLINES, KINDS, Report, Section, interval_text, macro_sizes, sizes_text
 from evaluation.score import TOO_FEW, main_metric, main_scores, mass_notes, mean_over_tasks, sample_notes
+from evaluation.verdict import verdict
 from mimiciv_dataset.events import EVENTS
 from mimiciv_dataset.tasks import ALL_TASKS, TASKS
+from pipeline.progress import counted
 
 if TYPE_CHECKING:
     from evaluation.comparisons import Comparison
@@ -37,7 +40,10 @@ def build(report: Report) -> str:
         f"95 % bootstrap intervals over patients. A click on a table's head sorts it."
     )
     sections = [(section.heading, section.content(report)) for section in SECTIONS]
-    return document(title, lead, [(heading, content) for heading, content in sections if content], styles=page.STYLE)
+    sections = [(heading, content) for heading, content in sections if content]
+    judged = report.models[0]
+    conclusion = verdict(judged, [comparison for comparison in report.comparisons if comparison.a is judged])
+    return document(title, lead, sections, verdict=verdict_part(*conclusion), styles=page.STYLE)
 
 
 def warnings(runs: Sequence[FinishedRun]) -> list[page.Content]:

@@ -147,16 +147,16 @@ def test_several_runs_are_shown_side_by_side(tmp_path: Path) -> None:
 
 def test_a_comparison_is_the_difference_of_the_figures(tmp_path: Path) -> None:
     a, b = (read_run(write_run(tmp_path / name, name, skill, SOME), False) for name, skill in (("a", 0.8), ("b", 0.3)))
-    tasks, macros, common = compare_runs(a, b, 200)
-    for task, found in tasks.items():
+    compared = compare_runs(a, b, 200)
+    for task, found in compared.tasks.items():
         metric = TASKS[task].metric
         assert found.difference == pytest.approx(a.tasks[task][metric] - b.tasks[task][metric])
-        assert found.ci[0] <= found.difference <= found.ci[1] and len(common[task]) == 60
+        assert found.ci[0] <= found.difference <= found.ci[1] and compared.sizes(task)[0] == 60
     for kind, key in (("decision", "decision_f1"), ("risk", "risk_auroc")):
         difference = a.result["macro"]["released"][key] - b.result["macro"]["released"][key]
-        assert macros[kind].difference == pytest.approx(difference)
-    same, _, _ = compare_runs(a, a, 200)
-    assert all((found.difference, found.ci, found.p_holm) == (0, [0, 0], 1) for found in same.values())
+        assert compared.macros[kind].difference == pytest.approx(difference)
+    same = compare_runs(a, a, 200)
+    assert all((found.difference, found.ci, found.p_holm) == (0, [0, 0], 1) for found in same.tasks.values())
 
 
 def test_only_common_samples_are_compared(tmp_path: Path) -> None:

@@ -1,0 +1,236 @@
+"""What the results of a run show, in a sentence: `python -m evaluation.verdict DIR [DIR …]` prints it.
+
+The run of the first DIR is judged. It is compared with the other runs, and with the baselines below the directories, on the
+samples that both have. A difference is called significant only if its p is below 0.05 after Holm's correction
+(`evaluation.comparisons`): over all comparisons of the means over tasks, and for single tasks over the tasks of a pair.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from evaluation.finished_runs import FinishedRun, RunComparison, compare_pairs, read_runs
+from evaluation.score import main_metric, mean_over_tasks
+from mimiciv_dataset.tasks import ALL_TASKS
+from pipeline.cli import Parser, at_least, run
+from pipeline.progress import counted
+
+LEVEL = 0.05  # a difference with a smaller p after Holm's correction is significant
+CHANCE = 0.5  # AUROC of random answers
+MAJORITY = "majority"  # directory of the baseline that always gives the most frequent answers
+KINDS = {"risk": ("risk prediction", "AUROC"), "decision": ("decision-making", "F1")}  # of tasks: name, metric in words
+
+
+class Verdict(NamedTuple):
+    """The conclusion in one to three sentences, and the figures that it rests on, a sentence each."""
+
+    sentence: str
+    points: list[str]
+
+
+class MeanComparison(NamedTuple):
+    """The judged run against another one, by the mean of a metric over the tasks of a kind that both have.
+
+    Attributes:
+        num_tasks: number of tasks in the means.
+        a, b: the means of the judged run and of the other one.
+        ci: interval of a − b; None if a task has too few samples, and so is `p`.
+        p: after Holm's correction over all comparisons of means in a verdict.
+    """
+
+    other: FinishedRun
+    kind: str
+    num_tasks: int
+    a: float
+    b: float
+    ci: list[float] | None
+    p: float | None
+
+    @property
+    def significant(self) -> bool:
+        return self.p is not None and self.p < LEVEL
+
+
+def verdict(judged: FinishedRun, comparisons: Sequence[RunComparison]) -> Verdict:
+    """The conclusion about a run from its comparisons with other runs, in each of which it is `a`."""
+    means = mean_comparisons(comparisons)
+    valued = {kind: [task for task, values in judged.tasks.items() if has_value(kind, task, values)] for kind in KINDS}
+    enough = {kind: [task for task in tasks if not judged.tasks[task]["too_few"]] for kind, tasks in valued.items()}
+    number, num_enough = (sum(map(len, tasks.values())) for tasks in (valued, enough))
+    if num_enough:
+        kinds = [kind for kind, tasks in enough.items() if tasks]
+        sentences = [conclusion(judged, kind, valued[kind], enough[kind], means, comparisons) for kind in kinds]
+    else:
+        sentences = [f"The samples are too few to conclude anything about {judged.name}: {needed()}."]
+    if not comparisons:
+        sentences.append("There is no other run and no baseline to compare it with.")
+    points = [mean_text(judged, kind, tasks, means) for kind, tasks in valued.items() if tasks]
+    points += [text for kind, tasks in enough.items() if tasks and (text := by_task_text(kind, comparisons))]
+    if 0 < num_enough < number:
+        points.append(f"Too few samples for intervals and tests in {number - num_enough} of {number} tasks: {needed()}.")
+    if missing := judged.result.get("missing"):
+        points.append(f"{counted(missing, 'sample')} of {judged.name} not answered yet: its figures are not final.")
+    return Verdict(" ".join(sentences), points)
+
+
+def has_value(kind: str, task: str, values: Mapping[str, Any]) -> bool:
+    """Whether a task is of this kind and its main metric is defined."""
+    return ALL_TASKS[task].kind == kind and values.get(main_metric(task)) is not None
+
+
+def mean_comparisons(comparisons: Sequence[RunComparison]) -> list[MeanComparison]:
+    """The comparisons of means, with Holm's correction over all of them."""
+    from evaluation.comparisons import holm
+
+    tested = [
+        (each, kind, result) for each in comparisons for kind, result in each.macros.items() if result.difference is not None
+    ]
+    corrected = holm([result.p for _, _, result in tested])
+    means = []
+    for (each, kind, result), p in zip(tested, corrected, strict=True):
+        values = [
+            each.values[task]
+            for task, of_task in each.tasks.items()
+            if ALL_TASKS[task].kind == kind and of_task.difference is not None
+        ]
+        a, b = map(fmean, zip(*values, strict=True))
+        means.append(MeanComparison(each.b, kind, len(values), a, b, result.ci, p))
+    return means
+
+
+def rivals(means: Sequence[MeanComparison]) -> list[MeanComparison]:
+    """The comparisons with the best other model and with the best baseline."""
+    groups = [[mean for mean in means if mean.other.baseline == baseline] for baseline in (False, True)]
+    return [min(group, key=lambda mean: mean.a - mean.b) for group in groups if group]
+
+
+# --- sentences
+
+
+def needed() -> str:
+    """How many samples intervals and tests take."""
+    from evaluation.metrics import MIN_PATIENTS, MIN_PER_LABEL
+
+    of_risk = f"a risk task {MIN_PER_LABEL} with yes and {MIN_PER_LABEL} with no"
+    return f"each task takes at least {MIN_PATIENTS} patients, and {of_risk}"
+
+
+def p_text(p: float) -> str:
+    """A p-value after Holm's correction in words; small ones are a bound, since p is never 0.
+
+    >>> p_text(0.0004), p_text(0.04)
+    ('p < 0.001', 'p = 0.040')
+    """
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def conclusion(
+    judged: FinishedRun,
+    kind: str,
+    tasks: Sequence[str],
+    enough: Sequence[str],
+    means: Sequence[MeanComparison],
+    comparisons: Sequence[RunComparison],
+) -> str:
+    """What the tasks of a kind show, in a sentence; `enough` are the `tasks` with enough samples."""
+    name, metric = KINDS[kind]
+    of_kind = [mean for mean in means if mean.kind == kind]
+    value = fmean(judged.tasks[task][main_metric(task)] for task in tasks)
+    text = f"On {name}, {judged.name} has mean {metric} {value:.3f}{place(of_kind)}{relations(rivals(of_kind))}"
+    counts = []  # number of tasks, and what holds in them
+    if kind == "risk":
+        above = sum(judged.tasks[task]["auroc_ci"][0] > CHANCE for task in enough)
+        counts.append((above, f"the interval of AUROC lies above {CHANCE}"))
+    for comparison in comparisons:
+        is_rival = any(mean.other is comparison.b and not mean.other.baseline for mean in rivals(of_kind))
+        is_majority = comparison.b.baseline and comparison.b.folder.name == MAJORITY
+        better, _, tested = significant_tasks(comparison, kind)
+        if tested and (is_rival or (kind == "decision" and is_majority)):
+            counts.append((better, f"{metric} is significantly above {comparison.b.name}"))
+    totals = [f" of {counted(len(enough), 'task')}", *("" for _ in counts)]  # once
+    parts = [f"in {number}{total} {what}" for total, (number, what) in zip(totals, counts, strict=False)]
+    num_few = len(tasks) - len(enough)
+    few = f" ({num_few} more {'has' if num_few == 1 else 'have'} too few samples)" if num_few else ""
+    return f"{text}{'; ' if parts else ''}{listed(parts)}{few}."
+
+
+def listed(parts: Sequence[str]) -> str:
+    """Parts of a sentence with commas, and "and" before the last one.
+
+    >>> listed(["a"]), listed(["a", "b", "c"])
+    ('a', 'a, b and c')
+    """
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+def place(of_kind: Sequence[MeanComparison]) -> str:
+    """The place of the judged run among all runs, if all differences could be tested and it is the first one."""
+    is_best = of_kind and all(mean.p is not None and mean.a > mean.b for mean in of_kind)
+    return f", the highest of {len(of_kind) + 1}" if is_best else ""
+
+
+def relations(of_kind: Sequence[MeanComparison]) -> str:
+    """How the judged run compares with others by a mean over tasks."""
+    groups = {
+        "significantly above": [mean for mean in of_kind if mean.significant and mean.a > mean.b],
+        "significantly below": [mean for mean in of_kind if mean.significant and mean.a < mean.b],
+        "not significantly different from": [mean for mean in of_kind if mean.p is not None and not mean.significant],
+        "with too few samples for a test against": [mean for mean in of_kind if mean.p is None],
+    }
+    parts = []
+    for how, group in groups.items():
+        others = [f"{mean.other.name} ({mean.b:.3f}{'' if mean.p is None else ', ' + p_text(mean.p)})" for mean in group]
+        parts += [f", {how} {listed(others)}"] if others else []
+    return "".join(parts)
+
+
+def significant_tasks(comparison: RunComparison, kind: str) -> tuple[int, int, int]:
+    """The numbers of tasks of a kind in which a is significantly better, significantly worse, and tested at all."""
+    tested = [each for task, each in comparison.tasks.items() if ALL_TASKS[task].kind == kind and each.p_holm is not None]
+    significant = [each.difference for each in tested if each.p_holm < LEVEL]
+    return sum(difference > 0 for difference in significant), sum(difference < 0 for difference in significant), len(tested)
+
+
+def mean_text(judged: FinishedRun, kind: str, tasks: Sequence[str], means: Sequence[MeanComparison]) -> str:
+    """The mean of a metric over tasks of the judged run, its place among all runs, and how it compares with each."""
+    name, metric = KINDS[kind]
+    value, ci = mean_over_tasks(
+        [judged.tasks[task][main_metric(task)] for task in tasks], [judged.replicates.get(task) for task in tasks]
+    )
+    interval = f" [{ci[0]:.3f}, {ci[1]:.3f}]" if ci else ""
+    of_kind = [mean for mean in means if mean.kind == kind]
+    number = f"over {counted(len(tasks), 'task')}"
+    return f"{name.capitalize()}: mean {metric} {value:.3f}{interval} {number}{place(of_kind)}{relations(of_kind)}."
+
+
+def by_task_text(kind: str, comparisons: Sequence[RunComparison]) -> str:
+    """In how many tasks the judged run is significantly above and below each other run; empty without tests."""
+    parts = []
+    for comparison in comparisons:
+        better, worse, tested = significant_tasks(comparison, kind)
+        if tested:
+            parts.append(f"above {comparison.b.name} in {better} and below it in {worse} of {counted(tested, 'task')}")
+    name, metric = KINDS[kind]
+    return f"{name.capitalize()} by task: {metric} is significantly {'; '.join(parts)}." if parts else ""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    cli = Parser(__doc__)
+    cli.add_argument("dirs", nargs="+", type=Path, metavar="DIR", help="directories of finished runs of test.py")
+    cli.add_argument("--points", action="store_true", help="also print the figures that the verdict rests on")
+    cli.add_argument("--resamples", type=at_least(1), default=5000, help="bootstrap resamples of the comparisons (5000)")
+    args = cli.parse_args(argv)
+    judged, *others = read_runs(args.dirs)
+    result = verdict(judged, compare_pairs(((judged, other) for other in others), args.resamples))
+    print("\n".join([*(result.points if args.points else ()), result.sentence]))
+
+
+if __name__ == "__main__":
+    run(main)
