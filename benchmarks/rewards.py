@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
-from benchmarks.learning import DECISION, MAX_LENGTH, RISK, call, rows_of, write_rows
+from benchmarks.learning import DECISION, MAX_LENGTH, RISK, call, write_rows
+from evaluation.synthetic_truth import rows_of
 from pipeline.cli import Parser, at_least, run
 from pipeline.files import read_json, require
 from pipeline.progress import Summary

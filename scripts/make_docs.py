@@ -1,7 +1,8 @@
 """Update the tables of docs/tasks.md from the registries, of docs/synthetic.md from the generator, of docs/training.md from recipes.
 
-Only the text between a table's marks is replaced. The row counts come from docs/demo_counts.json (a task index of the
-MIMIC-IV demo), so that the page can be made without the data; --index updates them from another index.
+Those of docs/leaderboard.md are made from its entries, docs/leaderboard/*.json. Only the text between a table's marks is
+replaced. The row counts come from docs/demo_counts.json (a task index of the MIMIC-IV demo), so that the page can be made
+without the data; --index updates them from another index.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from evaluation.leaderboard import LOSSES, loss_rows, read_entries, summary_rows, task_rows
+from evaluation.synthetic_benchmark import DIGESTS, LATEST
 from mimiciv_dataset.audit import FLAGS
 from mimiciv_dataset.events import EVENTS
 from mimiciv_dataset.tasks import TASKS, task_table
@@ -42,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     tables = {
         DOCS / "tasks.md": {"tasks": task_table(), "stored": stored_table(), "counts": demo_counts(read_json(counts))},
         DOCS / "training.md": {"memory": markdown_table(list(memory_rows(DOCS.parent / "scripts/recipes")))},
+        DOCS / "leaderboard.md": leaderboard_tables(),
         DOCS / "synthetic.md": {name: markdown_table(rows) for name, rows in synthetic_tables().items()},
     }
     for path, tables_of_page in tables.items():
@@ -103,6 +107,14 @@ def synthetic_tables(batches: int = 12) -> dict[str, list[tuple[str, ...]]]:
         "outcomes": [("outcome", "indicators", "weight", "tasks and thresholds"), *outcomes],
         "optimum": [("task", "yes", "optimum"), *optimum],
     }
+
+
+def leaderboard_tables() -> dict[str, str]:
+    """The entries of the leaderboard: mean regrets, the regret of each task, and of each loss of probabilities."""
+    entries = read_entries(DOCS / "leaderboard", LATEST, DIGESTS[LATEST])
+    tables = {"entries": summary_rows(entries), "regret": task_rows(entries)}
+    tables |= {loss: loss_rows(entries, loss) for loss in LOSSES}
+    return {name: markdown_table(rows) for name, rows in tables.items()}
 
 
 def stored_table() -> str:

@@ -46,6 +46,7 @@ PAGES = (
     "docs/thinking_graph.md",
     "docs/training.md",
     "docs/external.md",
+    "docs/leaderboard.md",
     "docs/synthetic.md",
     "docs/benchmarks.md",
     "docs/differences.md",
@@ -59,6 +60,7 @@ ACTIVATE = "source .venv/bin/activate"
 NEEDS = re.compile(r"needs (GPUs|a GPU|a cluster)|takes hours")  # in comments: such a command is only checked
 FLAGS = {  # command → more flags: smaller sets, and a site on loopback
     "bash scripts/build_datasets.sh": "--scale 0.004",
+    "python -m evaluation.synthetic_benchmark make": "--patients 60",
     "python scripts/download_code_maps.py": "--base_url {AHRQ}",
 }
 CHECKED = (  # command → what runs where the machine or the time is missing

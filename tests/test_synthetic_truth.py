@@ -12,9 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluation.metrics import set_scores
+from evaluation.synthetic_benchmark import RISK
 from evaluation.synthetic_truth import best_answer, expected_f1, read_conditions, read_outcomes, rows_of, with_outcomes
 from preprocess.synthetic.batch import Batch
 from preprocess.synthetic.emergency import diagnosis, diagnosis_sets
+from preprocess.synthetic.outcomes import drawn_outcomes
+from preprocess.synthetic.visits import simulate
 from preprocess.synthetic.vocab import CONDITIONS
 from preprocess.synthetic_mimic import Settings
 
@@ -37,6 +40,24 @@ def test_diagnoses_are_drawn_as_their_distribution_says() -> None:
         degrees += len(sets) - 1
     assert len(drawn) == len(CONDITIONS)
     assert abs(chi_square - degrees) < 4 * np.sqrt(2 * degrees)
+
+
+def test_probabilities_of_the_benchmark_are_calibrated() -> None:
+    """Among the first samples of 26,000 patients, the share of yes is each probability (χ² as above)."""
+    cells: dict[str, Counter[float]] = defaultdict(Counter)
+    yes: dict[str, Counter[float]] = defaultdict(Counter)
+    for index in range(100):
+        visits = simulate(7, index, Settings.batch_size).visits
+        for drawn in [drawn for drawn in drawn_outcomes(visits) if drawn.task in RISK]:
+            first = np.unique(visits.patient[drawn.visits], return_index=True)[1]
+            cells[drawn.task].update(drawn.probability[first].round(9).tolist())
+            yes[drawn.task].update(drawn.probability[first][drawn.outcome[first]].round(9).tolist())
+    assert cells.keys() == set(RISK)
+    for task, counts in cells.items():
+        variances = {p: n * p * (1 - p) for p, n in counts.items() if n * p * (1 - p) > 5}
+        chi_square = sum((yes[task][p] - counts[p] * p) ** 2 / variance for p, variance in variances.items())
+        assert len(variances) > 3 and chi_square - len(variances) < 4 * np.sqrt(2 * len(variances)), task
+        assert yes[task][1.0] == counts[1.0], "certain outcomes happen"
 
 
 @given(st.dictionaries(ITEMS, st.integers(1, 9), min_size=1, max_size=6), ITEMS)
