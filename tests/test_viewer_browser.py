@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,12 @@ def test_filters_by_answer_and_score(browser: Browser, page: Path) -> None:
     choose(browser, most="")
     assert len(browser.js(SHOWN)) == 30
     choose(browser, outcome="none")
-    assert browser.js(SHOWN) == [] and "0 shown" in browser.js("document.getElementById('count').textContent")
+    count = "document.getElementById('count').textContent"
+    assert browser.js(SHOWN) == [] and browser.js(count) == "0 shown, 30 on this page: no sample matches the filters"
+    choose(browser, least="0.5", task=browser.js("HEAD.samples[0].task"))
+    browser.click("document.getElementById('clear')")
+    assert len(browser.js(SHOWN)) == 30 and browser.js("document.getElementById('clear').hidden")
+    assert browser.js("['task', 'outcome', 'least', 'most'].map(id => document.getElementById(id).value)") == [""] * 4
 
 
 def test_the_list_sorts_and_keys_follow_its_order(browser: Browser, page: Path) -> None:
@@ -155,6 +161,62 @@ def test_the_timeline_zooms_and_its_marks_choose_events(browser: Browser, page: 
     for kind in ("mousePressed", "mouseReleased"):
         browser.ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
     assert browser.js("drawing.then(() => state.event)") == event
+
+
+def test_the_timeline_stays_at_the_record(browser: Browser, page: Path) -> None:
+    opened(browser, page)
+    browser.js("document.querySelector('.stage').focus()")
+    inside = "timeline.domain[1] > timeline.all[0] - 2 * 3600 && timeline.domain[0] < timeline.all[1]"
+    for key, presses in (("-", 80), ("ArrowRight", 20), ("+", 80), ("ArrowLeft", 20), ("-", 80), ("ArrowLeft", 20)):
+        for _ in range(presses):
+            browser.press(key)
+        width = browser.js("drawing.then(() => timeline.domain[1] - timeline.domain[0])")
+        record = browser.js("timeline.all[1] - timeline.all[0]")
+        assert browser.js(inside) and 59.9 < width < 3.1 * record + 2 * 3600
+    assert browser.errors == []
+
+
+def test_times_are_iso_and_of_24_hours(browser: Browser, page: Path) -> None:
+    """Whatever the locale; labels of the axis are drawn on a canvas, so they are read from the scene graph."""
+    opened(browser, page)
+    labels = (
+        "drawing.then(() => { const texts = []; const walk = item => { if (item.text) texts.push(String(item.text));"
+        "(item.items ?? []).forEach(walk) }; walk(timeline.view.scenegraph().root); return texts })"
+    )
+    seen: set[str] = set()
+    for how in ("window", "in", "in", "in", "all", "out"):
+        browser.js(f"zoom('{how}')")
+        seen |= set(browser.js(labels))
+    seen = {text for text in seen if re.search(r"\d", text)}
+    assert seen and all(re.fullmatch(r"\d{4}|\d{4}-\d\d-\d\d|\d\d:\d\d(:\d\d)?", text) for text in seen), seen
+    assert any(":" in text for text in seen) and any(text.count("-") == 2 for text in seen)
+    browser.js("zoom('window')")
+    mark = browser.js("drawing.then(() => marks()[0])")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", mark["time"])
+
+
+def test_a_patient_without_times_has_no_timeline(browser: Browser, tmp_path: Path) -> None:
+    row = {"idx": 0, "instruction": "Which drugs?", "input": "## Patient Demographics [None]\n- Gender: F"}
+    row |= {"output": "Aspirin", "task_info": {"task": "emar", "label": ["Aspirin"], "target": ["Aspirin"]}}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    words = ("--root_dir", tmp_path, "--dataset_name", tmp_path / "rows.jsonl", "--output_path", tmp_path / "view.html")
+    main([*map(str, words)])
+    opened(browser, tmp_path / "view.html")
+    assert browser.js("document.querySelector('.stage').checkVisibility()") is False
+    assert browser.js("document.getElementById('timeline-text').textContent") == "1 event, 1 without a time. There is nothing to draw."
+    assert browser.errors == []
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_headers_of_the_list_and_answers_are_not_cut(browser: Browser, page: Path, width: int, height: int) -> None:
+    opened(browser, page, width, height)
+    header = "document.querySelectorAll('#list thead button')"
+    overflow = "(b => b.getBoundingClientRect().right - b.closest('#list').getBoundingClientRect().right)"
+    assert browser.js(f"Math.max(...[...{header}].map({overflow}))") <= 0
+    answers = "document.querySelector('#answers .scroll').getBoundingClientRect().right"
+    assert browser.js(f"document.querySelectorAll('#answers thead th')[3].getBoundingClientRect().right <= {answers} + 1")
+    starts = "[...document.querySelectorAll('#filters select, #least')].map(field => field.getBoundingClientRect().left)"
+    assert len(set(browser.js(starts)[:3])) == 1, "fields of filters are aligned"
 
 
 def test_an_event_of_the_prompt_and_of_a_chain_is_shown(browser: Browser, page: Path) -> None:

@@ -9,23 +9,28 @@ from mimiciv_dataset.events import MODULES
 if TYPE_CHECKING:
     import altair
 
+# ISO 8601 and 24 hours, whatever the locale of the reader; days begin with their date.
+DATES = dict.fromkeys(("quarter", "month", "week", "date", "day"), "%Y-%m-%d")
+TIME_FORMATS = {"year": "%Y", **DATES, "hours": "%H:%M", "minutes": "%H:%M", "seconds": "%H:%M:%S", "milliseconds": "%H:%M:%S"}
+
 
 def timeline() -> altair.LayerChart:
     """Events by table (rows) and time; data `marks`, `window`, `moment` and `selected`, parameters `domain` and `rows`.
 
-    Events of a table that are closer than a few pixels are one mark; its `events` is their number, and `event` the first one.
+    Events of a table that are closer than a few pixels are one mark; its `events` is their number, `event` the first one and `time` when
+    that happened.
     """
     import altair as alt
 
     domain, rows = alt.param(name="domain", value=[0, 1]), alt.param(name="rows", value=["labevents"])
-    axis = alt.Axis(title=None, labelOverlap=True, tickCount=6)
+    axis = alt.Axis(title=None, labelOverlap=True, tickCount=6, format=TIME_FORMATS)
     x = alt.X("a:T", scale=alt.Scale(type="utc", domain=alt.ExprRef("domain"), nice=False), axis=axis)
     y_axis = alt.Axis(title=None, grid=True, gridOpacity=0.5, ticks=False, domain=False, labelLimit=130)
     y = alt.Y("row:N", scale=alt.Scale(domain=alt.ExprRef("rows")), axis=y_axis)
     color = alt.Color("module:N", scale=alt.Scale(domain=list(MODULES)), legend=alt.Legend(title=None, orient="top"))
     tooltip = [
         alt.Tooltip("row:N", title="table"),
-        alt.Tooltip("a:T", title="from", timeUnit="utcyearmonthdatehoursminutes"),
+        alt.Tooltip("time:N"),
         alt.Tooltip("events:Q"),
     ]
     window = alt.Chart(alt.NamedData("window")).mark_rect(clip=True, opacity=0.14).encode(x=x, x2="b:T")
@@ -55,8 +60,8 @@ def thinking_graph() -> altair.LayerChart:
     y = alt.Y("row:Q", axis=None, scale=alt.Scale(domain=[alt.ExprRef("count"), 0], nice=False))
     line = alt.Chart(edges).mark_rule(opacity=0.7).encode(x=x, y=y, x2="to_column:Q", y2="to_row:Q")
     middle = alt.Chart(edges).transform_calculate(
-        column="0.63 * datum.column + 0.37 * datum.to_column",
-        row="0.63 * datum.row + 0.37 * datum.to_row",
+        column="0.55 * datum.column + 0.45 * datum.to_column",
+        row="0.55 * datum.row + 0.45 * datum.to_row",
         label="datum.relation + ' \u2192'",
     )
     label = middle.mark_text(dy=-7, fontStyle="italic", limit=170).encode(x=x, y=y, text="label:N")

@@ -20,32 +20,49 @@ async function showTimeline(otherPatient) {
   if (otherPatient) {
     const present = new Set(patient.tables.filter((number, i) => number !== null && patient.starts[i] !== null));
     const numbers = [...present].sort((a, b) => a - b);
-    timeline.rows =
-      HEAD.runs &&
-      ["hosp", "note", "ed", "icu"].flatMap(module => numbers.filter(number => HEAD.tables[number].module === module));
-    timeline.untimed = patient.starts.filter(start => start === null).length;
+    timeline.rows = ["hosp", "note", "ed", "icu"].flatMap(module =>
+      numbers.filter(number => HEAD.tables[number].module === module),
+    );
+    timeline.events = patient.tables.filter((number, i) => number !== null || patient.events[i]).length;
   }
   const starts = patient.starts.filter(start => start !== null);
+  const wasEmpty = $("timeline").classList.contains("empty");
+  $("timeline").classList.toggle("empty", !starts.length);
+  if (wasEmpty && starts.length) dispatchEvent(new Event("resize")); // the chart takes the width of its place again
   timeline.all = starts.length ? [Math.min(...starts), Math.max(...starts)] : [0, 1];
   const inside = sample.window ? patient.starts.slice(...sample.window).filter(start => start !== null) : starts;
   timeline.window = inside.length ? [Math.min(...inside), Math.max(...inside, sample.predicted_at ?? -Infinity)] : null;
-  const counts = sample.window ? `${sample.window[1] - sample.window[0]} events in the window of the sample (shaded). ` : "";
+  const inWindow = sample.window && numbered(sample.window[1] - sample.window[0], "event");
+  const counts = inWindow ? `${inWindow} in the window of the sample (shaded). ` : "";
   $("timeline-text").textContent =
-    `${patient.tables.length.toLocaleString("en")} events, ${timeline.untimed} of them without a time. ${counts}` +
-    (sample.predicted_at ? "The dashed line is the prediction time. " : "") +
-    "Events that are close together are one mark; a click selects the first.";
+    `${numbered(timeline.events, "event")}, ${timeline.events - starts.length} without a time. ` +
+    (starts.length
+      ? counts +
+        (sample.predicted_at ? "The dashed line is the prediction time. " : "") +
+        "Events that are close together are one mark; a click selects the first."
+      : "There is nothing to draw.");
   zoom("window");
+}
+
+const wider = (a, b, share) => [a - share * (b - a + 3600), b + share * (b - a + 3600)];
+
+// At least a minute, and at most the record with as much again on both sides; it never leaves them.
+function limited([from, to]) {
+  const [first, last] = wider(...timeline.all, 1),
+    width = Math.min(Math.max(to - from, 60), last - first),
+    middle = Math.min(Math.max((from + to) / 2, first + width / 2), last - width / 2);
+  return [middle - width / 2, middle + width / 2];
 }
 
 function zoom(how) {
   const [from, to] = timeline.domain ?? timeline.all,
-    width = to - from,
-    wider = (a, b, share) => [a - share * (b - a + 3600), b + share * (b - a + 3600)];
+    width = to - from;
   if (how === "window") timeline.domain = wider(...(timeline.window ?? timeline.all), 0.25);
   else if (how === "all") timeline.domain = wider(...timeline.all, 0.02);
   else if (how === "in") timeline.domain = [from + width / 4, to - width / 4];
   else if (how === "out") timeline.domain = [from - width / 2, to + width / 2];
   else timeline.domain = [from, to].map(end => end + (how === "left" ? -width : width) / 3);
+  timeline.domain = limited(timeline.domain);
   return drawMarks();
 }
 
@@ -64,7 +81,7 @@ function marks() {
     else {
       const { name, module } = HEAD.tables[patient.tables[i]],
         a = 1000 * (from + place * step);
-      byPlace.set(key, { a, b: a + 800 * step, row: name, module, events: 1, event: i });
+      byPlace.set(key, { a, b: a + 800 * step, row: name, module, events: 1, event: i, time: time(start) });
     }
   }
   return [...byPlace.values()];
@@ -132,7 +149,7 @@ function startMoving(stage) {
   addEventListener("pointermove", event => {
     if (from === null || Math.abs(event.clientX - from) < 3) return;
     const shift = seconds(from - event.clientX);
-    timeline.domain = timeline.domain.map(end => end + shift);
+    timeline.domain = limited(timeline.domain.map(end => end + shift));
     from = event.clientX;
     drawMarks();
   });

@@ -27,6 +27,7 @@ function make(name, attributes = {}, ...children) {
 }
 const breakable = name => name.split(/(?<=_)/).flatMap((word, i) => (i ? [make("wbr"), word] : [word]));
 const time = seconds => new Date(seconds * 1000).toISOString().slice(0, 19).replace("T", " ");
+const numbered = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
 const fraction = value => (value === null || value === undefined ? "–" : value.toFixed(3));
 const describe = pairs =>
   pairs
@@ -82,6 +83,7 @@ function fillScores() {
 }
 
 const listed = () => [...$("list").querySelector("tbody").rows];
+const FILTERS = ["task", "outcome", "least", "most"].map($).filter(Boolean);
 const visible = () => listed().filter(row => !row.hidden);
 
 function filter() {
@@ -95,13 +97,15 @@ function filter() {
       (most === "" || (score !== null && score <= Number(most)));
     row.hidden = !((!task || entry.task === task) && (!wanted || outcome(score) === wanted) && scored);
   }
+  $("clear").hidden = FILTERS.every(filter => filter.value === "");
   count();
 }
 
 function count() {
   const rows = visible(),
     place = rows.findIndex(row => row.dataset.id === state.entry?.id) + 1;
-  $("count").textContent = `${place ? `sample ${place} of ` : ""}${rows.length} shown, ${HEAD.samples.length} on this page`;
+  const shown = `${place ? `sample ${place} of ` : ""}${rows.length} shown, ${HEAD.samples.length} on this page`;
+  $("count").textContent = rows.length ? shown : `${shown}: no sample matches the filters`;
 }
 
 function move(step) {

@@ -72,6 +72,8 @@ function showAnswers() {
     const items = reply.items?.length
       ? list(reply.items, ([item, right]) => [item, right ? "right" : "wrong"])
       : make("span", { class: "note" }, answer.error ?? "no item");
+    const hits = new Set(reply.items?.filter(([, right]) => right).map(([item]) => item.trim().toLowerCase())).size;
+    const share = labels.size > 1 ? make("div", { class: "note" }, `${hits} of ${labels.size} right answers given`) : null;
     const raw = answer.replies.map((each, i) =>
       make(
         "details",
@@ -85,7 +87,7 @@ function showAnswers() {
       "tr",
       {},
       make("th", { scope: "row" }, HEAD.runs[number].name),
-      make("td", { class: "text long" }, items, ...raw),
+      make("td", { class: "text long" }, items, share, ...raw),
       make("td", {}, fraction(reply.p_yes), mass),
       make("td", { class: outcome(answer.score) }, fraction(answer.score)),
       make("td", { class: "text" }, reply.finish ?? "–"),

@@ -1,6 +1,11 @@
 // --- start
 fillList();
-for (const id of ["task", "outcome", "least", "most"]) $(id)?.addEventListener("input", filter);
+for (const field of FILTERS) field.addEventListener("input", filter);
+$("clear").addEventListener("click", () => {
+  for (const field of FILTERS) field.value = "";
+  filter();
+  $("list").focus();
+});
 $("run")?.addEventListener("input", () => {
   fillScores();
   filter();
