@@ -203,7 +203,10 @@ def test_a_patient_without_times_has_no_timeline(browser: Browser, tmp_path: Pat
     main([*map(str, words)])
     opened(browser, tmp_path / "view.html")
     assert browser.js("document.querySelector('.stage').checkVisibility()") is False
-    assert browser.js("document.getElementById('timeline-text').textContent") == "1 event, 1 without a time. There is nothing to draw."
+    assert (
+        browser.js("document.getElementById('timeline-text').textContent")
+        == "1 event, 1 without a time. There is nothing to draw."
+    )
     assert browser.errors == []
 
 

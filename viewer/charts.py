@@ -17,13 +17,14 @@ TIME_FORMATS = {"year": "%Y", **DATES, "hours": "%H:%M", "minutes": "%H:%M", "se
 def timeline() -> altair.LayerChart:
     """Events by table (rows) and time; data `marks`, `window`, `moment` and `selected`, parameters `domain` and `rows`.
 
-    Events of a table that are closer than a few pixels are one mark; its `events` is their number, `event` the first one and `time` when
-    that happened.
+    Events of a table that are closer than a few pixels are one mark; its `events` is their number, `event` the first one, and
+    `time` when that happened.
     """
     import altair as alt
 
     domain, rows = alt.param(name="domain", value=[0, 1]), alt.param(name="rows", value=["labevents"])
-    axis = alt.Axis(title=None, labelOverlap=True, tickCount=6, format=TIME_FORMATS)
+    labels = {"labelOverlap": True, "labelSeparation": 12, "labelBound": True, "format": TIME_FORMATS}
+    axis = alt.Axis(title=None, tickCount=6, **labels)
     x = alt.X("a:T", scale=alt.Scale(type="utc", domain=alt.ExprRef("domain"), nice=False), axis=axis)
     y_axis = alt.Axis(title=None, grid=True, gridOpacity=0.5, ticks=False, domain=False, labelLimit=130)
     y = alt.Y("row:N", scale=alt.Scale(domain=alt.ExprRef("rows")), axis=y_axis)
