@@ -86,6 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_output(evaluation, chunk)
     check_inference(settings)
 
+    from evaluation.attributes import read_attributes, write_attributes
     from evaluation.score import format_result, score_dir
     from evaluation.sources import dataset_sources, evaluation_settings, model_sources
     from evaluation.training_info import training_warnings
@@ -137,6 +138,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{number}; {why}: python -m evaluation.score {folder}")
         summary.print(f"{done} → {chunk.path(outputs)}")
         return 0 if chunk.number > 1 and not failed else 1
+    from_trajectories = {sample.sample_id: sample.dataset for sample in available if not sample.dataset.rendered}
+    if unread := (finished & from_trajectories.keys()) - read_attributes(folder).keys():
+        write_attributes(folder, from_trajectories[unread.pop()].trajectories, from_trajectories)
     trajectories = next((source.digest for source in sources if source.name == "trajectories"), None)
     prices = {name: flags[name] for name in ("price_in", "price_out")}
     about = {"arguments": as_json(evaluation, settings) | prices, "instructions_sha256": wording, "trajectories": trajectories}
@@ -173,7 +177,7 @@ def remove_outputs(folder: Path) -> None:
     outputs = [path for place in (*baselines, folder) for path in chunk_paths(place / "outputs.jsonl")]
     records = [place / name for place in (*baselines, folder) for name in ("result.json", "provenance.json")]
     exported = folder.glob("meds_predictions/*.parquet")
-    reports = [folder / name for name in ("report.html", "report.md", "report.png", "run.json")]
+    reports = [folder / name for name in ("report.html", "report.md", "report.png", "run.json", "attributes.csv")]
     remove_paths(folder, [*outputs, *reports, *exported, *records])
 
 

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from evaluation.attributes import read_attributes
 from evaluation.baselines import FOLDER as BASELINES_FOLDER
 from evaluation.baselines import SAMPLES
 from evaluation.predictions import Prediction, read_outputs, sample_id_of_output
@@ -35,6 +36,18 @@ SETTINGS = (
 
 # First words of the inputs in a record that decide replies; the others are those of its samples.
 MADE_FROM = ("model", "adapter", "tokenizer", "server", "training")
+
+
+def made_from_record(folder: Path) -> tuple[Line, Line] | None:
+    """The settings of a run, and the digests of its model and training data: all that decides replies, apart from the samples.
+
+    None if the directory has no record.
+    """
+    record = read_record(folder_record(folder))
+    if not record:
+        return None
+    settings = {name: value for name, value in record["settings"].items() if name != "samples"}
+    return settings, {name: source["digest"] for name, source in record["inputs"].items() if name.startswith(MADE_FROM)}
 
 
 @dataclass(frozen=True)
@@ -109,14 +122,11 @@ class FinishedRun:
 
     def _identity(self) -> str:
         """What makes directories those of one model: kind, name, and all that decides replies, apart from the samples."""
-        record = read_record(folder_record(self.folder))
-        if record:
-            settings = {name: value for name, value in record["settings"].items() if name != "samples"}
-            inputs = {name: source["digest"] for name, source in record["inputs"].items() if name.startswith(MADE_FROM)}
-        else:  # of an older version
+        made_from = made_from_record(self.folder)
+        if made_from is None:  # of an older version
             settings = {name: self.arguments.get(name) for name in SETTINGS if name not in ("dataset_name", "limit")}
-            inputs = {"instructions": self.result.get("instructions_sha256")}
-        return json.dumps([self.baseline, self.name, settings, inputs], sort_keys=True)
+            made_from = settings, {"instructions": self.result.get("instructions_sha256")}
+        return json.dumps([self.baseline, self.name, *made_from], sort_keys=True)
 
     def hash(self, part: Callable[[str, Output], Any]) -> str:
         """A hash of `part(sample_id, output)` over all samples, whatever their order."""
@@ -198,14 +208,26 @@ def merge_pair(a: FinishedRun, b: FinishedRun) -> FinishedRun:
 
     The numbers of samples that there are and should be are added up, unless both are parts of the same dataset.
     """
-    outputs = a.outputs | b.outputs
-    scores = score_predictions((output.prediction for output in outputs.values()), a.result["resamples"], a.result["seed"])
+    from evaluation.clinical import clinical_results
+    from evaluation.metrics import resample_patients
+
+    outputs, folders = a.outputs | b.outputs, a.folders + b.folders
+    predictions = [output.prediction for output in outputs.values()]
+    resamples, seed = a.result["resamples"], a.result["seed"]
+    scores = score_predictions(predictions, resamples, seed)
+    groups = {sample: of_sample for folder in folders for sample, of_sample in read_attributes(folder).items()}
+    resampling = resample_patients({prediction.subject_id for prediction in predictions}, resamples, seed)
+    scores["clinical"] = clinical_results(predictions, groups, resampling)
+    recalibrated = [run.result.get("recalibration", {}) for run in (a, b)]  # of parts of a task, it would be of other samples
+    scores["recalibration"] = {
+        task: values for of_run in recalibrated for task, values in of_run.items() if (task in a.tasks) != (task in b.tasks)
+    }
     datasets = dict.fromkeys(str(run.arguments["dataset_name"]) for run in (a, b) if run.arguments.get("dataset_name"))
     total = max if len(datasets) == 1 else sum
     counts = {name: total(run.result.get(name) or 0 for run in (a, b)) for name in ("available", "expected")}
     counts["missing"] = max(0, counts["expected"] - len(outputs))
     result = a.result | scores | counts | {"arguments": a.arguments | {"dataset_name": ",".join(datasets)}}
-    return FinishedRun(a.folders + b.folders, a.name, a.baseline, result, outputs)
+    return FinishedRun(folders, a.name, a.baseline, result, outputs)
 
 
 class RunComparison(NamedTuple):

@@ -19,7 +19,8 @@ from inference.answers import fold_name, read_items, read_yes_no
 from mimiciv_dataset.samples import label_list
 from mimiciv_dataset.tasks import ALL_TASKS, NO, YES, Task
 
-# From weights, shape (R, n), to the metric under each row of weights, shape (R,); NaN where it is not defined.
+# From weights, shape (R, n), to the metric under each row of weights, shape (R,) or, for several metrics, (R, k); NaN where it
+# is not defined.
 Statistic = Callable[[np.ndarray], np.ndarray]
 _LEVEL = 0.95  # of intervals
 _BLOCK_SIZE = 4_000_000  # weights in memory at once while resampling: 32 MB
@@ -138,7 +139,7 @@ def mean(values: Sequence[float] | np.ndarray, weights: np.ndarray | None = None
     return _divide(rows @ values, rows.sum(1))
 
 
-def _weights_by_score(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def weights_by_score(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """Total weight of the positives and of the negatives at each of G distinct scores, ascending; two arrays (R, G)."""
     labels, scores = np.asarray(labels, dtype=bool), np.asarray(scores, dtype=float)
     rows = _weight_rows(weights, len(labels))
@@ -155,7 +156,7 @@ def auroc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = N
 
     Computed as the Mann–Whitney statistic (Hanley & McNeil 1982); shape (R,). NaN where only one label has weight.
     """
-    positives, negatives = _weights_by_score(labels, scores, weights)
+    positives, negatives = weights_by_score(labels, scores, weights)
     below = negatives.cumsum(1) - negatives
     concordant = (positives * (below + negatives / 2)).sum(1)
     return _divide(concordant, positives.sum(1) * negatives.sum(1))
@@ -167,7 +168,7 @@ def auprc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = N
     Defined as scikit-learn's `average_precision_score`; NaN where only one label has weight. A constant score gets the share
     of positives.
     """
-    positives, negatives = _weights_by_score(labels, scores, weights)
+    positives, negatives = weights_by_score(labels, scores, weights)
     true, predicted = (part[:, ::-1].cumsum(1)[:, ::-1] for part in (positives, positives + negatives))
     precision = np.divide(true, predicted, out=np.zeros_like(true), where=predicted > 0)
     value = _divide((positives * precision).sum(1), positives.sum(1))
@@ -229,11 +230,11 @@ class Resampling:
     counts: np.ndarray  # shape (resamples, patients); every row sums to the number of patients
 
     def apply(self, patients: Sequence[Any], statistic: Statistic) -> np.ndarray:
-        """The statistic of the samples of these patients, in the same order, in every resample; shape (resamples,)."""
+        """The statistic of the samples of these patients, in the same order, in every resample; shape (resamples, …)."""
         columns = np.array([self.position[patient] for patient in patients], dtype=int)
         block = max(1, _BLOCK_SIZE // max(1, len(columns)))
-        blocks = (self.counts[start : start + block, columns] for start in range(0, len(self.counts), block))
-        return np.concatenate([np.empty(0), *(statistic(counts.astype(float)) for counts in blocks)])
+        blocks = [self.counts[start : start + block, columns] for start in range(0, len(self.counts), block)]
+        return np.concatenate([statistic(counts.astype(float)) for counts in blocks] or [np.empty(0)])
 
 
 def resample_patients(patients: Iterable[Any], resamples: int = 1000, seed: int = 0) -> Resampling:

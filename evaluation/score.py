@@ -40,7 +40,10 @@ if TYPE_CHECKING:
 SCORE_VERSION = 3  # of the scoring rules, raised whenever the same outputs would get other values
 
 # Keys of result.json that scoring computes; others are kept when outputs are scored again.
-_COMPUTED = ("tasks", "macro", "missing", "usage", "score_version", "reader_version", "git", "resamples", "seed", "data_use")
+_COMPUTED = (
+    "tasks", "macro", "clinical", "recalibration", "missing", "usage", "score_version", "reader_version", "git", "resamples",
+    "seed", "data_use",
+)  # fmt: skip
 
 LOW_MASS = 0.1  # median of P(yes) + P(no) in a task, below which it says so
 TOO_FEW = "too few"  # shown in place of an interval
@@ -306,6 +309,7 @@ def score_dir(
     samples: Collection[str] | None = None,
     expected: int | None = None,
     extra: Mapping[str, Any] | None = None,
+    calibration_results: Path | None = None,
 ) -> dict[str, Any]:
     """Score the outputs in a directory and write its result.json.
 
@@ -315,19 +319,23 @@ def score_dir(
         samples: identities (`sample_id`) of all samples of the dataset; None: result.json or the record has their number.
         expected: number of samples there should be; None: the number in an earlier result.json, or all of the dataset.
         extra: further keys of the result (arguments, versions, …), added to those of an earlier result.json.
+        calibration_results: directory of the run that recalibration is fitted on; None: that of an earlier result.json.
 
     Returns:
         The content of result.json: `tasks.<task>` with n, patients, positives (risk tasks), the task's metrics as fractions,
         each with `<metric>_ci` [low, high] or null, `too_few` (why there are no intervals, or null), `clustered` (false if
         samples have no subject_id and count as patients of their own), `invalid` (share of replies without a readable
         answer) and `unanswerable` (share of decision samples with a correct answer outside the candidates);
-        `macro.paper` and `macro.released` (see `_macro`); `usage` (see `usage.summarise_usage`); `available` (number of
+        `macro.paper` and `macro.released` (see `_macro`); `clinical` (see `clinical.clinical_results`); `recalibration` (see
+        `recalibration.recalibrate`); `usage` (see `usage.summarise_usage`); `available` (number of
         samples of the dataset), `expected` (number of those that were to be answered) and `missing` (number of those
         without an output); and the settings of the scoring.
 
     Raises:
         UserError: there are outputs of other samples, more outputs than samples, or several of a sample.
     """
+    from evaluation.clinical import further_results
+
     predictions = read_predictions(path)
     target = Path(path) / "result.json"
     earlier = read_json(target) if target.exists() else {}
@@ -355,6 +363,9 @@ def score_dir(
         fix = "Remove the lines of other runs, or start afresh with --overwrite"
         raise UserError(f"{path}: {needed}, got {len(answered):,}, others among them. {fix}.")
     result = score_predictions(predictions.values(), resamples, seed)
+    if calibration_results:
+        kept["calibration_results"] = str(calibration_results.resolve())
+    result |= further_results(Path(path), predictions.values(), resamples, seed, kept.get("calibration_results"))
     result["missing"] = max(0, (kept.get("expected") or 0) - len(predictions))
     result["usage"] = summarise_usage(predictions.values(), (extra or kept).get("arguments", {}))
     kept["samples_digest"] = digest_lines(answered)
@@ -434,8 +445,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("dir", type=Path, metavar="DIR", help="directory with outputs*.jsonl")
     cli.add_argument("--resamples", type=at_least(1), default=1000, help="bootstrap resamples of the patients (1000)")
     cli.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (0)")
+    text = "read the sex, age, race, … of patients from ROOT_DIR/patients_ehr again, for scores by subgroup; test.py does it"
+    cli.add_argument("--subgroups", action="store_true", help=text)
+    text = "finished run of the same model on other patients, on which recalibration of p(yes) is fitted"
+    cli.add_argument("--calibration_results", type=Path, metavar="DIR", help=text)
     args = cli.parse_args(argv)
-    result = score_dir(args.dir, args.resamples, args.seed)
+    if args.subgroups:
+        from evaluation.attributes import write_attributes
+        from mimiciv_dataset.trajectory import Trajectories
+
+        write_attributes(args.dir, Trajectories(args.root_dir / "patients_ehr"))
+    result = score_dir(args.dir, args.resamples, args.seed, calibration_results=args.calibration_results)
     print(format_result(result))
     return 1 if result["missing"] else 0
 
