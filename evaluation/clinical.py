@@ -173,12 +173,10 @@ def subgroup_metrics(task: str, scores: Scores, threshold: float | None) -> dict
     """The metrics that are compared between groups, by name: all but the AUROC are means over samples."""
     if scores.labels is None:
         return {main_metric(task): scores}
-    gaps = scores.values - scores.labels
-    return {
-        "auroc": scores,
-        "calibration_in_the_large": Scores(gaps),
-        "net_benefit": Scores(_benefits(scores.labels, scores.values, [threshold])[:, 0]),
-    }
+    metrics = {"auroc": scores, "calibration_in_the_large": Scores(scores.values - scores.labels)}
+    if threshold < 1:  # of samples with label yes only, nothing is left to decide
+        metrics["net_benefit"] = Scores(_benefits(scores.labels, scores.values, [threshold])[:, 0])
+    return metrics
 
 
 def subgroups(
@@ -299,7 +297,7 @@ def clinical_results(
             threshold = float(scores.labels.mean())
             result |= {"threshold": threshold, "decision_curve": decision_curve(scores, patients, enough)}
             result["operating_points"] = operating_points(scores, patients, enough)
-        if threshold != 1 and all(prediction.sample_id in groups for prediction in of_task):
+        if all(prediction.sample_id in groups for prediction in of_task):
             of_samples = [groups[prediction.sample_id] for prediction in of_task]
             metrics = subgroup_metrics(task, scores, threshold)
             result["subgroups"] = subgroups(metrics, scores.labels, patients, of_samples, resampling)
