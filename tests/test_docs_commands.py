@@ -47,6 +47,7 @@ PAGES = (
     "docs/training.md",
     "docs/external.md",
     "docs/leaderboard.md",
+    "docs/reproduce.md",
     "docs/synthetic.md",
     "docs/benchmarks.md",
     "docs/differences.md",
