@@ -59,7 +59,7 @@ def test_outputs_hold_what_is_promised(whole: Path, small_root: Path) -> None:
     assert provenance["digest"] in json.dumps(result)
     with (whole / "attributes.csv").open(encoding="utf-8", newline="") as file:
         assert {row["sample_id"] for row in csv.DictReader(file)} == {line["sample_id"] for line in found}
-    assert "sex" in result["clinical"]["LengthOfStay_3day"]["subgroups"]
+    assert {"decision_curve", "operating_points", "subgroups"} <= result["clinical"]["LengthOfStay_3day"].keys()
 
 
 def test_scoring_again_gives_the_same(whole: Path) -> None:
