@@ -224,7 +224,10 @@ def test_headers_of_the_list_and_answers_are_not_cut(browser: Browser, page: Pat
 
 def test_an_event_of_the_prompt_and_of_a_chain_is_shown(browser: Browser, page: Path) -> None:
     opened(browser, page)
-    browser.click("document.querySelectorAll('#prompt button.source')[1]")
+    part = "document.querySelectorAll('#prompt button.source')[1]"
+    frames = "requestAnimationFrame(() => requestAnimationFrame(done))"  # parts have their height when they come into view
+    browser.js(f"new Promise(done => {{ {part}.scrollIntoView({{block: 'center'}}); {frames} }})")
+    browser.click(part)
     text = browser.js("document.getElementById('event-text').textContent")
     assert text and text == browser.js("document.querySelectorAll('#prompt button.source')[1].nextElementSibling.textContent")
     assert "happened" in browser.js("document.getElementById('event-about').textContent")
