@@ -72,6 +72,14 @@ class BenchmarkSettings:
     samples: int
 
 
+@dataclass(frozen=True)
+class Rerun:
+    """How test samples that exist are treated: written again, or their files hashed again; see the flags."""
+
+    overwrite: bool
+    verify: bool
+
+
 PUBLISHED = {"synthetic-1": BenchmarkSettings(seed=14, patients=2500, samples=400)}
 DIGESTS = {"synthetic-1": "d16bac0553d932a0dc993e675534fc17b98bfb38d3d3e19a7e5b99be8d743b2a"}
 """Of the samples of each published benchmark, which `make` must arrive at."""
@@ -92,11 +100,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_argument("--model", help="score: name of the model in the entry")
     cli.add_argument("--setting", help="score: how it was trained and asked, in one line of the entry")
     cli.add_num_workers()
+    cli.add_rerun_flags()
     args = cli.parse_args(argv)
     if args.step == "make":
         if args.runs:
             cli.error("make: expected no RUN, got one")
-        make(args.root_dir, BenchmarkSettings(args.seed, args.patients, args.samples), args.num_workers, cli.arguments)
+        settings, rerun = BenchmarkSettings(args.seed, args.patients, args.samples), Rerun(args.overwrite, args.verify)
+        make(args.root_dir, settings, args.num_workers, rerun, cli.arguments)
         return
     if not args.runs:
         cli.error("score: expected a RUN, got none")
@@ -143,7 +153,7 @@ def steps(root: Path, settings: BenchmarkSettings, num_workers: int) -> Iterator
         yield "mimiciv_dataset.data_index_gen", [*config, "--subject_id_path", subjects, "--output_path", root / f"{name}.csv"]
 
 
-def make(root: Path, settings: BenchmarkSettings, num_workers: int, arguments: Sequence[str]) -> None:
+def make(root: Path, settings: BenchmarkSettings, num_workers: int, rerun: Rerun, arguments: Sequence[str]) -> None:
     """Make a benchmark below `root`, or what is missing of it."""
     summary = Summary("synthetic_benchmark")
     recorded = root / "benchmark.json"
@@ -155,21 +165,21 @@ def make(root: Path, settings: BenchmarkSettings, num_workers: int, arguments: S
     write_json(root / "tasks.json", dict.fromkeys((*RISK, *DECISION), -1))
     for module, flags in steps(root, settings, num_workers):
         importlib.import_module(module).main(["--root_dir", str(root), *map(str, flags)])
-    truth = write_benchmark(root, settings, arguments)
+    truth = write_benchmark(root, settings, rerun, arguments)
     check_digest(root, truth)
     summary.print(
         f"{truth.benchmark}: {len(truth.samples):,} test samples of {len(truth.by_task)} tasks → {root / 'benchmark'}"
     )
 
 
-def write_benchmark(root: Path, settings: BenchmarkSettings, arguments: Sequence[str] = ()) -> Truth:
+def write_benchmark(root: Path, settings: BenchmarkSettings, rerun: Rerun, arguments: Sequence[str]) -> Truth:
     """Write the test samples and the truth about them, unless they are up to date."""
     folder, index, mimic_dir = root / "benchmark", root / "task_index/all", root / "mimiciv"
     subjects = set(read_subject_ids(root / "patient_data/test.csv"))
     sources = [trajectories_source(root / "patients_ehr"), *index_sources(index), patients_source(None, subjects)]
     sources.append(content_of("truth", mimic_dir / "synthetic_truth.csv"))
     provenance = Provenance(folder, STEP, sources, asdict(settings), RULES, arguments, flag="--root_dir")
-    if not provenance.begin():
+    if not provenance.begin(rerun.overwrite, rerun.verify):
         return read_truth(folder / "truth.json")
     outcomes, conditions = read_outcomes(mimic_dir), read_conditions(mimic_dir)
     answers = best_answers()

@@ -76,6 +76,7 @@ STEPS = (
     Step("grpo.py", "model (GRPO)", None, needed=False),
     Step("test.py", "results", None, needed=False),
     Step("evaluation/baselines.py", "results of baselines", None, needed=False),
+    Step("evaluation/synthetic_benchmark.py", "benchmark of known optimum", None, needed=False),
 )
 SKIPPED = "optional"  # state of an artefact that does not exist and need not
 
