@@ -61,7 +61,7 @@ ACTIVATE = "source .venv/bin/activate"
 NEEDS = re.compile(r"needs (GPUs|a GPU|a cluster)|takes hours")  # in comments: such a command is only checked
 FLAGS = {  # command → more flags: smaller sets, and a site on loopback
     "bash scripts/build_datasets.sh": "--scale 0.004",
-    "python -m evaluation.synthetic_benchmark make": "--patients 60",
+    "python -m evaluation.synthetic_benchmark make": "--patients 60 --samples 5",
     "python scripts/download_code_maps.py": "--base_url {AHRQ}",
 }
 CHECKED = (  # command → what runs where the machine or the time is missing
