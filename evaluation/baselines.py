@@ -34,7 +34,7 @@ from evaluation.predictions import read_outputs, sample_id_of_output
 from mimiciv_dataset.index_files import clean_id, clean_position, index_paths, parse_target, sample_id
 from mimiciv_dataset.patients import read_subject_ids
 from mimiciv_dataset.sources import index_mapping_source, index_sources, patients_source, trajectories_source
-from mimiciv_dataset.tasks import NO, TASKS, YES
+from mimiciv_dataset.tasks import NO, TASKS, YES, Task
 from pipeline.cli import ROOT_DIR, Parser, at_least, run
 from pipeline.digests import digest_lines
 from pipeline.errors import UserError
@@ -44,8 +44,11 @@ from pipeline.provenance import Provenance, Source
 from pipeline.work import map_lines
 
 if TYPE_CHECKING:
+    from mimiciv_dataset.lookups import Lookups
     from mimiciv_dataset.mimiciv import MIMICIV
+    from mimiciv_dataset.samples import Target
     from mimiciv_dataset.text import SampleText
+    from mimiciv_dataset.timeline import Timeline
 
 IndexRows = list[dict[str, Any]]
 Answers = Iterator[tuple[Line, str, float | None]]  # lines of the run, the baseline's replies, and p(yes) for risk tasks
@@ -151,7 +154,7 @@ def copy_last(job: BaselineJob, patients: Sequence[str]) -> Answers:
     Uses the whole trajectory before the sample, of which the prompt shows only the context window.
     """
     from mimiciv_dataset.lookups import Lookups
-    from mimiciv_dataset.samples import decision_target, label_list
+    from mimiciv_dataset.samples import label_list
     from mimiciv_dataset.trajectory import Trajectories
 
     trajectories = Trajectories(Path(job.settings.root_dir) / "patients_ehr")
@@ -159,12 +162,18 @@ def copy_last(job: BaselineJob, patients: Sequence[str]) -> Answers:
     for subject_id in patients:
         timeline = trajectories.timeline(subject_id)
         for line in job.lines_by_patient[subject_id]:
-            task = TASKS[line["task_info"]["task"]]
-            earlier = range(clean_position(line["task_info"]["period_end"]) - 1, 0, -1)
-            events = (position for position in earlier if task.event in (None, timeline.file_names[position]))
-            targets = (decision_target(task, timeline, position, lookups) for position in events)
-            target = next((target for target in targets if target is not None), "")
-            yield line, "\n".join(label_list(target)), None
+            info = line["task_info"]
+            target = last_answer(TASKS[info["task"]], timeline, clean_position(info["period_end"]), lookups)
+            yield line, "\n".join(label_list(target or "")), None
+
+
+def last_answer(task: Task, timeline: Timeline, end: int, lookups: Lookups) -> Target | None:
+    """The target of the latest event of the task's table before `end` (next_event: of any table); None if there is none."""
+    from mimiciv_dataset.samples import decision_target
+
+    positions = (position for position in range(end - 1, 0, -1) if task.event in (None, timeline.file_names[position]))
+    targets = (decision_target(task, timeline, position, lookups) for position in positions)
+    return next((target for target in targets if target is not None), None)
 
 
 def _copy_last_parts(job: BaselineJob) -> list[Sequence[str]]:

@@ -77,6 +77,7 @@ STEPS = (
     Step("test.py", "results", None, needed=False),
     Step("evaluation/baselines.py", "results of baselines", None, needed=False),
     Step("evaluation/synthetic_benchmark.py", "benchmark of known optimum", None, needed=False),
+    Step("evaluation/health.py", "health of a benchmark", None, needed=False),
 )
 SKIPPED = "optional"  # state of an artefact that does not exist and need not
 

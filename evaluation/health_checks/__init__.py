@@ -1,0 +1,1 @@
+"""What `evaluation/health.py` checks of a benchmark, by subject."""
