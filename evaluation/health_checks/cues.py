@@ -96,12 +96,12 @@ def without_each(counts: Sequence[Counter[str]]) -> list[Counter[str]]:
 
 
 def most_frequent(counts: Mapping[str, int], names: Iterable[str], number: int) -> list[str]:
-    """The `number` names with the highest counts, ties by name.
+    """The `number` names with the highest counts, ties by name; names that do not occur are not guessed.
 
-    >>> most_frequent({"a": 3, "b": 3, "c": 1}, ["c", "b", "a"], 2)
-    ['a', 'b']
+    >>> most_frequent({"a": 3, "b": 3, "c": 1}, ["c", "b", "a"], 2), most_frequent({"c": 1}, ["a", "c"], 2)
+    (['a', 'b'], ['c'])
     """
-    return sorted(names, key=lambda name: (-counts.get(name, 0), name))[:number]
+    return sorted((name for name in names if counts.get(name)), key=lambda name: (-counts[name], name))[:number]
 
 
 def majority_scores(rows: Sequence[BenchmarkRow], others: Sequence[Counter[str]], number: int) -> list[float]:

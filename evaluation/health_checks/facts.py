@@ -168,7 +168,8 @@ def read_facts(
         if earlier := [seen[identity] for identity in identities if identity in seen]:
             facts.add(row.number, [REPEATED])
             facts.contradicting += any(other != labels for other in earlier)
-        seen |= dict.fromkeys(identities - seen.keys(), labels)
+        for identity in identities:
+            seen.setdefault(identity, labels)
         windows[hash((row.subject_id, row.window) if row.window else row.text)] += 1
         of_task.checked[REPEATED] += 1
         if training:
