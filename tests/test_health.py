@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
 
 from evaluation.baselines import BaselineJob, BaselineSettings, copy_last
 from evaluation.health import main
@@ -221,8 +222,6 @@ def test_training_patients(synthetic_root: Path, bench: Path, tmp_path: Path) ->
 
 @given(st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=2, max_size=12))
 def test_auroc_of_a_cue_is_scikit_learns(pairs: list[tuple[int, bool]]) -> None:
-    from sklearn.metrics import roc_auc_score
-
     scores, is_answer = zip(*pairs, strict=True)
     value = cue_auroc(scores, is_answer)
     if len(set(is_answer)) < 2:
