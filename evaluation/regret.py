@@ -259,7 +259,7 @@ def format_regrets(result: Mapping[str, Any], truth: Truth) -> str:
     lines = [format_table(headers, rows), ""]
     for kind, mean in result["mean"].items():
         if mean["regret"] is None:
-            value = f"none, as {mean['answered']} of {mean['tasks']} tasks are answered"
+            value = f"none, as {mean['answered']} of {mean['tasks']} tasks have one"
         else:
             value = f"{' '.join(with_interval(mean))} over {mean['tasks']} tasks"
         lines.append(f"mean regret, {kind} tasks: {value}")
