@@ -61,7 +61,7 @@ class Output:
     prompt_sha256: str | None
     template_sha256: str | None
     prompt_chars: int | None
-    truncated: bool | None
+    truncated: Mapping[str, Any] | None  # what was dropped from the prompt
 
     @property
     def reply(self) -> tuple[str, float | None, str | None]:
@@ -238,6 +238,7 @@ class RunComparison(NamedTuple):
         macros: a − b of its mean over tasks, by kind of task.
         values: the main metrics of a and b by task.
         common: a's predictions of the common samples by task.
+        resamples: of the tests.
     """
 
     a: FinishedRun
@@ -246,6 +247,17 @@ class RunComparison(NamedTuple):
     macros: Mapping[str, Comparison]
     values: Mapping[str, tuple[float | None, float | None]]
     common: Mapping[str, Sequence[Prediction]]
+    resamples: int
+
+    @property
+    def num_tests(self) -> int:
+        """The number of tasks that are tested."""
+        return sum(each.p is not None for each in self.tasks.values())
+
+    @property
+    def can_be_significant(self) -> bool:
+        """Whether there are enough resamples for a p below 0.05 after Holm's correction: see `comparisons.two_sided_p`."""
+        return self.resamples >= 40 * self.num_tests
 
     def sizes(self, task: str) -> tuple[int, int | None]:
         """The number of common samples, and for risk tasks that of those with label yes."""
@@ -278,4 +290,4 @@ def compare_runs(a: FinishedRun, b: FinishedRun, resamples: int) -> RunCompariso
     kinds = {kind: [task for task in tasks if ALL_TASKS[task].kind == kind] for kind in MACRO}
     by_task, macros = compare(tasks, {kind: members for kind, members in kinds.items() if members}, resamples)
     values = {task: (as_number(pair.a.metric()[0]), as_number(pair.b.metric()[0])) for task, pair in tasks.items()}
-    return RunComparison(a, b, by_task, macros, values, predictions)
+    return RunComparison(a, b, by_task, macros, values, predictions, resamples)

@@ -24,29 +24,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli = Parser(__doc__)
     cli.add_argument("dirs", nargs="+", type=Path, metavar="DIR", help="directories of finished runs of test.py")
     cli.add_argument("--output_path", type=Path, help="the page (report.html in the first DIR)")
-    cli.add_argument("--png", action="store_true", help="also write the charts of the overview as an image, beside the page")
+    cli.add_argument("--figure", type=Path, help="also write the main figure for a paper, as .pdf, .svg or .png")
+    cli.add_argument("--png", action="store_true", help="also write the main figure as an image, beside the page")
     cli.add_argument("--markdown", action="store_true", help="also write tables for a paper, beside the page")
     cli.add_argument("--resamples", type=at_least(1), default=5000, help="bootstrap resamples of the comparison (5000)")
     args = cli.parse_args(argv)
     from evaluation.finished_runs import read_runs
+    from evaluation.pages.charts import check_suffix, save
     from evaluation.report_data import Report
     from evaluation.report_page import build
-    from evaluation.report_paper import markdown, write_png
+    from evaluation.report_paper import main_figure, markdown
 
     summary = Summary("report")
-    runs = read_runs(args.dirs)
     target = args.output_path or args.dirs[0] / "report.html"
-    texts = {target: build(Report(runs, args.resamples))}
+    figures = [*([args.figure] if args.figure else []), *([target.with_suffix(".png")] if args.png else [])]
+    for path in figures:
+        check_suffix(path)
+    report = Report(read_runs(args.dirs), args.resamples)
+    texts = {target: build(report)}
     if args.markdown:
-        texts[target.with_suffix(".md")] = markdown(runs)
+        texts[target.with_suffix(".md")] = markdown(report.runs)
     for path, text in texts.items():
         with atomic_path(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    written = list(texts)
-    if args.png:
-        written.append(target.with_suffix(".png"))
-        write_png(written[-1], runs)
-    summary.print(f"{counted(len(runs), 'model')} → {', '.join(map(str, written))}")
+    for path in figures:
+        save(main_figure(report), path)
+    summary.print(f"{counted(len(report.runs), 'model')} → {', '.join(map(str, [*texts, *figures]))}")
     return 0
 
 

@@ -1,7 +1,7 @@
-"""What the sections of a report share: the runs, their comparisons, and how figures are written.
+"""What the sections of a report share: the runs, their comparisons and styles, and figures in words.
 
-A section is a heading and a function of a `Report`; `report.SECTIONS` is their order. Modules of sections import this one,
-and `report` imports them.
+A section is a heading and a function of a `Report`; `report_page.SECTIONS` is their order. Modules of sections import this one
+and `report_figures`, and `report_page` imports them.
 """
 
 from __future__ import annotations
@@ -12,15 +12,45 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from markupsafe import Markup
+
 from evaluation.finished_runs import FinishedRun, RunComparison, compare_pairs
-from evaluation.pages.document import Content
+from evaluation.pages.charts import NUM_SERIES, colour
+from evaluation.pages.document import Cell, Content
 from evaluation.score import TOO_FEW
 from mimiciv_dataset.tasks import ALL_TASKS
 
+GROUPS = {"hosp": "Hospital", "ed": "ED", "icu": "ICU", "note": "Notes"}  # of tasks: by the module of their event
 KINDS = {"decision": "Decision-making", "risk": "Risk prediction", "generation": "Note generation"}
+
+METRICS = {"f1": "F1", "auroc": "AUROC", "rouge1": "ROUGE-1", "accuracy": "accuracy"}  # in words
 
 # Kind of task → key of its macro average in result.json, name of the metric, and its expected value for random answers.
 HEADLINES = {"decision": ("decision_f1", "F1", None), "risk": ("risk_auroc", "AUROC", 0.5)}
+
+
+class Style(NamedTuple):
+    """How a run is drawn in all figures: besides its colour, lines have a dash pattern and points a shape."""
+
+    colour: str
+    dash: Sequence[int]
+    shape: str
+
+
+MODEL_STYLES = tuple(
+    Style(colour(f"series-{number}"), dash, shape)
+    for number, dash, shape in zip(
+        range(1, NUM_SERIES + 1),
+        ([1, 0], [7, 3], [2, 2], [9, 3, 2, 3], [5, 2], [12, 4], [2, 4]),
+        ("circle", "square", "diamond", "triangle-up", "cross", "triangle-up", "square"),
+        strict=True,
+    )
+)
+BASELINE_STYLES = (
+    Style(colour("grey-1"), [4, 2], "triangle-down"),
+    Style(colour("grey-2"), [1, 2], "triangle-right"),
+    Style(colour("grey-3"), [6, 2, 1, 2], "triangle-left"),
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +76,12 @@ class Report:
         return [task for task in ALL_TASKS if any(task in run.tasks for run in self.runs)]
 
     @cached_property
+    def styles(self) -> dict[str, Style]:
+        """The style of each run by its name."""
+        models, baselines = itertools.cycle(MODEL_STYLES), itertools.cycle(BASELINE_STYLES)
+        return {run.name: next(baselines if run.baseline else models) for run in self.runs}
+
+    @cached_property
     def comparisons(self) -> list[RunComparison]:
         """Each model against the models after it and all baselines, where they have samples in common."""
         return compare_pairs(itertools.combinations(self.runs, 2), self.resamples)
@@ -56,6 +92,22 @@ class Section(NamedTuple):
 
     heading: str
     content: Callable[[Report], Content]
+
+
+# --- parts of a page
+
+
+def note(text: Content) -> Markup:
+    """A paragraph in small print."""
+    return Markup('<p class="note">{}</p>').format(text)
+
+
+def value_cell(result: Mapping[str, Any], metric: str, bold: bool = False, extra: str = "") -> Cell:
+    """A cell with a value, its interval, and an extra text below."""
+    value = result.get(metric)
+    shown = Markup("<b>{:.3f}</b>").format(value) if bold else "–" if value is None else f"{value:.3f}"
+    small = [Markup("<small>{}</small>").format(text) for text in (interval_text(result, metric), extra) if text]
+    return Cell(Markup("").join([shown, *small]), value)
 
 
 # --- figures in words
@@ -94,3 +146,9 @@ def interval_text(result: Mapping[str, Any], metric: str) -> str:
     if result.get(metric) is not None and key in result and result[key] is None:
         return TOO_FEW
     return bounds_text(result.get(key))
+
+
+def value_text(result: Mapping[str, Any], metric: str) -> str:
+    """A value with its interval as text; a dash if there is none."""
+    value = result.get(metric)
+    return "–" if value is None else f"{value:.3f} {interval_text(result, metric)}".strip()

@@ -1,27 +1,26 @@
-"""Tables and figures of a report for papers."""
+"""Tables and the main figure of a report for papers."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from evaluation.finished_runs import FinishedRun
 from evaluation.published import PUBLISHED, PUBLISHED_TASKS
-from evaluation.report_charts import macro_bars, run_styles
-from evaluation.report_data import HEADLINES, KINDS, interval_text, macro_sizes, sizes_text
+from evaluation.report_data import HEADLINES, KINDS, Report, macro_sizes, sizes_text, value_text
+from evaluation.report_tables import macro_figure
 from evaluation.score import main_metric
 from mimiciv_dataset.tasks import ALL_TASKS
-from pipeline.files import atomic_path
+
+if TYPE_CHECKING:
+    import altair
+
+PANEL = 125  # points; two panels with their labels are 7 inches wide, a page without its margins
 
 
 def markdown(runs: Sequence[FinishedRun]) -> str:
     """The macro averages and the tasks as markdown tables."""
-
-    def value_text(result: Mapping[str, Any], metric: str) -> str:
-        value = result.get(metric)
-        return "–" if value is None else f"{value:.3f} {interval_text(result, metric)}".strip()
 
     def markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
         lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
@@ -46,28 +45,14 @@ def markdown(runs: Sequence[FinishedRun]) -> str:
     return "\n".join([*markdown_table(macro), *markdown_table(tasks)])
 
 
-def write_png(path: Path, runs: Sequence[FinishedRun]) -> None:
-    """Write the bar charts of the overview as an image."""
-    import matplotlib
+def main_figure(report: Report) -> altair.HConcatChart:
+    """Macro F1 and AUROC of all models with intervals, and published values as open circles, as wide as a page of text."""
+    import altair as alt
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, 2, figsize=(12, 1.4 + 0.28 * (len(runs) + len(PUBLISHED))), layout="constrained")
-    figure.get_layout_engine().set(wspace=0.1)
-    for axis, (kind, (_, metric, chance)) in zip(axes, HEADLINES.items(), strict=True):
-        bars = macro_bars(runs, kind, run_styles(runs))[::-1]
-        for position, bar in enumerate(bars):
-            fill = "none" if bar.style.hollow else bar.style.colour
-            axis.barh(position, bar.value, height=0.7, color=fill, edgecolor=bar.style.colour)
-            if bar.interval:
-                axis.plot(bar.interval, [position, position], color="#1b2430", marker="|", linewidth=1.2)
-            axis.text(1.02, position, ", ".join([f"{bar.value:.3f}", *bar.notes]), va="center", fontsize=9)
-        if chance:
-            axis.axvline(chance, color="#566273", linestyle="--", linewidth=1)
-        axis.set_yticks(range(len(bars)), [bar.name for bar in bars])
-        axis.set(xlim=(0, 1), title=f"{KINDS[kind]}: macro {metric}")
-        axis.spines[["top", "right"]].set_visible(False)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=200)
-    pyplot.close(figure)
+    panels = [
+        macro_figure(report, kind).properties(width=PANEL, title=f"{letter}  {KINDS[kind]}")
+        for letter, kind in zip("AB", HEADLINES, strict=True)
+    ]
+    both = alt.hconcat(*panels, spacing=14).resolve_scale(color="independent", shape="independent")
+    axes = {"labelFontSize": 9.5, "titleFontSize": 9.5}
+    return both.configure_title(fontSize=11).configure_axis(**axes).configure_text(fontSize=9.5)

@@ -75,6 +75,9 @@ def verdict(judged: FinishedRun, comparisons: Sequence[RunComparison]) -> Verdic
     points += [text for kind, tasks in enough.items() if tasks and (text := by_task_text(kind, comparisons))]
     if 0 < num_enough < number:
         points.append(f"Too few samples for intervals and tests in {number - num_enough} of {number} tasks: {needed()}.")
+    if short := [each for each in comparisons if not each.can_be_significant]:
+        least = 40 * max(each.num_tests for each in short)
+        points.append(f"Differences by task are not tested: that takes --resamples {least} or more.")
     if missing := judged.result.get("missing"):
         points.append(f"{counted(missing, 'sample')} of {judged.name} not answered yet: its figures are not final.")
     return Verdict(" ".join(sentences), points)
@@ -192,7 +195,12 @@ def relations(of_kind: Sequence[MeanComparison]) -> str:
 
 
 def significant_tasks(comparison: RunComparison, kind: str) -> tuple[int, int, int]:
-    """The numbers of tasks of a kind in which a is significantly better, significantly worse, and tested at all."""
+    """The numbers of tasks of a kind in which a is significantly better, significantly worse, and tested at all.
+
+    None counts as tested if the resamples are too few for any to be significant.
+    """
+    if not comparison.can_be_significant:
+        return 0, 0, 0
     tested = [each for task, each in comparison.tasks.items() if ALL_TASKS[task].kind == kind and each.p_holm is not None]
     significant = [each.difference for each in tested if each.p_holm < LEVEL]
     return sum(difference > 0 for difference in significant), sum(difference < 0 for difference in significant), len(tested)

@@ -122,7 +122,7 @@ def test_six_samples_are_too_few(tmp_path: Path) -> None:
     pair = found.cells("good − bad")
     assert pair[1:5] == ["1.000 too few", "too few", pair[3], "too few"] and pair[3].endswith("too few")
     assert pair[5:] == ["36", "4", "0", "0", "0", "6"]
-    assert "Too few samples for curves: 4 curves left out" in found.text and "ROC. Right" not in found.text
+    assert "Too few samples for curves: ED_Hospitalization (" in found.text and not {"ICU_Stay_7day"} & set(found.figures)
     text = (good / "report.md").read_text(encoding="utf-8")
     assert "| emar | 6 | f1 | 1.000 too few | 0.000 too few |" in text and "| ICU_Stay_7day | 6, 2 yes | auroc |" in text
     assert "n = 12, 4 yes" in text and "[" not in text
@@ -130,8 +130,8 @@ def test_six_samples_are_too_few(tmp_path: Path) -> None:
 
 def test_curves_only_of_runs_with_enough_samples(tmp_path: Path) -> None:
     found = report(*(write_run(tmp_path / name, name, tasks=RISK, n=n) for name, n in (("many", 60), ("few", 30))))
-    assert "ROC. Right" in found.text and "2 curves left out" in found.text
-    assert "few, ICU_Stay_7day (15 patients of at least 30)" in found.text
+    for task in RISK:
+        assert '"too few few"' in json.dumps(found.figures[task]) and "Too few samples for curves" not in found.text
     assert found.cells("ICU_Stay_7day")[1:3] == ["30–60", "10–20"]
     assert found.cells("ICU_Stay_7day")[-1].endswith("too few n = 30, 10 yes")
 

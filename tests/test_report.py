@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -13,18 +15,21 @@ import pytest
 from conftest import command
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 from written_runs import SECRET, write_run
 
-from evaluation.finished_runs import compare_runs, read_run
+from evaluation.finished_runs import Output, compare_runs, read_run
 from evaluation.predictions import Prediction
 from evaluation.published import PUBLISHED
 from evaluation.report import main
-from evaluation.report_page import roc_points
+from evaluation.report_curves import patients_of_bins, roc_points, wilson
+from evaluation.report_samples import length_dots, outcome
 from evaluation.score import main_scores
 from mimiciv_dataset.tasks import TASKS
 from pipeline.errors import UserError
 from pipeline.files import read_json
 
+RISK = ("ICU_Stay_7day", "ED_Hospitalization")
 SOME = ("emar", "labevents", "next_event", "discharge", "ICU_Stay_7day", "ED_Hospitalization")
 VOID = {"meta", "link", "br"}
 
@@ -33,9 +38,10 @@ class Reader(HTMLParser):
     """Checks that elements are closed in order; collects what a reader sees, and the addresses.
 
     Attributes:
-        rows: the cells of all tables' rows, but those of bar charts.
+        rows: the cells of all tables' rows, but those of figures.
         bold: (first cell of the row, number of the cell) of those cells that hold something bold.
         notices: the warnings.
+        figures: the Vega-Lite specification of each figure by its heading.
     """
 
     def __init__(self, text: str) -> None:
@@ -46,6 +52,11 @@ class Reader(HTMLParser):
         self.rows: list[list[str]] = []
         self.bold: list[tuple[str, int]] = []
         self.notices: list[str] = []
+        self.raw = text
+        specs = re.findall(
+            r'<figure class="chart"><h3>(.*?)</h3>.*?<script type="application/json">(.*?)</script>', text, re.DOTALL
+        )
+        self.figures = {heading: json.loads(spec) for heading, spec in specs}
         self._skip = self._notice = False
         self.feed(text)
         assert not self.open
@@ -53,8 +64,9 @@ class Reader(HTMLParser):
     def handle_starttag(self, name: str, attributes: list[tuple[str, str | None]]) -> None:
         about = dict(attributes)
         self.addresses += [about[key] or "" for key in ("src", "href", "action") if key in about]
-        if name in ("table", "ul"):
-            self._skip, self._notice = about.get("class") == "bars", about.get("class") == "notices"
+        if name == "ul":
+            self._notice = about.get("class") == "notices"
+        self._skip = "figure" in self.open
         if name == "li" and self._notice:
             self.notices.append("")
         if name == "tr" and not self._skip:
@@ -121,7 +133,6 @@ def test_nothing_is_fetched_and_no_patient_text_is_shown(tmp_path: Path) -> None
     assert all(address.startswith(("#", "data:")) for address in found.addresses)
     text = (tmp_path / "a/report.html").read_text(encoding="utf-8")
     assert SECRET not in text and SECRET.casefold() not in text.casefold()
-    assert "url(" not in text and "@import" not in text
 
 
 def test_several_runs_are_shown_side_by_side(tmp_path: Path) -> None:
@@ -199,7 +210,7 @@ def test_differences_between_runs_are_reported(tmp_path: Path) -> None:
 def test_runs_of_one_kind(tmp_path: Path, tasks: tuple[str, ...], words_only: bool) -> None:
     folders = [write_run(tmp_path / name, name, tasks=tasks, words_only=words_only) for name in "ab"]
     found = report(*folders, flags=("--markdown",))
-    assert found.cells(tasks[0])[1] == "60" and ("No run has p(yes)" in found.text) != ("ROC. Right" in found.text)
+    assert found.cells(tasks[0])[1] == "60" and ("#roc" in found.addresses) == (tasks[0] in RISK and not words_only)
 
 
 def test_baselines_below_the_runs_are_shown_once(tmp_path: Path) -> None:
@@ -258,6 +269,91 @@ def test_the_area_below_the_roc_curve_is_the_auroc(replies: list[tuple]) -> None
     area = sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in pairwise(points))
     auroc = scores.metric()[0]
     assert np.isnan(auroc) if not points else area == pytest.approx(auroc)
+
+
+def test_the_figures_have_the_values_of_the_results(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", "tiny", tasks=SOME)
+    found, result = report(folder), read_json(folder / "result.json")
+    values = [each for data in found.figures["Risk prediction: macro AUROC"]["datasets"].values() for each in data]
+    (tiny,) = {json.dumps(each) for each in values if each.get("series") == "tiny"}
+    macro = result["macro"]["paper"]
+    assert [json.loads(tiny)[key] for key in ("value", "low", "high")] == [macro["risk_auroc"], *macro["risk_auroc_ci"]]
+    assert json.loads(tiny)["row"] == "tiny\nn = 120, 40 yes"
+    assert {each["value"] for each in values if each.get("series") == "published"} == {
+        published.risk_auroc for published in PUBLISHED.values() if published.risk_auroc
+    }
+
+
+def test_roc_and_calibration_have_n_and_intervals(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", "tiny", tasks=RISK)
+    text, result = report(folder).raw, read_json(folder / "result.json")["tasks"]["ICU_Stay_7day"]
+    ci = result["auroc_ci"]
+    assert f"{result['auroc']:.3f} [{ci[0]:.3f}, {ci[1]:.3f}] tiny" in text, "the legend of the curve"
+    assert "ROC curves of ICU_Stay_7day: n = 60, 20 yes" in text
+    patients = patients_of_bins("ICU_Stay_7day", read_run(folder, False).predictions["ICU_Stay_7day"])
+    assert all(patients[round(each["low"] * 10)] <= each["n"] for each in result["calibration"])
+
+
+@given(st.integers(1, 500), st.data())
+def test_intervals_of_shares_are_those_of_wilson(n: int, data: st.DataObject) -> None:
+    hits = data.draw(st.integers(0, n))
+    assert wilson(hits / n, n) == pytest.approx(binomtest(hits, n).proportion_ci(method="wilson"), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("task", "label", "reply", "p_yes", "finish", "error", "expected"),
+    [
+        ("emar", ("a", "b"), "a\nb", None, "stop", None, "right"),
+        ("emar", ("a", "b"), "a\nc", None, "stop", None, "partly right"),
+        ("emar", ("a", "b"), "c", None, "stop", None, "wrong"),
+        ("emar", ("a", "b"), "", None, "stop", None, "invalid"),
+        ("emar", ("a", "b"), "<think> on and on", None, "length", None, "cut off"),
+        ("emar", ("a", "b"), "a\nb", None, "length", None, "right"),
+        ("emar", ("a", "b"), "", None, "stop", "does not fit", "too long"),
+        ("ICU_Stay_7day", ("yes",), "no", 0.9, "stop", None, "right"),
+        ("ICU_Stay_7day", ("yes",), "", 0.4, "stop", None, "wrong"),
+        ("ICU_Stay_7day", ("yes",), "perhaps", None, "stop", None, "invalid"),
+    ],
+)
+def test_outcomes(
+    task: str, label: tuple[str, ...], reply: str, p_yes: float | None, finish: str, error: str | None, expected: str
+) -> None:
+    prediction = Prediction(
+        task, label, "1", response=reply, p_yes=p_yes, error=error, thinking_open=reply.startswith("<think>")
+    )
+    assert outcome(Output(prediction, len(reply), finish, None, None, None, 100, None)) == expected
+
+
+def test_score_by_length_divides_each_task_equally(tmp_path: Path) -> None:
+    """The model answers short records only, so that the shortest fifth scores 1 and the longest 0."""
+    folder = write_run(tmp_path / "run", tasks=("emar",), n=300, skill=1)
+    run = read_run(folder, False)
+    for key, output in run.outputs.items():
+        if output.prompt_chars > 900 + 40 * 150:
+            run.outputs[key] = replace(output, prediction=replace(output.prediction, response="other"))
+    dots = list(length_dots(run, "decision"))
+    assert [dot.number for dot in dots] == ["n = 60, of 1 task"] * 5
+    assert [round(dot.value, 1) for dot in dots] == [1, 1, 0.5, 0, 0] and dots[0].interval == [1, 1]
+    assert list(length_dots(read_run(write_run(tmp_path / "few", tasks=("emar",)), False), "decision")) == []
+
+
+def test_only_what_is_better_than_chance_is_marked(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / name, name, 0, ("emar", "ICU_Stay_7day")) for name in "ab"]
+    found = report(*folders)
+    assert found.bold_values == [], "no F1 above 0, no AUROC whose interval lies above 0.5"
+
+
+@pytest.mark.parametrize("suffix", [".pdf", ".svg"])
+def test_the_main_figure_for_a_paper(tmp_path: Path, suffix: str) -> None:
+    folder, figure = write_run(tmp_path / "run", "tiny", tasks=SOME), tmp_path / f"figure{suffix}"
+    assert main([str(folder), "--resamples", "20", "--figure", str(figure)]) == 0
+    assert figure.read_bytes()[:4] == {".svg": b"<svg", ".pdf": b"%PDF"}[suffix]
+    if suffix == ".svg":
+        text = figure.read_text(encoding="utf-8")
+        assert all(name in text for name in ("tiny", "n = 120", *PUBLISHED, "macro F1", "macro AUROC")) and "var(" not in text
+        assert float(re.search(r'<svg[^>]* width="([0-9.]+)"', text)[1]) <= 504, "7 inches"
+    with pytest.raises(UserError, match="expected a name that ends with .png, .svg, .pdf"):
+        main([str(folder), "--figure", str(tmp_path / "figure.gif")])
 
 
 def test_errors_of_wrong_use(tmp_path: Path) -> None:

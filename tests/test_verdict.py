@@ -102,11 +102,8 @@ def test_only_what_holm_leaves_is_called_significant(tests: list[tuple[float | N
     comparisons = []
     for number, (p, difference) in enumerate(tests):
         result = Comparison(difference, None if p is None else [difference, difference], p, p, "few" if p is None else None)
-        comparisons.append(
-            RunComparison(
-                judged, run(f"run{number}.", {}), {"emar": result}, {"decision": result}, {"emar": (0.5, 0.5 - difference)}, {}
-            )
-        )
+        other, values = run(f"run{number}.", {}), {"emar": (0.5, 0.5 - difference)}
+        comparisons.append(RunComparison(judged, other, {"emar": result}, {"decision": result}, values, {}, 5000))
     (text, *_) = verdict(judged, comparisons).points
     significant = text.partition("significantly above ")[2].partition(", not significantly")[0].partition(", with too few")[0]
     significant += text.partition("significantly below ")[2].partition(", not significantly")[0].partition(", with too few")[0]

@@ -153,6 +153,6 @@ def grid(parts: Sequence[Content], min_width: int) -> Markup:
     return _part("grid", parts=[html(part) for part in parts], min_width=min_width)
 
 
-def details(summary: Content, *content: Content) -> Markup:
-    """Content that is collapsed until its summary is clicked; it is printed."""
-    return _part("details", summary=html(summary), content=[html(part) for part in content])
+def details(summary: Content, *content: Content, is_open: bool = False) -> Markup:
+    """Content that is collapsed until its summary is clicked, unless `is_open`; it is printed."""
+    return _part("details", summary=html(summary), content=[html(part) for part in content], is_open=is_open)

@@ -42,10 +42,17 @@ document.addEventListener("click", event => {
 // --- charts: expressions are interpreted, as the policy of the page forbids to compile them
 const CHART_OPTIONS = { ast: true, actions: false, tooltip: { theme: "custom" } };
 async function drawChart(figure) {
-  const spec = JSON.parse(figure.querySelector("script").textContent);
-  await vegaEmbed(figure.querySelector(".plot"), spec, { ...CHART_OPTIONS, renderer: "svg", config: CHART_THEME });
+  const spec = JSON.parse(figure.querySelector("script").textContent),
+    place = figure.querySelector(".plot");
+  figure.toggleAttribute("data-hidden", !place.clientWidth); // in closed details
+  if (spec.width === "container" && !place.clientWidth) spec.width = document.querySelector("main").clientWidth - 220;
+  await vegaEmbed(place, spec, { ...CHART_OPTIONS, renderer: "svg", config: CHART_THEME });
 }
 window.chartsDrawn = Promise.all([...document.querySelectorAll("figure.chart")].map(drawChart));
+// Charts that were drawn in closed details, for print, are fitted to their place when it is seen.
+document.addEventListener("toggle", event => {
+  if (event.target.open) event.target.querySelectorAll("figure[data-hidden]").forEach(drawChart);
+}, true);
 addEventListener("beforeprint", () => {
-  for (const element of document.querySelectorAll("main details")) element.open = true;
+  for (const element of document.querySelectorAll("details")) element.open = true;
 });
