@@ -84,7 +84,7 @@ def _pair(pair: RunComparison, is_open: bool) -> Markup:
                 f"p < {LEVEL} after Holm's correction over the tasks."
             )
             rows = {f"{task}\n{sizes_text(*pair.sizes(task))}": (each, each.p_holm) for task, each in tasks.items()}
-            parts.insert(0, chart(forest(rows, f"difference of {metric}"), f"{KINDS[kind]}: {name}", words))
+            parts.insert(0, chart(forest(rows), f"{KINDS[kind]}: {name}", words))
     return details(f"{name}: by task", *parts, is_open=is_open)
 
 
@@ -104,7 +104,7 @@ def _macro_figure(comparisons: Sequence[RunComparison], kind: str) -> Markup | N
     if not rows:
         return None
     words = f"The first of a pair minus the second, with 95 % interval. Significant: p < {LEVEL} after Holm's correction."
-    return chart(forest(rows, f"difference of macro {metric}"), f"{KINDS[kind]}: difference of macro {metric}", words)
+    return chart(forest(rows), f"{KINDS[kind]}: difference of macro {metric}", words)
 
 
 def outcome(result: Comparison, p: float | None) -> str:
@@ -114,7 +114,7 @@ def outcome(result: Comparison, p: float | None) -> str:
     return "no significant difference" if p >= LEVEL else "better" if result.difference > 0 else "worse"
 
 
-def forest(rows: dict[str, tuple[Comparison, float | None]], x_title: str) -> altair.LayerChart:
+def forest(rows: dict[str, tuple[Comparison, float | None]]) -> altair.LayerChart:
     """Differences with intervals, a row each: name of the row → the comparison and the p that counts."""
     import altair as alt
 
@@ -131,15 +131,15 @@ def forest(rows: dict[str, tuple[Comparison, float | None]], x_title: str) -> al
     base = alt.Chart(alt.Data(values=values)).encode(y=y)
     names = [name for name in OUTCOMES if any(each["outcome"] == name for each in values)]
     colours, shapes = zip(*(OUTCOMES[name] for name in names), strict=True)
-    legend = alt.Legend(title=None, orient="top", columns=2, labelLimit=200)
+    legend = alt.Legend(title=None, orient="top", columns=1, labelLimit=200)
     color = alt.Color("outcome:N", scale=alt.Scale(domain=names, range=list(colours)), legend=legend)
     shape = alt.Shape("outcome:N", scale=alt.Scale(domain=names, range=list(shapes)), legend=legend)
     domain = (-width, width)
-    x_axis = alt.Axis(title=x_title, values=ticks(domain), format=".2~f", domain=False)
+    x_axis = alt.Axis(title="difference", values=ticks(domain), format=".2~f", domain=False)
     x = alt.X("value:Q", scale=alt.Scale(domain=list(domain), nice=False), axis=x_axis)
     zero = alt.Chart(alt.Data(values=[{}])).mark_rule(color=colour("ink")).encode(x=alt.datum(0))
     interval = base.mark_rule(strokeWidth=1.5).encode(x="low:Q", x2="high:Q", color=color)
-    tooltip = [alt.Tooltip("row:N", title=" "), alt.Tooltip("value:Q", title=x_title, format="+.3f")]
+    tooltip = [alt.Tooltip("row:N", title=" "), alt.Tooltip("value:Q", title="difference", format="+.3f")]
     tooltip += [alt.Tooltip("p:Q", title="p, Holm", format=".3f"), alt.Tooltip("outcome:N")]
     point = base.mark_point(filled=True, size=60, opacity=1).encode(x=x, color=color, shape=shape, tooltip=tooltip)
     few = base.mark_text(align="left", dx=8, fontSize=11, color=colour("soft")).encode(x=x, text="note:N")

@@ -12,13 +12,14 @@ from evaluation.score import TOO_FEW
 if TYPE_CHECKING:
     import altair
 
-LONG = 24  # characters of a name, from which on each entry of a legend has a line of its own
 PUBLISHED_SIZE = "whole EHR-Bench"  # in place of the number of samples of published values
 SMALL = 230  # width in pixels of figures of a single task
 
 
-def described(words: str, dots: Sequence[Dot]) -> str:
-    """The description of a dot plot, which explains its open symbols if it has any."""
+def described(words: str, dots: Sequence[Dot], reference: float | None = None) -> str:
+    """The description of a dot plot, which explains its dashed line and its open symbols if it has any."""
+    if reference is not None:
+        words += f" Dashed line: chance ({reference})."
     few = any(dot.interval is None and dot.number != PUBLISHED_SIZE for dot in dots)
     return f"{words} Open symbols: too few samples for an interval." if few else words
 
@@ -37,13 +38,15 @@ class Dot(NamedTuple):
     label: str = ""
 
 
-def series_encodings(styles: Mapping[str, Style], orient: str = "bottom") -> dict[str, Any]:
-    """Colour, dash and shape of the field `series`, with one legend in the order of `styles` (style by name of a series)."""
+def series_encodings(styles: Mapping[str, Style], orient: str = "bottom", name_width: int = 260) -> dict[str, Any]:
+    """Colour, dash and shape of the field `series`, with one legend in the order of `styles` (style by name of a series).
+
+    Names are cut at `name_width` pixels, so that a figure fits on a phone.
+    """
     import altair as alt
 
     names = list(styles)
-    columns = 1 if any(len(name) > LONG for name in names) else 2 if len(names) > 3 else 3
-    legend = alt.Legend(title=None, orient=orient, columns=columns, labelLimit=260, symbolOpacity=1)
+    legend = alt.Legend(title=None, orient=orient, columns=1, labelLimit=name_width, symbolOpacity=1)
 
     def channel(kind: Any, values: Sequence[Any]) -> Any:
         return kind("series:N", scale=alt.Scale(domain=names, range=list(values)), legend=legend)
@@ -99,10 +102,9 @@ def dot_plot(
     y: dict[str, Any] = {"y": alt.Y("row:N", sort=None, scale=alt.Scale(domain=rows, padding=0), axis=row_axis(rows))}
     if legend:
         y["yOffset"] = alt.YOffset("series:N", sort=None, scale=alt.Scale(domain=names, paddingOuter=0.6))
-    title = x_title if reference is None else f"{x_title} (dashed: chance)"
-    x_axis = alt.Axis(title=title, values=ticks((0, 1)), format=".2~f", domain=False)
+    x_axis = alt.Axis(title=x_title, values=ticks((0, 1)), format=".2~f", domain=False)
     x = alt.X("value:Q", scale=alt.Scale(domain=[0, 1]), axis=x_axis)
-    look = series_encodings({name: styles[name] for name in names}, orient="top")
+    look = series_encodings({name: styles[name] for name in names}, orient="top", name_width=145)
     if not legend:
         look = {channel: encoding.legend(None) for channel, encoding in look.items()}
     tooltip = [alt.Tooltip("series:N", title="run"), alt.Tooltip("text:N", title=x_title), alt.Tooltip("n:N", title="samples")]
@@ -127,7 +129,7 @@ def row_axis(rows: Sequence[str]) -> altair.Axis:
 
     offset = -7 * max(row.count("\n") for row in rows)  # the first line is in the middle otherwise
     split = {"labelExpr": "split(datum.label, '\\n')", "labelLineHeight": 14, "labelOffset": offset}
-    return alt.Axis(title=None, labelLimit=200, labelPadding=6, ticks=False, domain=False, grid=True, bandPosition=0, **split)
+    return alt.Axis(title=None, labelLimit=180, labelPadding=6, ticks=False, domain=False, grid=True, bandPosition=0, **split)
 
 
 def reference_line(value: float) -> altair.Chart:

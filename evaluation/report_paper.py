@@ -16,7 +16,7 @@ from mimiciv_dataset.tasks import ALL_TASKS
 if TYPE_CHECKING:
     import altair
 
-PANEL = 125  # points; two panels with their labels are 7 inches wide, a page without its margins
+PANEL = 120  # points; two panels and names of ordinary length are 7 inches wide, a page without its margins
 
 
 def markdown(runs: Sequence[FinishedRun]) -> str:
@@ -50,7 +50,9 @@ def main_figure(report: Report) -> altair.HConcatChart:
     import altair as alt
 
     panels = [
-        macro_figure(report, kind).properties(width=PANEL, title=f"{letter}  {KINDS[kind]}")
+        macro_figure(report, kind).properties(
+            width=PANEL, title=f"{letter}  {KINDS[kind]}{' (dashed: chance)' if HEADLINES[kind][2] else ''}"
+        )
         for letter, kind in zip("AB", HEADLINES, strict=True)
     ]
     both = alt.hconcat(*panels, spacing=14).resolve_scale(color="independent", shape="independent")

@@ -15,7 +15,7 @@ from evaluation.pages.charts import chart, colour
 from evaluation.pages.document import details, grid
 from evaluation.report_curves import wilson
 from evaluation.report_data import HEADLINES, KINDS, Report, note
-from evaluation.report_figures import Dot, dot_plot, dot_rows, series_encodings
+from evaluation.report_figures import Dot, described, dot_plot, dot_rows, series_encodings
 from evaluation.score import TOO_FEW, main_scores, mean_over_tasks, risk_labels
 from mimiciv_dataset.tasks import ALL_TASKS
 from pipeline.progress import counted
@@ -185,6 +185,7 @@ def score_by_length(report: Report) -> Markup | None:
         if dots:
             dots.sort(key=lambda dot: ORDINALS.index(dot.row.partition("\n")[0]))
             words = f"Mean {metric} over tasks and its 95 % interval, of the samples with the shortest to the longest records."
+            words = described(words, dots, chance)
             figure = dot_plot(dots, report.styles, f"mean {metric}", reference=chance)
             columns = ("records", "run", metric, "95 % interval", "samples")
             figures.append(chart(figure, f"{KINDS[kind]}: {metric} by length of the record", words, columns, dot_rows(dots)))

@@ -76,14 +76,14 @@ def warnings(runs: Sequence[FinishedRun]) -> list[Content]:
 def overview(report: Report) -> Markup:
     """Warnings, and macro averages as figures and as a table, with the published ones for reference."""
     figures = []
-    for kind, (_, metric, _) in HEADLINES.items():
+    for kind, (_, metric, chance) in HEADLINES.items():
         if dots := macro_dots(report.runs, kind):
             words = f"Macro {metric} and its 95 % interval by model; open circles are published values of the whole EHR-Bench."
             figures.append(
                 chart(
                     macro_figure(report, kind),
                     f"{KINDS[kind]}: macro {metric}",
-                    described(words, dots),
+                    described(words, dots, chance),
                     DOT_COLUMNS,
                     dot_rows(dots),
                 )
@@ -135,14 +135,7 @@ def macro_figure(report: Report, kind: str) -> altair.LayerChart:
     _, metric, chance = HEADLINES[kind]
     styles = report.styles | {"published": PUBLISHED_STYLE}
     dots = macro_dots(report.runs, kind)
-    return dot_plot(
-        dots,
-        styles,
-        f"macro {metric}",
-        reference=chance,
-        row_height=34,
-        legend=False,
-    )
+    return dot_plot(dots, styles, f"macro {metric}", reference=chance, row_height=34, legend=False)
 
 
 def groups(report: Report) -> Markup | None:
@@ -151,11 +144,15 @@ def groups(report: Report) -> Markup | None:
     for kind, (_, metric, chance) in HEADLINES.items():
         dots = list(_group_dots(report, kind))
         if dots:
-            words = f"Mean {metric} over the tasks of a group and its 95 % interval."
+            words = described(f"Mean {metric} over the tasks of a group and its 95 % interval.", dots, chance)
             figure = dot_plot(dots, report.styles, f"mean {metric}", reference=chance)
             figures.append(
                 chart(
-                    figure, f"{KINDS[kind]}: {metric} by group of tasks", described(words, dots), DOT_COLUMNS, dot_rows(dots)
+                    figure,
+                    f"{KINDS[kind]}: {metric} by group of tasks",
+                    described(words, dots, chance),
+                    DOT_COLUMNS,
+                    dot_rows(dots),
                 )
             )
     return grid(figures, 420) if figures else None
@@ -188,7 +185,7 @@ def scores(report: Report) -> Markup:
             if dots:
                 words = f"{title}: {metric} of each task and its 95 % interval."
                 figure = dot_plot(dots, report.styles, metric, reference=chance)
-                parts.append(chart(figure, f"{title}: {metric} by task", described(words, dots)))
+                parts.append(chart(figure, f"{title}: {metric} by task", described(words, dots, chance)))
             of_kind = _task_table(report.runs, names, kind)
             parts.append(
                 details(f"{title}: table of {counted(len(names), 'task')}", of_kind) if len(names) > MANY else of_kind

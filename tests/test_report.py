@@ -274,7 +274,8 @@ def test_the_area_below_the_roc_curve_is_the_auroc(replies: list[tuple]) -> None
 def test_the_figures_have_the_values_of_the_results(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", "tiny", tasks=SOME)
     found, result = report(folder), read_json(folder / "result.json")
-    values = [each for data in found.figures["Risk prediction: macro AUROC"]["datasets"].values() for each in data]
+    layers = found.figures["Risk prediction: macro AUROC"]["layer"]
+    values = [each for layer in layers for each in layer["data"]["values"]]
     (tiny,) = {json.dumps(each) for each in values if each.get("series") == "tiny"}
     macro = result["macro"]["paper"]
     assert [json.loads(tiny)[key] for key in ("value", "low", "high")] == [macro["risk_auroc"], *macro["risk_auroc_ci"]]

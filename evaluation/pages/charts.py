@@ -55,7 +55,7 @@ def theme(font: str) -> dict[str, Any]:
         "title": {"color": ink, "fontSize": 14, "fontWeight": 600, "anchor": "start"},
         "text": {"color": ink, "fontSize": 12},
         "rule": {"color": soft},
-        "mark": {"color": colour("series-1")},
+        "mark": {"color": colour("series-1"), "aria": False},  # a figure has a description
         "range": {"category": [colour(f"series-{number}") for number in range(1, NUM_SERIES + 1)]},
     }
 
@@ -79,7 +79,7 @@ def chart(
         description: what the chart shows, in words; for readers who do not see it, and below the chart.
         columns, rows: the charted values as a table, collapsed below the chart.
     """
-    spec = as_dict(spec)
+    spec = as_dict(spec) | {"description": description}
     if "width" not in spec and ("mark" in spec or "layer" in spec):
         spec |= {"width": "container"}
     values = table("The values of this figure", columns, rows) if rows else ""
