@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from evaluation.pages import document
+from evaluation.report_clinical import CLINICAL_SECTIONS
 from evaluation.report_comparison import comparison
 from evaluation.report_curves import calibration, roc
 from evaluation.report_data import Report, Section
@@ -18,6 +19,7 @@ SECTIONS = (
     Section("Comparison", comparison),
     Section("ROC", roc),
     Section("Calibration", calibration),
+    *CLINICAL_SECTIONS,
     Section("Outcomes", outcomes),
     Section("Score by length of the record", score_by_length),
     Section("Lengths and truncation", lengths),

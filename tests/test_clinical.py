@@ -19,6 +19,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import precision_score, recall_score, roc_auc_score, roc_curve
+from test_report import report
 from written_runs import write_run
 
 from evaluation.attributes import ATTRIBUTES, NOT_ADMITTED, UNKNOWN, group_sample, read_attributes, write_attributes
@@ -356,6 +357,25 @@ def test_parts_of_a_run_together_have_the_figures_of_the_whole(runs: tuple[Path,
         score([str(folder), "--resamples", "40"])
     (merged,) = read_runs(parts)
     assert merged.result["clinical"] == read_json(run / "result.json")["clinical"]
+
+
+def test_the_report_has_them(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    other = write_run(tmp_path / "other", "other", 0.8, (*RISK, "emar"), n=160)
+    found, result = report(runs[0], other), read_json(runs[0] / "result.json")
+    values = result["clinical"][RISK[0]]
+    low, high = values["decision_curve"]["useful"]
+    assert f"{low:.2f}–{high:.2f}" in found.text and "share in the hospital" in found.text
+    point = next(point for point in values["operating_points"] if (point["by"], point["level"]) == ("specificity", 0.9))
+    sensitivities = [row[2].split()[0] for row in found.rows if row[0].strip() == "specificity ≥ 0.90"]
+    assert f"{point['sensitivity']:.3f}" in sensitivities
+    female = values["subgroups"]["sex"]["groups"]["female"]
+    rows = [row for row in found.rows if row[0].strip() == "sex: female"]
+    assert [str(female["n"]), str(female["positives"])] in [[row[1].strip(), row[3].strip()] for row in rows]
+    assert any(row[4].split()[0] == f"{female['auroc']:.3f}" for row in rows if len(row) > 4)
+    brier = result["recalibration"][RISK[0]]["platt"]["brier"]
+    assert any(f"{brier:.3f}" in cell for row in found.rows for cell in row)
+    assert f"python -m evaluation.score {other} --subgroups" in found.text, "what is missing"
+    assert "other: no sex, age, race, admission type, insurance or period of its samples is stored" in found.text
 
 
 def test_attributes_of_a_run_come_from_its_trajectories(synthetic_root: Path, tmp_path: Path, capsys: Any) -> None:
