@@ -110,7 +110,7 @@ def test_the_page_can_be_used_without_a_mouse_or_sight(browser: Browser, report:
     assert browser.js("[...document.querySelectorAll('th')].every(th => th.scope)")
     assert browser.js("[...document.querySelectorAll('.plot')].every(plot => plot.ariaLabel)")
     links = browser.js("[...document.querySelectorAll('nav a')].map(a => !!document.querySelector(a.getAttribute('href')))")
-    assert len(links) == 11 and all(links)
+    assert len(links) == 13 and all(links)
     browser.js("document.querySelector('#tasks details').open = true")
     browser.js("document.querySelector('#tasks th button').focus()")
     for kind in ("keyDown", "keyUp"):
