@@ -46,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_argument("--output_path", required=True, type=Path, help="directory for the model")
     cli.add_argument("--dataset_name", nargs="+", type=Path, default=[], help="index files whose samples train the tokenizer")
     cli.add_argument("--text", nargs="+", type=Path, default=[], help="text files that train the tokenizer, too")
+    cli.add_argument("--tokenizer", type=Path, help="directory of a model whose tokenizer is taken; none is trained then")
     cli.add_argument("--samples", type=number, default=400, help="samples of each index file for the tokenizer (400)")
     cli.add_argument("--vocab_size", type=number, default=4096, help="number of tokens (4096)")
     cli.add_argument("--long_tokens", action="store_true", help="tokens may be lines: inputs have a third of the tokens")
@@ -68,16 +69,29 @@ def main(argv: Sequence[str] | None = None) -> None:
         "max_position_embeddings": args.max_position,
     }
     summary = Summary("make_tiny_model")
-    if not args.dataset_name and not args.text:
+    if args.tokenizer and (args.dataset_name or args.text):
+        raise UserError("--tokenizer: expected a tokenizer or texts to train one, got both. Omit --dataset_name and --text.")
+    if not (args.dataset_name or args.text or args.tokenizer):
         raise UserError("make_tiny_model: expected --dataset_name or --text to train the tokenizer on, got neither.")
     if args.output_path.exists():
         raise UserError(f"{args.output_path}: expected a new directory, got one that exists. Choose another --output_path.")
-    corpus = itertools.chain(texts(args.text), samples(args.root_dir, args.dataset_name, args.samples, args.seed))
-    tokenizer = make_tokenizer(corpus, args.vocab_size, args.long_tokens)
+    if args.tokenizer:
+        tokenizer = read_tokenizer(args.tokenizer)
+    else:
+        corpus = itertools.chain(texts(args.text), samples(args.root_dir, args.dataset_name, args.samples, args.seed))
+        tokenizer = make_tokenizer(corpus, args.vocab_size, args.long_tokens)
     with atomic_dir(args.output_path) as folder:
         tokenizer.save_pretrained(folder)
         parameters = save_model(size, args.seed, tokenizer, folder)
     summary.print(f"{parameters:,} parameters, {len(tokenizer):,} tokens → {args.output_path}")
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a tiny model."""
+    from transformers import AutoTokenizer
+
+    require(folder / "tokenizer.json", "the tokenizer of a model", "give the directory of a tiny model")
+    return AutoTokenizer.from_pretrained(folder)
 
 
 def texts(paths: Sequence[Path]) -> Iterator[str]:
