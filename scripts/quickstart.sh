@@ -126,7 +126,7 @@ if [ ! -d "$untrained" ]; then
 fi
 evaluate() {  # MODEL NAME FLAGS
   "$python" "$repo/test.py" --root_dir "$root" --model_name_or_path "$1" --output_path "$root/results/$2" --resume --batch 16 \
-    --dataset_name "$bench/decision_making.csv,$bench/risk_prediction.csv" --max_seq_len 1536 --max_new_tokens 96 "${@:3}"
+    --dataset_name "$bench/decision_making.csv,$bench/risk_prediction.csv" --max_seq_len 1792 --max_new_tokens 256 "${@:3}"
 }
 evaluate "$untrained" untrained
 evaluate "$start" start
@@ -147,9 +147,9 @@ else
   stage sft.py stage1 --model_name_or_path "$start" --dataset_name "$ins/decision_making.csv,$ins/risk_prediction.csv" \
     --max_length 1400 --per_device_train_batch_size 16 --max_steps 40 --learning_rate 3e-4
   stage sft.py stage2 --model_name_or_path "$root/models/stage1" --dataset_name "$chains,$ins/risk_prediction.csv" \
-    --max_length 1400 --per_device_train_batch_size 16 --max_steps 20 --learning_rate 3e-4
+    --max_length 1400 --per_device_train_batch_size 16 --max_steps 60 --learning_rate 1e-3
   stage grpo.py stage3 --model_name_or_path "$root/models/stage2" --dataset_name "$ins/decision_making.csv" --max_steps 4 \
-    --max_prompt_length 1400 --max_completion_length 96 --num_generations 4 --per_device_train_batch_size 16 --learning_rate 1e-5
+    --max_prompt_length 1400 --max_completion_length 256 --num_generations 4 --per_device_train_batch_size 16 --learning_rate 1e-5
   echo "$made_from" > "$root/models/made_from"
 fi
 look "less $root/models/stage1.log; cat $root/models/stage1/README.md"
@@ -180,4 +180,4 @@ To run it on your MIMIC-IV:
 or step by step, as in README.md. The verdict on this run:
 
 END
-"$python" -m evaluation.verdict "${runs[@]}"
+"$python" -m evaluation.verdict "${runs[0]}" "$root/results/untrained"
