@@ -15,7 +15,7 @@ from pipeline.progress import progress
 
 # Name → column of the patients table. Age counts in bands; death is known up to a year after the last discharge.
 COLUMNS = {"sex": "gender", "age": "anchor_age", "death": "dod", "period": "anchor_year_group"}
-BALANCED = ("sex", "age", "death")  # what --stratify balances by default
+BALANCED = ("death", "age", "sex")  # what --stratify balances by default, the most important first
 AGE_BANDS = (18, 45, 65, 80)  # first years of the bands
 UNKNOWN = "unknown"
 FIX = "Use trajectories (--ehr_dir) or hosp/patients.csv (--patients)"

@@ -2,8 +2,9 @@
 
 The side of a patient depends only on the seed and on the patient's id, so that it stays the same when patients are added.
 
-  --stratify   the test set has the same share of the patients of each sex, age band and outcome (death), or of the groups
-               that are named. The side of a patient then depends on the other patients, too
+  --stratify   the test set has the same share of the patients of each outcome (death), age band and sex, or of the groups
+               that are named, the most important first: rounding can move the share of each combination, and that of each
+               group of the first name, by one patient. The side of a patient then depends on the other patients, too
   --by time    the test set has the patients of the latest values of anchor_year_group, of which --test_ratio, to the nearest
                boundary, or --test_since decides the first one
 
@@ -130,7 +131,7 @@ def stratified(strata: Mapping[str, Hashable], seed: int, ratio: float) -> set[s
     """The patients of the test set: of each stratum the share `ratio`, within one patient; those with the lowest hashes.
 
     Strata follow each other in order, and after each of them the size of the test set is the rounded share of the patients so
-    far, so that rounding does not add up over strata.
+    far, so that rounding does not add up over strata that follow each other, such as those that share the first value.
 
     >>> len(stratified({str(n): n % 3 for n in range(10)}, 42, 0.5))
     5
