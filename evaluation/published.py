@@ -14,12 +14,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 from evaluation.score import MACRO, TOO_FEW, main_metric
 from pipeline.cli import Parser, run
+from pipeline.errors import UserError
 from pipeline.files import read_json, require
 from pipeline.progress import format_table
 
@@ -87,6 +89,7 @@ METRICS: dict[str, Callable[[Mapping[str, Any]], Measured]] = {
     "cdm_diagnoses f1": partial(task_metric, task="cdm_diagnoses"),
 }
 EHR_BENCH = ("decision_f1", "risk_auroc")
+TASKS_OF = dict(zip(EHR_BENCH, PUBLISHED_TASKS, strict=True))
 
 
 class Experiment(NamedTuple):
@@ -127,13 +130,16 @@ def published_name(model: str) -> str | None:
 
 
 def compare_with_published(results: Mapping[str, Mapping[str, Any]], experiment: str = "main") -> str:
-    """A table of the runs of an experiment of `EXPERIMENTS`, from directory name → content of result.json.
+    """A table of the runs of an experiment of `EXPERIMENTS`, from directory → content of result.json.
 
-    A row has the value of a metric with its interval, the published value and the difference. Values that the paper has but
-    that are not available here are listed below the table.
+    A row has the value of a metric with its interval, the published value and, if the run has all tasks that the published
+    value is a mean of, the difference. Values that the paper has but that are not available here are listed below the table.
     """
     about, rows = EXPERIMENTS[experiment], []
-    for folder, result in results.items():
+    folders = {path: Path(path).absolute().name for path in results}
+    repeated = {name for name, number in Counter(folders.values()).items() if number > 1}
+    for path, result in results.items():
+        folder = folders[path]
         model = result.get("arguments", {}).get("model_name_or_path", folder)
         name = published_name(model) or published_name(folder)
         if experiment == "stages":
@@ -142,9 +148,12 @@ def compare_with_published(results: Mapping[str, Mapping[str, Any]], experiment:
             measured = METRICS[metric](result)
             comparable = name is not None and metric in about.comparable and folder.endswith(about.comparable[metric])
             published = getattr(PUBLISHED[name], metric) if comparable else None
-            rows.append([run_label(folder, name, experiment), metric, *compared(measured, published, about)])
+            label = run_label(path if folder in repeated else folder, name, experiment)
+            rows.append([label, metric, *compared(measured, published, TASKS_OF.get(metric), about)])
     headers = ("run", "metric", "value", "95 % interval", "published", "difference", "tasks", "n", "yes")
     table = format_table(headers, rows)
+    if any(published not in (None, NOT_AVAILABLE) and not difference for *_, published, difference, _, _, _ in rows):
+        table += "\nno difference: the published value is a mean over more tasks"
     if about.look_up:
         table += f"\n{NOT_AVAILABLE}: {about.look_up}. Look them up in the paper: https://arxiv.org/abs/2510.25628"
     return table
@@ -157,11 +166,15 @@ def run_label(folder: str, name: str | None, experiment: str) -> str:
     return f"{folder} ({name})"
 
 
-def compared(measured: Measured, published: float | None, about: Experiment) -> list[str | int | None]:
-    """The cells of a metric of a run: value, interval, published value, difference and sizes."""
-    value, ci, *sizes = measured
+def compared(measured: Measured, published: float | None, of_tasks: int | None, about: Experiment) -> list[str | int | None]:
+    """The cells of a metric of a run: value, interval, published value, difference and sizes.
+
+    A mean over fewer than the `of_tasks` tasks of a published mean has no difference: tasks differ by more than models.
+    """
+    value, ci, tasks, *sizes = measured
     interval = None if value is None else f"[{ci[0]:.4f}, {ci[1]:.4f}]" if ci else TOO_FEW
-    difference = None if None in (value, published) else f"{value - published:+.4f}"
+    is_complete = of_tasks is None or tasks == of_tasks
+    difference = f"{value - published:+.4f}" if None not in (value, published) and is_complete else None
     missing = NOT_AVAILABLE if about.look_up else None
     cells = (
         None if value is None else f"{value:.4f}",
@@ -169,7 +182,16 @@ def compared(measured: Measured, published: float | None, about: Experiment) -> 
         missing if published is None else f"{published:.4f}",
         difference,
     )
-    return [*cells, *sizes]
+    return [*cells, tasks if of_tasks is None or tasks is None else f"{tasks} of {of_tasks}", *sizes]
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """The content of a result.json, or an error if it is another file."""
+    result = read_json(path)
+    if not isinstance(result, dict) or not {"tasks", "macro"} <= result.keys():
+        fix = f"Score the run: python -m evaluation.score {path.parent}"
+        raise UserError(f"{path}: expected a result of evaluation.score, got other JSON. {fix}.")
+    return result
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -179,7 +201,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_argument("--experiment", default="main", choices=tuple(EXPERIMENTS), metavar="NAME", help=help_text)
     args = cli.parse_args(argv)
     fix = "run test.py, or python -m evaluation.score, on it first"
-    results = {path.name: read_json(require(path / "result.json", "a result", fix)) for path in args.dirs}
+    results = {str(path): read_result(require(path / "result.json", "a result", fix)) for path in args.dirs}
     print(compare_with_published(results, args.experiment))
 
 

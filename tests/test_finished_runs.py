@@ -13,6 +13,7 @@ from written_runs import write_run
 from evaluation.finished_runs import read_runs
 from evaluation.published import main as published
 from evaluation.score import score_dir
+from pipeline.errors import UserError
 from pipeline.files import read_json
 
 DECISION, RISK = SOME[:3], SOME[4:]
@@ -155,7 +156,28 @@ def test_rows_without_patients_are_said_to_be(tmp_path: Path) -> None:
 
 def test_published_figures_stand_beside_the_number_of_samples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     published([str(write_run(tmp_path / name, "EHR-R1-8B", tasks=SOME, n=n)) for name, n in (("many", 60), ("few", 6))])
-    many_f1, many_auroc, few_f1, few_auroc = capsys.readouterr().out.splitlines()[2:]
-    assert "[" in many_f1 and "too few" not in many_f1 and many_auroc.split()[-3:] == ["2", "120", "40"]
-    assert "too few" in few_f1 and "0.6006" in few_f1 and few_f1.split()[-3:] == ["2", "12", "–"]
-    assert "too few" in few_auroc and few_auroc.split()[-3:] == ["2", "12", "4"]
+    many_f1, many_auroc, few_f1, few_auroc, note = capsys.readouterr().out.splitlines()[2:]
+    assert "[" in many_f1 and "too few" not in many_f1 and many_auroc.split()[-6:] == ["–", "2", "of", "18", "120", "40"]
+    assert "too few" in few_f1 and "0.6006" in few_f1 and few_f1.split()[-5:] == ["2", "of", "24", "12", "–"]
+    assert "too few" in few_auroc and few_auroc.split()[-5:] == ["2", "of", "18", "12", "4"]
+    assert note.startswith("no difference: ")
+    complete = write_run(tmp_path / "complete", "EHR-R1-8B", n=6)
+    published([str(complete)])
+    f1, auroc = capsys.readouterr().out.splitlines()[2:]
+    for line, metric, value in ((f1, "decision_f1", 0.6006), (auroc, "risk_auroc", 0.9188)):
+        assert f" {read_json(complete / 'result.json')['macro']['paper'][metric] - value:+.4f} " in line
+
+
+def test_runs_of_the_same_directory_name_are_all_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    published([str(write_run(Path(parent) / "run", tasks=SOME, n=6)) for parent in "ab"])
+    lines = capsys.readouterr().out.splitlines()[2:]
+    assert [line.split()[0] for line in lines] == ["a/run", "a/run", "b/run", "b/run"]
+
+
+def test_another_result_is_not_a_run(tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text('{"benchmarks": {}}')
+    with pytest.raises(UserError, match=r"result\.json: expected a result of evaluation\.score, got other JSON\. Score"):
+        published([str(tmp_path)])

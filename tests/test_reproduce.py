@@ -62,8 +62,8 @@ def test_the_main_table_of_two_models(root: Path, ehr_r1: Path, tiny_model: Path
     table = reproduce(MAIN_TABLE, *words, runs=2)
     assert settings_of(tmp_path / "EHR-R1-8B") == (True, False, False, False)
     assert settings_of(tmp_path / "tiny") == (False, True, False, False)
-    assert "EHR-R1-8B (EHR-R1-8B)" in table[0] and " 0.6006  -0." in table[0] and " 0.9188 " in table[1]
-    assert "tiny (not in the paper)" in table[2] and len(table) == 4
+    assert "EHR-R1-8B (EHR-R1-8B)" in table[0] and " 0.6006 " in table[0] and " 0.9188 " in table[1]
+    assert "tiny (not in the paper)" in table[2] and len(table) == 5 and table[4].startswith("no difference: ")
 
 
 def test_ehrshot_zero_shot(ehr_r1: Path, tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_mimic_cdm(tiny_model: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_reasoning_against_none(root: Path, ehr_r1: Path, tmp_path: Path) -> None:
     words = ("--root_dir", root, "--output_path", tmp_path, ehr_r1, "--", *QUICK, "--limit", 8)
-    direct_f1, direct_auroc, f1, auroc, look_up = reproduce("scripts/reproduce/reasoning_ablation.sh", *words, runs=2)
+    direct_f1, direct_auroc, f1, auroc, _, look_up = reproduce("scripts/reproduce/reasoning_ablation.sh", *words, runs=2)
     assert settings_of(tmp_path / "EHR-R1-8B-direct") == (True, False, True, False)
     assert settings_of(tmp_path / "EHR-R1-8B-reasoning") == (True, False, False, True)
     assert NOT_AVAILABLE in direct_f1 and " 0.9188 " in direct_auroc and " 0.6006 " in f1 and NOT_AVAILABLE in auroc
@@ -197,9 +197,9 @@ def test_only_runs_in_the_setting_of_the_main_table_have_its_values(
     tasks = ["emar", "LengthOfStay_3day"]
     folders = [str(write_run(tmp_path / f"Qwen2.5-72B-stage{n}", f"models/stage{n}", tasks=tasks)) for n in (1, 3)]
     published([*folders, "--experiment", "stages"])
-    first, _, last, _, look_up = capsys.readouterr().out.splitlines()[2:]
+    first, _, last, _, note, look_up = capsys.readouterr().out.splitlines()[2:]
     assert NOT_AVAILABLE in first and " 0.6744 " in last and "(EHR-R1-72B)" in last, "not those of Qwen2.5-72B itself"
-    assert "ablation of the training stages" in look_up
+    assert note.startswith("no difference: ") and "ablation of the training stages" in look_up
     published([*folders, "--experiment", "ehrshot"])
     assert "–" in capsys.readouterr().out.splitlines()[2], "these runs have no samples of EHRSHOT"
     assert set(EXPERIMENTS) == {"main", "stages", "reasoning", "ehrshot", "cdm"}
