@@ -93,7 +93,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     names = [subset_path(output, file) for path in benchmarks.values() for file in index_files(path)]
     if len(benchmarks) < len(args.index) or len(set(names)) < len(names):
         raise UserError("INDEX: expected files of different names, got the same name twice. Run the command on each.")
-    ehr_dir = None if "ehr_dir" in cli.defaults_used and not args.ehr_dir.exists() else args.ehr_dir
+    is_default = "ehr_dir" in cli.defaults_used
+    ehr_dir = args.ehr_dir if args.ehr_dir.exists() or not is_default else None
+    if ehr_dir:
+        require(ehr_dir, "trajectories", "Make them with preprocess/combination.py, or leave --ehr_dir out")
     settings = HealthSettings(
         ehr_dir, args.index_mapping, args.cache_dir, args.exclude or tuple(FINDINGS), args.max_rows, args.num_workers
     )
@@ -106,6 +109,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     training = Training.read(args.train) if args.train else None
     runs = read_runs(args.results) if args.results else []
     results = [assess(name, path, settings, training, runs, bootstrap, output) for name, path in benchmarks.items()]
+    for run_ in runs:
+        if not run_.baseline and not any(run_.name in result["runs"] for result in results):
+            print(f"warning: {run_.name}: it has no scores on samples of INDEX, and is left out.")
     health = {"benchmarks": {result["name"]: result for result in results}, "settings": made_with, "data_use": DATA_USE}
     write_json(output / "health.json", health)
     with atomic_path(output / "health.html") as temporary:
@@ -123,9 +129,10 @@ def findings(text: str) -> tuple[str, ...]:
 
     from evaluation.health_checks.facts import FINDINGS
 
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    names = tuple(name.strip() for name in text.split(","))
     if unknown := [name for name in names if name not in FINDINGS]:
-        raise argparse.ArgumentTypeError(f"expected findings among {', '.join(FINDINGS)}, got {', '.join(unknown)}")
+        got = ", ".join(filter(None, unknown)) or "none"
+        raise argparse.ArgumentTypeError(f"expected findings among {', '.join(FINDINGS)}, got {got}")
     return names
 
 

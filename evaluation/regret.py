@@ -112,7 +112,8 @@ def read_answers(path: Path, truth: Truth) -> list[Prediction]:
     samples = {(sample.task, sample.subject_id): sample for sample in truth.samples}
     predictions = []
     with require(path, "a finished run or a CSV of predictions", "run test.py first").open(
-        newline="", encoding="utf-8"
+        newline="",
+        encoding="utf-8-sig",  # spreadsheets write a byte order mark
     ) as file:
         reader = csv.DictReader(file)
         if not set(COLUMNS[:2]) <= set(reader.fieldnames or ()):
@@ -135,7 +136,7 @@ def check_samples(path: Path, truth: Truth, predictions: Iterable[Prediction]) -
     """The predictions of each task that is answered, in the order of the truth.
 
     Raises:
-        UserError: there are predictions of other samples, several of a sample, or only some of a task.
+        UserError: there are no predictions, some of other samples, several of a sample, or only some of a task.
     """
     by_id: dict[str, Prediction] = {}
     expected = {sample.sample_id: sample for sample in truth.samples}
@@ -146,6 +147,8 @@ def check_samples(path: Path, truth: Truth, predictions: Iterable[Prediction]) -
             fix = "Evaluate the index files of the benchmark only"
             raise UserError(f"{path}: expected samples of the benchmark {truth.benchmark}, got {got}. {fix}.")
         by_id[prediction.sample_id] = prediction
+    if not by_id:
+        raise UserError(f"{path}: expected predictions, got none. Answer the samples of a task.")
     answered = {}
     for task, samples in truth.by_task.items():
         of_task = [by_id[sample.sample_id] for sample in samples if sample.sample_id in by_id]
@@ -263,6 +266,12 @@ def format_regrets(result: Mapping[str, Any], truth: Truth) -> str:
         else:
             value = f"{' '.join(with_interval(mean))} over {mean['tasks']} tasks"
         lines.append(f"mean regret, {kind} tasks: {value}")
+    for kind, mean in result["mean"].items():
+        if mean["regret_ci"] and mean["regret_ci"][1] < 0:
+            text = (
+                "the mean regret of {} tasks is below 0 by more than chance: the model may know the answers of these samples"
+            )
+            lines.append(f"warning: {text.format(kind)}. Check its training data.")
     if few := [task for task, values in result["tasks"].items() if values["too_few"]]:
         lines.append(f"too few patients for intervals in {len(few)} of {len(result['tasks'])} tasks")
     return "\n".join(lines)

@@ -54,8 +54,8 @@ from pipeline.provenance import Provenance, content_of
 
 STEP, RULES = "evaluation/synthetic_benchmark.py", 1
 RISK = (
-    "ED_Hospitalization", "ED_ICU_Tranfer_12hour", "ED_Reattendance_3day", "Inpatient_Mortality", "ICU_Mortality_2day",
-    "ICU_Mortality_3day", "Readmission_30day", "Readmission_60day",
+    "ED_Hospitalization", "ED_ICU_Tranfer_12hour", "ED_Reattendance_3day", "Inpatient_Mortality", "Readmission_30day",
+    "Readmission_60day",
 )  # fmt: skip
 DECISION = ("diagnosis", "diagnosis_ccs")
 """The tasks whose optimum is exact; docs/leaderboard.md says why the others are left out."""
@@ -81,7 +81,7 @@ class Rerun:
 
 
 PUBLISHED = {"synthetic-1": BenchmarkSettings(seed=14, patients=2500, samples=400)}
-DIGESTS = {"synthetic-1": "d16bac0553d932a0dc993e675534fc17b98bfb38d3d3e19a7e5b99be8d743b2a"}
+DIGESTS = {"synthetic-1": "dd83ba3335f580c592f26c0437b6ca332936f6c02d8ed2c6c786e1f9b6e2063f"}
 """Of the samples of each published benchmark, which `make` must arrive at."""
 LATEST = list(PUBLISHED)[-1]
 

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
+from written_runs import write_run
 
 from evaluation.baselines import BaselineJob, BaselineSettings, copy_last
 from evaluation.health import main
@@ -286,7 +287,7 @@ def test_scores_on_the_leak_free_rows(synthetic_root: Path, bench: Path, tmp_pat
     after = score_predictions([each for each in predictions if each.sample_id in kept], 10)["tasks"]
     for name, entry in changes["tasks"].items():
         assert entry["before"] == pytest.approx(before[name][entry["metric"]])
-        assert entry["n"], entry["n_kept"] == (before[name]["n"], after[name]["n"])
+        assert (entry["n"], entry["n_kept"]) == (before[name]["n"], after[name]["n"])
         value = after[name][entry["metric"]]
         assert entry["after"] == (value if value is None else pytest.approx(value))
         assert (entry["ci"] is None) == bool(after[name]["too_few"])
@@ -325,10 +326,8 @@ def test_several_benchmarks_and_a_directory(synthetic_root: Path, bench: Path, t
         write_csv(folder / f"{task}.csv", [row for row in rows if row["task"] == task])
     results = health(synthetic_root, tmp_path / "out", bench, folder)
     assert list(results) == ["bench", "sets"] and list(results["sets"]["tasks"]) == ["emar", "ICU_Stay_7day"]
-    for finding in FINDINGS:
-        assert (
-            results["sets"]["tasks"]["ICU_Stay_7day"]["findings"] == results["bench"]["tasks"]["ICU_Stay_7day"]["findings"]
-        ), finding
+    alone, with_others = (results[name]["tasks"]["ICU_Stay_7day"] for name in ("sets", "bench"))
+    assert alone["findings"] == with_others["findings"] and set(alone["findings"]) == set(FINDINGS)
     page = (tmp_path / "out/health.html").read_text()
     assert "Health of bench, sets" in page and "sets: Findings" in page
     labels = {name for row in rows if row["task"] == "emar" for name in json.loads(row["target"])}
@@ -341,6 +340,11 @@ def test_errors(synthetic_root: Path, bench: Path, tmp_path: Path, capsys: pytes
     with pytest.raises(SystemExit):
         health(synthetic_root, out, bench, "--exclude", "leak")
     assert "expected findings among outcome_in_window" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        health(synthetic_root, out, bench, "--exclude", "")
+    assert "target_in_context" in (error := capsys.readouterr().err) and ", got none" in error
+    with pytest.raises(UserError, match=r"no-trajectories: expected trajectories, got no such file"):
+        health(synthetic_root, out, bench, "--ehr_dir", tmp_path / "no-trajectories")
     with pytest.raises(UserError, match="expected files of different names"):
         health(synthetic_root, out, bench, bench)
     with pytest.raises(UserError, match=r"none/result\.json: expected the result of a finished run"):
@@ -352,6 +356,9 @@ def test_errors(synthetic_root: Path, bench: Path, tmp_path: Path, capsys: pytes
     far = write_csv(tmp_path / "far.csv", [rows[0] | {"context_end": "99999"}])
     with pytest.raises(UserError, match="expected rows of these trajectories"):
         health(synthetic_root, out, far)
+    other = write_run(tmp_path / "other", tasks=["emar"], n=4)
+    assert health(synthetic_root, out, bench, "--results", other)["bench"]["runs"] == {}
+    assert "warning: tiny: it has no scores on samples of INDEX, and is left out." in capsys.readouterr().out
     (tmp_path / "bad.jsonl").write_text('{"input": "x", "task_info": {"task": "emar"}}\n')
     with pytest.raises(UserError, match=r"bad\.jsonl, line 1: .*"):
         health(synthetic_root, out, tmp_path / "bad.jsonl")

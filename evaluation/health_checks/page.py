@@ -109,18 +109,19 @@ def findings(benchmark: Benchmark) -> Content:
 def answers(benchmark: Benchmark) -> Content:
     """Balance of the answers, and what two guesses score that need no model."""
     tasks, points, rows = benchmark["tasks"], [], []
+    guesses = {guess: text for guess, text in GUESSES.items() if any(task[guess] for task in tasks.values())}
     for name, task in tasks.items():
         labels = task["labels"]
         yes = share_cell(labels["yes"], task["rows"]) if "yes" in labels else Cell(None, None)
         described = [labels.get("distinct"), *(rounded(labels.get(key), 1) for key in ("effective", "per_row"))]
         described.insert(2, rounded(labels.get("most_frequent"), 2))
-        rows.append([name, task["rows"], yes, *described, *(estimate_cell(task[guess]) for guess in GUESSES)])
-        points += [point(name, text, task[guess]) for guess, text in GUESSES.items() if task[guess]]
+        rows.append([name, task["rows"], yes, *described, *(estimate_cell(task[guess]) for guess in guesses)])
+        points += [point(name, text, task[guess]) for guess, text in guesses.items() if task[guess]]
     caption = (
-        "Balance of the answers, and F1 of two guesses on a sample of the rows (next_event: accuracy). Effective: the number "
-        "of equally frequent answers with the same entropy."
+        f"Balance of the answers{', and F1 of guesses on a sample of the rows (next_event: accuracy)' if guesses else ''}. "
+        "Effective: the number of equally frequent answers with the same entropy."
     )
-    columns = ["task", "rows", "yes", "answers", "effective", "share of the most frequent", "per row", *GUESSES.values()]
+    columns = ["task", "rows", "yes", "answers", "effective", "share of the most frequent", "per row", *guesses.values()]
     parts = [table(caption, columns, rows)]
     if points:
         sources = sorted({task["copied_from"] for task in tasks.values() if task["copied_from"]})
@@ -185,7 +186,7 @@ def leak_free(benchmark: Benchmark, exclude: Sequence[str]) -> Content:
     text += f" They are in {', '.join(files)}." if files else ""
     parts = [paragraph(text)]
     if not benchmark["runs"]:
-        return Markup("").join([*parts, paragraph("No runs on this benchmark were given (--results).")])
+        return Markup("").join([*parts, paragraph("No run of --results has scores on samples of this benchmark.")])
     points, rows, by_task = [], [], []
     for name, run in benchmark["runs"].items():
         for macro in run["macro"].values():
