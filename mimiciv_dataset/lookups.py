@@ -148,10 +148,15 @@ class Lookups:
     def getter(self, event: EventType, key: str, columns: tuple[str, ...]) -> Callable[[list[Any]], Any]:
         """A function that takes the values of a record with these `columns` and returns the value of a shown or target key.
 
+        A looked up key can also be a column of the record, as in the records of other sites: it counts where no dictionary has
+        the code.
+
         The value is text, or a list of names for `exam_name`; None if the record lacks the column or the dictionary the code.
         """
         if (event.name, key, columns) not in self._getters:
-            self._getters[event.name, key, columns] = self._make_getter(event, key, columns)
+            get = self._make_getter(event, key, columns)
+            own = itemgetter(columns.index(key)) if event.lookup(key) and key in columns else None
+            self._getters[event.name, key, columns] = get if own is None else lambda row: get(row) or own(row)
         return self._getters[event.name, key, columns]
 
     def _make_getter(self, event: EventType, key: str, columns: tuple[str, ...]) -> Callable[[list[Any]], Any]:

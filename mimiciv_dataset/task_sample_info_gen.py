@@ -64,9 +64,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(task_table())
         return
     summary = Summary("task_sample_info_gen")
-    tasks = tuple(name for name in TASKS if not args.task or name in args.task)
     trajectories, lookups = Trajectories(args.ehr_dir), Lookups(args.index_mapping)
-    warn_of_empty_tasks([TASKS[name] for name in tasks], lookups)
+    tasks = supported_tasks(args.task, trajectories)
+    warn_of_empty_tasks([TASKS[name] for name in tasks], lookups, trajectories)
     listed = args.patient_id if args.patient_id.exists() or "patient_id" not in cli.defaults_used else None
     traj_len = (args.traj_len_min, args.traj_len_max)
     candidates = read_patients(listed, trajectories)
@@ -93,6 +93,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     summary.print(f"{made}; omitted {omitted}", len(subjects), "patients")
 
 
+def supported_tasks(chosen: Sequence[str] | None, trajectories: Trajectories) -> tuple[str, ...]:
+    """The chosen tasks, or all, without those that the import of another site left out; an error if one of these is chosen."""
+    for name in chosen or ():
+        if reason := trajectories.left_out.get(name):
+            raise UserError(f"--task: expected tasks that {trajectories.folder} support, got {name} ({reason}). Leave it out.")
+    if trajectories.left_out and not chosen:
+        print(f"left out as {trajectories.folder} do not support them: {', '.join(trajectories.left_out)}")
+    return tuple(name for name in TASKS if (not chosen or name in chosen) and name not in trajectories.left_out)
+
+
 def read_patients(path: Path | None, trajectories: Trajectories) -> list[str]:
     """The patients of a CSV, ascending, who must have a trajectory; all that have one if `path` is None."""
     known = trajectories.subject_ids()
@@ -114,13 +124,26 @@ def select_patients(
     return [subject_id for subject_id in subjects if traj_len_min <= lengths[subject_id] <= traj_len_max], short, long
 
 
-def warn_of_empty_tasks(tasks: Sequence[Task], lookups: Lookups) -> None:
+def missing_dictionaries(tasks: Iterable[Task], lookups: Lookups, trajectories: Trajectories) -> dict[str, str]:
+    """The tasks that cannot have rows because the dictionary of their answers is missing, and its file.
+
+    Answers that records have themselves, as those of other sites can, need no dictionary.
+    """
+    missing, needed = lookups.missing_files(), {}
+    for task in tasks:
+        keys = [EVENTS[task.event].lookup(key) for key in task.target] if task.event else []
+        sources = {lookup and lookup.source for lookup in keys}
+        if len(sources) == 1 and sources & {*missing} and not {*task.target} & {*trajectories.columns(task.event)}:
+            needed[task.name] = f"{sources.pop()}.csv"
+    return needed
+
+
+def warn_of_empty_tasks(tasks: Sequence[Task], lookups: Lookups, trajectories: Trajectories) -> None:
     """Warn of tasks that cannot have rows because the dictionary of their answers is missing."""
-    answers = {task.name: [EVENTS[task.event].lookup(key) for key in task.target] for task in tasks if task.event}
-    for name in lookups.missing_files():
-        empty = [task for task, keys in answers.items() if {lookup and lookup.source for lookup in keys} == {name}]
-        if empty:
-            print(f"warning: {lookups.folder}: no {name}.csv, so no rows for {', '.join(empty)}. {HOW_TO_GET_DICTIONARIES}.")
+    needed = missing_dictionaries(tasks, lookups, trajectories)
+    for file in dict.fromkeys(needed.values()):
+        empty = [task for task, name in needed.items() if name == file]
+        print(f"warning: {lookups.folder}: no {file}, so no rows for {', '.join(empty)}. {HOW_TO_GET_DICTIONARIES}.")
 
 
 @dataclass(frozen=True)

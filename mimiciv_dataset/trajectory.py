@@ -23,7 +23,7 @@ from mimiciv_dataset.timeline import Timeline
 from mimiciv_dataset.values import canonical_or_same
 from pipeline.errors import UserError
 from pipeline.files import atomic_path
-from pipeline.records import digest_of, folder_record
+from pipeline.records import digest_of, folder_record, read_record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,6 +108,10 @@ class Trajectories:
     def _columns(self) -> dict[str, tuple[str, ...]]:
         return {name: tuple(columns) for name, columns in json.loads(self._index.schema.metadata[b"columns"]).items()}
 
+    def columns(self, table: str) -> tuple[str, ...]:
+        """The columns of the records of a table; empty in the layout `patient`, whose records have them each."""
+        return self._columns.get(table, ()) if self.sharded else ()
+
     def subject_ids(self) -> list[str]:
         """All patients, in ascending numerical order."""
         if self.sharded:
@@ -129,6 +133,11 @@ class Trajectories:
     def digest(self) -> str | None:
         """The digest of the trajectories from their record; None if there is none, as in a release."""
         return digest_of(folder_record(self.folder))
+
+    @cached_property
+    def left_out(self) -> dict[str, str]:
+        """The tasks that the data do not support, and why, as the import of another site recorded it (docs/own_data.md)."""
+        return (read_record(folder_record(self.folder)) or {}).get("site", {}).get("left_out", {})
 
     def _find(self, subject_id: str) -> tuple[int, int, int]:
         """(shard, first event, number of events) of a patient."""

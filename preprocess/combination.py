@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "patients": len(subjects),
         "events": events,
         **inherited(ranked, args.input_path, args.output_path),
-        "data_use": DATA_USE,
+        "data_use": ranked.get("site", {}).get("data_use", DATA_USE),
     }
     provenance.complete(f"{content:032x}", **results)
     summary.print(f"{total:,} records → {events:,} events of {len(subjects):,} patients in {args.output_path}", total)

@@ -80,13 +80,14 @@ def print_identical(identical: Mapping[str, int], rows: Mapping[str, int]) -> No
 
 
 def inherited(record: Mapping[str, Any], source: Path, output: Path) -> dict[str, Any]:
-    """The fields copied from the record of the previous step: the raw tables, with paths relative to `output`, and counts."""
+    """The fields copied from the previous record: raw tables, with paths relative to `output`, counts, and site."""
 
     def relative(path: str) -> str:
         return os.path.relpath((source.resolve() / path).resolve(), output.resolve())
 
     tables = {name: table | {"path": relative(table["path"])} for name, table in record["sources"].items()}
-    return {"sources": tables, "mimic_release": record["mimic_release"], "rows": record["rows"]}
+    of_site = {"site": record["site"]} if "site" in record else {}
+    return {"sources": tables, "mimic_release": record["mimic_release"], "rows": record["rows"], **of_site}
 
 
 def check_counts(expected: Mapping[str, int], counts: Sequence[Mapping[str, Any]], command: str) -> int:

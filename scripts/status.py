@@ -30,7 +30,7 @@ from pipeline.digests import stamp_of
 from pipeline.errors import UserError
 from pipeline.files import sha256_file
 from pipeline.progress import print_table
-from pipeline.records import RECORD, Ancestor, command_of, digest_now, fault_of_files, origins, read_record
+from pipeline.records import RECORD, Ancestor, command_of, digest_now, fault_of_files, origins, read_record, record_path
 from preprocess.raw_tables import find_tables
 
 
@@ -57,6 +57,7 @@ _SET = "--data_config scripts/data_configs/risk_prediction.json --output_path {r
 _GRAPH = "thinking_graph_preprocess/"
 STEPS = (
     Step("preprocess/merge_patient.py", "raw tables in buckets", "patients", needed=False),
+    Step("preprocess/from_meds.py", "MEDS data in buckets", None, needed=False),
     Step("preprocess/rank.py", "records in order", "patients_sorted", needed=False),
     Step("preprocess/combination.py", "trajectories", "patients_ehr"),
     Step("preprocess/split_patients.py", "train/test split", "patient_data/patients.csv"),
@@ -151,9 +152,9 @@ def find_artefacts(folder: Path) -> Iterator[Artefact]:
 def missing_artefacts(root: Path, scripts: Collection[str]) -> Iterator[Artefact]:
     """What the steps that left no record would make; some of it exists nevertheless, without a record."""
     for step in STEPS:
-        if step.script in scripts or not (step.output or step.needed):
-            continue
         output = root / (step.output or "")
+        if step.script in scripts or not (step.output or step.needed) or is_made_otherwise(step, output):
+            continue
         if step.output and output.exists():
             artefact = Artefact(step.script, output, state="unknown origin")
             if step.output == "index_mapping":
@@ -166,6 +167,11 @@ def missing_artefacts(root: Path, scripts: Collection[str]) -> Iterator[Artefact
             yield Artefact(step.script, output, state=SKIPPED)
         else:
             yield Artefact(step.script, output, state="missing", command=first_command(step, root))
+
+
+def is_made_otherwise(step: Step, output: Path) -> bool:
+    """Whether another step made the output of this one, as from_meds.py does with the tables of merge_patient.py."""
+    return bool(step.output) and output.exists() and record_path(output).exists()
 
 
 def first_command(step: Step, root: Path) -> str:
@@ -215,7 +221,7 @@ def raw_tables_changed(artefact: Artefact, verify: bool) -> str | None:
     for name, origin in tables.items():
         if (verify or recorded[name]["stamp"] != stamp_of(origin.path)) and sha256_file(origin.path) != origin.digest:
             return f"{name} has changed"
-    if tables:
+    if tables and "site" not in artefact.record:
         mimic_dir = next(iter(tables.values())).path.parent.parent
         new = [table.file_name for table in find_tables(mimic_dir)[0] if table.file_name not in recorded]
         return f"{', '.join(new)} is new" if new else None

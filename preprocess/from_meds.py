@@ -1,0 +1,331 @@
+"""MEDS (0.3 or 0.4) → trajectories, train/test split and a table of the codes, for all later commands.
+
+--site says what MEDS does not (docs/own_data.md): which codes begin and end stays, which event each code becomes, which tasks
+make no sense. Shards are streamed, some patients at a time; rank.py and combination.py then order and combine the records, and
+split_patients.py splits the patients, as metadata/subject_splits.parquet says if it exists (its tuning patients train). An
+interrupted run resumes; processes started on the same output, here (--num_workers) or elsewhere, share the shards.
+
+Prints the events, the shares of rows without a rule, and which tasks the data support; the others are left out of the index.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
+
+import csv
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from mimiciv_dataset.lookups import Lookups
+from mimiciv_dataset.task_sample_info_gen import missing_dictionaries
+from mimiciv_dataset.tasks import TASKS
+from mimiciv_dataset.trajectory import Trajectories
+from pipeline.cli import Parser, at_least, run
+from pipeline.digests import DIGESTS_CACHE, FileDigests, stamp_of
+from pipeline.errors import UserError
+from pipeline.files import atomic_path, read_json, require, write_json
+from pipeline.progress import Summary, counted, print_table
+from pipeline.provenance import Provenance, Source, content_of
+from pipeline.work import Tick, Unit, run_units
+from preprocess import combination, rank, split_patients
+from preprocess.merge_patient import write_part
+from preprocess.raw_tables import ROW
+from preprocess.site_records import IGNORED, UNMAPPED, Codes, Counts, map_rows
+from preprocess.site_tasks import left_out_tasks
+from preprocess.sites import Site, read_site
+
+if TYPE_CHECKING:
+    import polars as pl
+
+STEP, RULES = "preprocess/from_meds.py", 1
+BUCKET_ROWS = 400_000  # rows per bucket, about as much text as merge_patient.py puts in one
+GROUP_ROWS = 400_000  # rows are mapped once there are so many, and the patient is complete
+BATCH_ROWS = 1 << 16
+HELD_OUT = "held_out"  # the split of MEDS that is our test set
+CODES_FILE = "site_codes.csv"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    cli = Parser(__doc__)
+    cli.add_argument("--meds_dir", type=Path, required=True, help="MEDS data set, with data/ and metadata/")
+    cli.add_argument("--site", type=Path, required=True, help="site file, such as scripts/sites/mimiciv_meds.yaml")
+    cli.add_path("--index_mapping", default="index_mapping", help=f"dictionaries; {CODES_FILE} is written there")
+    cli.add_argument("--buckets", type=at_least(1), metavar="N", help=f"number of buckets (one per {BUCKET_ROWS:,} rows)")
+    cli.add_num_workers()
+    cli.add_rerun_flags()
+    args = cli.parse_args(argv)
+    summary = Summary("from_meds")
+    site, shards = read_site(args.site), find_shards(args.meds_dir)
+    check_columns(args.site, site, shards)
+    output = args.root_dir / "patients"
+    metadata = args.meds_dir / "metadata"
+    digests = FileDigests(output / DIGESTS_CACHE, args.verify)
+    raw = [Source(name, path, digests.of(path), is_ancestor=False, by="raw table") for name, path in shards.items()]
+    files = {"site": args.site, "codes": metadata / "codes.parquet", "splits": metadata / "subject_splits.parquet"}
+    described = [content_of(name, path) for name, path in files.items() if path.exists()]
+    settings = {"buckets": args.buckets or max(1, round(count_rows(shards) / BUCKET_ROWS))}
+    provenance = Provenance(output, STEP, [*described, *raw], settings, RULES, cli.arguments, flag="--root_dir")
+    if provenance.begin(args.overwrite, args.verify):
+        importer = Import(output, site, files["codes"], settings["buckets"])
+        units = [
+            Unit(f"shard-{number:05d}", importer.report(number).exists, Work(importer, number, path))
+            for number, path in enumerate(shards.values())
+        ]
+        run_units(
+            units, output / ".locks", num_workers=args.num_workers, total=count_rows(shards), desc="from_meds", unit="row"
+        )
+        reports = [read_json(importer.report(number)) for number in range(len(shards))]
+        check_subjects(args.meds_dir, reports)
+        total = add_up(reports)
+        left_out = left_out_tasks(site, total.values)
+        write_codes(args.index_mapping / CODES_FILE, importer.codes, total)
+        write_held_out(output / f"{HELD_OUT}.csv", files["splits"], reports)
+        print_report(site, importer.codes, total)
+        sources = {each.name: located(each, output) for each in raw}
+        results = {
+            "mimic_release": release_of(metadata / "dataset.json"),
+            "rows": {name: total.values.get(name, {}).get(ROW, 0) for name in site.tables},
+            "columns": {name: list(site.columns(name)) for name in site.tables},
+            "site": {"name": site.name, "left_out": left_out, "data_use": site.data_use},
+        }
+        provenance.complete(sources=sources, **results)
+    rerun = [flag for flag, given in (("--overwrite", args.overwrite), ("--verify", args.verify)) if given]
+    later = ["--root_dir", str(args.root_dir), *rerun]
+    for step in (rank, combination):
+        step.main([*later, "--num_workers", str(args.num_workers)])
+    held_out = output / f"{HELD_OUT}.csv"
+    split_patients.main([*later, *(["--test_from", str(held_out), "--test_ratio", "0"] if held_out.exists() else [])])
+    record = read_json(args.root_dir / "patients_ehr/provenance.json")
+    print_tasks(record["site"]["left_out"], Lookups(args.index_mapping), Trajectories(args.root_dir / "patients_ehr"))
+    patients, events = record["patients"], record["events"]
+    rows = count_rows(shards)
+    summary.print(
+        f"{rows:,} rows → {counted(events, 'event')} of {counted(patients, 'patient')} in {args.root_dir}", rows, "rows"
+    )
+
+
+# --- the data set
+
+
+def find_shards(meds_dir: Path) -> dict[str, Path]:
+    """The files of a MEDS data set, by their path below `data/`."""
+    fix = "set --meds_dir to the directory that contains data/ and metadata/"
+    data = require(meds_dir / "data", "the shards of a MEDS data set", fix)
+    shards = {path.relative_to(data).as_posix(): path for path in sorted(data.rglob("*.parquet"))}
+    if not shards:
+        raise UserError(f"{data}: expected parquet files, got none. {fix[:1].upper()}{fix[1:]}.")
+    return shards
+
+
+def check_columns(path: Path, site: Site, shards: Mapping[str, Path]) -> None:
+    """Check that all shards have the columns of MEDS, and those that the site reads, with values that can be text."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    scalar = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_floating, pa.types.is_temporal,
+              pa.types.is_boolean, pa.types.is_dictionary)  # fmt: skip
+    for shard in shards.values():
+        schema = pq.read_schema(shard)
+        missing = [name for name in ("subject_id", "time", "code") if name not in schema.names]
+        if missing:
+            got = ", ".join(schema.names[:6])
+            raise UserError(f"{shard}: expected the columns of MEDS 0.3 or later ({missing[0]}), got {got}. Convert the data.")
+        if not pa.types.is_timestamp(schema.field("time").type) or schema.field("time").type.tz:
+            raise UserError(
+                f"{shard}: expected times without a time zone in column time, got {schema.field('time').type}. Convert them."
+            )
+        for name, where in site.sources.items():
+            if name not in schema.names:
+                got = ", ".join(name for name in schema.names if name not in ("subject_id", "time", "code"))
+                raise UserError(f"{path}: {where}: expected a column of {shard}, got {name}. Choose one of {got}.")
+            type_of_values = schema.field(name).type
+            if not any(is_type(type_of_values) for is_type in scalar):
+                expected = "a column of texts, numbers or times"
+                raise UserError(f"{path}: {where}: expected {expected}, got {type_of_values}. Choose another.")
+
+
+def count_rows(shards: Mapping[str, Path]) -> int:
+    """The rows of all shards, from their metadata."""
+    import pyarrow.parquet as pq
+
+    return sum(pq.read_metadata(path).num_rows for path in shards.values())
+
+
+def release_of(path: Path) -> str:
+    """Name and version of a MEDS data set."""
+    about = read_json(path) if path.exists() else {}
+    return " ".join(str(about[key]) for key in ("dataset_name", "dataset_version") if about.get(key)) or "unknown"
+
+
+def located(source: Source, folder: Path) -> dict[str, Any]:
+    """A shard for the records of this and the next steps, as merge_patient.py writes them."""
+    path = os.path.relpath(source.path.resolve(), folder.resolve())
+    return {"path": path, "digest": source.digest, "by": source.by, "stamp": stamp_of(source.path)}
+
+
+# --- its rows
+
+
+@dataclass(frozen=True)
+class Import:
+    """An import: the directory of the bucketed tables, the site, the file of the codes' names, and the number of buckets."""
+
+    output: Path
+    site: Site
+    codes_file: Path
+    buckets: int
+
+    @cached_property
+    def codes(self) -> Codes:
+        import pyarrow.parquet as pq
+
+        names: dict[str, str] = {}
+        if self.codes_file.exists():
+            table = pq.read_table(self.codes_file, columns=["code", "description"]).to_pydict()
+            names = {code: name for code, name in zip(table["code"], table["description"], strict=True) if name}
+        return Codes(self.site, names)
+
+    def report(self, number: int) -> Path:
+        """The file that says that a shard was read, and what was counted."""
+        return self.output / ".shards" / f"{number:05d}.json"
+
+    def read(self, number: int, path: Path, tick: Tick) -> None:
+        """Map the rows of a shard, and write the parts of the tables; then the report."""
+        counts, subjects = Counts(), set()
+        for part, rows in enumerate(patient_groups(path, ("subject_id", "time", "code", *self.site.sources))):
+            new = rows["subject_id"].unique().to_list()
+            if min(new) < 0 or not subjects.isdisjoint(new):
+                expected = "the rows of each patient together, with ids from 0"
+                raise UserError(
+                    f"{path}: expected {expected}, got them apart, or a negative id. Sort the rows by subject_id and time."
+                )
+            subjects.update(new)
+            for name, frame in map_rows(self.site, rows, self.codes, counts).items():
+                folder = self.output / rank.EVENTS[name].module / name
+                with atomic_path(folder / f"part-{number:05d}-{part:05d}.arrow") as temporary:
+                    write_part(frame, temporary, self.buckets)
+            tick(len(rows))
+        write_json(self.report(number), vars(counts) | {"subjects": sorted(subjects)})
+
+
+@dataclass(frozen=True)
+class Work:
+    """What `pipeline.work` does for a shard."""
+
+    importer: Import
+    number: int
+    path: Path
+
+    def __call__(self, tick: Tick) -> None:
+        self.importer.read(self.number, self.path, tick)
+
+
+def patient_groups(path: Path, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+    """Yield the rows of a shard, those of a patient together, in groups of about `GROUP_ROWS`. `ROW` numbers them."""
+    import polars as pl
+    import pyarrow.parquet as pq
+
+    rest, start = [], 0
+    with pq.ParquetFile(path) as shard:
+        for batch in shard.iter_batches(BATCH_ROWS, columns=list(dict.fromkeys(columns))):
+            frame = pl.from_arrow(batch).with_row_index(ROW, start).cast({ROW: pl.Int64, "subject_id": pl.Int64})
+            start += len(frame)
+            rest.append(frame.with_columns(pl.col("code").cast(pl.String)))
+            if sum(map(len, rest)) >= GROUP_ROWS:
+                rows = pl.concat(rest)
+                last = rows["subject_id"] == rows["subject_id"][-1]
+                if not last.all():
+                    yield rows.filter(~last)
+                rest = [rows.filter(last)]
+    rows = pl.concat(rest) if rest else None
+    if rows is not None and len(rows):
+        yield rows
+
+
+# --- the results
+
+
+def check_subjects(meds_dir: Path, reports: Sequence[Mapping[str, Any]]) -> None:
+    """Check that each patient is in one shard only."""
+    subjects = [subject for report in reports for subject in report["subjects"]]
+    if repeated := len(subjects) - len(set(subjects)):
+        raise UserError(
+            f"{meds_dir}: expected each patient in one shard, got {repeated:,} in several. Shard the data by patient."
+        )
+
+
+def add_up(reports: Sequence[Mapping[str, Any]]) -> Counts:
+    """The counts of all shards."""
+    total = Counts()
+    for report in reports:
+        total.rows += report["rows"]
+        total.without_code += report["without_code"]
+        total.codes.update(report["codes"])
+        total.unpaired.update(report["unpaired"])
+        for name, values in report["values"].items():
+            total.values.setdefault(name, Counter()).update(values)
+    return total
+
+
+def write_codes(path: Path, codes: Codes, total: Counts) -> None:
+    """Write what became of each code: its rule, or that it is ignored or unmapped; its rows, and its name."""
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("code", "rule", "rows", "name"))
+        writer.writerows((code, codes.role(code), rows, codes.names.get(code)) for code, rows in sorted(total.codes.items()))
+
+
+def write_held_out(path: Path, splits: Path, reports: Sequence[Mapping[str, Any]]) -> None:
+    """Write the patients of the test set, if the data say which they are and they have rows."""
+    import pyarrow.parquet as pq
+
+    if splits.exists():
+        table = pq.read_table(splits, columns=["subject_id", "split"]).to_pydict()
+        known = {subject for report in reports for subject in report["subjects"]}
+        pairs = zip(table["subject_id"], table["split"], strict=True)
+        if held_out := sorted(subject for subject, split in pairs if split == HELD_OUT and subject in known):
+            split_patients.write_ids(path, [str(subject) for subject in held_out])
+
+
+def print_report(site: Site, codes: Codes, total: Counts) -> None:
+    """Print what the rows became, and what is missing."""
+    events = {rule.where: rule.event.name for rule in site.events}
+    of_table: dict[str, Counter[str]] = {name: Counter() for name in site.tables}
+    shares: Counter[str] = Counter()
+    for code, rows in total.codes.items():
+        role = codes.role(code)
+        shares[role] += rows
+        if role in events:
+            of_table[events[role]].update(codes=1, nameless=code not in codes.names)
+    lines = [(name, total.values.get(name, {}).get(ROW, 0), c["codes"], c["nameless"]) for name, c in of_table.items()]
+    print_table(("event", "records", "codes", "codes without\na description"), lines)
+    for role, about in ((UNMAPPED, "have a code without a rule"), (IGNORED, "are ignored, as the site says")):
+        number = sum(codes.role(code) == role for code in total.codes)
+        share = f"{shares[role] / max(1, total.rows):.1%}; {counted(number, 'code')}"
+        print(f"{shares[role]:,} of {total.rows:,} rows ({share}) {about}")
+    if total.without_code:
+        print(f"warning: {total.without_code:,} rows have no code; left out.")
+    for where, number in total.unpaired.items():
+        if number:
+            print(f"warning: {where}: {counted(number, 'row')} without the row that ends or begins the same stay.")
+
+
+def print_tasks(left_out: Mapping[str, str], lookups: Lookups, trajectories: Trajectories) -> None:
+    """Print which tasks the data support, why not the others, and which dictionaries are missing."""
+    needed = missing_dictionaries(TASKS.values(), lookups, trajectories)
+    lines = []
+    for name in TASKS:
+        remark = left_out.get(name) or (f"needs {lookups.folder}/{needed[name]}" if name in needed else "")
+        lines.append((name, "no" if name in left_out else "yes", remark))
+    print_table(("task", "supported", "why not"), lines)
+
+
+if __name__ == "__main__":
+    run(main)
