@@ -33,11 +33,13 @@ from test_external_cdm import write_pickles
 from test_external_ehrshot import write_ehrshot
 from test_index_mapping import write_sources
 from tiny_evidence import answer_of, chain, prompt_of, record_of
+from tiny_meds import write_mimiciv_meds
 from tiny_umls import write_umls
 
 PAGES = (
     "README.md",
     "docs/data.md",
+    "docs/own_data.md",
     "docs/provenance.md",
     "docs/tasks.md",
     "docs/evaluation.md",
@@ -351,6 +353,7 @@ def test_every_command_and_program_runs(synthetic_root: Path, tmp_path: Path, se
         "http://127.0.0.1:8000/v1": server,
         "AHRQ": file_server,
         "EHRSHOT_ASSETS": write_ehrshot(tmp_path / "EHRSHOT_ASSETS"),
+        "MEDS_DIR": write_mimiciv_meds(tmp_path / "meds"),
         "CDM_DIR": write_pickles(tmp_path / "cdm"),
     })  # fmt: skip
     copy_repository(world.repository)
