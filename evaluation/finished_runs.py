@@ -14,7 +14,8 @@ from evaluation.attributes import read_attributes
 from evaluation.baselines import FOLDER as BASELINES_FOLDER
 from evaluation.baselines import SAMPLES
 from evaluation.predictions import Prediction, read_outputs, sample_id_of_output
-from evaluation.score import MACRO, SCORE_VERSION, main_scores, risk_labels, score_predictions
+from evaluation.risk_predictions import risk_labels
+from evaluation.score import MACRO, SCORE_VERSION, main_scores, score_predictions
 from mimiciv_dataset.tasks import ALL_TASKS, TASKS
 from pipeline.digests import digest_lines
 from pipeline.errors import UserError

@@ -18,7 +18,7 @@ import numpy as np
 from evaluation.finished_runs import made_from_record
 from evaluation.metrics import Resampling, as_number, auroc, brier, calibration, interval, mean, too_few
 from evaluation.predictions import Prediction, read_predictions
-from evaluation.score import risk_predictions
+from evaluation.risk_predictions import risk_predictions
 from evaluation.several_replies import rounds_of, vote
 from mimiciv_dataset.tasks import ALL_TASKS
 from pipeline.errors import UserError

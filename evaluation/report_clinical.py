@@ -338,9 +338,8 @@ def reliability_chart(values: Mapping[str, Any]) -> altair.LayerChart:
     look = series_encodings(styles)
     base = alt.Chart(alt.Data(values=points))
     tooltip = [alt.Tooltip("series:N", title="method"), alt.Tooltip("n:Q", title="samples")]
-    lines = base.mark_line(strokeWidth=1.5).encode(x=x, y=y, color=look["color"], strokeDash=look["strokeDash"])
     marks = base.mark_point(size=40, opacity=1).encode(x=x, y=y, color=look["color"], shape=look["shape"], tooltip=tooltip)
-    return alt.layer(diagonal, lines, marks).properties(height=220)
+    return alt.layer(diagonal, marks).properties(height=220)
 
 
 CLINICAL_SECTIONS = (

@@ -11,9 +11,9 @@ from evaluation.finished_runs import RunComparison
 from evaluation.pages.charts import chart, colour
 from evaluation.pages.document import Cell, details, grid, table
 from evaluation.report_data import HEADLINES, KINDS, METRICS, Report, note, sizes_text, value_cell
-from evaluation.report_figures import row_axis, ticks
+from evaluation.report_figures import legend_columns, row_axis, ticks
 from evaluation.score import TOO_FEW, main_metric
-from evaluation.verdict import LEVEL
+from evaluation.verdict import LEVEL, mean_comparisons
 from mimiciv_dataset.tasks import ALL_TASKS
 from pipeline.progress import counted
 
@@ -62,9 +62,12 @@ def _table(comparisons: Sequence[RunComparison]) -> Markup:
         totals = [sum(number or 0 for number in column) for column in zip(*sizes, strict=True)] or [0, 0]
         macros = [cell for kind in HEADLINES for cell in _difference_cells(pair.macros.get(kind))]
         rows.append([name_of(pair), *macros, *totals, *(outcomes.count(name) for name in OUTCOMES)])
-    columns = ["pair", "macro F1", "p", "macro AUROC", "p", "common samples", "yes", "better in", "worse in"]
-    columns += ["no significant difference in", "too few in"]
-    return table("The first of a pair minus the second, 95 % interval below.", columns, rows)
+    columns = ["pair", "macro F1", "p", "macro AUROC", "p", "samples", "yes", "better", "worse", "neither", "too few"]
+    caption = (
+        "The first of a pair minus the second, 95 % interval below; on the right, the number of tasks in which it is "
+        "significantly better, worse, neither of them, or has too few samples."
+    )
+    return table(caption, columns, rows)
 
 
 def _pair(pair: RunComparison, is_open: bool) -> Markup:
@@ -91,6 +94,10 @@ def _pair(pair: RunComparison, is_open: bool) -> Markup:
 def _macro_figure(comparisons: Sequence[RunComparison], kind: str) -> Markup | None:
     """The macro differences of all pairs."""
     metric = HEADLINES[kind][1]
+    corrected = {}  # as in the verdict: over all macro differences of a model
+    for a in dict.fromkeys(pair.a.name for pair in comparisons):
+        for mean in mean_comparisons([pair for pair in comparisons if pair.a.name == a]):
+            corrected[a, mean.other.name, mean.kind] = mean.p
     rows = {}
     for pair in comparisons:
         if (result := pair.macros.get(kind)) and result.difference is not None:
@@ -99,11 +106,14 @@ def _macro_figure(comparisons: Sequence[RunComparison], kind: str) -> Markup | N
             n, positives = (sum(number or 0 for number in column) for column in zip(*sizes, strict=True))
             rows[f"{pair.a.name}\n− {pair.b.name}\n{sizes_text(n, positives if kind == 'risk' else None)}"] = (
                 result,
-                result.p_holm,
+                corrected[pair.a.name, pair.b.name, kind],
             )
     if not rows:
         return None
-    words = f"The first of a pair minus the second, with 95 % interval. Significant: p < {LEVEL} after Holm's correction."
+    words = (
+        f"The first of a pair minus the second, with 95 % interval. Significant: p < {LEVEL} after Holm's correction over all "
+        "macro differences of the first."
+    )
     return chart(forest(rows), f"{KINDS[kind]}: difference of macro {metric}", words)
 
 
@@ -131,7 +141,7 @@ def forest(rows: dict[str, tuple[Comparison, float | None]]) -> altair.LayerChar
     base = alt.Chart(alt.Data(values=values)).encode(y=y)
     names = [name for name in OUTCOMES if any(each["outcome"] == name for each in values)]
     colours, shapes = zip(*(OUTCOMES[name] for name in names), strict=True)
-    legend = alt.Legend(title=None, orient="top", columns=1, labelLimit=200)
+    legend = alt.Legend(title=None, orient="top", columns=legend_columns(names, 200), labelLimit=200)
     color = alt.Color("outcome:N", scale=alt.Scale(domain=names, range=list(colours)), legend=legend)
     shape = alt.Shape("outcome:N", scale=alt.Scale(domain=names, range=list(shapes)), legend=legend)
     domain = (-width, width)

@@ -16,7 +16,8 @@ from evaluation.pages.document import details, grid
 from evaluation.predictions import Prediction
 from evaluation.report_data import GROUPS, Report, Style, bounds_text, note, sizes_text
 from evaluation.report_figures import SMALL, series_encodings
-from evaluation.score import TOO_FEW, main_scores, risk_predictions
+from evaluation.risk_predictions import risk_predictions
+from evaluation.score import TOO_FEW, main_scores
 from evaluation.several_replies import rounds_of
 from mimiciv_dataset.events import EVENTS
 from mimiciv_dataset.tasks import ALL_TASKS
@@ -25,6 +26,8 @@ from pipeline.progress import counted
 if TYPE_CHECKING:
     import altair
 
+MIN_OF_BIN = 10  # patients of a bin that is drawn in a reliability diagram
+MAX_DRAWN = 4  # models in a reliability diagram, which is illegible with more
 MANY = 6  # tasks of a section, above which they are in a collapsed part for each group of tasks
 TICKS = [0, 0.5, 1]
 Drawn = list[tuple[FinishedRun, Mapping[str, Any]]]  # runs with their result of a task
@@ -35,26 +38,31 @@ def roc(report: Report) -> Markup | None:
     words = "ROC curves: sensitivity against 1 − specificity, with AUROC and its 95 % interval. Dashed diagonal: chance."
     if any("replies" in values for run in report.runs for values in run.tasks.values()):
         words += " Of several replies, they are those of the mean p(yes) (majority_auroc)."
-    return _section(report, words, _roc)
+    return _section(report, report.runs, words, _roc)
 
 
 def calibration(report: Report) -> Markup | None:
-    """Reliability diagram of every risk task."""
+    """Reliability diagram of the models in every risk task: bins with few patients are noise, and not drawn."""
     words = (
-        "Above: share of yes in ten bins of p(yes), with 95 % intervals (Wilson; n is the number of patients in the bin); on "
-        "the dashed diagonal, p(yes) is calibrated. Below: number of samples in each bin. ECE: expected calibration error."
+        f"Above: share of yes in those of ten bins of p(yes) that have at least {MIN_OF_BIN} patients, with 95 % intervals "
+        "(Wilson; n is the number of patients in the bin); on the dashed diagonal, p(yes) is calibrated. Below: number of "
+        "samples in each bin. ECE: expected calibration error. Values has all bins, and All metrics the ECE of baselines."
     )
+    if len(report.models) > MAX_DRAWN:
+        words += f" The first {MAX_DRAWN} models of a task are drawn; Values has all of them."
     if any("replies" in values for run in report.runs for values in run.tasks.values()):
         words += " Of several replies, all count."
-    return _section(report, words, _reliability)
+    return _section(report, report.models, words, _reliability)
 
 
-def _section(report: Report, words: str, figure_of: Callable[[Report, str, Drawn], Markup]) -> Markup | None:
+def _section(
+    report: Report, runs: Sequence[FinishedRun], words: str, figure_of: Callable[[Report, str, Drawn], Markup]
+) -> Markup | None:
     """Figures of the risk tasks, by group if they are many; tasks that no run has enough samples of are listed below."""
     figures: dict[str, list[Markup]] = defaultdict(list)
     few = []
     for task in report.tasks:
-        drawn = [(run, run.tasks[task]) for run in report.runs if run.tasks.get(task, {}).get("calibration")]
+        drawn = [(run, run.tasks[task]) for run in runs if run.tasks.get(task, {}).get("calibration")]
         if drawn and all(result["too_few"] for _, result in drawn):
             reasons = dict.fromkeys(result["too_few"] for _, result in drawn)
             few.append([task, "; ".join(reasons)])
@@ -110,36 +118,39 @@ def _roc(report: Report, task: str, drawn: Drawn) -> Markup:
 def _reliability(report: Report, task: str, drawn: Drawn) -> Markup:
     import altair as alt
 
-    legend = _labelled(report, drawn, lambda result: f"ECE {result['ece']:.3f}")
-    shown = [(run, result) for run, result in drawn if not result["too_few"]]
+    legend = _labelled(report, drawn[:MAX_DRAWN], lambda result: f"ECE {result['ece']:.3f}")
+    shown = [run.name for run, result in drawn[:MAX_DRAWN] if not result["too_few"]]
     values, rows = [], []
-    for number, (run, result) in enumerate(shown):
+    for run, result in [(run, result) for run, result in drawn if not result["too_few"]]:
         patients = patients_of_bins(task, run.predictions[task])
         for each in result["calibration"]:
-            ends = wilson(each["share"], patients[round(each["low"] * 10)])
+            number = patients[round(each["low"] * 10)]
+            ends = wilson(each["share"], number)
             name = f"{each['low']:.1f} to {each['high']:.1f}"
-            rows.append([name, run.name, each["n"], each["p"], each["share"], bounds_text(ends)])
+            rows.append([name, run.name, each["n"], number, each["p"], each["share"], bounds_text(ends)])
+            if run.name not in shown:
+                continue
             # Bars of the runs are side by side.
-            left, right = (each["low"] + 0.1 * (number + end) / len(shown) for end in (0.1, 0.9))
-            numbers = {"p": each["p"], "share": each["share"], "low": ends[0], "high": ends[1], "left": left, "right": right}
-            values.append({"series": legend[run.name][0], "run": run.name, "bin": name, "n": each["n"]})
-            values[-1] |= {key: round(number, 4) for key, number in numbers.items()}
+            left, right = (each["low"] + 0.1 * (shown.index(run.name) + end) / len(shown) for end in (0.1, 0.9))
+            of_bin = {"p": each["p"], "share": each["share"], "low": ends[0], "high": ends[1], "left": left, "right": right}
+            values.append({"series": legend[run.name][0], "run": run.name, "bin": name, "n": each["n"], "patients": number})
+            values[-1] |= {key: round(value, 4) for key, value in of_bin.items()}
     look = series_encodings(dict(legend.values()))
     base = alt.Chart(alt.Data(values=values))
     x, y = _axis(alt.X, "mean p(yes)", "p"), _axis(alt.Y, "share of yes", "share")
-    tooltip = [alt.Tooltip("run:N"), alt.Tooltip("bin:N", title="p(yes)"), alt.Tooltip("n:Q")]
+    tooltip = [alt.Tooltip("run:N"), alt.Tooltip("bin:N", title="p(yes)"), alt.Tooltip("n:Q"), alt.Tooltip("patients:Q")]
     tooltip.append(alt.Tooltip("share:Q", title="share of yes", format=".3f"))
-    interval = base.mark_rule(opacity=0.5).encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=look["color"])
-    line = base.mark_line(strokeWidth=1, opacity=0.7).encode(x=x, y=y, color=look["color"])
-    point = base.mark_point(filled=True, size=40, opacity=1).encode(
+    large = alt.Chart(alt.Data(values=[each for each in values if each["patients"] >= MIN_OF_BIN]))
+    interval = large.mark_rule(opacity=0.5).encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=look["color"])
+    point = large.mark_point(filled=True, size=40, opacity=1).encode(
         x=x, y=y, color=look["color"], shape=look["shape"], tooltip=tooltip
     )
-    above = alt.layer(_diagonal(), interval, line, point).properties(width=SMALL, height=SMALL)
+    above = alt.layer(_diagonal(), interval, point).properties(width=SMALL, height=SMALL)
     x_bins = alt.X("left:Q", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(title="p(yes)", values=TICKS))
     y_bins = alt.Y("n:Q", axis=alt.Axis(title="n", tickCount=2, grid=False))
     below = base.mark_rect().encode(x=x_bins, x2="right:Q", y=y_bins, y2=alt.Y2Datum(0), color=look["color"], tooltip=tooltip)
     figure = alt.vconcat(above, below.properties(width=SMALL, height=46), spacing=6)
-    columns = ("bin of p(yes)", "run", "n", "mean p(yes)", "share of yes", "95 % interval")
+    columns = ("bin of p(yes)", "run", "n", "patients", "mean p(yes)", "share of yes", "95 % interval")
     return chart(figure, task, f"Calibration of {task}: {_sizes(drawn)}", columns, rows)
 
 

@@ -46,7 +46,8 @@ def series_encodings(styles: Mapping[str, Style], orient: str = "bottom", name_w
     import altair as alt
 
     names = list(styles)
-    legend = alt.Legend(title=None, orient=orient, columns=1, labelLimit=name_width, symbolOpacity=1)
+    columns = legend_columns(names, name_width) if orient == "top" else 1
+    legend = alt.Legend(title=None, orient=orient, columns=columns, labelLimit=name_width, symbolOpacity=1)
 
     def channel(kind: Any, values: Sequence[Any]) -> Any:
         return kind("series:N", scale=alt.Scale(domain=names, range=list(values)), legend=legend)
@@ -57,6 +58,16 @@ def series_encodings(styles: Mapping[str, Style], orient: str = "bottom", name_w
         "strokeDash": channel(alt.StrokeDash, dashes),
         "shape": channel(alt.Shape, shapes),
     }
+
+
+def legend_columns(names: Sequence[str], name_width: int) -> int:
+    """The number of columns of a legend that fit on a phone, with names cut at `name_width` pixels.
+
+    >>> legend_columns(["stage1", "stage3", "untrained"], 145), legend_columns(["logistic_regression"], 145)
+    (3, 2)
+    """
+    widest = 30 + min(name_width, 7 * max(map(len, names)))  # with its symbol and the space behind it
+    return max(1, 350 // widest)
 
 
 def dot_plot(

@@ -16,7 +16,8 @@ from evaluation.pages.document import details, grid
 from evaluation.report_curves import wilson
 from evaluation.report_data import HEADLINES, KINDS, Report, note
 from evaluation.report_figures import Dot, described, dot_plot, dot_rows, series_encodings
-from evaluation.score import TOO_FEW, main_scores, mean_over_tasks, risk_labels
+from evaluation.risk_predictions import risk_labels
+from evaluation.score import TOO_FEW, main_scores, mean_over_tasks
 from mimiciv_dataset.tasks import ALL_TASKS
 from pipeline.progress import counted
 

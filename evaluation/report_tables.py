@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 PUBLISHED_STYLE = Style(colour("grey-2"), [1, 0], "circle")
 DOT_COLUMNS = ("", "run", "value", "95 % interval", "samples")
+# Settings of which the names of files and directories are shown, and the full paths below.
+PATHS = ("model_name_or_path", "lora_path", "dataset_name", "instructions", "train_index", "folder")
 MANY = 12  # tasks of a table, above which it is collapsed below its figure
 
 
@@ -78,7 +81,9 @@ def overview(report: Report) -> Markup:
     figures = []
     for kind, (_, metric, chance) in HEADLINES.items():
         if dots := macro_dots(report.runs, kind):
-            words = f"Macro {metric} and its 95 % interval by model; open circles are published values of the whole EHR-Bench."
+            words = f"Macro {metric} and its 95 % interval by model."
+            if has_all_tasks(report.runs, kind):
+                words += " Open circles: published values of the whole EHR-Bench."
             figures.append(
                 chart(
                     macro_figure(report, kind),
@@ -90,8 +95,7 @@ def overview(report: Report) -> Markup:
             )
     text = note(
         "Averages over the paper's 24 decision-making and 18 risk prediction tasks, each task counting once; fewer where a "
-        "run has no value for some. Published figures are those of the whole EHR-Bench, so only a run on all of it can "
-        "be held against them."
+        f"run has no value for some. {published_text(report.runs)}"
     )
     columns = ["model", "decision F1", "tasks", "risk AUROC", "tasks", "decision F1 of 27", "risk AUROC of 18", "samples"]
     rows: list[list[Content | Cell]] = []
@@ -100,11 +104,38 @@ def overview(report: Report) -> Markup:
         cells = [cell for kind in HEADLINES for cell in (_macro_cell(paper, kind), paper[f"{kind}_tasks"])]
         cells += [_macro_cell(released, kind) for kind in HEADLINES]
         rows.append([run.name, *cells, len(run.outputs)])
-    for name, (f1, auroc) in PUBLISHED.items():
-        decision, risk = PUBLISHED_TASKS
-        rows.append([f"{name}, published", f1, decision, auroc, None if auroc is None else risk, None, None, None])
+    for name, values in shown_published(report.runs).items():
+        cells = [cell for each in values for cell in each]
+        rows.append([f"{name}, published", *cells, None, None, None])
     caption = "Macro averages: the paper's 42 tasks, and the released benchmark's 45."
     return notices(warnings(report.runs)) + grid(figures, 420) + text + table(caption, columns, rows)
+
+
+def has_all_tasks(runs: Sequence[FinishedRun], kind: str) -> bool:
+    """Whether a model has a value for all tasks of this kind that published values are averages of."""
+    number = PUBLISHED_TASKS[list(HEADLINES).index(kind)]
+    return any(run.result["macro"]["paper"][f"{kind}_tasks"] == number for run in runs if not run.baseline)
+
+
+def published_text(runs: Sequence[FinishedRun]) -> str:
+    """What published values are averages of, and why those of a kind of task are not shown."""
+    text = ""
+    if any(has_all_tasks(runs, kind) for kind in HEADLINES):
+        text = "Published values are those of the whole EHR-Bench: compare only runs on all of its samples with them. "
+    numbers = dict(zip(HEADLINES, PUBLISHED_TASKS, strict=True))
+    hidden = [f"{numbers[kind]} {KINDS[kind].lower()} tasks" for kind in HEADLINES if not has_all_tasks(runs, kind)]
+    return text + (f"Published values are not shown where no model has all tasks: {' and '.join(hidden)}." if hidden else "")
+
+
+def shown_published(runs: Sequence[FinishedRun]) -> dict[str, list[tuple[float | None, int | None]]]:
+    """By model: the published macro average and its number of tasks for each kind; None for kinds without `has_all_tasks`."""
+    shown = {}
+    for name, published in PUBLISHED.items():
+        cells = zip(HEADLINES, published, PUBLISHED_TASKS, strict=True)
+        values = [(value, n) if has_all_tasks(runs, kind) and value is not None else (None, None) for kind, value, n in cells]
+        if any(value is not None for value, _ in values):
+            shown[name] = values
+    return shown
 
 
 def _macro_cell(macro: Mapping[str, Any], kind: str) -> Cell:
@@ -113,7 +144,7 @@ def _macro_cell(macro: Mapping[str, Any], kind: str) -> Cell:
 
 
 def macro_dots(runs: Sequence[FinishedRun], kind: str) -> list[Dot]:
-    """A macro average of the runs, then the published ones from high to low; models without a value are left out."""
+    """A macro average of the runs, then the published ones from high to low if a model `has_all_tasks`."""
     key, *_ = HEADLINES[kind]
     dots = []
     for run in runs:
@@ -123,8 +154,8 @@ def macro_dots(runs: Sequence[FinishedRun], kind: str) -> list[Dot]:
             sizes = macro_sizes(macro, kind)
             dots.append(Dot(f"{run.name}\n{sizes}", run.name, macro[key], macro[f"{key}_ci"], sizes, f"{macro[key]:.3f}{few}"))
     published = {name: getattr(values, key) for name, values in PUBLISHED.items() if getattr(values, key) is not None}
-    if not dots:
-        return []
+    if not has_all_tasks(runs, kind):
+        return dots
     for name in sorted(published, key=published.__getitem__, reverse=True):
         dots.append(Dot(f"{name}\npublished", "published", published[name], None, PUBLISHED_SIZE, f"{published[name]:.3f}"))
     return dots
@@ -144,7 +175,7 @@ def groups(report: Report) -> Markup | None:
     for kind, (_, metric, chance) in HEADLINES.items():
         dots = list(_group_dots(report, kind))
         if dots:
-            words = described(f"Mean {metric} over the tasks of a group and its 95 % interval.", dots, chance)
+            words = f"Mean {metric} over the tasks of a group and its 95 % interval."
             figure = dot_plot(dots, report.styles, f"mean {metric}", reference=chance)
             figures.append(
                 chart(
@@ -210,8 +241,8 @@ def _task_table(runs: Sequence[FinishedRun], names: Sequence[str], kind: str) ->
     shown = [run for run in runs if any(name in run.tasks for name in names)]
     sizes = {"n": "n", "positives": "yes"} if kind == "risk" else {"n": "n"}
     rows = [[name, *(_sizes(shown, name, size) for size in sizes), main_metric(name), *_cells(shown, name)] for name in names]
-    chance = ", and its interval lies above 0.5" if kind == "risk" else ""
-    caption = f"{KINDS[kind]}: the best value in bold if it is above 0{chance}, 95 % interval below."
+    bold = "the best value is bold if its interval lies above 0.5" if kind == "risk" else "the best value above 0 is bold"
+    caption = f"{KINDS[kind]}: values with their 95 % interval below; {bold}."
     return table(caption, ["task", *sizes.values(), "metric", *(run.name for run in shown)], rows)
 
 
@@ -272,14 +303,18 @@ def settings(report: Report) -> Markup:
     for name in ("trajectories", "git", "score_version", "resamples"):
         values_of[name] = [run.result.get(name) for run in runs]
     values_of["folder"] = [", ".join(map(str, run.folders)) for run in runs]
-    rows = []
+    rows, paths = [], []
     for name, values in values_of.items():
         if all(value in (None, "") for value in values):
             continue
         width = 12 if name.endswith("_sha256") or name in ("trajectories", "git") else None
         cells = [None if value in (None, "") else str(value)[:width] for value in values]
+        if name in PATHS:
+            paths += [[name, run.name, cell] for run, cell in zip(runs, cells, strict=True) if cell and "/" in cell]
+            cells = [cell and ", ".join(Path(path).name for path in cell.split(",")) for cell in cells]
         of_models = {str(value) for value, run in zip(values, runs, strict=True) if not run.baseline}
         differ = len(of_models) > 1 and name != "folder"
         rows.append([Markup("<b>{}</b>").format(name) if differ else name, *cells])
-    caption = "Settings and hashes; bold where runs differ."
-    return table(caption, ["setting", *(run.name for run in runs)], rows, sort=False)
+    caption = "Settings and hashes; bold where models differ."
+    text = table(caption, ["setting", *(run.name for run in runs)], rows, sort=False)
+    return text + (details("Full paths", table("Full paths", ["setting", "run", "path"], paths)) if paths else "")

@@ -23,7 +23,7 @@ from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from evaluation.metrics import Statistic
-    from evaluation.score import RiskPredictions
+    from evaluation.risk_predictions import RiskPredictions
 
     TaskScore = tuple[dict[str, Any], dict[str, Statistic]]  # values without and statistics with an interval
 

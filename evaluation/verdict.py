@@ -1,4 +1,4 @@
-"""What the results of a run show, in a sentence: `python -m evaluation.verdict DIR [DIR …]` prints it.
+"""What the results of a run show, in words: `python -m evaluation.verdict DIR [DIR …]` prints it.
 
 The run of the first DIR is judged. It is compared with the other runs, and with the baselines below the directories, on the
 samples that both have. A difference is called significant only if its p is below 0.05 after Holm's correction
@@ -29,7 +29,7 @@ KINDS = {"risk": ("risk prediction", "AUROC"), "decision": ("decision-making", "
 
 
 class Verdict(NamedTuple):
-    """The conclusion in one to three sentences, and the figures that it rests on, a sentence each."""
+    """The conclusion in a few sentences, and the figures that it rests on, as texts of one or two sentences each."""
 
     sentence: str
     points: list[str]
@@ -71,6 +71,9 @@ def verdict(judged: FinishedRun, comparisons: Sequence[RunComparison]) -> Verdic
         sentences = [f"The samples are too few to conclude anything about {judged.name}: {needed()}."]
     if not comparisons:
         sentences.append("There is no other run and no baseline to compare it with.")
+    if missing := judged.result.get("missing"):
+        not_answered = f"{counted(missing, 'sample')} of {judged.name} {'is' if missing == 1 else 'are'} not answered yet"
+        sentences.append(f"{not_answered}, so its figures are not final.")
     points = [mean_text(judged, kind, tasks, means) for kind, tasks in valued.items() if tasks]
     points += [text for kind, tasks in enough.items() if tasks and (text := by_task_text(kind, comparisons))]
     if 0 < num_enough < number:
@@ -78,8 +81,6 @@ def verdict(judged: FinishedRun, comparisons: Sequence[RunComparison]) -> Verdic
     if short := [each for each in comparisons if not each.can_be_significant]:
         least = 40 * max(each.num_tests for each in short)
         points.append(f"Differences by task are not tested: that takes --resamples {least} or more.")
-    if missing := judged.result.get("missing"):
-        points.append(f"{counted(missing, 'sample')} of {judged.name} not answered yet: its figures are not final.")
     return Verdict(" ".join(sentences), points)
 
 
@@ -142,26 +143,36 @@ def conclusion(
     means: Sequence[MeanComparison],
     comparisons: Sequence[RunComparison],
 ) -> str:
-    """What the tasks of a kind show, in a sentence; `enough` are the `tasks` with enough samples."""
+    """What the tasks of a kind show, in one to three sentences; `enough` are the `tasks` with enough samples."""
     name, metric = KINDS[kind]
     of_kind = [mean for mean in means if mean.kind == kind]
     value = fmean(judged.tasks[task][main_metric(task)] for task in tasks)
-    text = f"On {name}, {judged.name} has mean {metric} {value:.3f}{place(of_kind)}{relations(rivals(of_kind))}"
-    counts = []  # number of tasks, and what holds in them
+    num_few = len(tasks) - len(enough)
+    few = f" ({num_few} with too few samples for tests)" if num_few else ""
+    over = f"over {counted(len(tasks), 'task')}{few}"
+    text = f"{name.capitalize()}: {judged.name} has a mean {metric} of {value:.3f} {over}{place(of_kind)}."
+    text += relations(rivals(of_kind), value)
+    parts = []  # in how many tasks something holds
     if kind == "risk":
         above = sum(judged.tasks[task]["auroc_ci"][0] > CHANCE for task in enough)
-        counts.append((above, f"the interval of AUROC lies above {CHANCE}"))
+        parts.append(f"above chance (95 % interval above {CHANCE}) {share_of_tasks(above, len(enough))}")
     for comparison in comparisons:
         is_rival = any(mean.other is comparison.b and not mean.other.baseline for mean in rivals(of_kind))
         is_majority = comparison.b.baseline and comparison.b.folder.name == MAJORITY
         better, _, tested = significant_tasks(comparison, kind)
         if tested and (is_rival or (kind == "decision" and is_majority)):
-            counts.append((better, f"{metric} is significantly above {comparison.b.name}"))
-    totals = [f" of {counted(len(enough), 'task')}", *("" for _ in counts)]  # once
-    parts = [f"in {number}{total} {what}" for total, (number, what) in zip(totals, counts, strict=False)]
-    num_few = len(tasks) - len(enough)
-    few = f" ({num_few} more {'has' if num_few == 1 else 'have'} too few samples)" if num_few else ""
-    return f"{text}{'; ' if parts else ''}{listed(parts)}{few}."
+            parts.append(f"significantly above that of {comparison.b.name} {share_of_tasks(better, tested)}")
+    return text + (f" Its {metric} is {listed(parts)}." if parts else "")
+
+
+def share_of_tasks(number: int, total: int) -> str:
+    """In how many of the tasks something holds.
+
+    >>> share_of_tasks(0, 3), share_of_tasks(2, 3), share_of_tasks(3, 3), share_of_tasks(1, 1)
+    ('in none of 3 tasks', 'in 2 of 3 tasks', 'in all 3 tasks', 'in 1 of 1 task')
+    """
+    words = {0: "none of", total: "all"} if total > 1 else {}
+    return f"in {words.get(number, f'{number} of')} {counted(total, 'task')}"
 
 
 def listed(parts: Sequence[str]) -> str:
@@ -176,22 +187,30 @@ def listed(parts: Sequence[str]) -> str:
 def place(of_kind: Sequence[MeanComparison]) -> str:
     """The place of the judged run among all runs, if all differences could be tested and it is the first one."""
     is_best = of_kind and all(mean.p is not None and mean.a > mean.b for mean in of_kind)
-    return f", the highest of {len(of_kind) + 1}" if is_best else ""
+    return f", the highest of {len(of_kind) + 1} compared" if is_best else ""
 
 
-def relations(of_kind: Sequence[MeanComparison]) -> str:
-    """How the judged run compares with others by a mean over tasks."""
+def relations(of_kind: Sequence[MeanComparison], value: float) -> str:
+    """How the judged run, whose mean over its tasks is `value`, compares with others by a mean over tasks, as a sentence.
+
+    Both means are given where they are over other tasks or samples than `value`. Empty without comparisons.
+    """
     groups = {
         "significantly above": [mean for mean in of_kind if mean.significant and mean.a > mean.b],
         "significantly below": [mean for mean in of_kind if mean.significant and mean.a < mean.b],
         "not significantly different from": [mean for mean in of_kind if mean.p is not None and not mean.significant],
-        "with too few samples for a test against": [mean for mean in of_kind if mean.p is None],
+        "not testable against": [mean for mean in of_kind if mean.p is None],
     }
-    parts = []
-    for how, group in groups.items():
-        others = [f"{mean.other.name} ({mean.b:.3f}{'' if mean.p is None else ', ' + p_text(mean.p)})" for mean in group]
-        parts += [f", {how} {listed(others)}"] if others else []
-    return "".join(parts)
+    parts = [f"{how} {listed([other_text(mean, value) for mean in group])}" for how, group in groups.items() if group]
+    return f" This is {listed(parts)}." if parts else ""
+
+
+def other_text(mean: MeanComparison, value: float) -> str:
+    """The name of another run, with its mean and p."""
+    shown = f"{mean.b:.3f}"
+    if f"{mean.a:.3f}" != f"{value:.3f}":
+        shown += f" against {mean.a:.3f} on the samples of both"
+    return f"{mean.other.name} ({shown}, {'too few samples' if mean.p is None else p_text(mean.p)})"
 
 
 def significant_tasks(comparison: RunComparison, kind: str) -> tuple[int, int, int]:
@@ -215,7 +234,7 @@ def mean_text(judged: FinishedRun, kind: str, tasks: Sequence[str], means: Seque
     interval = f" [{ci[0]:.3f}, {ci[1]:.3f}]" if ci else ""
     of_kind = [mean for mean in means if mean.kind == kind]
     number = f"over {counted(len(tasks), 'task')}"
-    return f"{name.capitalize()}: mean {metric} {value:.3f}{interval} {number}{place(of_kind)}{relations(of_kind)}."
+    return f"{name.capitalize()}: mean {metric} {value:.3f}{interval} {number}{place(of_kind)}.{relations(of_kind, value)}"
 
 
 def by_task_text(kind: str, comparisons: Sequence[RunComparison]) -> str:
@@ -224,9 +243,9 @@ def by_task_text(kind: str, comparisons: Sequence[RunComparison]) -> str:
     for comparison in comparisons:
         better, worse, tested = significant_tasks(comparison, kind)
         if tested:
-            parts.append(f"above {comparison.b.name} in {better} and below it in {worse} of {counted(tested, 'task')}")
+            parts.append(f"{comparison.b.name} (better in {better}, worse in {worse} of {counted(tested, 'task')})")
     name, metric = KINDS[kind]
-    return f"{name.capitalize()} by task: {metric} is significantly {'; '.join(parts)}." if parts else ""
+    return f"{name.capitalize()}, significant differences of {metric} by task, against {listed(parts)}." if parts else ""
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -30,6 +30,7 @@ from pipeline.errors import UserError
 from pipeline.files import read_json
 
 RISK = ("ICU_Stay_7day", "ED_Hospitalization")
+PAPER = {kind: [name for name, task in TASKS.items() if task.paper and task.kind == kind] for kind in ("decision", "risk")}
 SOME = ("emar", "labevents", "next_event", "discharge", "ICU_Stay_7day", "ED_Hospitalization")
 VOID = {"meta", "link", "br"}
 
@@ -234,14 +235,12 @@ def test_names_of_models_are_escaped_and_unique(tmp_path: Path) -> None:
 
 
 def test_tables_for_a_paper(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "run", "a|b", tasks=SOME)
+    folder = write_run(tmp_path / "run", "a|b", tasks=PAPER["decision"])
     assert main([str(folder), "--markdown", "--png", "--output_path", str(tmp_path / "page/all.html")]) == 0
     text, result = (tmp_path / "page/all.md").read_text(encoding="utf-8"), read_json(folder / "result.json")
     emar = result["tasks"]["emar"]
     assert f"| emar | 60 | f1 | {emar['f1']:.3f} [{emar['f1_ci'][0]:.3f}, {emar['f1_ci'][1]:.3f}] |" in text
-    assert (
-        "| EHR-R1-8B, published | 0.601 | 24 | 0.919 | 18 |" in text and "| GPT-4o, published | 0.316 | 24 | – | – |" in text
-    )
+    assert "| EHR-R1-8B, published | 0.601 | 24 | – | – |" in text and "| GPT-4o, published | 0.316 | 24 | – | – |" in text
     (row,) = [line.split(" | ") for line in text.splitlines() if line.startswith("| a\\|b |")]
     assert [row[2], row[4]] == [str(result["macro"]["paper"][f"{kind}_tasks"]) for kind in ("decision", "risk")]
     assert (tmp_path / "page/all.png").read_bytes().startswith(b"\x89PNG") and SECRET not in text
@@ -272,17 +271,37 @@ def test_the_area_below_the_roc_curve_is_the_auroc(replies: list[tuple]) -> None
 
 
 def test_the_figures_have_the_values_of_the_results(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "run", "tiny", tasks=SOME)
+    folder = write_run(tmp_path / "run", "tiny", tasks=PAPER["risk"])
     found, result = report(folder), read_json(folder / "result.json")
     layers = found.figures["Risk prediction: macro AUROC"]["layer"]
     values = [each for layer in layers for each in layer["data"]["values"]]
     (tiny,) = {json.dumps(each) for each in values if each.get("series") == "tiny"}
     macro = result["macro"]["paper"]
     assert [json.loads(tiny)[key] for key in ("value", "low", "high")] == [macro["risk_auroc"], *macro["risk_auroc_ci"]]
-    assert json.loads(tiny)["row"] == "tiny\nn = 120, 40 yes"
+    assert json.loads(tiny)["row"] == "tiny\nn = 1,080, 360 yes"
     assert {each["value"] for each in values if each.get("series") == "published"} == {
         published.risk_auroc for published in PUBLISHED.values() if published.risk_auroc
     }
+
+
+def test_published_values_are_shown_beside_runs_of_all_tasks_only(tmp_path: Path) -> None:
+    folder, figure = write_run(tmp_path / "run", "tiny", tasks=PAPER["risk"][1:]), tmp_path / "figure.svg"
+    found = report(folder, "--markdown", "--figure", figure)
+    assert "Published values are not shown where no model has all tasks: 24 decision-making tasks and 18 risk" in found.text
+    texts = found.raw, (folder / "report.md").read_text(encoding="utf-8"), figure.read_text(encoding="utf-8")
+    assert not [text for text in texts if "MedGemma" in text]
+
+
+def test_reliability_diagrams_have_bins_of_enough_patients_only(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / name, name, tasks=RISK[:1], n=120) for name in ("a", "b", "c", "d", "e")]
+    write_run(folders[0] / "baselines/logistic_regression", "logistic_regression", tasks=RISK[:1], n=120)
+    found = report(*folders)
+    above, below = found.figures[RISK[0]]["vconcat"]  # the last figure of this name
+    drawn = [each for layer in above["layer"] for each in layer["data"]["values"] if "bin" in each]
+    assert drawn and all(each["patients"] >= 10 for each in drawn)
+    assert not [layer for layer in above["layer"][1:] if layer["mark"]["type"] == "line"]
+    assert {each["run"] for each in below["data"]["values"]} == {"a", "b", "c", "d"}
+    assert any(each["patients"] < 10 for each in below["data"]["values"]), "n of all bins stays"
 
 
 def test_roc_and_calibration_have_n_and_intervals(tmp_path: Path) -> None:
@@ -346,12 +365,12 @@ def test_only_what_is_better_than_chance_is_marked(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".pdf", ".svg"])
 def test_the_main_figure_for_a_paper(tmp_path: Path, suffix: str) -> None:
-    folder, figure = write_run(tmp_path / "run", "tiny", tasks=SOME), tmp_path / f"figure{suffix}"
+    folder, figure = write_run(tmp_path / "run", "tiny", tasks=TASKS, n=20), tmp_path / f"figure{suffix}"
     assert main([str(folder), "--resamples", "20", "--figure", str(figure)]) == 0
     assert figure.read_bytes()[:4] == {".svg": b"<svg", ".pdf": b"%PDF"}[suffix]
     if suffix == ".svg":
         text = figure.read_text(encoding="utf-8")
-        assert all(name in text for name in ("tiny", "n = 120", *PUBLISHED, "macro F1", "macro AUROC")) and "var(" not in text
+        assert all(name in text for name in ("tiny", "n = 480", *PUBLISHED, "macro F1", "macro AUROC")) and "var(" not in text
         assert float(re.search(r'<svg[^>]* width="([0-9.]+)"', text)[1]) <= 504, "7 inches"
     with pytest.raises(UserError, match="expected a name that ends with .png, .svg, .pdf"):
         main([str(folder), "--figure", str(tmp_path / "figure.gif")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -44,19 +45,26 @@ def mean(folder: Path, tasks: tuple[str, ...]) -> str:
 def test_a_better_model_is_called_better(runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     good, bad = runs
     (line,) = printed(capsys, good, bad)
-    risk, decision = line.split(" On decision-making, ")
-    assert risk.startswith(f"On risk prediction, good has mean AUROC {mean(good, RISK)}, ")
+    risk, decision = line.split(" Decision-making: ")
+    assert risk.startswith(f"Risk prediction: good has a mean AUROC of {mean(good, RISK)} over 2 tasks. This is ")
     assert f"significantly above bad ({mean(bad, RISK)}, p = 0.00" in risk
     assert "not significantly different from logistic_regression" in risk and "the highest of 3" not in risk
-    assert "in 2 of 2 tasks the interval of AUROC lies above 0.5 and in 2 AUROC is significantly above bad" in risk
-    assert decision.startswith(f"good has mean F1 {mean(good, DECISION)}, the highest of 3, significantly above bad (")
-    assert "in 2 of 2 tasks F1 is significantly above bad and in 2 F1 is significantly above majority." in decision
+    shares = "above chance (95 % interval above 0.5) in all 2 tasks and significantly above that of bad in all 2 tasks."
+    assert risk.endswith(f" Its AUROC is {shares}")
+    of_means = (
+        f"good has a mean F1 of {mean(good, DECISION)} over 2 tasks, the highest of 3 compared. This is significantly above"
+    )
+    assert decision.startswith(f"{of_means} bad (")
+    shares = "significantly above that of bad in all 2 tasks and significantly above that of majority in all 2 tasks."
+    assert decision.endswith(f" Its F1 is {shares}")
 
 
 def test_a_worse_model_is_called_worse(runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     *points, line = printed(capsys, runs[1], runs[0], "--points")
-    assert "bad has mean AUROC" in line and "significantly below good" in line and "significantly above good (" not in line
-    assert any("AUROC is significantly above good in 0 and below it in 2 of 2 tasks" in point for point in points)
+    assert (
+        "bad has a mean AUROC of" in line and "significantly below good" in line and "significantly above good (" not in line
+    )
+    assert any("AUROC by task, against good (better in 0, worse in 2 of 2 tasks)" in point for point in points)
 
 
 def test_a_run_alone_is_not_compared(runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,7 +77,7 @@ def test_few_samples_conclude_nothing(tmp_path: Path, capsys: pytest.CaptureFixt
     *points, line = printed(capsys, *folders, "--points")
     assert line.startswith("The samples are too few to conclude anything about good: ") and NEEDED in line
     assert not [text for text in (line, *points) if "significant" in text or "highest" in text or "[" in text]
-    assert any("too few samples for a test against bad" in point for point in points)
+    assert any(re.search(r"This is not testable against bad \(0\.\d+, too few samples\)\.", point) for point in points)
 
 
 def test_tasks_with_too_few_samples_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -78,7 +86,7 @@ def test_tasks_with_too_few_samples_are_counted(tmp_path: Path, capsys: pytest.C
     (many / "result.json").unlink()  # it has the identities of the samples
     score_dir(many, resamples=40)
     *points, line = printed(capsys, many, "--points")
-    assert "of 1 task the interval of AUROC lies above 0.5 (1 more has too few samples)" in line
+    assert "over 2 tasks (1 with too few samples for tests)." in line and "(95 % interval above 0.5) in 1 of 1 task." in line
     assert any(
         point.startswith("Too few samples for intervals and tests in 1 of 2 tasks") and NEEDED in point for point in points
     )
@@ -105,8 +113,24 @@ def test_only_what_holm_leaves_is_called_significant(tests: list[tuple[float | N
         other, values = run(f"run{number}.", {}), {"emar": (0.5, 0.5 - difference)}
         comparisons.append(RunComparison(judged, other, {"emar": result}, {"decision": result}, values, {}, 5000))
     (text, *_) = verdict(judged, comparisons).points
-    significant = text.partition("significantly above ")[2].partition(", not significantly")[0].partition(", with too few")[0]
-    significant += text.partition("significantly below ")[2].partition(", not significantly")[0].partition(", with too few")[0]
+    significant = re.split("not significantly different from|not testable against", text)[0]
     for number, p in enumerate(holm([p for p, _ in tests])):
         assert (f"run{number}. (" in significant) == (p is not None and p < 0.05)
         assert f"run{number}. (" in text
+
+
+def test_an_unanswered_sample_is_part_of_the_verdict() -> None:
+    judged = run("judged", {"emar": 0.5, "ICU_Stay_7day": 0.7})
+    for number, words in ((1, "1 sample of judged is"), (2, "2 samples of judged are")):
+        judged.result["missing"] = number
+        assert verdict(judged, []).sentence.endswith(f"{words} not answered yet, so its figures are not final.")
+
+
+def test_the_means_on_common_samples_are_given_where_they_are_others() -> None:
+    judged, other = run("judged", {"emar": 0.5, "labevents": 0.9}), run("other", {"emar": 0.6})
+    result = Comparison(-0.1, [-0.2, -0.01], 0.01, 0.01)
+    comparison = RunComparison(judged, other, {"emar": result}, {"decision": result}, {"emar": (0.5, 0.6)}, {}, 5000)
+    assert (
+        "judged has a mean F1 of 0.700 over 2 tasks. This is significantly below other (0.600 against 0.500 on the samples of "
+        "both, p = 0.010). Its F1 is significantly above that of other in 0 of 1 task."
+    ) in verdict(judged, [comparison]).sentence

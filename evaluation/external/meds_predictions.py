@@ -121,7 +121,7 @@ def microseconds(time: Any) -> int:
 
 def prediction_table(task: str, samples: dict[str, tuple[Prediction, Line]], times: dict[str, int]) -> dict[str, list[Any]]:
     """The columns of the prediction file of a task, ordered by patient and time."""
-    from evaluation.score import risk_predictions
+    from evaluation.risk_predictions import risk_predictions
     from evaluation.several_replies import rounds_of, vote
 
     keys = sorted(samples, key=lambda key: patient_of(samples[key][1]))
