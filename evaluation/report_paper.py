@@ -16,7 +16,7 @@ from pipeline.errors import UserError
 if TYPE_CHECKING:
     import altair
 
-PANEL = 120  # points; two panels and names of ordinary length are 7 inches wide, a page without its margins
+PANEL = 105  # points; two panels, names and numbers of samples are 7 inches wide, a page without its margins
 
 
 def markdown(runs: Sequence[FinishedRun]) -> str:

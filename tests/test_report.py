@@ -284,6 +284,15 @@ def test_the_figures_have_the_values_of_the_results(tmp_path: Path) -> None:
     }
 
 
+def test_the_main_figure_has_the_kinds_of_task_with_values(tmp_path: Path) -> None:
+    risk, notes = (write_run(tmp_path / name, name, tasks=tasks, n=10) for name, tasks in (("r", RISK), ("n", ["discharge"])))
+    assert main([str(risk), "--figure", str(tmp_path / "figure.svg")]) == 0
+    text = (tmp_path / "figure.svg").read_text(encoding="utf-8")
+    assert "macro AUROC" in text and "macro F1" not in text
+    with pytest.raises(UserError, match="expected a value of F1 or AUROC for the figure, got none"):
+        main([str(notes), "--figure", str(tmp_path / "figure.svg")])
+
+
 def test_published_values_are_shown_beside_runs_of_all_tasks_only(tmp_path: Path) -> None:
     folder, figure = write_run(tmp_path / "run", "tiny", tasks=PAPER["risk"][1:]), tmp_path / "figure.svg"
     found = report(folder, "--markdown", "--figure", figure)
