@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,8 @@ FILES = (
 
 
 def bash(script: Path, *words: object, check: bool = True) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(["bash", script, *map(str, words)], capture_output=True, text=True, cwd="/", env=dict(os.environ))
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}  # where there is no .venv
+    done = subprocess.run(["bash", script, *map(str, words)], capture_output=True, text=True, cwd="/", env=env)
     assert not check or done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done
 
@@ -70,10 +72,10 @@ def test_the_recipe_of_the_model_runs(tmp_path: Path) -> None:
 def test_the_quickstart_ends_with_a_verdict_and_resumes(checkout: Path, tmp_path: Path) -> None:
     words = (checkout / "scripts/quickstart.sh", "--root_dir", tmp_path, "--patients", 80)
     done = bash(*words)
-    results = {name: json.loads((tmp_path / f"results/{name}/result.json").read_text()) for name in ("untrained", "stage3")}
+    results = {name: json.loads((tmp_path / f"results/{name}/result.json").read_text()) for name in ("untrained", "stage1", "stage3")}
     hospitalization = {name: result["tasks"]["ED_Hospitalization"]["auroc"] for name, result in results.items()}
     assert hospitalization["stage3"] > 0.65 and hospitalization["stage3"] > hospitalization["untrained"] + 0.1
-    assert results["stage3"]["tasks"]["diagnosis"]["f1"] > 0.3
+    assert results["stage1"]["tasks"]["diagnosis"]["f1"] > 0.4
     assert (tmp_path / "results/view.html").exists() and (tmp_path / "results/stage3/report.html").exists()
     verdict = done.stdout.rpartition("The verdict on this run:")[2].strip()
     assert verdict == command("evaluation/verdict.py", *map(Path, verdict_folders(tmp_path))).stdout.strip()
