@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 
 STEP, RULES = "preprocess/from_meds.py", 1
 BUCKET_ROWS = 400_000  # rows per bucket, about as much text as merge_patient.py puts in one
-GROUP_ROWS = 400_000  # rows are mapped once there are so many, and the patient is complete
-BATCH_ROWS = 1 << 16
+GROUP_CELLS = 4 << 20  # rows are mapped once they have so many values, and the patient is complete
+BATCH_CELLS = 1 << 20
 HELD_OUT = "held_out"  # the split of MEDS that is our test set
 CODES_FILE = "site_codes.csv"
 
@@ -228,17 +228,17 @@ class Work:
 
 
 def patient_groups(path: Path, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
-    """Yield the rows of a shard, those of a patient together, in groups of about `GROUP_ROWS`. `ROW` numbers them."""
+    """Yield the rows of a shard, those of a patient together, in groups of about `GROUP_CELLS`. `ROW` numbers them."""
     import polars as pl
     import pyarrow.parquet as pq
 
-    rest, start = [], 0
+    columns, rest, start = list(dict.fromkeys(columns)), [], 0
     with pq.ParquetFile(path) as shard:
-        for batch in shard.iter_batches(BATCH_ROWS, columns=list(dict.fromkeys(columns))):
+        for batch in shard.iter_batches(max(1, BATCH_CELLS // len(columns)), columns=columns):
             frame = pl.from_arrow(batch).with_row_index(ROW, start).cast({ROW: pl.Int64, "subject_id": pl.Int64})
             start += len(frame)
             rest.append(frame.with_columns(pl.col("code").cast(pl.String)))
-            if sum(map(len, rest)) >= GROUP_ROWS:
+            if sum(map(len, rest)) * len(columns) >= GROUP_CELLS:
                 rows = pl.concat(rest)
                 last = rows["subject_id"] == rows["subject_id"][-1]
                 if not last.all():

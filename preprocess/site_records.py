@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mimiciv_dataset.events import COLUMN_KINDS, EVENTS, MISSING_TEXTS
-from mimiciv_dataset.values import KINDS
+from mimiciv_dataset.values import KINDS, canonical
 from pipeline.errors import UserError
 from preprocess.raw_tables import ROW, TIME, parse_times, python_float
 from preprocess.sites import CODE, DESCRIPTION, PATIENTS, TIME_OF_ROW, EventRule, Rule, Site, record_columns
@@ -228,14 +228,23 @@ def finish(site: Site, table: str, frame: pl.DataFrame) -> pl.DataFrame:
         frame = frame.with_columns(pl.col(name).replace(formatted))
     for name in columns:
         if COLUMN_KINDS.get(name) in ("time", "storetime"):
-            check_times(table, frame[name])
+            frame = frame.with_columns(clean_times(table, frame[name]))
     times = [parse_times(frame[name]) for name in (event.time, event.time_fallback) if name in columns]
     return frame.with_columns((pl.coalesce(times) if times else pl.lit(None, pl.Datetime("ms"))).alias(TIME))
 
 
-def check_times(table: str, times: pl.Series) -> None:
-    """Check that all values of a column of records are times in MIMIC-IV's form."""
-    kind = KINDS[COLUMN_KINDS[times.name]]
-    if not times.str.contains(kind.pattern).all():
-        got = "another text in the column of the data that it is read from"
-        raise UserError(f"{table}.{times.name}: expected {kind.expected}, got {got}. Fix the site file or the data.")
+def clean_times(table: str, times: pl.Series) -> pl.Series:
+    """A column of times of records, all in MIMIC-IV's form.
+
+    Raises:
+        UserError: a text is no time, or has a time zone.
+    """
+    kind, cleaned = COLUMN_KINDS[times.name], {}
+    for text in times.filter(~times.str.contains(KINDS[kind].pattern)).unique():
+        try:
+            cleaned[text] = canonical(kind, text)
+        except ValueError:
+            got = "another text in the column of the data that it is read from"
+            where = f"{table}.{times.name}: expected {KINDS[kind].expected}"
+            raise UserError(f"{where}, got {got}. Fix the site file or the data.") from None
+    return times.replace(cleaned) if cleaned else times

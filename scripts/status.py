@@ -60,6 +60,7 @@ STEPS = (
     Step("preprocess/from_meds.py", "MEDS data in buckets", None, needed=False),
     Step("preprocess/rank.py", "records in order", "patients_sorted", needed=False),
     Step("preprocess/combination.py", "trajectories", "patients_ehr"),
+    Step("preprocess/to_meds.py", "MEDS data", None, needed=False),
     Step("preprocess/split_patients.py", "train/test split", "patient_data/patients.csv"),
     Step("preprocess/build_index_mapping.py", "dictionaries and code maps", "index_mapping"),
     Step("mimiciv_dataset/task_sample_info_gen.py", "task index", "task_index/all"),

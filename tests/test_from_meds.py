@@ -128,8 +128,8 @@ def test_without_death_no_task_about_it(tmp_path: Path) -> None:
 def test_shards_groups_and_buckets_do_not_matter(
     small: Path, buckets: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(from_meds, "GROUP_ROWS", 2)
-    monkeypatch.setattr(from_meds, "BATCH_ROWS", 3)
+    monkeypatch.setattr(from_meds, "GROUP_CELLS", 20)
+    monkeypatch.setattr(from_meds, "BATCH_CELLS", 30)
     shards = [[row for row in ROWS if (row[0] == 8) == first] for first in (True, False)]
     root = import_meds(write_meds(tmp_path / "meds", [*shards, []]), tmp_path / "root", "--buckets", buckets)
     assert Trajectories(root / "patients_ehr").digest == Trajectories(small / "patients_ehr").digest
@@ -184,8 +184,8 @@ def test_status(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_errors(change: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(from_meds, "GROUP_ROWS", 2)
-    monkeypatch.setattr(from_meds, "BATCH_ROWS", 3)
+    monkeypatch.setattr(from_meds, "GROUP_CELLS", 20)
+    monkeypatch.setattr(from_meds, "BATCH_CELLS", 30)
     meds = write_meds(tmp_path / "meds", change.get("data", [change.get("rows", ROWS)]))
     shard = meds / "data/all/0.parquet"
     if "encounter" in change:
