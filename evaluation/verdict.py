@@ -69,6 +69,10 @@ def verdict(judged: FinishedRun, comparisons: Sequence[RunComparison]) -> Verdic
         sentences = [conclusion(judged, kind, valued[kind], enough[kind], means, comparisons) for kind in kinds]
     else:
         sentences = [f"The samples are too few to conclude anything about {judged.name}: {needed()}."]
+    without = [task for task, values in judged.tasks.items() if ALL_TASKS[task].kind == "risk" and without_p_yes(values)]
+    if without:
+        has = "has" if len(without) == 1 else "have"
+        sentences.append(f"{counted(len(without), 'risk prediction task')} {has} no AUROC, as the replies are without p(yes).")
     if not comparisons:
         sentences.append("There is no other run and no baseline to compare it with.")
     if missing := judged.result.get("missing"):
@@ -87,6 +91,11 @@ def verdict(judged: FinishedRun, comparisons: Sequence[RunComparison]) -> Verdic
 def has_value(kind: str, task: str, values: Mapping[str, Any]) -> bool:
     """Whether a task is of this kind and its main metric is defined."""
     return ALL_TASKS[task].kind == kind and values.get(main_metric(task)) is not None
+
+
+def without_p_yes(values: Mapping[str, Any]) -> bool:
+    """Whether a risk task has no AUROC because its outputs have no p(yes)."""
+    return values["auroc"] is None and "p_yes" in values.get("note", "")
 
 
 def mean_comparisons(comparisons: Sequence[RunComparison]) -> list[MeanComparison]:

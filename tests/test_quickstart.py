@@ -72,10 +72,11 @@ def test_the_recipe_of_the_model_runs(tmp_path: Path) -> None:
 def test_the_quickstart_ends_with_a_verdict_and_resumes(checkout: Path, tmp_path: Path) -> None:
     words = (checkout / "scripts/quickstart.sh", "--root_dir", tmp_path, "--patients", 80)
     done = bash(*words)
-    results = {name: json.loads((tmp_path / f"results/{name}/result.json").read_text()) for name in ("untrained", "stage1", "stage3")}
-    hospitalization = {name: result["tasks"]["ED_Hospitalization"]["auroc"] for name, result in results.items()}
-    assert hospitalization["stage3"] > 0.65 and hospitalization["stage3"] > hospitalization["untrained"] + 0.1
-    assert results["stage1"]["tasks"]["diagnosis"]["f1"] > 0.4
+    models = ("untrained", "stage1", "stage3")
+    tasks = {name: json.loads((tmp_path / f"results/{name}/result.json").read_text())["tasks"] for name in models}
+    auroc = {name: of_model["ED_Hospitalization"]["auroc"] for name, of_model in tasks.items()}
+    assert auroc["stage3"] > 0.65 and auroc["stage3"] > auroc["untrained"] + 0.1
+    assert tasks["stage1"]["diagnosis"]["f1"] > 0.4
     assert (tmp_path / "results/view.html").exists() and (tmp_path / "results/stage3/report.html").exists()
     verdict = done.stdout.rpartition("The verdict on this run:")[2].strip()
     assert verdict == command("evaluation/verdict.py", *map(Path, verdict_folders(tmp_path))).stdout.strip()

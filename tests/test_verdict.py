@@ -134,3 +134,10 @@ def test_the_means_on_common_samples_are_given_where_they_are_others() -> None:
         "judged has a mean F1 of 0.700 over 2 tasks. This is significantly below other (0.600 against 0.500 on the samples of "
         "both, p = 0.010). Its F1 is significantly above that of other in 0 of 1 task."
     ) in verdict(judged, [comparison]).sentence
+
+
+def test_tasks_without_p_yes_are_mentioned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = write_run(tmp_path / "words", "words", 0.6, ("emar", "ICU_Stay_7day"), n=60, words_only=True)
+    (line,) = printed(capsys, words)
+    assert line.startswith("Decision-making: words has") and "Risk prediction" not in line
+    assert "1 risk prediction task has no AUROC, as the replies are without p(yes)." in line
