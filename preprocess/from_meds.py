@@ -20,7 +20,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from mimiciv_dataset.lookups import Lookups
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if provenance.begin(args.overwrite, args.verify):
         importer = Import(output, site, files["codes"], settings["buckets"])
         units = [
-            Unit(f"shard-{number:05d}", importer.report(number).exists, Work(importer, number, path))
+            Unit(f"shard-{number:05d}", importer.report(number).exists, partial(importer.read, number, path))
             for number, path in enumerate(shards.values())
         ]
         run_units(
@@ -215,18 +215,6 @@ class Import:
         write_json(self.report(number), vars(counts) | {"subjects": sorted(subjects)})
 
 
-@dataclass(frozen=True)
-class Work:
-    """What `pipeline.work` does for a shard."""
-
-    importer: Import
-    number: int
-    path: Path
-
-    def __call__(self, tick: Tick) -> None:
-        self.importer.read(self.number, self.path, tick)
-
-
 def patient_groups(path: Path, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
     """Yield the rows of a shard, those of a patient together, in groups of about `GROUP_CELLS`. `ROW` numbers them."""
     import polars as pl
@@ -303,7 +291,7 @@ def print_report(site: Site, codes: Codes, total: Counts) -> None:
         role = codes.role(code)
         shares[role] += rows
         if role in events:
-            of_table[events[role]].update(codes=1, nameless=code not in codes.names)
+            of_table[events[role]].update(codes=1, nameless=int(code not in codes.names))
     lines = [(name, total.values.get(name, {}).get(ROW, 0), c["codes"], c["nameless"]) for name, c in of_table.items()]
     print_table(("event", "records", "codes", "codes without\na description"), lines)
     for role, about in ((UNMAPPED, "have a code without a rule"), (IGNORED, "are ignored, as the site says")):
@@ -311,7 +299,7 @@ def print_report(site: Site, codes: Codes, total: Counts) -> None:
         share = f"{shares[role] / max(1, total.rows):.1%}; {counted(number, 'code')}"
         print(f"{shares[role]:,} of {total.rows:,} rows ({share}) {about}")
     if total.without_code:
-        print(f"warning: {total.without_code:,} rows have no code; left out.")
+        print(f"warning: {counted(total.without_code, 'row')} without a code; left out.")
     for where, number in total.unpaired.items():
         if number:
             print(f"warning: {where}: {counted(number, 'row')} without the row that ends or begins the same stay.")

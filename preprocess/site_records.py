@@ -177,8 +177,7 @@ def value_of(site: Site, name: str, source: str | None, rows: pl.DataFrame, code
         if source is None:
             values = dict(zip(distinct, codes.groups(distinct, name), strict=True))
         else:
-            values = {code: codes.names.get(code) for code in distinct} if source == DESCRIPTION else dict.fromkeys(distinct)
-            values = values if source == DESCRIPTION else {code: code for code in distinct}
+            values = {code: codes.names.get(code) if source == DESCRIPTION else code for code in distinct}
         series = rows["code"].replace_strict(values, return_dtype=pl.String)
     else:
         series = rows["time" if source == TIME_OF_ROW else source]

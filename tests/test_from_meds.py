@@ -99,7 +99,7 @@ def test_what_is_missing_is_counted(tmp_path: Path, capsys: pytest.CaptureFixtur
     printed = capsys.readouterr().out
     assert f"1 of {len(ROWS)} rows (4.3%; 1 code) have a code without a rule" in printed
     assert f"1 of {len(ROWS)} rows (4.3%; 1 code) are ignored, as the site says" in printed
-    assert "warning: 1 rows have no code; left out." in printed
+    assert "warning: 1 row without a code; left out." in printed
     assert "warning: events[0] (admissions): 1 row without the row that ends or begins the same stay." in printed
 
 
