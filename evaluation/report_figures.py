@@ -78,6 +78,8 @@ def dot_plot(
     reference: float | None = None,
     row_height: int | None = None,
     legend: bool = True,
+    rows: Sequence[str] = (),
+    row_names: bool = True,
 ) -> altair.LayerChart:
     """Fractions with intervals: a row for each name of a row, in which series are drawn below each other.
 
@@ -88,11 +90,13 @@ def dot_plot(
         reference: the value of random answers, which is marked by a dashed line.
         row_height: in pixels; as high as its series need by default.
         legend: whether there is a legend of series, and series are drawn below each other.
+        rows: all rows in their order, if some have no value.
+        row_names: whether rows have names; they need none beside another plot of the same rows.
     """
     import altair as alt
 
     names = [name for name in styles if any(dot.series == name for dot in dots)]
-    rows = list(dict.fromkeys(dot.row for dot in dots))
+    rows = list(rows or dict.fromkeys(dot.row for dot in dots))
     step = row_height or max(34, 9 * len(names) + 9)
     values = [
         {
@@ -110,7 +114,9 @@ def dot_plot(
     measured, without = (
         [each for each, dot in zip(values, dots, strict=True) if bool(dot.interval) == has] for has in (True, False)
     )
-    y: dict[str, Any] = {"y": alt.Y("row:N", sort=None, scale=alt.Scale(domain=rows, padding=0), axis=row_axis(rows))}
+    y: dict[str, Any] = {
+        "y": alt.Y("row:N", sort=None, scale=alt.Scale(domain=rows, padding=0), axis=row_axis(rows, row_names))
+    }
     if legend:
         y["yOffset"] = alt.YOffset("series:N", sort=None, scale=alt.Scale(domain=names, paddingOuter=0.6))
     x_axis = alt.Axis(title=x_title, values=ticks((0, 1)), format=".2~f", domain=False)
@@ -134,13 +140,13 @@ def dot_plot(
     return alt.layer(*layers).properties(height=step * len(rows))
 
 
-def row_axis(rows: Sequence[str]) -> altair.Axis:
-    """The axis of rows, whose names have the same number of lines, with lines between rows."""
+def row_axis(rows: Sequence[str], names: bool = True) -> altair.Axis:
+    """The axis of rows, whose names have the same number of lines and may be hidden, with lines between rows."""
     import altair as alt
 
     offset = -7 * max(row.count("\n") for row in rows)  # the first line is in the middle otherwise
-    split = {"labelExpr": "split(datum.label, '\\n')", "labelLineHeight": 14, "labelOffset": offset}
-    return alt.Axis(title=None, labelLimit=180, labelPadding=6, ticks=False, domain=False, grid=True, bandPosition=0, **split)
+    look = {"labelExpr": "split(datum.label, '\\n')", "labelLineHeight": 14, "labelOffset": offset, "labels": names}
+    return alt.Axis(title=None, labelLimit=180, labelPadding=6, ticks=False, domain=False, grid=True, bandPosition=0, **look)
 
 
 def reference_line(value: float) -> altair.Chart:
