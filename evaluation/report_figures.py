@@ -64,10 +64,10 @@ def legend_columns(names: Sequence[str], name_width: int) -> int:
     """The number of columns of a legend that fit on a phone, with names cut at `name_width` pixels.
 
     >>> legend_columns(["stage1", "stage3", "untrained"], 145), legend_columns(["logistic_regression"], 145)
-    (3, 2)
+    (2, 1)
     """
     widest = 30 + min(name_width, 7 * max(map(len, names)))  # with its symbol and the space behind it
-    return max(1, 350 // widest)
+    return max(1, 200 // widest)  # the legend begins where the names of rows end
 
 
 def dot_plot(

@@ -42,7 +42,7 @@ def test_a_model_run_in_parts_is_one_row(tmp_path: Path) -> None:
     assert (run.result["expected"], run.result["missing"]) == (5 * 60, 0)
     found = report(a, b)
     assert "1 run and 0 baselines" in found.text and not any("different samples" in notice for notice in found.notices)
-    assert found.cells("folder")[1] == f"{a}, {b}"
+    assert found.cells("folder")[1] == f"{a.name}, {b.name}" and f"{a}, {b}" in found.text
 
 
 def test_chunks_of_one_dataset_in_two_directories_are_one_row(tmp_path: Path) -> None:
