@@ -27,7 +27,7 @@ while [ $# -gt 0 ]; do
     *) echo "error: unknown flag $1. See --help." >&2; exit 2 ;;
   esac
 done
-[ "$seed" != 0 ] || { echo "error: --seed 0: expected other patients than those the model was trained on. Choose another." >&2; exit 2; }
+[[ $seed =~ ^[1-9][0-9]*$ ]] || { echo "error: --seed $seed: expected a whole number from 1; the model has seen the patients of 0." >&2; exit 2; }
 
 steps=14 number=0
 step() { number=$((number + 1)); printf '\n\033[1m[%d/%d] %s\033[0m\n' "$number" "$steps" "$1"; }

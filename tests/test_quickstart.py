@@ -101,5 +101,7 @@ def test_the_quickstart_on_a_small_cohort_says_what_cannot_be_concluded(
 
 
 def test_the_patients_of_the_models_training_are_refused(checkout: Path, tmp_path: Path) -> None:
-    done = bash(checkout / "scripts/quickstart.sh", "--root_dir", tmp_path, "--seed", 0, check=False)
-    assert done.returncode == 2 and done.stderr.startswith("error: --seed 0: ") and len(done.stderr.splitlines()) == 1
+    for seed in ("0", "00", "one"):
+        done = bash(checkout / "scripts/quickstart.sh", "--root_dir", tmp_path, "--seed", seed, check=False)
+        assert done.returncode == 2 and done.stderr.startswith(f"error: --seed {seed}: expected a whole number from 1")
+        assert len(done.stderr.splitlines()) == 1

@@ -155,6 +155,7 @@ def test_a_model_that_fails_does_not_hide_the_others(root: Path, tmp_path: Path)
     ("script", "words", "message"),
     [
         ("main_table", (), "expected a model, got none"),
+        ("main_table", ("a/tiny", "b/tiny"), "tiny: expected models whose last names differ, got several of this one"),
         ("main_table", ("model", "--nonsense"), "unknown flag --nonsense"),
         ("main_table", ("model", "-n"), "unknown flag -n"),
         ("main_table", ("model", "--root_dir"), "--root_dir: expected a value, got none"),

@@ -31,8 +31,13 @@ parse_flags() {
   root=${options[root_dir]} results=${options[output_path]} dataset=${options[dataset_name]}
 }
 
-# expect_models: check that there is a model.
-expect_models() { [ ${#models[@]} -gt 0 ] || fail "expected a model, got none. See --help."; }
+# expect_models: check that there are models, and that their names differ, as they name the directories of their results.
+expect_models() {
+  [ ${#models[@]} -gt 0 ] || fail "expected a model, got none. See --help."
+  local same
+  same=$(for model in "${models[@]}"; do basename "$model"; done | sort | uniq -d | head -n 1)
+  [ -z "$same" ] || fail "$same: expected models whose last names differ, got several of this one. Run them with an --output_path each."
+}
 
 # expect_files FILE,FILE... FIX: check that the files of a dataset exist.
 expect_files() {
@@ -65,6 +70,15 @@ evaluate() {
 
 # evaluate_paper NAME MODEL DATASET: `evaluate` in the setting of the paper's main table.
 evaluate_paper() { if is_ehr_r1 "$2"; then evaluate "$@" --think_prompt; else evaluate "$@" --prompt; fi; }
+
+# evaluate_main_table: run all models on EHR-Bench in the setting of the paper's main table.
+evaluate_main_table() {
+  expect_models
+  expect_bench
+  open_results
+  local model
+  for model in "${models[@]}"; do evaluate_paper "$(basename "$model")" "$model" "$dataset"; done
+}
 
 # convert FILE COMMAND...: make the rows of another benchmark, unless they exist.
 convert() {

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The paper's main figure: macro F1 and macro AUROC of models on EHR-Bench as bars with 95 % intervals, and the published ones.
+# The paper's main figure: macro F1 and macro AUROC of models on EHR-Bench with 95 % intervals, and the published ones.
 #   bash scripts/reproduce/main_figure.sh [FLAGS] MODEL [MODEL …] [-- FLAGS OF TEST.PY]
 #   MODEL               as for main_table.sh
 #   --root_dir DIR      data directory that contains ehr_bench/ (./datas)
@@ -15,9 +15,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 options[output_path]=./results/table
 parse_flags "$@"
-expect_models
-expect_bench
-open_results
-for model in "${models[@]}"; do evaluate_paper "$(basename "$model")" "$model" "$dataset"; done
+evaluate_main_table
 if [ ${#runs[@]} -gt 0 ]; then (cd "$repo" && "$python" -m evaluation.report "${runs[@]}" --png); fi
 finish main

@@ -18,8 +18,5 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 options[output_path]=./results/table
 parse_flags "$@"
-expect_models
-expect_bench
-open_results
-for model in "${models[@]}"; do evaluate_paper "$(basename "$model")" "$model" "$dataset"; done
+evaluate_main_table
 finish main
