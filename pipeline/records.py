@@ -163,7 +163,9 @@ def command_of(record: Mapping[str, Any], folder: Path) -> str:
     root = _located(folder, record.get("root_dir") or ".")
     shown = min(os.path.relpath(root), os.path.normpath(root.absolute()), key=lambda text: text.startswith(".."))
     words = [word.replace("{root}", shown) for word in record.get("command") or ["python", record.get("step", "")]]
-    return shlex.join(words).replace(" --root_dir datas", "", 1)
+    default = ["--root_dir", os.path.normpath(ROOT_DIR)]
+    at = next((number for number in range(len(words)) if words[number : number + 2] == default), None)
+    return shlex.join(words if at is None else words[:at] + words[at + 2 :])
 
 
 # --- the files of an output

@@ -22,7 +22,7 @@ from pipeline.errors import UserError
 from pipeline.files import append_jsonl, atomic_dir, atomic_path, read_json, read_jsonl, read_jsonl_line, sha256_file
 from pipeline.progress import TABLE_WIDTH, format_table
 from pipeline.provenance import Provenance, Source, content_of, output_of
-from pipeline.records import command_of, digest_of, folder_record, read_record, require_complete
+from pipeline.records import command_of, digest_of, folder_record, read_record, recorded_command, require_complete
 
 # --- cli
 
@@ -130,6 +130,17 @@ def make(folder: Path, text: str = "text", **inputs: str) -> Provenance:
     (folder / "part").write_text(text)
     made.complete(rows=3)
     return made
+
+
+@pytest.mark.parametrize(
+    ("root", "flag"), [("./datas", ""), ("datas/", ""), ("./datas/quickstart", " --root_dir datas/quickstart")]
+)
+def test_a_recorded_command_names_the_data_directory_if_it_is_not_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: str, flag: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    record = recorded_command(STEP, ["--root_dir", root, "--seed", "1"], tmp_path / root / "patients")
+    assert command_of(record, tmp_path / root / "patients") == f"python {STEP}{flag} --seed 1"
 
 
 def test_begin_refuse_complete_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
