@@ -134,24 +134,17 @@ look "less $start/README.md"
 
 step "Training: stage 1 on answers, stage 2 on chains, stage 3 with GRPO (a few steps each, a minute or two)"
 stage() {  # SCRIPT OUTPUT FLAGS; small enough for a laptop. See scripts/recipes/ for real settings
-  (cd "$repo" && "$python" "$1" --root_dir "$root" --output_dir "$root/models/$2" --overwrite --bf16 False --report_to none \
-    --dtype float32 --gradient_checkpointing False --save_strategy no --logging_steps 10 --warmup_steps 0.1 "${@:3}" > "$root/models/$2.log" 2>&1) \
+  (cd "$repo" && "$python" "$1" --root_dir "$root" --output_dir "$root/models/$2" --bf16 False --report_to none \
+    --dtype float32 --gradient_checkpointing False --save_strategy no --logging_steps 10 --warmup_steps 0.1 "${@:3}" >> "$root/models/$2.log" 2>&1) \
     || { code=$?; [ $code = 130 ] && interrupted; tail -n 20 "$root/models/$2.log" >&2; exit $code; }
   tail -n 1 "$root/models/$2.log"
 }
-made_from=$(cat "$start/model.safetensors" "$ins/decision_making.csv" "$ins/risk_prediction.csv" "$chains" | sha256sum)
-if [ "$made_from" = "$(cat "$root/models/made_from" 2>/dev/null)" ]; then
-  echo "models/stage1, stage2, stage3: up to date"
-else
-  rm -f "$root/models/made_from"
-  stage sft.py stage1 --model_name_or_path "$start" --dataset_name "$ins/decision_making.csv,$ins/risk_prediction.csv" \
-    --max_length 1400 --per_device_train_batch_size 16 --max_steps 40 --learning_rate 3e-4
-  stage sft.py stage2 --model_name_or_path "$root/models/stage1" --dataset_name "$chains,$ins/risk_prediction.csv" \
-    --max_length 1400 --per_device_train_batch_size 16 --max_steps 60 --learning_rate 1e-3
-  stage grpo.py stage3 --model_name_or_path "$root/models/stage2" --dataset_name "$ins/decision_making.csv" --max_steps 4 \
-    --max_prompt_length 1400 --max_completion_length 256 --num_generations 4 --per_device_train_batch_size 16 --learning_rate 1e-5
-  echo "$made_from" > "$root/models/made_from"
-fi
+stage sft.py stage1 --model_name_or_path "$start" --dataset_name "$ins/decision_making.csv,$ins/risk_prediction.csv" \
+  --max_length 1400 --per_device_train_batch_size 16 --max_steps 40 --learning_rate 3e-4
+stage sft.py stage2 --model_name_or_path "$root/models/stage1" --dataset_name "$chains,$ins/risk_prediction.csv" \
+  --max_length 1400 --per_device_train_batch_size 16 --max_steps 60 --learning_rate 1e-3
+stage grpo.py stage3 --model_name_or_path "$root/models/stage2" --dataset_name "$ins/decision_making.csv" --max_steps 4 \
+  --max_prompt_length 1400 --max_completion_length 256 --num_generations 4 --per_device_train_batch_size 16 --learning_rate 1e-5
 look "less $root/models/stage1.log; cat $root/models/stage1/README.md"
 
 step "Evaluation of the trained models: answers, p(yes), F1 and AUROC with intervals"
