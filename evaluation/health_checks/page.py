@@ -10,10 +10,11 @@ from markupsafe import Markup
 
 from evaluation.health_checks.cues import notable_cues
 from evaluation.health_checks.facts import FINDINGS, REPEATED, TRAIN_PATIENT
-from evaluation.health_checks.verdict import count, percent
+from evaluation.health_checks.verdict import percent
 from evaluation.pages import charts
 from evaluation.pages.document import Cell, Content, details, document, notices, table, verdict
 from evaluation.score import TOO_FEW
+from pipeline.progress import counted
 
 ROW_HEIGHT = 22  # pixels of a task in a chart
 Benchmark = Mapping[str, Any]  # its entry in health.json
@@ -176,13 +177,13 @@ def repeated(benchmark: Benchmark) -> Content:
     ]
     if any(task["findings"][TRAIN_PATIENT] for task in tasks):
         rows.append(["rows of patients, or with texts, of the training set", total(TRAIN_PATIENT)])
-    return table(f"Of {count(benchmark['rows'], 'row')}", ["", "rows"], rows, sort=False)
+    return table(f"Of {counted(benchmark['rows'], 'row')}", ["", "rows"], rows, sort=False)
 
 
 def leak_free(benchmark: Benchmark, exclude: Sequence[str]) -> Content:
     """The rows that are left, and what runs score on them."""
     kept, files = benchmark["kept"], benchmark["leak_free"]
-    text = f"{count(kept, 'row')} of {benchmark['rows']:,} have none of {', '.join(exclude)}."
+    text = f"{counted(kept, 'row')} of {benchmark['rows']:,} have none of {', '.join(exclude)}."
     text += f" They are in {', '.join(files)}." if files else ""
     parts = [paragraph(text)]
     if not benchmark["runs"]:

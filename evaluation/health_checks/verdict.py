@@ -7,6 +7,7 @@ from typing import Any
 
 from evaluation.health_checks.cues import notable_cues
 from evaluation.health_checks.facts import FINDINGS
+from pipeline.progress import counted
 
 HIGH_COPY = 0.5  # score of copying the last answer from which on it is reported
 SHOWN_NAMES = 6  # at most
@@ -16,13 +17,13 @@ def verdict(benchmark: Mapping[str, Any]) -> str:
     """The verdict on a benchmark in a sentence, from its entry in health.json."""
     rows, kept, tasks = benchmark["rows"], benchmark["kept"], benchmark["tasks"]
     leaking = [name for name, task in tasks.items() if task["cues"] and notable_cues(task["cues"])]
-    sentence = f"{kept:,} of {count(rows, 'row')} ({percent(kept, rows)}) of {count(len(tasks), 'task')} are leak-free"
+    sentence = f"{kept:,} of {counted(rows, 'row')} ({percent(kept, rows)}) of {counted(len(tasks), 'task')} are leak-free"
     if any(task["unchecked"] for task in tasks.values()):
         sentence += ", as far as could be checked"
     if lost := [name for name, task in tasks.items() if not task["kept"]]:
         sentence += f" (none of {listed(lost)})"
     if leaking:
-        sentence += f"; the candidates help to guess the answer in {count(len(leaking), 'task')}"
+        sentence += f"; the candidates help to guess the answer in {counted(len(leaking), 'task')}"
     return f"{benchmark['name']}: {sentence}."
 
 
@@ -36,14 +37,14 @@ def points(benchmark: Mapping[str, Any]) -> Iterator[str]:
             shares = {name: entry["rows"] / entry["checked"] for name, entry in of_tasks.items()}
             worst = max(shares, key=lambda name: shares[name])
             most = f", most in {worst} ({shares[worst]:.0%})" if len(shares) > 1 else ""
-            yield f"{finding}: {text} in {number:,} of {count(checked, 'row')} checked ({percent(number, checked)}){most}."
+            yield f"{finding}: {text} in {number:,} of {counted(checked, 'row')} checked ({percent(number, checked)}){most}."
     if (more := benchmark["kept_as_known"] - benchmark["kept"]) > 0:
-        yield f"{count(more, 'row')} have no finding but not_yet_stored: test.py --as_known asks them without such values."
+        yield f"{counted(more, 'row')} have no finding but not_yet_stored: test.py --as_known asks them without such values."
     if benchmark["contradicting"]:
-        yield f"{count(benchmark['contradicting'], 'repeated row')} have other answers than the first of them."
+        yield f"{counted(benchmark['contradicting'], 'repeated row')} have other answers than the first of them."
     high = {name: task["copy_last"] for name, task in tasks.items() if task["copy_last"]}
     if above := [name for name, estimate in high.items() if (estimate["ci"] or [0])[0] > HIGH_COPY]:
-        of = f"{len(above)} of {count(len(high), 'task')}"
+        of = f"{len(above)} of {counted(len(high), 'task')}"
         yield f"copying the patient's last answer scores above {HIGH_COPY} in {of}: {listed(above)}."
     cues = {name: notable_cues(task["cues"]) for name, task in tasks.items() if task["cues"]}
     for cue, text in (("position", "the place of the answer in the list of candidates"),
@@ -74,15 +75,6 @@ def not_checked(tasks: Mapping[str, Mapping[str, Any]], with_training: bool, wit
     if not with_training:
         texts.append("whether patients are in a training set: name it with --train")
     return texts
-
-
-def count(number: int, noun: str) -> str:
-    """A number and its noun.
-
-    >>> count(1, "row"), count(1200, "row")
-    ('1 row', '1,200 rows')
-    """
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def percent(number: int, total: int) -> str:
