@@ -1,5 +1,5 @@
 # Sourced by the scripts of this directory. Each declares its flags with their defaults in `options`, calls `parse_flags "$@"`,
-# runs models with `evaluate`, one subdirectory of --output_path per run, and ends with `finish`.
+# runs models with `evaluate`, each in a subdirectory of --output_path, and ends with `finish`.
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
 
 declare -A options=([root_dir]=./datas [output_path]="" [dataset_name]="")
@@ -36,7 +36,7 @@ expect_models() {
   [ ${#models[@]} -gt 0 ] || fail "expected a model, got none. See --help."
   local same
   same=$(for model in "${models[@]}"; do basename "$model"; done | sort | uniq -d | head -n 1)
-  [ -z "$same" ] || fail "$same: expected models whose last names differ, got several of this one. Run them with an --output_path each."
+  [ -z "$same" ] || fail "$same: expected models whose last names differ, got several of this one. Run each with its own --output_path."
 }
 
 # expect_files FILE,FILE... FIX: check that the files of a dataset exist.
