@@ -348,7 +348,7 @@ def test_every_command_and_program_runs(synthetic_root: Path, tmp_path: Path, se
         "INDEX": index,
         "FILE": index,
         "MODEL": model,
-        "MODEL_2": model,
+        "MODEL_2": shutil.copytree(model, tmp_path / "model-2"),
         "NAME": "tiny",
         "http://127.0.0.1:8000/v1": server,
         "AHRQ": file_server,
