@@ -15,51 +15,38 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
 
-import csv
-import os
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-from mimiciv_dataset.lookups import Lookups
-from mimiciv_dataset.task_sample_info_gen import missing_dictionaries
-from mimiciv_dataset.tasks import TASKS
-from mimiciv_dataset.trajectory import Trajectories
-from pipeline.cli import Parser, at_least, run
-from pipeline.digests import DIGESTS_CACHE, FileDigests, stamp_of
+from pipeline.cli import Parser, run
+from pipeline.digests import DIGESTS_CACHE, FileDigests
 from pipeline.errors import UserError
 from pipeline.files import atomic_path, read_json, require, write_json
-from pipeline.progress import Summary, counted, print_table
+from pipeline.progress import Summary, counted
 from pipeline.provenance import Provenance, Source, content_of
 from pipeline.work import Tick, Unit, run_units
-from preprocess import combination, rank, split_patients
+from preprocess import rank, split_patients
 from preprocess.merge_patient import write_part
 from preprocess.raw_tables import ROW
-from preprocess.site_records import IGNORED, UNMAPPED, Codes, Counts, map_rows
-from preprocess.site_tasks import left_out_tasks
+from preprocess.site_import import BUCKET_ROWS, add_import_flags, add_up, complete, run_later_steps
+from preprocess.site_records import Codes, Counts, map_rows
 from preprocess.sites import Site, read_site
 
 if TYPE_CHECKING:
     import polars as pl
 
 STEP, RULES = "preprocess/from_meds.py", 1
-BUCKET_ROWS = 400_000  # rows per bucket, about as much text as merge_patient.py puts in one
 GROUP_CELLS = 4 << 20  # rows are mapped once they have so many values, and the patient is complete
 BATCH_CELLS = 1 << 20
 HELD_OUT = "held_out"  # the split of MEDS that is our test set
-CODES_FILE = "site_codes.csv"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     cli = Parser(__doc__)
     cli.add_argument("--meds_dir", type=Path, required=True, help="MEDS data set, with data/ and metadata/")
-    cli.add_argument("--site", type=Path, required=True, help="site file, such as scripts/sites/mimiciv_meds.yaml")
-    cli.add_path("--index_mapping", default="index_mapping", help=f"dictionaries; {CODES_FILE} is written there")
-    cli.add_argument("--buckets", type=at_least(1), metavar="N", help=f"number of buckets (one per {BUCKET_ROWS:,} rows)")
-    cli.add_num_workers()
-    cli.add_rerun_flags()
+    add_import_flags(cli, "scripts/sites/mimiciv_meds.yaml")
     args = cli.parse_args(argv)
     summary = Summary("from_meds")
     site, shards = read_site(args.site), find_shards(args.meds_dir)
@@ -83,28 +70,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         reports = [read_json(importer.report(number)) for number in range(len(shards))]
         check_subjects(args.meds_dir, reports)
-        total = add_up(reports)
-        left_out = left_out_tasks(site, total.values)
-        write_codes(args.index_mapping / CODES_FILE, importer.codes, total)
         write_held_out(output / f"{HELD_OUT}.csv", files["splits"], reports)
-        print_report(site, importer.codes, total)
-        sources = {each.name: located(each, output) for each in raw}
-        results = {
-            "mimic_release": release_of(metadata / "dataset.json"),
-            "rows": {name: total.values.get(name, {}).get(ROW, 0) for name in site.tables},
-            "columns": {name: list(site.columns(name)) for name in site.tables},
-            "site": {"name": site.name, "left_out": left_out, "data_use": site.data_use},
-        }
-        provenance.complete(sources=sources, **results)
-    rerun = [flag for flag, given in (("--overwrite", args.overwrite), ("--verify", args.verify)) if given]
-    later = ["--root_dir", str(args.root_dir), *rerun]
-    for step in (rank, combination):
-        step.main([*later, "--num_workers", str(args.num_workers)])
+        release = release_of(metadata / "dataset.json")
+        complete(provenance, site, importer.codes, add_up(reports), raw, args.index_mapping, release)
     held_out = output / f"{HELD_OUT}.csv"
-    split_patients.main([*later, *(["--test_from", str(held_out), "--test_ratio", "0"] if held_out.exists() else [])])
-    record = read_json(args.root_dir / "patients_ehr/provenance.json")
-    print_tasks(record["site"]["left_out"], Lookups(args.index_mapping), Trajectories(args.root_dir / "patients_ehr"))
-    patients, events = record["patients"], record["events"]
+    patients, events = run_later_steps(
+        args.root_dir,
+        args.index_mapping,
+        workers=["--num_workers", str(args.num_workers)],
+        rerun=[flag for flag, given in (("--overwrite", args.overwrite), ("--verify", args.verify)) if given],
+        split=["--test_from", str(held_out), "--test_ratio", "0"] if held_out.exists() else [],
+    )
     rows = count_rows(shards)
     summary.print(
         f"{rows:,} rows → {counted(events, 'event')} of {counted(patients, 'patient')} in {args.root_dir}", rows, "rows"
@@ -162,12 +138,6 @@ def release_of(path: Path) -> str:
     """Name and version of a MEDS data set."""
     about = read_json(path) if path.exists() else {}
     return " ".join(str(about[key]) for key in ("dataset_name", "dataset_version") if about.get(key)) or "unknown"
-
-
-def located(source: Source, folder: Path) -> dict[str, Any]:
-    """A shard for the records of this and the next steps, as merge_patient.py writes them."""
-    path = os.path.relpath(source.path.resolve(), folder.resolve())
-    return {"path": path, "digest": source.digest, "by": source.by, "stamp": stamp_of(source.path)}
 
 
 # --- its rows
@@ -249,27 +219,6 @@ def check_subjects(meds_dir: Path, reports: Sequence[Mapping[str, Any]]) -> None
         )
 
 
-def add_up(reports: Sequence[Mapping[str, Any]]) -> Counts:
-    """The counts of all shards."""
-    total = Counts()
-    for report in reports:
-        total.rows += report["rows"]
-        total.without_code += report["without_code"]
-        total.codes.update(report["codes"])
-        total.unpaired.update(report["unpaired"])
-        for name, values in report["values"].items():
-            total.values.setdefault(name, Counter()).update(values)
-    return total
-
-
-def write_codes(path: Path, codes: Codes, total: Counts) -> None:
-    """Write what became of each code: its rule, or that it is ignored or unmapped; its rows, and its name."""
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("code", "rule", "rows", "name"))
-        writer.writerows((code, codes.role(code), rows, codes.names.get(code)) for code, rows in sorted(total.codes.items()))
-
-
 def write_held_out(path: Path, splits: Path, reports: Sequence[Mapping[str, Any]]) -> None:
     """Write the patients of the test set, if the data say which they are and they have rows."""
     import pyarrow.parquet as pq
@@ -280,39 +229,6 @@ def write_held_out(path: Path, splits: Path, reports: Sequence[Mapping[str, Any]
         pairs = zip(table["subject_id"], table["split"], strict=True)
         if held_out := sorted(subject for subject, split in pairs if split == HELD_OUT and subject in known):
             split_patients.write_ids(path, [str(subject) for subject in held_out])
-
-
-def print_report(site: Site, codes: Codes, total: Counts) -> None:
-    """Print what the rows became, and what is missing."""
-    events = {rule.where: rule.event.name for rule in site.events}
-    of_table: dict[str, Counter[str]] = {name: Counter() for name in site.tables}
-    shares: Counter[str] = Counter()
-    for code, rows in total.codes.items():
-        role = codes.role(code)
-        shares[role] += rows
-        if role in events:
-            of_table[events[role]].update(codes=1, nameless=int(code not in codes.names))
-    lines = [(name, total.values.get(name, {}).get(ROW, 0), c["codes"], c["nameless"]) for name, c in of_table.items()]
-    print_table(("event", "records", "codes", "codes without\na description"), lines)
-    for role, about in ((UNMAPPED, "have a code without a rule"), (IGNORED, "are ignored, as the site says")):
-        number = sum(codes.role(code) == role for code in total.codes)
-        share = f"{shares[role] / max(1, total.rows):.1%}; {counted(number, 'code')}"
-        print(f"{shares[role]:,} of {total.rows:,} rows ({share}) {about}")
-    if total.without_code:
-        print(f"warning: {counted(total.without_code, 'row')} without a code; left out.")
-    for where, number in total.unpaired.items():
-        if number:
-            print(f"warning: {where}: {counted(number, 'row')} without the row that ends or begins the same stay.")
-
-
-def print_tasks(left_out: Mapping[str, str], lookups: Lookups, trajectories: Trajectories) -> None:
-    """Print which tasks the data support, why not the others, and which dictionaries are missing."""
-    needed = missing_dictionaries(TASKS.values(), lookups, trajectories)
-    lines = []
-    for name in TASKS:
-        remark = left_out.get(name) or (f"needs {lookups.folder}/{needed[name]}" if name in needed else "")
-        lines.append((name, "no" if name in left_out else "yes", remark))
-    print_table(("task", "supported", "why not"), lines)
 
 
 if __name__ == "__main__":
