@@ -16,7 +16,7 @@ from mimiciv_dataset.events import COLUMN_KINDS, EVENTS, MISSING_TEXTS
 from mimiciv_dataset.values import KINDS, canonical
 from pipeline.errors import UserError
 from preprocess.raw_tables import ROW, TIME, parse_times, python_float
-from preprocess.sites import CODE, DESCRIPTION, PATIENTS, TIME_OF_ROW, EventRule, Rule, Site, record_columns
+from preprocess.sites import CODE, DESCRIPTION, PATIENTS, TIME_OF_ROW, EventRule, Rule, Site, json_column, record_columns
 
 if TYPE_CHECKING:
     import polars as pl
@@ -122,23 +122,49 @@ def rule_records(
     """The records of one rule, all text, with `ROW`."""
     import polars as pl
 
-    begins = by_role[rule.where]
+    columns = record_columns(site, rule)
+    named = [*filter(None, columns.values()), *rule.key]
+    begins = with_json_keys(rule.where, by_role[rule.where], named)
     values = {
         name: value_of(site, name, source, begins, codes)
-        for name, source in record_columns(site, rule).items()
+        for name, source in columns.items()
         if source and not (rule.end and name in rule.end.columns)
     }
     values |= {name: value_of(site, name, None, begins, codes) for name in rule.groups}
     records = pl.DataFrame({**values, ROW: begins[ROW]})
     if rule.end is None:
         return records
-    ends = by_role.get(rule.end.where, begins.clear())
+    ends = with_json_keys(rule.end.where, by_role.get(rule.end.where, by_role[rule.where].clear()), named)
     of_end = {name: value_of(site, name, source, ends, codes) for name, source in rule.end.columns.items()}
     of_end |= {name: value_of(site, name, None, ends, codes) for name in rule.end.groups if name not in rule.groups}
     pairs = pair(rule, begins, ends, codes)
     counts.unpaired[rule.where] += len(begins) + len(ends) - 2 * len(pairs)
     ended = pl.DataFrame({**of_end, _OF_END: ends[ROW]}).join(pairs, on=_OF_END).drop(_OF_END)
     return records.join(ended, on=ROW, how="left", maintain_order="left")
+
+
+def with_json_keys(where: str, rows: pl.DataFrame, sources: Sequence[str]) -> pl.DataFrame:
+    """Rows with a column of texts for each source `column.key`: the value of that key of the JSON objects in the column.
+
+    Raises:
+        UserError: the column has something else.
+    """
+    import polars as pl
+
+    keys: dict[str, dict[str, str]] = {}  # column → key → source
+    for source in sources:
+        if column := json_column(source):
+            keys.setdefault(column, {})[source.removeprefix(f"{column}.")] = source
+    for column, names in keys.items():
+        try:
+            decoded = rows[column].cast(pl.String).str.json_decode(pl.Struct(dict.fromkeys(names, pl.String)))
+        except pl.exceptions.ComputeError:
+            fix = "Fix the site file or the data"
+            raise UserError(
+                f"{where}: expected JSON objects in the column {column} of the data, got other texts. {fix}."
+            ) from None
+        rows = rows.with_columns(decoded.struct.unnest().rename(names))
+    return rows
 
 
 def pair(rule: EventRule, begins: pl.DataFrame, ends: pl.DataFrame, codes: Codes) -> pl.DataFrame:

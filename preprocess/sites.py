@@ -33,7 +33,7 @@ class Rule:
     Attributes:
         where: its place in the site file, for messages.
         code: pattern that the whole code must match. Its named groups are columns of the record.
-        columns: column of the record → column of the data, or one of `SPECIAL`.
+        columns: column of the record → column of the data, `column.key` (see `json_column`), or one of `SPECIAL`.
     """
 
     where: str
@@ -116,7 +116,7 @@ class Site:
         sources: dict[str, str] = {}
         for where, source in named:
             if source not in SPECIAL:
-                sources.setdefault(source, where)
+                sources.setdefault(json_column(source) or source, where)
         return sources
 
     def columns(self, table: str) -> tuple[str, ...]:
@@ -134,6 +134,16 @@ class Site:
         """The events that the site has, in the order of the registry."""
         names = {rule.event.name for rule in self.events} | ({PATIENTS} if self.patients else set())
         return tuple(name for name in EVENTS if name in names)
+
+
+def json_column(source: str) -> str | None:
+    """The column of JSON objects that a source `column.key` reads its key from; None for other sources.
+
+    >>> json_column("record.itemid"), json_column("itemid")
+    ('record', None)
+    """
+    column, dot, _ = source.partition(".")
+    return column if dot else None
 
 
 def record_columns(site: Site, rule: EventRule) -> dict[str, str | None]:

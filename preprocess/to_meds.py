@@ -1,10 +1,10 @@
 """Trajectories → MEDS 0.4: events, codes, splits, and a site file with which from_meds.py makes the same trajectories again.
 
-A record becomes one row: its time, a code of its table and item, its number and text, and all its columns as text. Static rows
-have no time. A record without a time, such as a diagnosis, gets the time of discharge, or that of the event before it. Each
-patient has a row MEDS_BIRTH (January 1) and, if dead, MEDS_DEATH (the day). The training set is the split `train`, the test
-set `held_out`. An interrupted run resumes; processes started on the same output, here (--num_workers) or elsewhere, share the
-patients.
+A record becomes one row: its time, a code of its table and item, its number and text, the ids of admission and stay, and all
+other columns as a JSON object. Static rows have no time. A record without a time, such as a diagnosis, gets the time of
+discharge, or that of the event before it. Each patient has a row MEDS_BIRTH (January 1) and, if dead, MEDS_DEATH (the day).
+The training set is the split `train`, the test set `held_out`. An interrupted run resumes; processes started on the same
+output, here (--num_workers) or elsewhere, share the patients.
 """
 
 from __future__ import annotations
@@ -35,14 +35,17 @@ from pipeline.provenance import Provenance
 from pipeline.records import folder_record, read_record
 from pipeline.work import Tick, Unit, run_units
 from preprocess.raw_tables import parse_times
-from preprocess.sites import SPECIAL
 
 if TYPE_CHECKING:
     import polars as pl
 
-STEP, RULES = "preprocess/to_meds.py", 1
-PART_EVENTS = 3_000  # events that are converted at a time: rows have all columns of all tables
+STEP, RULES = "preprocess/to_meds.py", 2
+PART_EVENTS = 3_000  # events that are converted at a time
 MEDS_COLUMNS = ("subject_id", "time", "code", "numeric_value", "text_value")
+IDS, RECORD = (
+    ("hadm_id", "stay_id"),
+    "record",
+)  # further columns; not a column for each of the record: meds-reader has 64 at most
 BIRTH, DEATH = "MEDS_BIRTH", "MEDS_DEATH"
 # What the code of a row has besides its table: those of these columns that the records have.
 CODES = {
@@ -103,15 +106,6 @@ def check_trajectories(trajectories: Trajectories) -> None:
         raise UserError(f"{trajectories.folder}: expected {expected}, got one file per patient. {fix}.")
 
 
-def meds_column(column: str) -> str:
-    """The column of MEDS for a column of records: another name if it means something in MEDS or in a site file.
-
-    >>> meds_column("hadm_id"), meds_column("description")
-    ('hadm_id', 'record_description')
-    """
-    return f"record_{column}" if column in {*MEDS_COLUMNS[1:], *SPECIAL} else column
-
-
 @dataclass(frozen=True)
 class Export:
     """An export: the output, the trajectories, the names of codes, and the split of each patient (`train` by default)."""
@@ -166,10 +160,9 @@ class Export:
             for table, record in self.records(self.trajectories.trajectory(subject)):
                 of_table[table].append([order, *record])
         frames = [self.table_rows(table, records, names) for table, records in of_table.items()]
-        columns = dict.fromkeys(column for columns in self.columns.values() for column in columns)
-        schema = {meds_column(column): pl.String for column in columns if column != "subject_id"}
-        rows = pl.concat([pl.DataFrame(schema=schema), *frames], how="diagonal").sort("_order", "time", "_position")
-        return rows.select(*MEDS_COLUMNS, *schema)
+        further = dict.fromkeys((*IDS, RECORD), pl.String)
+        rows = pl.concat([pl.DataFrame(schema=further), *frames], how="diagonal").sort("_order", "time", "_position")
+        return rows.select(*MEDS_COLUMNS, *further)
 
     def records(self, events: Sequence[Event]) -> Iterator[tuple[str, list[Any]]]:
         """Yield the table of each record, and its position, the time that it gets if it has none, and its values."""
@@ -191,7 +184,7 @@ class Export:
         """The rows of the records of a table, and birth and death of the patients if these are the records."""
         import polars as pl
 
-        event, columns = EVENTS[table], [meds_column(column) for column in self.columns[table]]
+        event, columns = EVENTS[table], self.columns[table]
         types = {"_order": pl.Int64, "_position": pl.Int64, "_otherwise": pl.String, **dict.fromkeys(columns, pl.String)}
         frame = pl.DataFrame(records, schema=types, orient="row").with_columns(pl.col(columns).replace(MISSING, None))
         own = (event.time, event.time_fallback, "charttime" if event.stay_time else None)
@@ -200,28 +193,30 @@ class Export:
             times.append(parse_times(frame["_otherwise"]))
         parts = [pl.col(column).fill_null("UNK") for column in CODES.get(table, ()) if column in columns]
         number, text = NUMBERS.get(table), TEXTS.get(table)
-        frame = frame.with_columns(
+        others = [column for column in columns if column not in ("subject_id", *IDS, text)]
+        none = pl.lit(None, pl.String)
+        rows = frame.select(
+            "_order",
+            "_position",
             pl.col("subject_id").cast(pl.Int64),
             (pl.coalesce(times) if times else pl.lit(None, pl.Datetime)).cast(pl.Datetime("us")).alias("time"),
             pl.concat_str(pl.lit(table), *parts, separator="//").alias("code"),
-            (pl.col(number).cast(pl.Float32, strict=False) if number in columns else pl.lit(None, pl.Float32)).alias(
-                "numeric_value"
-            ),
-            (pl.col(text) if text in columns else pl.lit(None, pl.String)).alias("text_value"),
+            (pl.col(number) if number in columns else none).cast(pl.Float32, strict=False).alias("numeric_value"),
+            (pl.col(text) if text in columns else none).alias("text_value"),
+            *((pl.col(name) if name in columns else none).alias(name) for name in IDS),
+            (pl.struct(others).struct.json_encode() if others else none).alias(RECORD),
         )
-        self.add_names(table, frame, names)
-        if text in columns:
-            frame = frame.with_columns(pl.lit(None, pl.String).alias(text))
-        return pl.concat([frame, *births_and_deaths(frame)], how="diagonal") if table == "patients" else frame
+        self.add_names(table, frame, rows["code"], names)
+        return pl.concat([rows, *births_and_deaths(frame)], how="diagonal") if table == "patients" else rows
 
-    def add_names(self, table: str, frame: pl.DataFrame, names: dict[str, str | None]) -> None:
-        """Add the names of the codes of a table: what the first key that is looked up is called."""
+    def add_names(self, table: str, records: pl.DataFrame, codes: pl.Series, names: dict[str, str | None]) -> None:
+        """Add the names of the codes of the records of a table: what the first key that is looked up is called."""
         event, columns = EVENTS[table], self.columns[table]
         get = None
         if event.lookups and table != "radiology":  # a note has several names
             get = self.lookups.getter(event, event.lookups[0][0], columns)
-        first = frame.unique("code", keep="first", maintain_order=True)
-        for code, *record in first.select("code", *map(meds_column, columns)).iter_rows():
+        first = codes.is_first_distinct()
+        for code, record in zip(codes.filter(first), records.filter(first).select(columns).iter_rows(), strict=True):
             names.setdefault(code, get and get(record))
 
 
@@ -243,7 +238,7 @@ def births_and_deaths(patients: pl.DataFrame) -> list[pl.DataFrame]:
         times[BIRTH] = pl.select(pl.datetime(year - age, 1, 1, time_unit="us")).to_series()
     if "dod" in patients.columns:
         times[DEATH] = parse_times(patients["dod"]).cast(pl.Datetime("us"))
-    rows = patients.select("_order", "_position", "subject_id")
+    rows = patients.select("_order", "_position", pl.col("subject_id").cast(pl.Int64))
     return [
         rows.with_columns(time.alias("time"), pl.lit(code).alias("code")).filter(time.is_not_null())
         for code, time in times.items()
@@ -313,7 +308,8 @@ def site_of(columns: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     events = []
     for table, names in columns.items():
         kept = [name for name in names if not (EVENTS[table].stay_time and name == "charttime")]
-        sources = {name: "text_value" if name == TEXTS.get(table) else meds_column(name) for name in kept}
+        own = {name: name for name in ("subject_id", *IDS)} | {TEXTS.get(table): "text_value"}
+        sources = {name: own.get(name, f"{RECORD}.{name}") for name in kept}
         events.append({"event": table, "code": rf"(?s){table}(//.*)?", "columns": sources})
     return {"name": "EHR-R1 trajectories", "events": events, "ignored": [BIRTH, DEATH]}
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import meds
@@ -80,6 +82,27 @@ def test_times_codes_and_values(exported: Path) -> None:
     ]
     note = rows.filter(pl.col("code") == "discharge//DS")
     assert note["text_value"].item() == 'Line one\n\nLine "two", three\n'
+
+
+def test_a_record_is_a_json_object_and_columns_are_few(exported: Path) -> None:
+    rows = pl.concat([pl.read_parquet(path) for path in sorted(exported.glob("meds/data/*/*.parquet"))])
+    assert rows.columns == [*to_meds.MEDS_COLUMNS, "hadm_id", "stay_id", "record"], "meds-reader reads 64 columns at most"
+    (record,) = rows.filter(pl.col("code").str.starts_with("labevents//50971"))["record"]
+    assert json.loads(record)["valuenum"] == "3.5"
+
+
+def test_meds_reader_reads_the_export(exported: Path, tmp_path: Path) -> None:
+    bin = Path(sys.executable).parent
+    subprocess.run([bin / "meds_reader_convert", exported / "meds", tmp_path / "reader"], check=True, timeout=120)
+    subprocess.run([bin / "meds_reader_verify", exported / "meds", tmp_path / "reader"], check=True, timeout=120)
+
+
+def test_a_column_without_json_objects(exported: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site.yaml"
+    content = (exported / "meds/metadata/site.yaml").read_text(encoding="utf-8")
+    site.write_text(content.replace("record.", "code."), encoding="utf-8")
+    with pytest.raises(UserError, match=r"expected JSON objects in the column code of the data, got other texts"):
+        from_meds.main(["--meds_dir", str(exported / "meds"), "--site", str(site), "--root_dir", str(tmp_path / "again")])
 
 
 def test_out_and_in_again(exported: Path, tmp_path: Path) -> None:
