@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from pipeline.cli import Parser, at_least, run
 from pipeline.errors import UserError
 from pipeline.files import read_json
+from pipeline.work import Workers
 
 REPO = Path(__file__).resolve().parent.parent
 STEPS = ("merge_patient", "rank", "combination")
@@ -34,8 +35,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_argument("--work_dir", type=Path, help="directory to keep the sets in (a temporary one)")
     cli.add_argument("--mimic_dir", type=Path, help="measure on this directory instead, such as the MIMIC-IV demo")
     args = cli.parse_args(argv)
+    workers = Workers(args.num_workers, args.engine)
     work = args.work_dir or Path(tempfile.mkdtemp(prefix="benchmark-"))
-    print(f"{os.cpu_count()} cores, --num_workers {args.num_workers}")
+    print(f"{os.cpu_count()} cores, {' '.join(workers.flags)}")
     headers = ["patients", "records", "raw MB", *(f"{step} s" for step in STEPS), "records/s in total", "peak MiB"]
     headers += ["intermediates MB", "trajectories MB"]
     print(f"| {' | '.join(headers)} |\n|{' ---: |' * len(headers)}")
@@ -43,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         root = work / f"scale-{scale}"
         shutil.rmtree(root, ignore_errors=True)
         mimic = args.mimic_dir or make_set(args.patients // scale, work)
-        print(f"| {' | '.join(measure(mimic, root, args.num_workers))} |", flush=True)
+        print(f"| {' | '.join(measure(mimic, root, workers))} |", flush=True)
         if not args.work_dir:
             shutil.rmtree(root)
 
@@ -58,11 +60,11 @@ def make_set(patients: int, work: Path) -> Path:
     return mimic
 
 
-def measure(mimic: Path, root: Path, num_workers: int) -> list[str]:
+def measure(mimic: Path, root: Path, workers: Workers) -> list[str]:
     """One row of the table. The peak memory is that of the largest process of the three commands."""
     seconds, peaks = [], []
     for step in STEPS:
-        line = [sys.executable, REPO / f"preprocess/{step}.py", "--root_dir", root, "--num_workers", str(num_workers)]
+        line = [sys.executable, REPO / f"preprocess/{step}.py", "--root_dir", root, *workers.flags]
         line += ["--mimic_dir", mimic] if step == "merge_patient" else []
         start = time.monotonic()
         done = subprocess.run(line, capture_output=True, text=True)

@@ -41,7 +41,7 @@ from pipeline.errors import UserError
 from pipeline.files import Line, atomic_path, read_json, require
 from pipeline.progress import Summary, progress
 from pipeline.provenance import Provenance, Source
-from pipeline.work import map_lines
+from pipeline.work import Workers, map_lines
 
 if TYPE_CHECKING:
     from mimiciv_dataset.lookups import Lookups
@@ -314,7 +314,7 @@ def output_lines(job: BaselineJob, part: tuple[str, Sequence[str]]) -> Iterator[
         yield {"baseline": name, "line": line | {"outputs": [output], "score": score}}
 
 
-def write_baselines(job: BaselineJob, records: Sequence[Provenance], num_workers: int) -> None:
+def write_baselines(job: BaselineJob, records: Sequence[Provenance], workers: Workers) -> None:
     """Write outputs.jsonl of the baselines of these records, which are begun."""
     parts = []
     for name in [record.output.name for record in records]:
@@ -323,7 +323,7 @@ def write_baselines(job: BaselineJob, records: Sequence[Provenance], num_workers
         if not members:
             print(f"{name}: the run has no sample that it can answer, so nothing is written")
     folder, work = job.run_dir / FOLDER, partial(output_lines, job)
-    lines = map_lines(parts, work, folder, "baselines", num_workers=num_workers, desc="baselines", unit="part")
+    lines = map_lines(parts, work, folder, "baselines", workers=workers, desc="baselines", unit="part")
     by_name = {record.output.name: record for record in records}
     for name, of_baseline in groupby(lines, key=lambda line: line["baseline"]):
         path = folder / name / "outputs.jsonl"
@@ -365,6 +365,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_num_workers()
     cli.add_rerun_flags()
     args = cli.parse_args(argv)
+    workers = Workers(args.num_workers, args.engine)
     summary = Summary("baselines")
     from evaluation.score import score_dir
 
@@ -391,7 +392,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if begun:
             job = BaselineJob(args.dir, lines, training_rows(list(lines), subjects, settings), settings)
-            write_baselines(job, begun, args.num_workers)
+            write_baselines(job, begun, workers)
             if without := [name for name in lines if name not in job.training]:
                 print(f"no training rows, so only copy_last can answer: {', '.join(without)}")
     finally:

@@ -32,6 +32,7 @@ from pipeline.errors import UserError
 from pipeline.files import atomic_path, require, write_json
 from pipeline.progress import Summary, print_table
 from pipeline.provenance import Provenance, Source, content_of
+from pipeline.work import Workers
 
 if TYPE_CHECKING:
     from evaluation.finished_runs import FinishedRun
@@ -58,7 +59,7 @@ class HealthSettings:
     cache_dir: Path
     exclude: tuple[str, ...]
     max_rows: int
-    num_workers: int
+    workers: Workers
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -81,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_num_workers()
     cli.add_rerun_flags()
     args = cli.parse_args(argv)
+    workers = Workers(args.num_workers, args.engine)
     summary = Summary("health")
     from evaluation.finished_runs import read_runs
     from evaluation.health_checks.cues import Bootstrap
@@ -98,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if ehr_dir:
         require(ehr_dir, "trajectories", "Make them with preprocess/combination.py, or leave --ehr_dir out")
     settings = HealthSettings(
-        ehr_dir, args.index_mapping, args.cache_dir, args.exclude or tuple(FINDINGS), args.max_rows, args.num_workers
+        ehr_dir, args.index_mapping, args.cache_dir, args.exclude or tuple(FINDINGS), args.max_rows, workers
     )
     bootstrap = Bootstrap(args.resamples, args.seed)
     made_with = {"exclude": settings.exclude, "max_rows": args.max_rows, "resamples": args.resamples, "seed": args.seed}
@@ -172,7 +174,7 @@ def assess(
     if not facts.rows:
         raise UserError(f"{path}: expected rows, got none. Choose another index.")
     if settings.ehr_dir:
-        read_trajectories(facts, settings.ehr_dir, settings.index_mapping, settings.num_workers)
+        read_trajectories(facts, settings.ehr_dir, settings.index_mapping, settings.workers)
     candidates = Candidates(settings.cache_dir) if settings.cache_dir.exists() else None
     result = describe(facts, settings, candidates, bootstrap, training is not None)
     kept = ~facts.has(settings.exclude)

@@ -51,6 +51,7 @@ from pipeline.errors import UserError
 from pipeline.files import atomic_path, read_json, write_json
 from pipeline.progress import Summary
 from pipeline.provenance import Provenance, content_of
+from pipeline.work import Workers
 
 STEP, RULES = "evaluation/synthetic_benchmark.py", 1
 RISK = (
@@ -102,11 +103,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_num_workers()
     cli.add_rerun_flags()
     args = cli.parse_args(argv)
+    workers = Workers(args.num_workers, args.engine)
     if args.step == "make":
         if args.runs:
             cli.error("make: expected no RUN, got one")
         settings, rerun = BenchmarkSettings(args.seed, args.patients, args.samples), Rerun(args.overwrite, args.verify)
-        make(args.root_dir, settings, args.num_workers, rerun, cli.arguments)
+        make(args.root_dir, settings, workers, rerun, cli.arguments)
         return
     if not args.runs:
         cli.error("score: expected a RUN, got none")
@@ -130,14 +132,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 # --- make
 
 
-def steps(root: Path, settings: BenchmarkSettings, num_workers: int) -> Iterator[tuple[str, list[object]]]:
+def steps(root: Path, settings: BenchmarkSettings, workers: Workers) -> Iterator[tuple[str, list[object]]]:
     """The commands, as modules, and their flags but --root_dir; each finds out by itself if it is up to date."""
-    workers = ["--num_workers", num_workers]
     if not (root / "mimiciv").exists():
         patients = ["--patients", settings.patients, "--seed", settings.seed]
-        yield "preprocess.synthetic_mimic", [*patients, *workers]
+        yield "preprocess.synthetic_mimic", [*patients, *workers.flags]
     for step in ("merge_patient", "rank", "combination"):
-        yield f"preprocess.{step}", workers
+        yield f"preprocess.{step}", workers.flags
     yield "preprocess.build_index_mapping", ["--mimic_dir", root / "mimiciv"]
     split, validation = "preprocess.split_patients", root / "patient_data/validation"
     yield split, ["--ehr_dir", root / "patients_ehr", "--test_ratio", TEST_RATIO]
@@ -145,15 +146,15 @@ def steps(root: Path, settings: BenchmarkSettings, num_workers: int) -> Iterator
     yield split, [*parts, "--seed", 1]
     # the length of a record depends on the outcomes, which must not decide who is in the benchmark
     index = ["--task", *RISK, *DECISION, "--traj_len_max", 10**9]
-    yield "mimiciv_dataset.task_sample_info_gen", [*index, *workers]
+    yield "mimiciv_dataset.task_sample_info_gen", [*index, *workers.flags]
     train = validation / "train.csv"
-    yield "mimiciv_dataset.similar_item_gen", ["--task", *DECISION, "--subject_id_path", train, *workers]
-    config = ["--data_config", root / "tasks.json", *workers]
+    yield "mimiciv_dataset.similar_item_gen", ["--task", *DECISION, "--subject_id_path", train, *workers.flags]
+    config = ["--data_config", root / "tasks.json", *workers.flags]
     for name, subjects in (("train", train), ("validation", validation / "test.csv")):
         yield "mimiciv_dataset.data_index_gen", [*config, "--subject_id_path", subjects, "--output_path", root / f"{name}.csv"]
 
 
-def make(root: Path, settings: BenchmarkSettings, num_workers: int, rerun: Rerun, arguments: Sequence[str]) -> None:
+def make(root: Path, settings: BenchmarkSettings, workers: Workers, rerun: Rerun, arguments: Sequence[str]) -> None:
     """Make a benchmark below `root`, or what is missing of it."""
     summary = Summary("synthetic_benchmark")
     recorded = root / "benchmark.json"
@@ -163,7 +164,7 @@ def make(root: Path, settings: BenchmarkSettings, num_workers: int, rerun: Rerun
         raise UserError(f"{root}: expected a new directory, or this benchmark, got {got}. Choose another --root_dir.")
     write_json(recorded, asdict(settings))
     write_json(root / "tasks.json", dict.fromkeys((*RISK, *DECISION), -1))
-    for module, flags in steps(root, settings, num_workers):
+    for module, flags in steps(root, settings, workers):
         importlib.import_module(module).main(["--root_dir", str(root), *map(str, flags)])
     truth = write_benchmark(root, settings, rerun, arguments)
     check_digest(root, truth)

@@ -44,7 +44,7 @@ from pipeline.errors import UserError
 from pipeline.files import atomic_path, read_json, require, scratch_dir
 from pipeline.progress import Summary, print_table
 from pipeline.provenance import Provenance
-from pipeline.work import map_lines
+from pipeline.work import Workers, map_lines
 
 if TYPE_CHECKING:
     import polars as pl
@@ -75,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_num_workers()
     cli.add_rerun_flags()
     args = cli.parse_args(argv)
+    workers = Workers(args.num_workers, args.engine)
     summary = Summary("data_index_gen")
     if args.output_path.suffix != ".csv":
         raise UserError(f"{args.output_path}: expected an --output_path that ends with .csv, got another name. Choose one.")
@@ -97,9 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     scratch = scratch_dir(args.output_path.with_name(f".{args.output_path.name}.tasks"))
     with scratch as folder, atomic_path(args.output_path) as temporary, atomic_path(audit_path) as audit_file:
         sampler = Sampler(split_by_task(index, numbers, subjects, folder), numbers, subjects, filters, draw)
-        lines = map_lines(
-            list(numbers), sampler.sample, folder, "draws", num_workers=args.num_workers, desc="data_index_gen", unit="task"
-        )
+        lines = map_lines(list(numbers), sampler.sample, folder, "draws", workers=workers, desc="data_index_gen", unit="task")
         with temporary.open("w", newline="", encoding="utf-8") as output:
             output.write(",".join(SAMPLE_COLUMNS) + "\n")
             for line in lines:

@@ -31,7 +31,7 @@ from pipeline.files import atomic_path
 from pipeline.progress import Summary, print_table
 from pipeline.provenance import Provenance
 from pipeline.records import output_files
-from pipeline.work import map_lines
+from pipeline.work import Workers, map_lines
 
 STEP, RULES = "mimiciv_dataset/similar_item_gen.py", 1
 _BLOCK_CELLS = 32 << 20  # similarities computed at a time, of a block of answers with all of them: 128 MiB of float32
@@ -50,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_num_workers()
     cli.add_rerun_flags()
     args = cli.parse_args(argv)
+    workers = Workers(args.num_workers, args.engine)
     summary = Summary("similar_item_gen")
     if args.sentence_transformer and find_spec("sentence_transformers") is None:
         package = "the package sentence-transformers, which is not installed. Run pip install sentence-transformers"
@@ -69,9 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"{args.data_index_dir}: expected {expected}, got none. Use an index and patients of the same data.")
     names = [task for task in tasks if counts[task]]
     compute = partial(neighbours, answers, args.top_k, args.sentence_transformer)
-    lines = map_lines(
-        names, compute, args.output_path, "vocabularies", num_workers=args.num_workers, desc="similar_item_gen", unit="task"
-    )
+    lines = map_lines(names, compute, args.output_path, "vocabularies", workers=workers, desc="similar_item_gen", unit="task")
     for task, of_task in groupby(lines, itemgetter("task")):
         write_csv(args.output_path / "item_set" / f"{task}.csv", [[HEADER], *([item] for item in answers[task])])
         write_csv(args.output_path / "similar_item" / f"{task}.csv", map(itemgetter("row"), of_task))

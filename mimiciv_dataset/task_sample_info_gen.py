@@ -38,7 +38,7 @@ from pipeline.files import atomic_dir, atomic_path, read_json, write_json
 from pipeline.progress import Summary, print_table
 from pipeline.provenance import Provenance
 from pipeline.records import require_complete
-from pipeline.work import Tick, Unit, run_units
+from pipeline.work import Tick, Unit, Workers, run_units
 
 STEP, RULES = "mimiciv_dataset/task_sample_info_gen.py", 2
 UNIT_PATIENTS = 200  # of a work unit: what an interrupted process has to index again
@@ -60,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_num_workers()
     cli.add_rerun_flags()
     args = cli.parse_args(argv)
+    workers = Workers(args.num_workers, args.engine)
     if args.list_tasks:
         print(task_table())
         return
@@ -83,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"warning: {warning}")
     subjects, short, long = select_patients(candidates, trajectories, *traj_len)
     parts = tuple(tuple(subjects[i : i + UNIT_PATIENTS]) for i in range(0, len(subjects), UNIT_PATIENTS))
-    Index(args.output_path, provenance, trajectories, lookups, parts).make(args.num_workers)
+    Index(args.output_path, provenance, trajectories, lookups, parts).make(workers)
     record = require_complete(provenance.path, STEP)
     counts = record["tasks"].items()
     table = [(name, c["rows"], c["labels"], c.get("yes"), *(c["flags"][flag] for flag in FLAGS)) for name, c in counts]
@@ -164,9 +165,9 @@ class Index:
     def by_task(self) -> bool:
         return self.provenance.settings["group"] == "task"
 
-    def make(self, num_workers: int) -> None:
+    def make(self, workers: Workers) -> None:
         """Do what is missing, together with other processes that make the same index."""
-        share = partial(run_units, locks=self.output / ".locks", num_workers=num_workers)
+        share = partial(run_units, locks=self.output / ".locks", workers=workers)
         todo = [part for part in range(len(self.parts)) if not self.is_indexed(part)]
         units = [Unit(f"index-{part}", partial(self.is_indexed, part), partial(self.index, part)) for part in todo]
         share(units, total=sum(len(self.parts[part]) for part in todo), desc="task_sample_info_gen", unit="patient")

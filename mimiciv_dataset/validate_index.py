@@ -34,7 +34,7 @@ from pipeline.cli import Parser, run
 from pipeline.errors import UserError
 from pipeline.progress import Summary, print_table
 from pipeline.provenance import check_sources
-from pipeline.work import map_lines
+from pipeline.work import Workers, map_lines
 
 UNIT_PATIENTS = 20
 AGREE = "agree"
@@ -50,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("--show", type=int, default=5, help="disagreeing rows to print of each file (5)")
     cli.add_num_workers()
     args = cli.parse_args(argv)
+    workers = Workers(args.num_workers, args.engine)
     summary = Summary("validate_index")
     open_rows.cache_clear()
     indexes = index_paths(args.index)
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     check = partial(check_block, trajectories, lookups, args.show, args.prove)
     parts = [(path, block) for path in files for block in blocks(path)]
     scratch = Path(tempfile.gettempdir()), f"validate_index-{os.getpid()}"
-    results = map_lines(parts, check, *scratch, num_workers=args.num_workers, desc="validate_index", unit="block")
+    results = map_lines(parts, check, *scratch, workers=workers, desc="validate_index", unit="block")
     for (path, _), result in zip(parts, results, strict=True):
         for task, of_task in result["counts"].items():
             counts[task].update(of_task)

@@ -19,6 +19,7 @@ from pipeline.errors import UserError
 T = TypeVar("T")
 
 ROOT_DIR = "./datas"
+ENGINES = ("processes", "ray")
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 # What to do about errors of the operating system that a user can fix; others keep their traceback.
@@ -98,9 +99,12 @@ class Parser(argparse.ArgumentParser):
         self._path_defaults[action.dest] = default
 
     def add_num_workers(self, *aliases: str) -> None:
-        """Add `--num_workers`, for `pipeline.work.run_units`; `aliases` are older names of the flag."""
-        text = "processes that share the work (1)" + "".join(f"; {alias} is the same flag" for alias in aliases)
-        self.add_argument("--num_workers", *aliases, type=at_least(1), default=1, metavar="N", help=text)
+        """Add `--num_workers` and `--engine`, for `pipeline.work.Workers`; `aliases` are older names of `--num_workers`."""
+        text = "processes that share the work (1; with --engine ray, the CPUs of the cluster)"
+        text += "".join(f"; {alias} is the same flag" for alias in aliases)
+        self.add_argument("--num_workers", *aliases, type=at_least(1), metavar="N", help=text)
+        text = "where they run: processes of this machine, or ray: a Ray cluster, that of $RAY_ADDRESS (processes)"
+        self.add_argument("--engine", choices=ENGINES, default=ENGINES[0], help=text)
 
     def add_rerun_flags(self) -> None:
         """Add `--overwrite` and `--verify`, for `pipeline.provenance.Provenance.begin`."""

@@ -1,8 +1,8 @@
 """Units of work, and the processes that share them.
 
 A step divides its work into units, each with a name, a check whether it is done, and a function that does it. Any number of
-processes can share the units (`--num_workers`, and further runs of the same command on machines that share the disk); each
-unit is done once.
+processes can share the units (`--num_workers`, on a Ray cluster with `--engine ray`, and further runs of the same command on
+machines that share the disk); each unit is done once.
 
 A run that is killed in the middle loses the units that it was working on, nothing else (a command on `map_lines` starts
 again). The output of a unit appears whole or not at all (`atomic_path`, `atomic_dir`), so that no half-written file is taken
@@ -24,6 +24,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, TypeVar
@@ -55,8 +56,37 @@ class Unit:
     do: Callable[[Tick], None]
 
 
+@dataclass(frozen=True)
+class Workers:
+    """The processes that share the units of a step.
+
+    Attributes:
+        number: how many; None: 1, with Ray as many as the cluster has CPUs.
+        engine: "processes" of this machine or "ray", see `pipeline.ray_engine`.
+    """
+
+    number: int | None = None
+    engine: str = "processes"
+
+    def __post_init__(self) -> None:
+        if self.engine == "ray" and find_spec("ray") is None:
+            raise UserError("--engine ray: expected Ray, got none installed. Run pip install -r requirements-ray.txt.")
+
+    @property
+    def are_several(self) -> bool:
+        return self.number != 1 if self.engine == "ray" else (self.number or 1) > 1
+
+    @property
+    def flags(self) -> list[str]:
+        """The flags of a command that has the same workers."""
+        return ["--engine", self.engine, *(["--num_workers", str(self.number)] if self.number else [])]
+
+
+ONE_PROCESS = Workers()
+
+
 def run_units(
-    units: Sequence[Unit], locks: Path, *, num_workers: int = 1, total: int | None = None, desc: str, unit: str
+    units: Sequence[Unit], locks: Path, *, workers: Workers = ONE_PROCESS, total: int | None = None, desc: str, unit: str
 ) -> None:
     """Do every unit that is not done; return when all are, whichever process did them.
 
@@ -64,7 +94,7 @@ def run_units(
 
     Args:
         locks: directory for the lock files.
-        num_workers: processes to use; 1 works in this process.
+        workers: processes to use; a single one works in this process.
         total: length of the progress bar, counted as the units report it with `Tick`; None: the number of units.
         desc, unit: name of the bar, and what it counts.
     """
@@ -75,10 +105,14 @@ def run_units(
         units, total = [replace(each, do=partial(_do_and_count, each.do)) for each in units], len(units)
     locks.mkdir(parents=True, exist_ok=True)
     with progress(total=total, desc=desc, unit=unit) as bar:
-        if num_workers == 1 or len(units) == 1:
-            _share(units, locks, bar.update)
+        if workers.engine == "ray" and len(units) > 1:
+            from pipeline.ray_engine import run_on_ray
+
+            run_on_ray(units, locks, workers.number, bar)
+        elif workers.are_several and len(units) > 1:
+            _run_processes(units, locks, min(workers.number, len(units)), bar)
         else:
-            _run_processes(units, locks, min(num_workers, len(units)), bar)
+            _share(units, locks, bar.update)
 
 
 def map_lines(
@@ -87,7 +121,7 @@ def map_lines(
     scratch: Path,
     name: str,
     *,
-    num_workers: int = 1,
+    workers: Workers = ONE_PROCESS,
     desc: str,
     unit: str,
 ) -> Iterator[Line]:
@@ -106,7 +140,7 @@ def map_lines(
         paths = [temporary / f"{number}.jsonl" for number in range(len(parts))]
         write = partial(_write_lines, compute)
         units = [Unit(path.stem, path.exists, partial(write, part, path)) for part, path in zip(parts, paths, strict=True)]
-        run_units(units, temporary, num_workers=num_workers, desc=desc, unit=unit)
+        run_units(units, temporary, workers=workers, desc=desc, unit=unit)
         for path in paths:
             with path.open(encoding="utf-8") as file:
                 yield from map(json.loads, file)
@@ -124,23 +158,26 @@ def _do_and_count(do: Callable[[Tick], None], tick: Tick) -> None:
 
 def _share(units: Sequence[Unit], locks: Path, tick: Tick) -> None:
     """Do units until all are done, in this process or in another one."""
-    from filelock import FileLock, Timeout
-
     waiting, timeout = list(units), 0.0
     while waiting:
-        busy = []
-        for position, unit in enumerate(waiting):
-            if unit.done():
-                continue
-            try:
-                lock = FileLock(locks / f"{unit.name}.lock").acquire(timeout=0 if position else timeout)
-            except Timeout:
-                busy.append(unit)
-                continue
-            with lock:
-                if not unit.done():
-                    unit.do(tick)
-        waiting, timeout = busy, POLL_SECONDS
+        waiting = [unit for i, unit in enumerate(waiting) if not do_unit(unit, locks, tick, 0 if i else timeout)]
+        timeout = POLL_SECONDS
+
+
+def do_unit(unit: Unit, locks: Path, tick: Tick, timeout: float) -> bool:
+    """Do a unit that is not done; returns whether it is done, or else (False) another process held its lock for `timeout`."""
+    from filelock import FileLock, Timeout
+
+    if unit.done():
+        return True
+    try:
+        lock = FileLock(locks / f"{unit.name}.lock").acquire(timeout=timeout)
+    except Timeout:
+        return False
+    with lock:
+        if not unit.done():
+            unit.do(tick)
+    return True
 
 
 def _run_processes(units: Sequence[Unit], locks: Path, number: int, bar: Any) -> None:

@@ -27,7 +27,7 @@ from pipeline.files import atomic_path, read_json, write_json
 from pipeline.progress import Summary
 from pipeline.provenance import Provenance, output_of
 from pipeline.records import folder_record, require_complete
-from pipeline.work import Tick, Unit, run_units
+from pipeline.work import Tick, Unit, Workers, run_units
 from preprocess.rank import TABLE_NUMBERS, check_counts, inherited
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_num_workers()
     cli.add_rerun_flags()
     args = cli.parse_args(argv)
+    workers = Workers(args.num_workers, args.engine)
     summary = Summary("combination")
     ranked = require_complete(folder_record(args.input_path), "preprocess/rank.py")
     if ranked["settings"]["tables"] != list(TABLE_NUMBERS):
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     paths = [args.output_path / ".buckets" / f"{bucket:05d}.json" for bucket in range(settings["buckets"])]
     write = partial(write_bucket, args.input_path, columns, args.layout)
     units = [Unit(path.stem, path.exists, partial(write, bucket, path)) for bucket, path in enumerate(paths)]
-    run_units(units, args.output_path / ".locks", num_workers=args.num_workers, desc="combination", unit="bucket")
+    run_units(units, args.output_path / ".locks", workers=workers, desc="combination", unit="bucket")
     reports = [read_json(path) for path in paths]
     total = check_counts(ranked["rows"], [report["counts"] for report in reports], "combination")
     subjects = [(subject, bucket, *rest) for bucket, report in enumerate(reports) for subject, *rest in report["subjects"]]

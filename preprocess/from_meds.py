@@ -26,7 +26,7 @@ from pipeline.errors import UserError
 from pipeline.files import atomic_path, read_json, require, write_json
 from pipeline.progress import Summary, counted
 from pipeline.provenance import Provenance, Source, content_of
-from pipeline.work import Tick, Unit, run_units
+from pipeline.work import Tick, Unit, Workers, run_units
 from preprocess import rank, split_patients
 from preprocess.merge_patient import write_part
 from preprocess.raw_tables import ROW
@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_argument("--meds_dir", type=Path, required=True, help="MEDS data set, with data/ and metadata/")
     add_import_flags(cli, "scripts/sites/mimiciv_meds.yaml")
     args = cli.parse_args(argv)
+    workers = Workers(args.num_workers, args.engine)
     summary = Summary("from_meds")
     site, shards = read_site(args.site), find_shards(args.meds_dir)
     check_columns(args.site, site, shards)
@@ -65,9 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             Unit(f"shard-{number:05d}", importer.report(number).exists, partial(importer.read, number, path))
             for number, path in enumerate(shards.values())
         ]
-        run_units(
-            units, output / ".locks", num_workers=args.num_workers, total=count_rows(shards), desc="from_meds", unit="row"
-        )
+        run_units(units, output / ".locks", workers=workers, total=count_rows(shards), desc="from_meds", unit="row")
         reports = [read_json(importer.report(number)) for number in range(len(shards))]
         check_subjects(args.meds_dir, reports)
         write_held_out(output / f"{HELD_OUT}.csv", files["splits"], reports)
@@ -77,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     patients, events = run_later_steps(
         args.root_dir,
         args.index_mapping,
-        workers=["--num_workers", str(args.num_workers)],
+        workers=workers.flags,
         rerun=[flag for flag, given in (("--overwrite", args.overwrite), ("--verify", args.verify)) if given],
         split=["--test_from", str(held_out), "--test_ratio", "0"] if held_out.exists() else [],
     )

@@ -29,7 +29,7 @@ from pipeline.files import atomic_dir, read_json, write_json
 from pipeline.progress import Summary, print_table, progress
 from pipeline.provenance import Provenance, Source
 from pipeline.records import folder_record, read_record
-from pipeline.work import Tick, Unit, run_units
+from pipeline.work import Tick, Unit, Workers, run_units
 from preprocess.raw_tables import REFERENCES, Counts, RawTable, find_tables, prepare, read_batches, read_references
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_num_workers()
     cli.add_rerun_flags()
     args = cli.parse_args(argv)
+    workers = Workers(args.num_workers, args.engine)
     summary = Summary("merge_patient")
 
     tables, warnings = find_tables(args.mimic_dir)
@@ -75,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for table in sorted(tables, key=lambda table: -table.size)  # the largest first, so that workers end together
     ]
     total = sum(table.size for table in tables)
-    run_units(units, args.output_path / ".locks", num_workers=args.num_workers, total=total, desc="merge_patient", unit="B")
+    run_units(units, args.output_path / ".locks", workers=workers, total=total, desc="merge_patient", unit="B")
     reports = {name: read_json(output / "table.json") for name, output in outputs.items()}
     rows = {name: report["rows"] for name, report in reports.items()}
     columns = {name: report["columns"] for name, report in reports.items()}

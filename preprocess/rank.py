@@ -26,7 +26,7 @@ from pipeline.files import atomic_path
 from pipeline.progress import Summary
 from pipeline.provenance import Provenance, output_of
 from pipeline.records import folder_record, require_complete
-from pipeline.work import Tick, Unit, run_units
+from pipeline.work import Tick, Unit, Workers, run_units
 from preprocess.raw_tables import ROW, TIME, parse_times
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_num_workers()
     cli.add_rerun_flags()
     args = cli.parse_args(argv)
+    workers = Workers(args.num_workers, args.engine)
     summary = Summary("rank")
     merged = require_complete(folder_record(args.input_path), "preprocess/merge_patient.py")
     source = output_of("merged", args.input_path, "preprocess/merge_patient.py", is_ancestor=False, verify=args.verify)
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     paths = [args.output_path / f"bucket-{bucket:05d}.arrow" for bucket in range(settings["buckets"])]
     write = partial(write_bucket, args.input_path, tuple(merged["rows"]))
     units = [Unit(path.stem, path.exists, partial(write, bucket, path)) for bucket, path in enumerate(paths)]
-    run_units(units, args.output_path / ".locks", num_workers=args.num_workers, desc="rank", unit="bucket")
+    run_units(units, args.output_path / ".locks", workers=workers, desc="rank", unit="bucket")
     counts = [read_counts(path) for path in paths]
     total = check_counts(merged["rows"], counts, "rank")
     provenance.complete(columns=merged["columns"], **inherited(merged, args.input_path, args.output_path))

@@ -31,7 +31,7 @@ from pipeline.cli import Parser, at_least, run
 from pipeline.errors import UserError
 from pipeline.files import atomic_dir, atomic_path, read_json, write_json
 from pipeline.progress import Summary
-from pipeline.work import Tick, Unit, run_units
+from pipeline.work import ONE_PROCESS, Tick, Unit, Workers, run_units
 
 if TYPE_CHECKING:
     import polars as pl
@@ -65,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_argument("--gzip", action=argparse.BooleanOptionalAction, default=True, help="compress the tables (yes)")
     cli.add_num_workers()
     args = cli.parse_args(argv)
+    workers = Workers(args.num_workers, args.engine)
     settings = Settings(args.patients, args.seed, args.gzip)
     summary = Summary("synthetic_mimic")
     check_outputs(settings, args.output_path, args.index_mapping)
@@ -72,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from preprocess.synthetic.dictionaries import code_maps, dictionaries
 
     with atomic_dir(args.output_path) as folder:
-        records = write_tables(folder, settings, args.num_workers)
+        records = write_tables(folder, settings, workers)
         for name, dictionary in dictionaries().items():
             with open_table(folder / f"{name}{settings.suffix}") as file:
                 file.write(dictionary.write_csv().encode())
@@ -113,7 +114,7 @@ def batch_tables(settings: Settings, index: int, keep: int) -> dict[str, pl.Data
     return {name: batch.columns(name, table) for name, table in tables.items()}
 
 
-def write_tables(folder: Path, settings: Settings, num_workers: int = 1) -> dict[str, int]:
+def write_tables(folder: Path, settings: Settings, workers: Workers = ONE_PROCESS) -> dict[str, int]:
     """Write all tables below `folder`, batch by batch, so that memory does not grow with the patients.
 
     Returns:
@@ -126,11 +127,11 @@ def write_tables(folder: Path, settings: Settings, num_workers: int = 1) -> dict
     units = [
         Unit(batch.name, batch.exists, partial(_write_batch, settings, index, batch)) for index, batch in enumerate(batches)
     ]
-    run_units(units, parts / ".locks", num_workers=num_workers, total=settings.patients, desc="patients", unit="patient")
+    run_units(units, parts / ".locks", workers=workers, total=settings.patients, desc="patients", unit="patient")
     suffixes = {TRUTH: ".csv"}  # others by `settings`
     paths = [folder / table.module / f"{name}{suffixes.get(name, settings.suffix)}" for name, table in ALL_TABLES.items()]
     units = [Unit(path.name, path.exists, partial(_merge_parts, batches, path)) for path in paths]
-    run_units(units, parts / ".locks", num_workers=num_workers, desc="tables", unit="table")
+    run_units(units, parts / ".locks", workers=workers, desc="tables", unit="table")
     records = Counter()
     for batch in batches:
         records.update(read_json(batch / "records.json"))

@@ -33,7 +33,7 @@ from pipeline.files import atomic_path, read_json, write_json
 from pipeline.progress import Summary
 from pipeline.provenance import Provenance
 from pipeline.records import folder_record, read_record
-from pipeline.work import Tick, Unit, run_units
+from pipeline.work import Tick, Unit, Workers, run_units
 from preprocess.raw_tables import parse_times
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_num_workers()
     cli.add_rerun_flags()
     args = cli.parse_args(argv)
+    workers = Workers(args.num_workers, args.engine)
     summary = Summary("to_meds")
     trajectories = Trajectories(args.ehr_dir)
     check_trajectories(trajectories)
@@ -88,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     groups = trajectories.groups()
     units = [Unit(name, export.report(name).exists, partial(export.write, name, group)) for name, group in groups.items()]
     total = sum(map(len, groups.values()))
-    run_units(units, args.output_path / ".locks", num_workers=args.num_workers, total=total, desc="to_meds", unit="patient")
+    run_units(units, args.output_path / ".locks", workers=workers, total=total, desc="to_meds", unit="patient")
     reports = [read_json(export.report(name)) for name in groups]
     of_patients = {subject: split_of.get(subject, "train") for group in groups.values() for subject in group}
     write_metadata(args.output_path / "metadata", export.columns, of_patients, reports)

@@ -11,7 +11,7 @@ if [ -z "${EHR_REQUIREMENTS:-}" ]; then
 fi
 stamp=.venv/.installed
 # What decides the installation: the requirements, the commands below, and the packages in pyproject.toml (not its tool settings).
-installation="$EHR_REQUIREMENTS $(cat "$EHR_REQUIREMENTS" requirements-base.txt <(sed '1,/^# Installation$/d' scripts/setup_env.sh) <(sed '/^\[tool.ruff\]/,$d' pyproject.toml) |
+installation="$EHR_REQUIREMENTS $(cat "$EHR_REQUIREMENTS" requirements-base.txt requirements-ray.txt <(sed '1,/^# Installation$/d' scripts/setup_env.sh) <(sed '/^\[tool.ruff\]/,$d' pyproject.toml) |
   sha256sum | cut -c1-16) $PWD"
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$installation" ]; then exit 0; fi
 

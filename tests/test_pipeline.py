@@ -435,7 +435,7 @@ from pathlib import Path
 from pipeline.cli import run
 from pipeline.errors import UserError
 from pipeline.files import atomic_path
-from pipeline.work import Unit, run_units
+from pipeline.work import Unit, Workers, run_units
 
 folder = Path(sys.argv[1])
 
@@ -458,7 +458,7 @@ def do(number, tick):
 def main():
     units = [Unit(f"{i}", (folder / f"unit-{i}").exists, functools.partial(do, i)) for i in range(12)]
     total = int(sys.argv[3]) or None
-    run_units(units, folder / "locks", num_workers=int(sys.argv[2]), total=total, desc="work", unit="unit")
+    run_units(units, folder / "locks", workers=Workers(int(sys.argv[2])), total=total, desc="work", unit="unit")
 
 if __name__ == "__main__":
     run(main)
@@ -581,7 +581,7 @@ import json, os, sys
 from pathlib import Path
 from pipeline.cli import run
 from pipeline.errors import UserError
-from pipeline.work import map_lines
+from pipeline.work import Workers, map_lines
 
 def compute(part):
     if part == int(sys.argv[3]): raise UserError("part: expected another one.")
@@ -589,7 +589,8 @@ def compute(part):
         yield {"part": part, "text": "é\\u2028\\n", "number": number}
 
 def main():
-    for line in map_lines(range(5), compute, Path(sys.argv[1]), "map", num_workers=int(sys.argv[2]), desc="map", unit="part"):
+    workers = Workers(int(sys.argv[2]))
+    for line in map_lines(range(5), compute, Path(sys.argv[1]), "map", workers=workers, desc="map", unit="part"):
         print(json.dumps(line))
 
 if __name__ == "__main__":

@@ -50,7 +50,8 @@ LONG = {  # script and arguments → the program that is running, and what it sa
 def copy(tmp_path: Path) -> Path:
     """A directory with a copy of the scripts in repo/, an empty bin/ for programs, and some data."""
     shutil.copytree(REPO / "scripts", tmp_path / "repo/scripts")
-    for name in ("requirements-cpu.txt", "requirements.txt", "requirements-base.txt", "pyproject.toml", "test.py", "sft.py"):
+    requirements = [path.name for path in REPO.glob("requirements*.txt")]
+    for name in (*requirements, "pyproject.toml", "test.py", "sft.py"):
         shutil.copy(REPO / name, tmp_path / "repo" / name)
     data = ("task_index/all", "patient_data", "evidence_datas/graph", "ehr_bench")
     for folder in ("bin", *(f"datas/{name}" for name in data), "release"):

@@ -16,6 +16,7 @@ from mimiciv_dataset.events import DICTIONARY_TABLES, EVENTS
 from mimiciv_dataset.tasks import TASKS
 from mimiciv_dataset.trajectory import Trajectories
 from pipeline.errors import UserError
+from pipeline.work import Workers
 from preprocess import synthetic_mimic
 from preprocess.synthetic import vocab
 from preprocess.synthetic.batch import Batch
@@ -76,7 +77,7 @@ def test_same_seed_same_bytes(tmp_path: Path) -> None:
 def test_more_patients_and_more_workers_keep_the_first(tmp_path: Path) -> None:
     """Also where the shorter set ends inside a batch that the longer one goes beyond."""
     counts = [write_tables(tmp_path / "few", Settings(11, compress=False, batch_size=8))]
-    counts.append(write_tables(tmp_path / "many", Settings(20, compress=False, batch_size=8), num_workers=2))
+    counts.append(write_tables(tmp_path / "many", Settings(20, compress=False, batch_size=8), workers=Workers(2)))
     assert all(0 < counts[0][name] <= counts[1][name] for name in TABLES)
     few, many = contents(tmp_path / "few"), contents(tmp_path / "many")
     assert few.keys() == many.keys()

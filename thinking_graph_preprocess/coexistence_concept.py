@@ -31,7 +31,7 @@ from pipeline.cli import Parser, run
 from pipeline.errors import UserError
 from pipeline.progress import Summary, print_table
 from pipeline.provenance import Provenance
-from pipeline.work import Tick, Unit, run_units
+from pipeline.work import Tick, Unit, Workers, run_units
 from thinking_graph_preprocess.concept_files import GRAPH_TASKS, SHOWN_EVENTS, concept_files
 from thinking_graph_preprocess.sources import concepts_source
 
@@ -106,6 +106,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_num_workers("--num_worker")
     cli.add_rerun_flags()
     args = cli.parse_args(argv)
+    workers = Workers(args.num_workers, args.engine)
 
     summary = Summary("coexistence_concept")
     concept_dir, output = args.concept_dir or args.output_path / "concepts", args.output_path / "coexistence"
@@ -129,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         find_or_pack(files, Trajectories(args.ehr_dir), packed)
         units = [Unit(task, job.path(task).exists, functools.partial(job.count, task)) for task in missing]
         locks = output / ".locks"
-        run_units(units, locks, num_workers=args.num_workers, total=total, desc="coexistence_concept", unit="sample")
+        run_units(units, locks, workers=workers, total=total, desc="coexistence_concept", unit="sample")
     counts = {task: count_pairs(job.path(task)) for task in tasks}
     provenance.complete(files=map(job.path, tasks), tasks=counts)
 

@@ -41,7 +41,7 @@ from pipeline.errors import UserError
 from pipeline.files import atomic_path, require
 from pipeline.progress import Summary
 from pipeline.provenance import Provenance, Source
-from pipeline.work import Tick, Unit, run_units
+from pipeline.work import Tick, Unit, Workers, run_units
 from thinking_graph_preprocess.concept_files import FREE_TEXT, GRAPH_TASKS, SHOWN_EVENTS, TEXT, concept_schema, normalise
 from thinking_graph_preprocess.concept_lexicon import build_lexicon, lexicon_record, lexicon_sources
 from thinking_graph_preprocess.matchers import Matcher, check_quickumls, make_matcher
@@ -117,6 +117,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_chunks()
     cli.add_rerun_flags()
     args = cli.parse_args(argv)
+    workers = Workers(args.num_workers, args.engine)
     summary = Summary("concept_extraction")
     chunk = Chunk(args.chunk_num, args.chunk_idx)
 
@@ -131,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif quickumls is None:
         raise UserError("--matcher quickumls: expected an installation in $QUICKUMLS or --quickumls, got neither. Set one.")
     else:
-        check_quickumls(quickumls, args.num_workers)
+        check_quickumls(quickumls, workers)
     groups = patients_in_index(trajectories.groups(), index)
     sources = [trajectories_source(args.ehr_dir, args.verify), *index_sources(args.data_index_dir, verify=args.verify)]
     sources.append(index_mapping_source(args.index_mapping, args.verify))
@@ -156,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     patients = sum(len(groups[group]) for group in chosen if not job.path(group).exists())
     units = [Unit(group, job.path(group).exists, functools.partial(job.extract, group)) for group in chosen]
     locks = args.output_path / ".locks"
-    run_units(units, locks, num_workers=args.num_workers, total=patients, desc="concept_extraction", unit="patient")
+    run_units(units, locks, workers=workers, total=patients, desc="concept_extraction", unit="patient")
     if all(job.path(group).exists() for group in groups):
         provenance.complete(files=map(job.path, groups))
     counts = count_concepts(map(job.path, chosen))

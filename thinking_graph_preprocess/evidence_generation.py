@@ -38,7 +38,7 @@ from pipeline.files import atomic_path, read_json, require, sha256, sha256_file,
 from pipeline.progress import Summary, print_table
 from pipeline.provenance import Provenance, Source, output_of, unknown_origin
 from pipeline.records import read_record, record_path
-from pipeline.work import Tick, Unit, run_units
+from pipeline.work import Tick, Unit, Workers, run_units
 from thinking_graph_preprocess.concept_files import concept_files
 from thinking_graph_preprocess.evidence import COUNTED, Evidence, EvidenceSettings, TaskCounts
 from thinking_graph_preprocess.matchers import check_quickumls, make_matcher
@@ -165,6 +165,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_chunks()
     cli.add_rerun_flags()
     args = cli.parse_args(argv)
+    workers = Workers(args.num_workers, args.engine)
     summary = Summary("evidence_generation")
     chunk = Chunk(args.chunk_num, args.chunk_idx)
     settings = EvidenceSettings(args.threshold, args.min_support, args.topk, args.total_pair, args.max_hops, args.max_nodes)
@@ -183,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         require(args.lexicon / "keys.npy", "a lexicon", "concept_extraction.py makes one in evidence_datas/lexicon/")
         sources.append(lexicon_source(args.lexicon, args.verify))
     if args.quickumls:
-        check_quickumls(args.quickumls, args.num_workers)
+        check_quickumls(args.quickumls, workers)
         sources.append(quickumls_source(args.quickumls, FileDigests(output.parent / DIGESTS_CACHE, args.verify)))
     recorded = asdict(settings) | {"chunk": asdict(chunk)}
     provenance = Provenance(output, STEP, sources, recorded, RULES, cli.arguments, is_file=True)
@@ -201,7 +202,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parts, rows = split_index(index, chunk)
     name, locks = output.name, output.parent / ".locks"
     units = [Unit(f"{name}-{part.first_row}", partial(job.is_written, part), partial(job.write_part, part)) for part in parts]
-    run_units(units, locks, num_workers=args.num_workers, total=rows, desc="evidence_generation", unit="sample")
+    run_units(units, locks, workers=workers, total=rows, desc="evidence_generation", unit="sample")
     run_units([Unit(name, job.is_merged, partial(job.merge, parts))], locks, desc="merging parts", unit="file")
     counts = read_record(provenance.path)["tasks"]
     print_counts(counts)

@@ -40,7 +40,7 @@ from pipeline.files import Line, append_jsonl, atomic_path, read_jsonl, read_jso
 from pipeline.progress import Summary, print_table, progress
 from pipeline.provenance import Provenance
 from pipeline.records import read_record
-from pipeline.work import map_lines
+from pipeline.work import Workers, map_lines
 from thinking_graph_preprocess import chains
 from thinking_graph_preprocess.chains import REASONS, AnswerLimits, CitedEvents, Fault
 from thinking_graph_preprocess.reasoning_generation import (
@@ -100,6 +100,7 @@ def make_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     cli = make_parser()
     args = cli.parse_args(argv)
+    workers = Workers(args.num_workers, args.engine)
     if args.verifier_model and args.base_url is None:
         raise UserError(NO_URL)
     server, decoding = ServerSettings.from_flags(vars(args), url=args.base_url), DecodingSettings(args.max_new_tokens, 0, None)
@@ -126,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = [(row, offsets.get(sample_id(evidence.columns(row)), ())) for row in chunk.of(evidence.rows())]
     if judge.verifier and not verify(judge, rows, chunk, Meter(costs, inference.decoding.max_new_tokens)):
         return 1
-    table, earlier = write_outputs(judge, rows, output, args.num_workers)
+    table, earlier = write_outputs(judge, rows, output, workers)
     total = {name: sum(counts[name] for counts in table.values()) for name in (*COUNTS, *REASONS)}
     names = [*COUNTS, *(reason for reason in REASONS if total[reason])]
     lines = [[task, *(counts[name] for name in names)] for task, counts in {**table, "all": total}.items()]
@@ -241,7 +242,7 @@ class Judge:
 
 
 def write_outputs(
-    judge: Judge, rows: Sequence[tuple[EvidenceRow, Offsets]], output: Path, num_workers: int
+    judge: Judge, rows: Sequence[tuple[EvidenceRow, Offsets]], output: Path, workers: Workers
 ) -> tuple[dict[str, dict[str, int]], int]:
     """Judge rows and write OUTPUT.csv and OUTPUT.rejects.jsonl.
 
@@ -259,7 +260,7 @@ def write_outputs(
     ):
         writer = csv.writer(kept, lineterminator="\n")
         writer.writerow([*SAMPLE_COLUMNS, "reasoning"])
-        options = {"num_workers": num_workers, "desc": "filter_reasoning", "unit": "part"}
+        options = {"workers": workers, "desc": "filter_reasoning", "unit": "part"}
         for line in map_lines(parts, judge.lines, output.parent, output.name, **options):
             counts[line["task"]].update(line["counts"])
             earlier += line["earlier"]

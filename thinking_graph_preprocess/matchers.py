@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from pipeline.errors import UserError
 from pipeline.files import require
+from pipeline.work import ONE_PROCESS, Workers
 from thinking_graph_preprocess.assertions import not_asserted
 from thinking_graph_preprocess.concept_files import normalise
 from thinking_graph_preprocess.concept_lexicon import Lexicon
@@ -93,8 +94,8 @@ def make_matcher(quickumls: Path | None, lexicon: Path | None) -> Matcher:
     return QuickUMLSMatcher(quickumls, lexicon) if quickumls else DictionaryMatcher(lexicon)
 
 
-def check_quickumls(folder: Path, num_workers: int = 1) -> None:
-    """Check what QuickUMLS needs, since it would try to download what is missing, and that `num_workers` can share it."""
+def check_quickumls(folder: Path, workers: Workers = ONE_PROCESS) -> None:
+    """Check what QuickUMLS needs, since it would try to download what is missing, and that `workers` can share it."""
     install = "make it with python -m quickumls.install UMLS_DIR FOLDER -d unqlite and set $QUICKUMLS or --quickumls to it"
     require(folder, "a QuickUMLS installation", install)
     for part in ("umls-simstring.db", "cui-semtypes.db"):
@@ -112,6 +113,6 @@ def check_quickumls(folder: Path, num_workers: int = 1) -> None:
     if not (spacy.util.is_package(model) or Path(model).exists()):
         raise UserError(f"spaCy: expected its model {model}, got none. Run python -m spacy download {model}.")
     backend = folder / "database_backend.flag"
-    if num_workers > 1 and (not backend.exists() or backend.read_text().strip() == "leveldb"):
+    if workers.are_several and (not backend.exists() or backend.read_text().strip() == "leveldb"):
         fix = "Install it again with -d unqlite, or use --num_workers 1"
         raise UserError(f"{folder}: expected QuickUMLS for several processes, got leveldb, which is locked to one. {fix}.")

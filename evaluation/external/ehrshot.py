@@ -29,7 +29,7 @@ from pipeline.cli import Parser, at_least, run
 from pipeline.errors import UserError
 from pipeline.files import Line
 from pipeline.progress import Summary
-from pipeline.work import map_lines
+from pipeline.work import Workers, map_lines
 
 if TYPE_CHECKING:
     import polars as pl
@@ -91,6 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_argument("--seed", type=int, default=0, help="seed of --samples and --shots (0)")
     cli.add_num_workers()
     args = cli.parse_args(argv)
+    workers = Workers(args.num_workers, args.engine)
     check_output(args.output_path)
     summary = Summary("ehrshot")
     settings = EhrshotSettings(**{name: getattr(args, name) for name in EhrshotSettings.__dataclass_fields__})
@@ -123,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     scratch = args.output_path.parent, args.output_path.name
 
     def rows() -> Iterator[BenchmarkRow]:
-        for line in map_lines(parts, job.rows, *scratch, num_workers=args.num_workers, desc="ehrshot", unit="part"):
+        for line in map_lines(parts, job.rows, *scratch, workers=workers, desc="ehrshot", unit="part"):
             if line["note"]:
                 left_out[line["note"]] += 1
             if line["row"]:

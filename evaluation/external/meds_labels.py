@@ -26,7 +26,7 @@ from pipeline.cli import Parser, run
 from pipeline.errors import UserError
 from pipeline.files import Line, atomic_path
 from pipeline.progress import Summary
-from pipeline.work import map_lines
+from pipeline.work import Workers, map_lines
 
 if TYPE_CHECKING:
     from mimiciv_dataset.trajectory import Trajectories
@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_argument("--output_path", type=Path, required=True, help="directory for TASK.parquet")
     cli.add_num_workers()
     args = cli.parse_args(argv)
+    workers = Workers(args.num_workers, args.engine)
     summary = Summary("meds_labels")
 
     from mimiciv_dataset.index_files import index_paths, read_rows
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     patients, job = list(rows), MedsJob(args.ehr_dir, dict(rows))
     parts = [patients[start : start + PATIENTS_PER_PART] for start in range(0, len(patients), PATIENTS_PER_PART)]
     scratch = args.output_path.parent, args.output_path.name
-    for line in map_lines(parts, job.labels, *scratch, num_workers=args.num_workers, desc="meds_labels", unit="part"):
+    for line in map_lines(parts, job.labels, *scratch, workers=workers, desc="meds_labels", unit="part"):
         if line["label"] is None:
             left_out["have their answer in the window"] += 1
         else:

@@ -23,6 +23,7 @@ from mimiciv_dataset.audit import DEATH_IN_HOSPITAL, FLAGS, RELATED
 from mimiciv_dataset.patients import read_subject_ids
 from mimiciv_dataset.tasks import ALL_TASKS, TASKS, YES, Task
 from pipeline.progress import progress
+from pipeline.work import Workers
 
 if TYPE_CHECKING:
     from mimiciv_dataset.candidates import Candidates
@@ -209,7 +210,7 @@ def _question(row: BenchmarkRow, audit: bool = False, copy: bool = False) -> Que
     return Question(row.number, row.task.name, row.subject_id, row.window, row.last_discharge_id, row.labels, audit, copy)
 
 
-def read_trajectories(facts: Facts, ehr_dir: Path, index_mapping: Path, num_workers: int) -> None:
+def read_trajectories(facts: Facts, ehr_dir: Path, index_mapping: Path, workers: Workers) -> None:
     """Read what only trajectories tell: the flags of rows without an audit, and the last answers of a sample of rows."""
     questions = {question.number: question for question in facts.unaudited}
     copying = {}
@@ -217,7 +218,7 @@ def read_trajectories(facts: Facts, ehr_dir: Path, index_mapping: Path, num_work
         if of_task.task.name in TASKS and of_task.task.kind == "decision":
             copying |= {row.number: row for row in of_task.sample.rows if row.window}
     questions |= {number: _question(row, audit=number in questions, copy=True) for number, row in copying.items()}
-    for answer in answer_questions(questions.values(), ehr_dir, index_mapping, num_workers):
+    for answer in answer_questions(questions.values(), ehr_dir, index_mapping, workers):
         question = questions[answer["number"]]
         of_task = facts.tasks[question.task]
         if question.audit:

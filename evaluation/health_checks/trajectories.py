@@ -17,7 +17,7 @@ from mimiciv_dataset.tasks import TASKS, Task
 from mimiciv_dataset.timeline import Timeline
 from mimiciv_dataset.trajectory import Trajectories
 from pipeline.errors import UserError
-from pipeline.work import map_lines
+from pipeline.work import Workers, map_lines
 
 PATIENTS_PER_PART = 50
 
@@ -36,7 +36,7 @@ class Question(NamedTuple):
 
 
 def answer_questions(
-    questions: Iterable[Question], ehr_dir: Path, index_mapping: Path, num_workers: int
+    questions: Iterable[Question], ehr_dir: Path, index_mapping: Path, workers: Workers
 ) -> Iterator[dict[str, Any]]:
     """Yield `number`, `flags` and `copied` (the score, or None if it was not asked for) of each question, by patient."""
     patients: dict[str, list[Question]] = defaultdict(list)
@@ -46,7 +46,7 @@ def answer_questions(
     parts = [of_patients[start : start + PATIENTS_PER_PART] for start in range(0, len(of_patients), PATIENTS_PER_PART)]
     work = partial(answer_part, Trajectories(ehr_dir), Lookups(index_mapping)) if parts else answer_part
     scratch = Path(tempfile.gettempdir()), f"health-{os.getpid()}"
-    return map_lines(parts, work, *scratch, num_workers=num_workers, desc="trajectories", unit="part")
+    return map_lines(parts, work, *scratch, workers=workers, desc="trajectories", unit="part")
 
 
 def answer_part(trajectories: Trajectories, lookups: Lookups, part: Sequence[Sequence[Question]]) -> Iterator[dict[str, Any]]:

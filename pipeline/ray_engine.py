@@ -1,0 +1,116 @@
+"""Units of work as tasks of a Ray cluster (`--engine ray`); see `pipeline.work`.
+
+The machines of the cluster share the checkout, its Python environment and all data under the same paths. Through Ray pass the
+units, which say what to do, and counts for the progress bar: records go from file to file, as with processes of one machine.
+A task takes the lock of its unit and checks again that it is not done. Ray runs a task again if its machine or process dies,
+not if it fails: errors end the command as they do on one machine.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import platform
+import time
+from collections import deque
+from collections.abc import Sequence
+from functools import lru_cache
+from multiprocessing import spawn
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.work import POLL_SECONDS, Unit, do_unit
+
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read when Ray is imported
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+RETRIES = 3  # of a unit whose machine or process died
+STORE_BYTES = 200 << 20  # object store of a cluster that is started here: it holds no records
+SEEN_SECONDS = 90  # NFS clients cache for up to a minute that a file does not exist
+
+
+def connect() -> None:
+    """Connect this process to the cluster of $RAY_ADDRESS, or to one of this machine that ends with the process."""
+    if ray.is_initialized():
+        return
+    address = os.environ.get("RAY_ADDRESS")
+    # Workers import this checkout, and use the one processor that Ray counts for them.
+    variables = {"PYTHONPATH": str(REPOSITORY), "POLARS_MAX_THREADS": os.environ.get("POLARS_MAX_THREADS", "1")}
+    local = {} if address else {"include_dashboard": False, "object_store_memory": STORE_BYTES}
+    options = {"runtime_env": {"env_vars": variables}, "logging_level": logging.ERROR}
+    try:
+        ray.init(address=address or "local", **options, **local)
+    except (ConnectionError, RayError, ValueError):
+        got, fix = f"none that answers at {address}", "Start it with ray start, or unset RAY_ADDRESS"
+        raise UserError(f"RAY_ADDRESS: expected a Ray cluster, got {got}. {fix}.") from None
+
+
+def run_on_ray(units: Sequence[Unit], locks: Path, number: int | None, bar: Any) -> None:
+    """Do units on the cluster, at most `number` at a time (None: one for each CPU); errors are those of `run_units`."""
+    connect()
+    # The units are stored once, not with each task: they may share an object with the identifiers of all patients.
+    stored = ray.put((_surroundings(), pickle.dumps((list(units), locks))))
+    waiting, running = deque(range(len(units))), {}
+    try:
+        while waiting or running:
+            limit = number or max(1, int(ray.cluster_resources().get("CPU", 1)))  # machines come and go
+            while waiting and len(running) < limit:
+                position = waiting.popleft()
+                running[_do.remote([stored], position)] = position  # in a list, so that Ray passes the reference
+            for task in ray.wait(list(running), timeout=POLL_SECONDS)[0]:
+                ticks, position = ray.get(task), running.pop(task)
+                if ticks is None:
+                    waiting.append(position)
+                else:
+                    bar.update(ticks)
+    except RayTaskError as error:
+        known = isinstance(error.cause, UserError | OSError | ImportError)  # those that `pipeline.cli.run` may explain
+        raise (error.cause if known else RuntimeError("a unit failed on the cluster")) from RuntimeError(str(error))
+    except RayError as error:
+        got = f"one killed {RETRIES + 1} times (out of memory?)" if ray.is_initialized() else "the cluster stopped"
+        fix = "Run the same command again with a smaller --num_workers"
+        raise UserError(f"--engine ray: expected all units to be done, got {got}: {type(error).__name__}. {fix}.") from None
+    finally:
+        for task in running:
+            ray.cancel(task, force=True)  # outputs are atomic: an unfinished unit is done again
+        ray.wait(list(running), num_returns=len(running), timeout=SEEN_SECONDS) if running else None
+    _wait_for(units, locks)
+
+
+def _wait_for(units: Sequence[Unit], locks: Path) -> None:
+    """Wait until this machine sees all outputs, which the next steps read."""
+    deadline = time.monotonic() + SEEN_SECONDS
+    while not all(unit.done() for unit in units):
+        if time.monotonic() > deadline:
+            got = "outputs that this one does not see"
+            raise UserError(f"{locks.parent}: expected storage that all machines of the Ray cluster share, got {got}.")
+        time.sleep(POLL_SECONDS)
+
+
+def _surroundings() -> dict[str, Any]:
+    """What unpickling and the units need of this process: modules, the main module and the working directory."""
+    data = spawn.get_preparation_data("")  # as for a worker process of one machine
+    return {name: data[name] for name in ("sys_path", "dir", "init_main_from_name", "init_main_from_path") if name in data}
+
+
+@lru_cache(maxsize=1)  # a process of the cluster does many units of the same list
+def _load(stored: ray.ObjectRef) -> tuple[list[Unit], Path]:
+    surroundings, pickled = ray.get(stored)
+    if not Path(surroundings["dir"]).is_dir():
+        got = f"none on {platform.node()}"
+        raise UserError(f"{surroundings['dir']}: expected a directory that all machines of the Ray cluster share, got {got}.")
+    spawn.prepare(surroundings)
+    return pickle.loads(pickled)  # noqa: S301  written by `run_on_ray`
+
+
+@ray.remote(num_cpus=1, max_retries=RETRIES, scheduling_strategy="SPREAD")
+def _do(stored: list[ray.ObjectRef], position: int) -> int | None:
+    """Do a unit; returns how far it advanced the progress bar, or None if another command is doing it."""
+    units, locks = _load(stored[0])
+    ticks: list[int] = []
+    return sum(ticks) if do_unit(units[position], locks, ticks.append, POLL_SECONDS) else None
