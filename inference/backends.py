@@ -110,9 +110,11 @@ def chat_switches(settings: InferenceSettings, family: Family) -> list[Switch]:
 
     Public hosts may refuse fields that are not in their API, so they get the switch of `--family` only.
     """
-    from inference.client import check_host
+    from inference.servers import check_host
 
-    if not check_host(settings.server.url, settings.server.allow_remote) and settings.model.family is None:
+    server = settings.server
+    is_local = all(check_host(url, server.allow_remote) for url in server.urls)
+    if not is_local and settings.model.family is None:
         return []
     if family.name == UNKNOWN and family.switch is None:
         return [Switch("enable_thinking", True, False), Switch("thinking", True, False)]
@@ -131,7 +133,7 @@ def prompt_warnings(settings: InferenceSettings, builder: PromptBuilder) -> list
             ]
         if not builder.switches and settings.model.family is None and (family.switch or family.name == UNKNOWN):
             why = "a public host may refuse the field that turns it on and off"
-            return [f"{server.url}: thinking is not switched, because {why}. Pass --family to send it."]
+            return [f"{', '.join(server.urls)}: thinking is not switched, because {why}. Pass --family to send it."]
     elif family.name == UNKNOWN and not (family.switch or family.reasoning or settings.prompt.empty_think is not None):
         taken = "its family is unknown, and its template has neither a thinking switch nor marks of reasoning"
         return [f"{model}: {taken}, so nothing is appended to prompts. Pass --family if it reasons in another way."]

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 WEIGHTS = ("*.safetensors", "*.bin")
-REPORTED = ("id", "root", "parent", "max_model_len")  # fields of a listed model that are not the time of the listing
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 HUB_TIMEOUT = 10.0  # seconds
 LENGTH_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")  # of model configurations
@@ -49,19 +48,18 @@ def check_inference(settings: InferenceSettings) -> None:
 
 
 def served_model(settings: InferenceSettings) -> dict[str, Any]:
-    """What the server says of its model; empty if it does not list it.
+    """What the servers say of their model; empty if they do not list it.
 
     Raises:
-        UserError: nothing answers at the URL, the key is refused, or the model is served for shorter sequences.
+        UserError: nothing answers, a key is refused, servers differ, or the model is served for shorter sequences.
     """
     from inference.client import Client
 
-    client = Client(settings.server)
-    models = client.list_models()
+    client = Client(settings.server, settings.model.model_name_or_path)
+    report = client.served_model()
     client.close()
-    model = next((model for model in models if model.get("id") == settings.model.model_name_or_path), {})
-    check_length(settings.model.model_name_or_path, settings.prompt.max_seq_len, model.get("max_model_len"))
-    return {name: model.get(name) for name in REPORTED if name in model}
+    check_length(settings.model.model_name_or_path, settings.prompt.max_seq_len, report.get("max_model_len"))
+    return report
 
 
 def check_model(name: str) -> None:

@@ -1,44 +1,32 @@
 """The client of OpenAI-compatible servers: many requests in flight, limits, retries, and no patient text to remote hosts.
 
-Evaluation (`--url`) and the synthesis of reasoning chains use it. The `openai` package speaks the protocol, and tenacity
-repeats requests. What is here is the rest: a bound on the requests in flight, limits per minute that hold for retries too, one
-pause for all requests when a server asks for it, and replies in the order in which they finish.
+Evaluation (`--url`) and the synthesis of reasoning chains (`--base_url`) use it. The `openai` package speaks the protocol, and
+tenacity repeats requests. What is here is the rest: a bound on the requests in flight, limits per minute that hold for retries
+too, a pause for all requests to a server that asks for it, and replies in the order in which they finish. `inference.servers`
+chooses the server of a request.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
-import os
 import re
-import socket
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
+from inference.servers import FATAL, UNAVAILABLE, Server, Servers, connection_error
 from inference.settings import ServerSettings
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
-    from openai import AsyncOpenAI
     from openai.types import Completion
     from openai.types.chat import ChatCompletion
     from tenacity import RetryCallState
 
-KEY_VARIABLE = "OPENAI_API_KEY"
-
-LIST_TIMEOUT = 10.0  # seconds to wait for the list of models
 MAX_TRIES = 7  # of a request, before its error is reported
 MAX_WAIT = 60.0  # seconds between two tries, unless the server asks for more
-# Statuses that every other request would get too, so that the run ends, and what to do about them.
-FATAL = {
-    401: f"expected a key that the server accepts, got another one or none. Set ${KEY_VARIABLE}.",
-    403: f"expected a key that may use this model, got a refusal. Check the key in ${KEY_VARIABLE}.",
-    404: "expected this model and endpoint on the server, got neither. Check the URL (…/v1) and the name of the model.",
-}
 # Terms of error messages that are logged although the request may have them too.
 COMMON_TERMS = frozenset(
     re.findall(
@@ -84,82 +72,35 @@ class Usage:
 
 
 class RequestError(Exception):
-    """A try that failed, whether another one may succeed, and the seconds that the server asks to wait."""
+    """A try that failed.
 
-    def __init__(self, reason: str, retry: bool = True, retry_after: float | None = None) -> None:
+    Attributes:
+        retry: whether another try may succeed.
+        retry_after: seconds that the server asks to wait.
+        elsewhere: whether the server is at fault and there is another one, so that the next try need not wait.
+    """
+
+    def __init__(
+        self, reason: str, server: Server, retry: bool = True, retry_after: float | None = None, elsewhere: bool = False
+    ) -> None:
         super().__init__(reason)
-        self.retry, self.retry_after = retry, retry_after
-
-
-class Pace:
-    """Spreads units evenly over time: at most `per_minute` (None: no limit), and as many as that if there is demand."""
-
-    def __init__(self, per_minute: float | None) -> None:
-        self._seconds = 60 / per_minute if per_minute else 0.0
-        self._free_at = 0.0
-
-    async def take(self, units: float = 1) -> None:
-        """Wait until these units may be used."""
-        if not self._seconds:
-            return
-        start = max(self._free_at, time.monotonic())
-        self._free_at = start + units * self._seconds
-        await asyncio.sleep(start - time.monotonic())
-
-    def correct(self, units: float) -> None:
-        """Count units that were used beyond those taken; negative if fewer were."""
-        self._free_at += units * self._seconds
+        self.server, self.retry, self.retry_after, self.elsewhere = server, retry, retry_after, elsewhere
 
 
 class Client:
-    """Sends requests to one server."""
+    """Sends requests to the servers of a model."""
 
-    def __init__(self, settings: ServerSettings, max_tries: int = MAX_TRIES) -> None:
-        self.settings, self.max_tries, self.url = settings, max_tries, settings.url
+    def __init__(self, settings: ServerSettings, model: str, max_tries: int = MAX_TRIES) -> None:
+        self.settings, self.max_tries, self.url = settings, max_tries, ", ".join(settings.urls)
         self.usage = Usage()
-        self.is_local = check_host(self.url, settings.allow_remote)
-        self._requests, self._tokens = Pace(settings.max_rpm), Pace(settings.max_tpm)
+        self.servers = Servers(settings, model)
+        self.is_local = all(server.is_local for server in self.servers.servers)
         self._answered, self._failures, self._consecutive_failures = False, 0, 0
-        self._resume_at = 0.0  # no request starts before: a server asked for a pause
         self._runner = asyncio.Runner()
-        self._openai: AsyncOpenAI | None = None
 
-    def _connect(self) -> AsyncOpenAI:
-        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
-
-        key = os.environ.get(KEY_VARIABLE)
-        if not key and not self.is_local:
-            raise UserError(f"{self.url}: expected a key in ${KEY_VARIABLE}, got none.")
-        # Neither a redirect nor a proxy of the environment may carry patient text from a local server elsewhere.
-        http = DefaultAsyncHttpxClient(follow_redirects=False, trust_env=not self.is_local)
-        timeout = self.settings.timeout
-        return AsyncOpenAI(base_url=self.url, api_key=key or "none", max_retries=0, timeout=timeout, http_client=http)
-
-    def list_models(self) -> list[dict[str, Any]]:
-        """The models that the server lists; none if it does not list them.
-
-        Raises:
-            UserError: nothing answers at the URL, or the key is refused.
-        """
-        import openai
-
-        async def ask() -> list[dict[str, Any]]:
-            self._openai = self._openai or self._connect()
-            page = await self._openai.with_options(timeout=LIST_TIMEOUT).models.list()
-            return [model.model_dump() for model in page.data]
-
-        try:
-            return self._runner.run(ask())
-        except openai.APIStatusError as error:
-            if error.status_code in (401, 403):
-                raise UserError(f"{self.url}: HTTP {error.status_code}: {FATAL[error.status_code]}") from None
-        except openai.APIConnectionError as error:
-            if type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout"):  # openai names no class for them
-                fix = "Start the server, or check host and port of --url"
-                raise UserError(f"{self.url}: expected a server, got no connection. {fix}.") from None
-        except (openai.OpenAIError, ValueError, TypeError, AttributeError):  # another kind of reply
-            pass
-        return []
+    def served_model(self) -> dict[str, Any]:
+        """What the servers say of the model (`Servers.report`)."""
+        return self._runner.run(self.servers.report())
 
     def send(self, requests: Iterable[Request]) -> Iterator[tuple[int, Reply]]:
         """Send requests and yield (position, reply) as replies come.
@@ -178,11 +119,11 @@ class Client:
             self._runner.run(stream.aclose())
 
     async def _stream(self, requests: Iterable[Request]) -> AsyncIterator[tuple[int, Reply]]:
-        self._openai = self._openai or self._connect()
+        await self.servers.start()
         numbered = enumerate(requests)
         replies: asyncio.Queue[tuple[int, Reply] | None] = asyncio.Queue()
         # Bounds the requests that were sent and whose reply was not taken: a killed process loses no more than these.
-        free = asyncio.Semaphore(self.settings.num_worker)
+        free = asyncio.Semaphore(self.servers.capacity)
 
         async def work() -> None:
             try:
@@ -194,7 +135,7 @@ class Client:
             finally:
                 replies.put_nowait(None)
 
-        workers = [asyncio.create_task(work()) for _ in range(self.settings.num_worker)]
+        workers = [asyncio.create_task(work()) for _ in range(self.servers.capacity)]
         running = len(workers)
         try:
             while running:
@@ -218,47 +159,62 @@ class Client:
 
         retry = retry_if_exception(lambda error: isinstance(error, RequestError) and error.retry)
         attempts = AsyncRetrying(stop=stop_after_attempt(self.max_tries), wait=_wait, retry=retry, reraise=True)
-        response, reason = None, None
+        response, reason, failed = None, None, None
         try:
             async for attempt in attempts:
                 with attempt:
                     self.usage.retries += attempt.retry_state.attempt_number > 1
-                    response = await self._try(request)
+                    try:
+                        response = await self._try(request, failed)
+                    except RequestError as error:
+                        failed = error.server
+                        raise
         except RequestError as error:
             reason = str(error)
         return Reply(response, reason, attempts.statistics["attempt_number"])
 
-    async def _try(self, request: Request) -> ChatCompletion | Completion:
+    async def _try(self, request: Request, avoid: Server | None) -> ChatCompletion | Completion:
         """Send a request once, when limits and pauses allow it; a `RequestError` if there is no usable response."""
+        async with self.servers.slot(request.tokens, avoid) as server:
+            self.usage.requests += 1
+            response = await self._respond(server, request)
+            if not getattr(response, "choices", None):
+                raise RequestError("the reply of the server has no choices", server)
+            self.servers.answered(server)
+            if response.usage is not None:
+                self.usage.prompt_tokens += response.usage.prompt_tokens or 0
+                self.usage.completion_tokens += response.usage.completion_tokens or 0
+                server.tokens.correct((response.usage.total_tokens or 0) - request.tokens)
+            return response
+
+    async def _respond(self, server: Server, request: Request) -> ChatCompletion | Completion:
+        """The response of a server, whatever it is."""
         import openai
 
-        await self._take_turn(request.tokens)
-        self.usage.requests += 1
-        endpoint = self._openai.chat.completions if request.endpoint == "chat" else self._openai.completions
+        endpoint = server.openai.chat.completions if request.endpoint == "chat" else server.openai.completions
         try:
-            response = await endpoint.create(**request.body)
+            return await endpoint.create(**request.body)
         except openai.APIStatusError as error:
             status = error.status_code
             if status in FATAL:
-                raise UserError(f"{self.url}: HTTP {status}: {FATAL[status]}") from None
+                raise UserError(f"{server.url}: HTTP {status}: {FATAL[status]}") from None
             wait = retry_after(error.response.headers)
             retry = status in RETRIED or status >= 500
             if retry and wait is not None:
-                self._resume_at = max(self._resume_at, time.monotonic() + wait)
-            raise RequestError(f"HTTP {status}: {error_message(error.body, request)}", retry, wait) from None
-        except openai.APITimeoutError:
-            raise RequestError(f"no reply within {self.settings.timeout:g} s") from None
+                server.resume_at = max(server.resume_at, time.monotonic() + wait)
+            if status in UNAVAILABLE:
+                self.servers.unavailable(server, f"HTTP {status}")
+            elif status < 500:
+                self.servers.answered(server)
+            elsewhere = (status in UNAVAILABLE or status == 429) and bool(self.servers.others(server))
+            reason = f"HTTP {status}: {error_message(error.body, request)}"
+            raise RequestError(reason, server, retry, wait, elsewhere) from None
         except openai.APIConnectionError as error:
-            raise RequestError(f"no connection: {type(error.__cause__ or error).__name__}") from None
+            reason = str(connection_error(error, self.settings.timeout))
+            self.servers.unavailable(server, reason)
+            raise RequestError(reason, server, elsewhere=bool(self.servers.others(server))) from None
         except (openai.APIResponseValidationError, ValueError):  # ValueError: not JSON
-            raise RequestError("the reply of the server is not readable") from None
-        if not getattr(response, "choices", None):
-            raise RequestError("the reply of the server has no choices")
-        if response.usage is not None:
-            self.usage.prompt_tokens += response.usage.prompt_tokens or 0
-            self.usage.completion_tokens += response.usage.completion_tokens or 0
-            self._tokens.correct((response.usage.total_tokens or 0) - request.tokens)
-        return response
+            raise RequestError("the reply of the server is not readable", server) from None
 
     def _check(self, request: Request, reply: Reply) -> None:
         """End a run that makes no progress: no request was ever answered, or the server has gone away."""
@@ -274,70 +230,26 @@ class Client:
             fix = "Fix the cause and run the same command again to resume"
             raise UserError(f"{self.url}: expected replies, got errors only, such as {reply.error}. {fix}.")
 
-    async def _take_turn(self, tokens: int) -> None:
-        """Wait until the limits and the pauses that the server asked for allow a request."""
-        while True:
-            while (pause := self._resume_at - time.monotonic()) > 0:
-                await asyncio.sleep(pause)
-            await self._tokens.take(tokens)
-            await self._requests.take()
-            if self._resume_at <= time.monotonic():
-                return
-            # A pause began meanwhile: take another turn after it, or all that wait would be sent at once when it ends.
-            self._tokens.correct(-tokens)
-            self._requests.correct(-1)
-
     def close(self) -> None:
         """Close the connections."""
-        if self._openai is not None:
-            self._runner.run(self._openai.close())
-            self._openai = None
+        self._runner.run(self.servers.close())
         self._runner.close()
 
 
 def _wait(state: RetryCallState) -> float:
-    """Seconds before the next try: as the server asks, else 1, 2, 4, … minus up to a half, so that workers spread out."""
+    """Seconds before the next try: as the server asks, else 1, 2, 4, … minus up to a half, so that workers spread out.
+
+    Another server gets the request at once, instead of one that asks for a pause or failed in the first try.
+    """
     from tenacity import wait_exponential, wait_random_exponential
 
-    retry_after_seconds = state.outcome.exception().retry_after
-    if retry_after_seconds is not None:
-        return retry_after_seconds
+    error = state.outcome.exception()
+    if error.elsewhere and (error.retry_after is not None or state.attempt_number == 1):
+        return 0.0
+    if error.retry_after is not None:
+        return error.retry_after
     half = {"multiplier": 0.5, "max": MAX_WAIT / 2}
     return (wait_exponential(**half) + wait_random_exponential(**half))(state)
-
-
-def check_host(url: str, allow_remote: bool = False) -> bool:
-    """Whether the host of a URL, with all addresses of its name, is this machine or in a private network.
-
-    >>> check_host("http://127.0.0.1:8000/v1"), check_host("http://[::1]:8000/v1"), check_host("http://10.1.2.3/v1")
-    (True, True, True)
-    >>> check_host("https://8.8.8.8/v1", allow_remote=True)
-    False
-    >>> check_host("https://8.8.8.8/v1")  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-    pipeline.errors.UserError: https://8.8.8.8/v1: this host is outside your machine and its private network. ...
-    """
-    try:
-        parts = urlsplit(url)
-        is_url = parts.scheme in ("http", "https") and bool(parts.hostname)
-        entries = socket.getaddrinfo(parts.hostname, parts.port or 443) if is_url else []
-    except ValueError:  # brackets, port or host name are malformed
-        is_url = False
-    except OSError:
-        raise UserError(f"{url}: expected a host with an address, got no address for {parts.hostname}.") from None
-    if not is_url:
-        raise UserError(f"{url}: expected the URL of an API, such as http://127.0.0.1:8000/v1, got something else.")
-    addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in entries]
-    if all(address.is_loopback or (address.is_private and not address.is_unspecified) for address in addresses):
-        return True
-    if not allow_remote:
-        raise UserError(
-            f"{url}: this host is outside your machine and its private network. Data of MIMIC-IV patients may not be sent to "
-            "third parties unless PhysioNet's data use agreement allows it (no retention, no human review; see "
-            "https://physionet.org/news/post/gpt-responsible-use). If it does, add --allow_remote; otherwise serve a model "
-            "yourself: python -m vllm.entrypoints.openai.api_server --model MODEL"
-        )
-    return False
 
 
 def retry_after(headers: Any) -> float | None:

@@ -41,7 +41,7 @@ class OpenAIBackend:
 
     def __init__(self, settings: InferenceSettings) -> None:
         model, server = settings.model, settings.server
-        self.client = Client(server)
+        self.client = Client(server, model.model_name_or_path)
         self.decoding = settings.decoding
         self.continues = not server.chat
         self._model = model.model_name_or_path

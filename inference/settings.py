@@ -18,12 +18,13 @@ from pipeline.errors import UserError
 from pipeline.files import require
 
 TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json")
+URL_HELP = "base URL of an API, such as http://127.0.0.1:8000/v1; several servers of the model: repeat the flag"
 MODELS_FILE = Path(__file__).resolve().parent.parent / "models.yaml"
 
 
-def flag(default: Any = MISSING, *, help: str, type: Callable[[str], Any] = str) -> Any:
-    """A field of settings that is a flag; without a default the flag is required."""
-    return field(default=default, metadata={"help": help, "type": type})
+def flag(default: Any = MISSING, *, help: str, type: Callable[[str], Any] = str, repeated: bool = False) -> Any:
+    """A field of settings that is a flag; without a default the flag is required. A `repeated` flag gives a list."""
+    return field(default=default, metadata={"help": help, "type": type, "repeated": repeated})
 
 
 def add_flags(cli: argparse._ActionsContainer, settings: type, omit: Sequence[str] = ()) -> None:
@@ -35,6 +36,8 @@ def add_flags(cli: argparse._ActionsContainer, settings: type, omit: Sequence[st
         shown = f"{default:g}" if isinstance(default, float) else default
         text = each.metadata["help"] + ("" if default is None or default is False else f" ({shown})")
         typed = {"type": each.metadata["type"], "default": default, "required": each.default is MISSING}
+        if each.metadata["repeated"]:
+            typed["action"] = "append"
         cli.add_argument(f"--{each.name}", help=text, **({"action": "store_true"} if default is False else typed))
 
 
@@ -84,16 +87,31 @@ class ModelSettings(Settings):
 
 @dataclass(frozen=True)
 class ServerSettings(Settings):
-    """How to reach an OpenAI-compatible server. Its key is read from $OPENAI_API_KEY, never from the command line."""
+    """How to reach OpenAI-compatible servers of a model. Their key is read from $OPENAI_API_KEY, never from the command line.
 
-    url: str | None = flag(None, help="base URL of the API, such as http://127.0.0.1:8000/v1")
-    num_worker: int = flag(64, help="requests in flight, of one process; --num_workers are processes", type=at_least(1))
-    max_rpm: float | None = flag(None, help="requests a minute at most (no limit)", type=positive)
-    max_tpm: float | None = flag(None, help="tokens of prompts and replies a minute at most (no limit)", type=positive)
+    `num_worker`, `max_rpm` and `max_tpm` hold for each server. `url` is one URL, or a list of several.
+    """
+
+    url: str | Sequence[str] | None = flag(None, help=URL_HELP, repeated=True)
+    num_worker: int = flag(64, help="requests in flight at each server; --num_workers are processes", type=at_least(1))
+    max_rpm: float | None = flag(None, help="requests a minute at most, to each server (no limit)", type=positive)
+    max_tpm: float | None = flag(None, help="tokens of prompts and replies a minute, of each server (no limit)", type=positive)
     timeout: float = flag(1800.0, help="seconds to wait for one reply", type=positive)
     allow_remote: bool = flag(False, help="send patient text to public hosts; only if the data use agreement allows it")
     chat: bool = flag(False, help="use the chat endpoint, for hosted models whose prompts cannot be rendered here")
     tokenizer: str | None = flag(None, help="Hub id or folder of its tokenizer, if the model's name is only the server's")
+
+    def __post_init__(self) -> None:
+        urls = [url.rstrip("/") for url in self.urls]
+        if repeated := next((url for url in urls if urls.count(url) > 1), None):
+            raise UserError(f"{repeated}: expected each server once, got its URL twice. Remove one.")
+        if len(urls) == 1:  # recorded as a text, as ever
+            object.__setattr__(self, "url", self.urls[0])
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The URLs of all servers."""
+        return (self.url,) if isinstance(self.url, str) else tuple(self.url or ())
 
 
 @dataclass(frozen=True)
@@ -191,7 +209,7 @@ def add_inference_flags(cli: Parser, omit: Sequence[str] = ()) -> None:
     model = cli.add_argument_group("model")
     add_flags(model, ModelSettings)
     model.add_argument("--models", type=Path, default=MODELS_FILE, help="YAML of short names (the repository's models.yaml)")
-    add_flags(cli.add_argument_group("server", "an OpenAI-compatible API instead of a model in this process"), ServerSettings)
+    add_flags(cli.add_argument_group("server", "OpenAI-compatible APIs instead of a model in this process"), ServerSettings)
     prompt = cli.add_argument_group("prompt and decoding")
     add_flags(prompt, PromptSettings, omit)
     prompt.add_argument("--max_new_tokens", type=at_least(1), help="tokens of a reply at most (2048; 4096 with reasoning)")
@@ -212,8 +230,15 @@ def parse_model(cli: Parser, argv: Sequence[str] | None) -> dict[str, Any]:
     if unknown or "model_name_or_path" not in entry:
         got = f"unknown flags ({', '.join(unknown)})" if unknown else "none"
         raise UserError(f"{args.models}, {args.model_name_or_path}: expected flags, model_name_or_path among them, got {got}.")
-    values = {name: value for name, value in entry.items() if value not in (None, False)}
-    arguments = [f"--{name}" if value is True else f"--{name}={value}" for name, value in values.items()]
+    # A list is a repeated flag, which the same flag on the command line replaces as a whole.
+    values = {
+        name: value if isinstance(value, list) else [value]
+        for name, value in entry.items()
+        if value not in (None, False) and not isinstance(vars(args)[name], list)
+    }
+    arguments = [
+        f"--{name}" if value is True else f"--{name}={value}" for name, several in values.items() for value in several
+    ]
     args = cli.parse_args([*arguments, *(sys.argv[1:] if argv is None else argv)])
     return vars(args) | {"model_name_or_path": entry["model_name_or_path"]}
 

@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"{flags['record']}: expected a prompt that fits after truncation, {got}.")
     ((_, reply),) = replies([prompt], backend)
     if reply.error:
-        raise UserError(f"{settings.server.url}: expected a reply, got none: {reply.error}.")
+        raise UserError(f"{', '.join(settings.server.urls)}: expected a reply, got none: {reply.error}.")
     reasoning, answer = split_reasoning(reply.text, prompt.thinking_open)
     if flags["json"]:
         result = {

@@ -1,11 +1,12 @@
 """A small OpenAI-compatible server on loopback that answers as a script says: for tests of the client, and for its benchmark.
 
-python tests/scripted_server.py PORT [LATENCY_SECONDS]     # answers "yes" to everything, for benchmarks/client.py
+python tests/scripted_server.py PORT [LATENCY_SECONDS [CONCURRENCY]]   # answers "yes" to all, for benchmarks/client.py
 """
 
 from __future__ import annotations
 
 import asyncio
+import heapq
 import json
 import sys
 import threading
@@ -130,12 +131,22 @@ def completion(chat: bool, body: dict[str, Any], answer: Answer) -> dict[str, An
     }  # fmt: skip
 
 
-async def serve(port: int, latency: float) -> None:
-    server = ScriptedServer(lambda body, number: {"delay": latency}, port)
+async def serve(port: int, latency: float, concurrency: int) -> None:
+    """Answer each request after `latency` seconds, `concurrency` of them at a time; the others wait."""
+    free_at = [0.0] * concurrency
+
+    def script(body: dict[str, Any], number: int) -> Answer:
+        now = time.monotonic()
+        done_at = max(now, heapq.heappop(free_at)) + latency
+        heapq.heappush(free_at, done_at)
+        return {"delay": done_at - now}
+
+    server = ScriptedServer(script, port)
     await server.listen()
     print(server.url, flush=True)
     await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(int(sys.argv[1]), float(sys.argv[2]) if len(sys.argv) > 2 else 0.0))
+    port, latency, concurrency = (*sys.argv[1:], *("0", "0", "1000")[len(sys.argv) - 1 :])
+    asyncio.run(serve(int(port), float(latency), int(concurrency)))

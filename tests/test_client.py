@@ -8,7 +8,8 @@ from collections import Counter
 import pytest
 from scripted_server import ScriptedServer
 
-from inference.client import Client, Pace, Request, check_host
+from inference.client import Client, Request
+from inference.servers import Pace, check_host
 from inference.settings import ServerSettings
 from pipeline.errors import UserError
 
@@ -19,7 +20,7 @@ def chat(text: str, **more: object) -> Request:
 
 def ask(server: ScriptedServer, requests: list[Request], **options: object) -> tuple[dict[int, object], Client]:
     max_tries = options.pop("tries", 4)
-    client = Client(ServerSettings(server.url, **{"num_worker": 8} | options), max_tries)
+    client = Client(ServerSettings(server.url, **{"num_worker": 8} | options), "m", max_tries)
     replies = {}
     for index, reply in client.send(requests):
         assert index not in replies
@@ -162,7 +163,7 @@ def test_pace_has_no_debt_from_idle_time() -> None:
 
 def test_closing_early_cancels_what_is_in_flight() -> None:
     with ScriptedServer(lambda body, number: {"delay": 0 if number == 0 else 30}) as server:
-        client = Client(ServerSettings(server.url, num_worker=4))
+        client = Client(ServerSettings(server.url, num_worker=4), "m")
         stream = client.send(chat("x") for _ in range(100))
         next(stream)
         start = time.monotonic()
@@ -177,7 +178,7 @@ def test_an_error_in_making_requests_comes_through() -> None:
         raise UserError("the index is broken")
 
     with ScriptedServer(lambda body, number: {}) as server, pytest.raises(UserError, match="the index is broken"):
-        list(Client(ServerSettings(server.url, num_worker=2)).send(requests()))
+        list(Client(ServerSettings(server.url, num_worker=2), "m").send(requests()))
 
 
 def test_no_remote_host_without_leave() -> None:
@@ -195,7 +196,7 @@ def test_no_remote_host_without_leave() -> None:
 def test_a_remote_host_needs_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(UserError, match="OPENAI_API_KEY"):
-        list(Client(ServerSettings("https://1.1.1.1/v1", allow_remote=True)).send([chat("x")]))
+        list(Client(ServerSettings("https://1.1.1.1/v1", allow_remote=True), "m").send([chat("x")]))
 
 
 def test_no_redirect_takes_a_record_elsewhere() -> None:
@@ -218,7 +219,7 @@ def test_a_proxy_of_the_environment_does_not_see_local_requests(monkeypatch: pyt
 
 def test_a_server_that_never_answers_ends_the_run() -> None:
     with ScriptedServer(lambda body, number: {"status": 400, "message": "unknown model"}) as server:
-        client = Client(ServerSettings(server.url, num_worker=4))
+        client = Client(ServerSettings(server.url, num_worker=4), "m")
         with pytest.raises(UserError, match="got errors only, such as HTTP 400: unknown model"):
             list(client.send(chat("x") for _ in range(500)))
     assert len(server.asked) < 30
@@ -229,7 +230,7 @@ def test_a_server_that_goes_away_ends_the_run_and_a_hard_question_does_not() -> 
         return {"status": 400} if content(body) == "hard" else {"status": 500} if number > 60 else {}
 
     with ScriptedServer(script) as server:
-        client = Client(ServerSettings(server.url, num_worker=4), max_tries=1)
+        client = Client(ServerSettings(server.url, num_worker=4), "m", max_tries=1)
         asked = [chat("x"), *[chat("hard")] * 40, *[chat("x")] * 200]
         replies = []
         with pytest.raises(UserError, match="got errors only"):

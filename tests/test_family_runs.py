@@ -111,11 +111,11 @@ def test_a_server_that_refuses_the_switch(named: str, rows: Path, tmp_path: Path
 
 
 def test_public_hosts_get_no_field_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    from inference import client
+    from inference import servers
     from inference.backends import load_builder, prompt_warnings
     from inference.settings import InferenceSettings, ModelSettings, ServerSettings
 
-    monkeypatch.setattr(client, "check_host", lambda url, allow_remote: False)
+    monkeypatch.setattr(servers, "check_host", lambda url, allow_remote: False)
     server = ServerSettings("https://example.org/v1", chat=True, allow_remote=True)
     settings = InferenceSettings(ModelSettings("qwen3-8b"), server)
     builder = load_builder(settings)

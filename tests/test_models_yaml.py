@@ -26,6 +26,14 @@ def test_a_short_name_stands_for_its_flags(tmp_path: Path) -> None:
     assert parsed("--models", str(models), "--model_name_or_path", "other/model")["model_name_or_path"] == "other/model"
 
 
+def test_urls_of_a_short_name_are_replaced_as_a_whole(tmp_path: Path) -> None:
+    models = tmp_path / "models.yaml"
+    models.write_text("m: {model_name_or_path: x, url: ['http://127.0.0.1:1/v1', 'http://127.0.0.1:2/v1']}", encoding="utf-8")
+    words = ("--models", str(models), "--model_name_or_path", "m")
+    assert InferenceSettings.from_flags(parsed(*words)).server.urls == ("http://127.0.0.1:1/v1", "http://127.0.0.1:2/v1")
+    assert InferenceSettings.from_flags(parsed(*words, "--url", "http://127.0.0.1:3/v1")).server.url == "http://127.0.0.1:3/v1"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [("m: {model_name_or_path: x, colour: red}", "colour"), ("m: {batch: 2}", "model_name_or_path among them"),
@@ -43,7 +51,7 @@ def test_flags_are_the_fields_of_settings() -> None:
     settings = InferenceSettings.from_flags(flags)
     assert settings.decoding.max_new_tokens == 4096 and settings.server.num_worker == 3 and settings.backend == "openai"
     values = {name: value for name, value in as_json(settings).items() if name not in ("n", "num_samples")}
-    assert values.items() <= flags.items() | {("max_new_tokens", 4096)}
+    assert values.items() <= (flags | {"url": "http://127.0.0.1:1/v1", "max_new_tokens": 4096}).items()
 
 
 def test_every_entry_of_the_repository_is_valid() -> None:

@@ -273,9 +273,9 @@ def test_a_server_is_asked_for_neutral_sampling(asked, chat: bool) -> None:
 
 
 def test_hosted_models_are_not_sent_fields_of_vllm(asked, monkeypatch: pytest.MonkeyPatch) -> None:
-    from inference import client
+    from inference import servers
 
-    monkeypatch.setattr(client, "check_host", lambda *_: False)
+    monkeypatch.setattr(servers, "check_host", lambda *_: False)
     monkeypatch.setenv("OPENAI_API_KEY", "key")
     assert not any(NEUTRAL.keys() & body.keys() for body in asked(yes, chat=True)[1])
 

@@ -1,11 +1,11 @@
 """Evidence rows → reasoning chains: a strong model writes how the input leads to the answer.
 
 For each row a model behind an OpenAI-compatible API (--base_url, key in $OPENAI_API_KEY) gets the patient's record, the
-question, the right answer and the paths of the row's graph, and writes --n chains. One line per row is appended to
-OUTPUT/reasoning.jsonl as its reply comes. The same command resumes after any crash: it sends only requests without a reply,
-failed ones included. If record, graph, prompt, model or settings of a row have changed, its request is sent again; replies are
-never removed, but filter_reasoning.py uses those to the present requests only. There is no default server: data of MIMIC-IV
-patients may not be sent to third parties.
+question, the right answer and the paths of the row's graph, and writes --n chains. Several servers of the model (--base_url
+repeated) share the rows. One line per row is appended to OUTPUT/reasoning.jsonl as its reply comes. The same command resumes
+after any crash: it sends only requests without a reply, failed ones included. If record, graph, prompt, model or settings of a
+row have changed, its request is sent again; replies are never removed, but filter_reasoning.py uses those to the present
+requests only. There is no default server: data of MIMIC-IV patients may not be sent to third parties.
 
 The prompt of a row is prompts/with_knowledge.txt, or prompts/without_knowledge.txt if it has no graph; --prompts names a
 directory with your own wording. --dry_run prints the first prompt and sends nothing.
@@ -24,10 +24,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from inference.checks import served_model
 from inference.costs import CostSettings, Meter
 from inference.generation import ID_COLUMNS, Prompt, chat_line, finished_keys, generate_and_record
 from inference.prompts import TokenCounter, shorten
-from inference.settings import DecodingSettings, InferenceSettings, ServerSettings, Settings, add_flags, flag
+from inference.settings import URL_HELP, DecodingSettings, InferenceSettings, ServerSettings, Settings, add_flags, flag
 from mimiciv_dataset.index_files import sample_id
 from mimiciv_dataset.samples import label_list
 from mimiciv_dataset.sources import index_mapping_source, trajectories_source
@@ -108,7 +109,7 @@ def make_parser() -> Parser:
 
 def add_server_flags(cli: Any) -> None:
     """Add the flags of the chat endpoint of a server."""
-    cli.add_argument("--base_url", help="base URL of the API, such as http://127.0.0.1:8000/v1")
+    cli.add_argument("--base_url", action="append", help=URL_HELP)
     cli.add_argument("--tokenizer", help="Hub id or folder, to count tokens (an estimate of 3 bytes per token)")
     add_flags(cli, ServerSettings, omit=("url", "chat", "tokenizer"))
     add_flags(cli, CostSettings)
@@ -143,6 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not replies.begin(provenance, args.overwrite, args.verify):
             backend.close()
             return 0
+        served_model(settings)
     rows = chunk.of(evidence.rows(args.filter_nograph))
     is_part = args.limit is not None and args.limit < len(rows)
     rows = rows[: args.limit]

@@ -17,7 +17,8 @@ Steps   concepts     the task index by patient, if missing      DIR/task_index/p
 
 --index FILE    index CSV to write chains for, such as DIR/ehr_ins/ehr_ins_reasoning.csv
 --model NAME    model that writes the chains, by its name on the server
---base_url URL  OpenAI-compatible API of the server; the key is read from $OPENAI_API_KEY
+--base_url URL  OpenAI-compatible API of the server; several servers of the model: repeat the flag. The key is read from
+                $OPENAI_API_KEY
 --root_dir DIR  data directory (./datas)
 --umls_dir META UMLS files, for concepts and graph; without them free vocabularies are used
 --chunks N      processes of the steps concepts and evidence, which is also split into N files (1)
@@ -34,7 +35,7 @@ TEXT
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
 
 steps=(concepts coexistence graph evidence reasoning filter)
-root=./datas index="" model="" url="" umls="" chunks=1 from=concepts dry="" flags=()
+root=./datas index="" model="" urls=() umls="" chunks=1 from=concepts dry="" flags=()
 while [ $# -gt 0 ]; do
   case $1 in
     -h|--help) usage; exit 0 ;;
@@ -43,7 +44,7 @@ while [ $# -gt 0 ]; do
     --root_dir|--index|--model|--base_url|--umls_dir|--chunks|--from)
       [ $# -gt 1 ] || fail "$1: expected a value."
       case $1 in
-        --root_dir) root=$2 ;; --index) index=$2 ;; --model) model=$2 ;; --base_url) url=$2 ;; --umls_dir) umls=$2 ;;
+        --root_dir) root=$2 ;; --index) index=$2 ;; --model) model=$2 ;; --base_url) urls+=(--base_url "$2") ;; --umls_dir) umls=$2 ;;
         --chunks) chunks=$2 ;; --from) from=$2 ;;
       esac
       shift 2 ;;
@@ -53,7 +54,7 @@ done
 [[ " ${steps[*]} " == *" $from "* ]] || fail "--from $from: expected one of ${steps[*]}."
 [[ $chunks =~ ^[1-9][0-9]*$ ]] || fail "--chunks $chunks: expected a whole number of at least 1."
 [ -n "$model" ] || fail "--model NAME: expected a model."
-[ -n "$url" ] || fail "--base_url URL: expected a server. There is no default, so that no patient data leaves your machine by accident."
+[ ${#urls[@]} -gt 0 ] || fail "--base_url URL: expected a server. There is no default, so that no patient data leaves your machine by accident."
 case $from in concepts|coexistence|graph|evidence) [ -f "$index" ] || fail "--index ${index:-FILE}: expected an index CSV." ;; esac
 
 # step SCRIPT FLAGS...: run a script in one process.
@@ -100,7 +101,7 @@ for name in "${steps[@]}"; do
     evidence) chunked "$graphs/evidence_generation.py" --data_index_path "$index" ;;
     reasoning)
       step "$graphs/reasoning_generation.py" --data_index_dir "$evidence/evidence" --output_path "$evidence/reasoning" \
-        --model "$model" --base_url "$url" ${flags[@]+"${flags[@]}"} ;;
+        --model "$model" "${urls[@]}" ${flags[@]+"${flags[@]}"} ;;
     filter)
       step "$graphs/filter_reasoning.py" --data_index_dir "$evidence/evidence" --reasoning_path "$evidence/reasoning" \
         --output_path "$evidence/kept/reasoning.csv" ;;

@@ -1,0 +1,323 @@
+"""The servers of a model: which one gets the next request, and which are left out because they do not answer.
+
+Several servers of the same model share the requests: the one with the fewest in flight gets the next. A server that is
+unavailable for several requests in a row is left out, and the others answer its requests. It is tried again after a pause,
+which doubles each time. The last one is never left out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import os
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from inference.settings import ServerSettings
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from openai import APIConnectionError, AsyncOpenAI
+
+KEY_VARIABLE = "OPENAI_API_KEY"
+# Statuses that every other request would get too, so that the run ends, and what to do about them.
+FATAL = {
+    401: f"expected a key that the server accepts, got another one or none. Set ${KEY_VARIABLE}.",
+    403: f"expected a key that may use this model, got a refusal. Check the key in ${KEY_VARIABLE}.",
+    404: "expected this model and endpoint on the server, got neither. Check the URL (…/v1) and the name of the model.",
+}
+UNAVAILABLE = {502, 503, 504}  # statuses of a server that is stopped, or not started yet
+REPORTED = ("id", "root", "parent", "max_model_len")  # fields of a listed model that are not the time of the listing
+CONNECT_TIMEOUT = 30.0  # seconds to wait for a connection
+LIST_TIMEOUT = 10.0  # seconds to wait for the list of models
+MAX_UNANSWERED = 3  # consecutive requests that a server is unavailable for, before it is left out
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds before a server that was left out is tried again
+
+
+class UnavailableError(Exception):
+    """A server that does not answer now; `connected`: a connection was made."""
+
+    def __init__(self, reason: str, connected: bool = True) -> None:
+        super().__init__(reason)
+        self.connected = connected
+
+
+class Pace:
+    """Spreads units evenly over time: at most `per_minute` (None: no limit), and as many as that if there is demand."""
+
+    def __init__(self, per_minute: float | None) -> None:
+        self._seconds = 60 / per_minute if per_minute else 0.0
+        self._free_at = 0.0
+
+    async def take(self, units: float = 1) -> None:
+        """Wait until these units may be used."""
+        if not self._seconds:
+            return
+        start = max(self._free_at, time.monotonic())
+        self._free_at = start + units * self._seconds
+        await asyncio.sleep(start - time.monotonic())
+
+    def correct(self, units: float) -> None:
+        """Count units that were used beyond those taken; negative if fewer were."""
+        self._free_at += units * self._seconds
+
+
+@dataclass(eq=False)
+class Server:
+    """A server, its limits, and its state. Times are those of `time.monotonic`."""
+
+    url: str
+    is_local: bool
+    requests: Pace
+    tokens: Pace
+    timeout: float
+    in_flight: int = 0
+    num_sent: int = 0
+    resume_at: float = 0.0  # no request is sent before: the server asked for a pause
+    unanswered: int = 0  # consecutive requests that it was unavailable for
+    try_at: float | None = None  # when it is tried again if it is left out; None: it is not
+    pause: float = FIRST_PAUSE
+    _openai: AsyncOpenAI | None = field(default=None, repr=False)
+
+    @property
+    def openai(self) -> AsyncOpenAI:
+        """The connections to the server."""
+        if self._openai is None:
+            from openai import AsyncOpenAI, DefaultAsyncHttpxClient, Timeout
+
+            key = os.environ.get(KEY_VARIABLE)
+            if not key and not self.is_local:
+                raise UserError(f"{self.url}: expected a key in ${KEY_VARIABLE}, got none.")
+            # Neither a redirect nor a proxy of the environment may carry patient text from a local server elsewhere.
+            http = DefaultAsyncHttpxClient(follow_redirects=False, trust_env=not self.is_local)
+            timeout = Timeout(self.timeout, connect=min(self.timeout, CONNECT_TIMEOUT))
+            key = key or "none"
+            self._openai = AsyncOpenAI(base_url=self.url, api_key=key, max_retries=0, timeout=timeout, http_client=http)
+        return self._openai
+
+    async def report(self, model: str) -> dict[str, Any]:
+        """What the server says of a model; empty if it does not list it.
+
+        Raises:
+            UserError: the key is refused.
+            UnavailableError: the server does not answer.
+        """
+        import openai
+
+        try:
+            page = await self.openai.with_options(timeout=LIST_TIMEOUT).models.list()
+            listed = [entry.model_dump() for entry in page.data]
+        except openai.APIStatusError as error:
+            if error.status_code in (401, 403):
+                raise UserError(f"{self.url}: HTTP {error.status_code}: {FATAL[error.status_code]}") from None
+            if error.status_code in UNAVAILABLE:
+                raise UnavailableError(f"HTTP {error.status_code}") from None
+            return {}
+        except openai.APIConnectionError as error:
+            raise connection_error(error, LIST_TIMEOUT) from None
+        except (openai.OpenAIError, ValueError, TypeError, AttributeError):  # another kind of reply
+            return {}
+        entry = next((entry for entry in listed if entry.get("id") == model), {})
+        return {name: entry.get(name) for name in REPORTED if name in entry}
+
+    async def close(self) -> None:
+        if self._openai is not None:
+            await self._openai.close()
+            self._openai = None
+
+
+class Servers:
+    """The servers of a model."""
+
+    def __init__(self, settings: ServerSettings, model: str) -> None:
+        self.model, self.limit = model, settings.num_worker
+        is_local = {url: check_host(url, settings.allow_remote) for url in settings.urls}
+        limits = settings.max_rpm, settings.max_tpm
+        self.servers = [Server(url, local, *map(Pace, limits), settings.timeout) for url, local in is_local.items()]
+        self._report: dict[str, Any] | None = None
+        self._queue = asyncio.Lock()  # one request waits for a server at a time, in their order
+        self._changed = asyncio.Event()
+
+    @property
+    def capacity(self) -> int:
+        """Requests in flight at most."""
+        return self.limit * len(self.servers)
+
+    async def report(self) -> dict[str, Any]:
+        """What the servers say of the model; empty if they do not list it.
+
+        Raises:
+            UserError: none of them answers, a key is refused, or they serve different models.
+        """
+        return (await self._reports())[0]
+
+    async def start(self) -> None:
+        """Check that several servers have the same model, and leave out those that do not answer."""
+        if self._report is None and len(self.servers) > 1:
+            self._report, unavailable = await self._reports()
+            for server, reason in unavailable.items():
+                self._leave_out(server, reason)
+
+    async def _reports(self) -> tuple[dict[str, Any], dict[Server, str]]:
+        """What the servers say of the model, and why servers do not answer."""
+        results = await asyncio.gather(*(each.report(self.model) for each in self.servers), return_exceptions=True)
+        by_server = dict(zip(self.servers, results, strict=True))
+        errors = {server: error for server, error in by_server.items() if isinstance(error, UnavailableError)}
+        if len(errors) == len(self.servers) and (len(errors) > 1 or not next(iter(errors.values())).connected):
+            urls = ", ".join(server.url for server in self.servers)
+            fix = "Start the server, or check host and port of the URL"
+            raise UserError(f"{urls}: expected a server, got {next(iter(errors.values()))}. {fix}.")
+        reports = {server: report for server, report in by_server.items() if server not in errors}
+        for error in reports.values():
+            if isinstance(error, BaseException):
+                raise error
+        reference = next(filter(None, reports.values()), {})
+        for server, report in reports.items():
+            self._compare(server, report, reference)
+        return reference, {server: str(error) for server, error in errors.items()}
+
+    def _compare(self, server: Server, report: dict[str, Any], reference: dict[str, Any]) -> None:
+        """Check that a server has the model of the others."""
+        if report != reference:
+            names = [name for name in REPORTED if report.get(name) != reference.get(name)]
+            got = f"another {' and '.join(names)}" if report else "a server that does not list it"
+            fix = "Serve the same model with the same options everywhere, or leave this URL out"
+            raise UserError(f"{server.url}: expected the model {self.model} of the other servers, got {got}. {fix}.")
+
+    # --- requests
+
+    @contextlib.asynccontextmanager
+    async def slot(self, tokens: int, avoid: Server | None = None) -> AsyncIterator[Server]:
+        """Wait until limits and pauses allow a request, and yield the server that gets it.
+
+        Args:
+            tokens: of prompt and reply, estimated.
+            avoid: gets the request only if no other server can.
+        """
+        while True:
+            server = await self._choose(avoid)
+            try:
+                if await self._is_allowed(server, tokens):
+                    server.num_sent += 1
+                    yield server
+                    return
+            finally:
+                server.in_flight -= 1
+                self._changed.set()
+
+    async def _choose(self, avoid: Server | None) -> Server:
+        """Wait for a server that can take a request; one that is to be tried again goes first."""
+        async with self._queue:
+            while not (ready := self._ready()):
+                self._changed.clear()
+                now = time.monotonic()
+                times = [at for server in self.servers for at in (server.resume_at, server.try_at or 0.0) if at > now]
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(min(times) - now if times else None):
+                        await self._changed.wait()
+            server = min(ready, key=lambda each: (each is avoid, each.try_at is None, each.in_flight, each.num_sent))
+            server.in_flight += 1
+            return server
+
+    def _ready(self) -> list[Server]:
+        now = time.monotonic()
+        return [s for s in self.servers if s.in_flight < self.limit and max(s.resume_at, s.try_at or 0.0) <= now]
+
+    async def _is_allowed(self, server: Server, tokens: int) -> bool:
+        """Wait for a server's limits; False if the request must choose a server again."""
+        is_trial = server.try_at is not None
+        if is_trial:
+            self._postpone(server)  # the next trial, if this one fails
+            try:
+                self._compare(server, await server.report(self.model), self._report)
+            except UnavailableError:
+                return False
+        await server.tokens.take(tokens)
+        await server.requests.take()
+        if server.resume_at <= time.monotonic() and (is_trial or server.try_at is None):
+            return True
+        # A pause began meanwhile: take another turn after it, or all that wait would be sent at once when it ends.
+        server.tokens.correct(-tokens)
+        server.requests.correct(-1)
+        return False
+
+    def answered(self, server: Server) -> None:
+        """Note that a server answered a request."""
+        server.unanswered = 0
+        if server.try_at is not None:
+            server.try_at, server.pause = None, FIRST_PAUSE
+            self._changed.set()
+            print(f"warning: {server.url} answers again and gets requests.", file=sys.stderr)
+
+    def unavailable(self, server: Server, reason: str) -> None:
+        """Note that a server was unavailable for a request."""
+        server.unanswered += 1
+        if server.try_at is None and server.unanswered >= MAX_UNANSWERED and self.others(server):
+            self._leave_out(server, reason)
+
+    def others(self, server: Server) -> Sequence[Server]:
+        """The other servers that are not left out."""
+        return [other for other in self.servers if other is not server and other.try_at is None]
+
+    def _leave_out(self, server: Server, reason: str) -> None:
+        self._postpone(server)
+        print(f"warning: {server.url} is left out until it answers again: {reason}.", file=sys.stderr)
+
+    def _postpone(self, server: Server) -> None:
+        server.try_at = time.monotonic() + server.pause
+        server.pause = min(2 * server.pause, LONGEST_PAUSE)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        for server in self.servers:
+            await server.close()
+
+
+def connection_error(error: APIConnectionError, timeout: float) -> UnavailableError:
+    """What a connection error of the `openai` package says, which names no class for the several kinds."""
+    import openai
+
+    cause = type(error.__cause__ or error).__name__
+    if cause not in ("ConnectError", "ConnectTimeout") and isinstance(error, openai.APITimeoutError):
+        return UnavailableError(f"no reply within {timeout:g} s")
+    return UnavailableError(f"no connection: {cause}", connected=cause not in ("ConnectError", "ConnectTimeout"))
+
+
+def check_host(url: str, allow_remote: bool = False) -> bool:
+    """Whether the host of a URL, with all addresses of its name, is this machine or in a private network.
+
+    >>> check_host("http://127.0.0.1:8000/v1"), check_host("http://[::1]:8000/v1"), check_host("http://10.1.2.3/v1")
+    (True, True, True)
+    >>> check_host("https://8.8.8.8/v1", allow_remote=True)
+    False
+    >>> check_host("https://8.8.8.8/v1")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    pipeline.errors.UserError: https://8.8.8.8/v1: this host is outside your machine and its private network. ...
+    """
+    try:
+        parts = urlsplit(url)
+        is_url = parts.scheme in ("http", "https") and bool(parts.hostname)
+        entries = socket.getaddrinfo(parts.hostname, parts.port or 443) if is_url else []
+    except ValueError:  # brackets, port or host name are malformed
+        is_url = False
+    except OSError:
+        raise UserError(f"{url}: expected a host with an address, got no address for {parts.hostname}.") from None
+    if not is_url:
+        raise UserError(f"{url}: expected the URL of an API, such as http://127.0.0.1:8000/v1, got something else.")
+    addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in entries]
+    if all(address.is_loopback or (address.is_private and not address.is_unspecified) for address in addresses):
+        return True
+    if not allow_remote:
+        raise UserError(
+            f"{url}: this host is outside your machine and its private network. Data of MIMIC-IV patients may not be sent to "
+            "third parties unless PhysioNet's data use agreement allows it (no retention, no human review; see "
+            "https://physionet.org/news/post/gpt-responsible-use). If it does, add --allow_remote; otherwise serve a model "
+            "yourself: python -m vllm.entrypoints.openai.api_server --model MODEL"
+        )
+    return False
