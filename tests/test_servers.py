@@ -6,7 +6,9 @@ import runpy
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterable
 from contextlib import ExitStack
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -24,25 +26,23 @@ from thinking_graph_preprocess.reasoning_generation import main
 Replies = dict[int, Reply]
 
 
-def requests(number: int) -> list[Request]:
-    return [Request("chat", {"model": "m", "messages": [{"role": "user", "content": f"question {i}"}]}) for i in range(number)]
+def request(number: int) -> Request:
+    return Request("chat", {"model": "m", "messages": [{"role": "user", "content": f"question {number}"}]})
 
 
 def echo(body: dict, number: int) -> dict:
     return {"text": body["messages"][0]["content"], "delay": 0.02}
 
 
-def send(urls: list[str], number: int, **settings: object) -> Replies:
-    """Send requests to servers; every one must get its own reply, once."""
+def send(urls: list[str], numbers: Iterable[int], **settings: object) -> Replies:
+    """Send numbered requests to servers; every one must get its own reply, once."""
     client = Client(ServerSettings(urls, **{"num_worker": 4} | settings), "m")
     replies: Replies = {}
-    for position, reply in client.send(requests(number)):
-        assert position not in replies
+    for position, reply in client.send(map(request, numbers)):
+        assert position not in replies and reply.response.choices[0].message.content == f"question {position}"
         replies[position] = reply
     client.close()
-    assert {i: reply.response.choices[0].message.content for i, reply in replies.items()} == {
-        i: f"question {i}" for i in range(number)
-    }
+    assert sorted(replies) == list(range(len(replies)))
     return replies
 
 
@@ -52,34 +52,42 @@ def model(**fields: object) -> list[dict]:
 
 def test_servers_share_the_load_and_a_slow_one_gets_less() -> None:
     with ScriptedServer(echo) as a, ScriptedServer(echo) as b:
-        send([a.url, b.url], 100)
+        send([a.url, b.url], range(100))
         assert len(a.asked) + len(b.asked) == 100 and 40 <= len(a.asked) <= 60
     with ScriptedServer(echo) as fast, ScriptedServer(lambda body, number: echo(body, number) | {"delay": 0.2}) as slow:
-        send([slow.url, fast.url], 100)
+        send([slow.url, fast.url], range(100))
         assert 4 <= len(slow.asked) <= 30
 
 
 def test_a_server_that_is_killed_loses_no_request_and_gets_requests_when_it_is_back(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    kill = threading.Event()
+
+    def until_killed(body: dict, number: int) -> dict:
+        if number == 30:
+            kill.set()
+        return echo(body, number)
+
     with ExitStack() as stack:
-        staying, killed = ScriptedServer(echo), ScriptedServer(echo)
-        stack.enter_context(staying)
+        staying, killed = stack.enter_context(ScriptedServer(echo)), ScriptedServer(until_killed)
         killed.__enter__()
         again = ScriptedServer(echo, port=killed.port)
 
         def restart() -> None:
+            kill.wait()
             killed.__exit__()
-            time.sleep(0.6)
+            while not any(when > killed.asked[-1][0] + 0.5 for when, _, _ in staying.asked):
+                time.sleep(0.01)
             stack.enter_context(again)
 
-        timer = threading.Timer(0.3, restart)
-        timer.start()
-        replies = send([staying.url, killed.url], 600)
-        timer.join()
-        assert len(killed.asked) > 20 and len(again.asked) > 100 and len(staying.asked) > 200
-        answered = len(staying.asked) + len(killed.asked) + len(again.asked)
-        assert 600 <= answered <= 604, "only what was in flight at the killed server was sent twice"
+        thread = threading.Thread(target=restart, daemon=True)
+        thread.start()
+        replies = send([staying.url, killed.url], takewhile(lambda _: len(again.asked) < 20, range(20000)))
+        thread.join()
+        sent = len(staying.asked) + len(killed.asked) + len(again.asked)
+        assert len(again.asked) >= 20 and len(killed.asked) > 30
+        assert len(replies) <= sent <= len(replies) + 4, "only what was in flight at the killed server was sent twice"
         assert max(reply.tries for reply in replies.values()) <= 3
     left, back = capsys.readouterr().err.splitlines()
     assert left.startswith(f"warning: {killed.url} is left out until it answers again: no connection: ")
@@ -91,7 +99,7 @@ def test_a_server_that_fails_is_left_out_and_tried_with_one_request_at_a_time(
     answer: dict, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with ScriptedServer(echo) as good, ScriptedServer(lambda body, number: answer) as bad:
-        send([bad.url, good.url], 120, timeout=1.0)
+        send([bad.url, good.url], range(120), timeout=1.0)
         assert len(bad.asked) <= 8
     assert capsys.readouterr().err.count("is left out") == 1
 
@@ -100,11 +108,11 @@ def test_a_server_that_is_down_at_the_start_is_left_out(capsys: pytest.CaptureFi
     with ScriptedServer(echo) as gone:
         pass
     with ScriptedServer(echo) as good:
-        send([gone.url, good.url], 20)
+        send([gone.url, good.url], range(20))
         assert len(good.asked) == 20
     assert capsys.readouterr().err == f"warning: {gone.url} is left out until it answers again: no connection: ConnectError.\n"
     with pytest.raises(UserError, match=f"{gone.url}, http://127.0.0.1:9/v1: expected a server, got no connection"):
-        send([gone.url, "http://127.0.0.1:9/v1"], 20)
+        send([gone.url, "http://127.0.0.1:9/v1"], range(20))
 
 
 def test_servers_that_all_go_away_end_the_run() -> None:
@@ -114,18 +122,18 @@ def test_servers_that_all_go_away_end_the_run() -> None:
     with ScriptedServer(script) as a, ScriptedServer(script) as b:
         client = Client(ServerSettings([a.url, b.url], num_worker=4), "m", max_tries=2)
         with pytest.raises(UserError, match=f"{a.url}, {b.url}: expected replies, got errors only, such as HTTP 503"):
-            list(client.send(requests(500)))
+            list(client.send(map(request, range(500))))
         client.close()
 
 
 def test_a_pause_and_a_limit_are_of_one_server(capsys: pytest.CaptureFixture[str]) -> None:
     pause = {"status": 429, "headers": {"Retry-After": "1"}}
     with ScriptedServer(lambda body, n: pause if n == 0 else echo(body, n)) as a, ScriptedServer(echo) as b:
-        send([a.url, b.url], 200, num_worker=2)
+        send([a.url, b.url], range(200), num_worker=2)
     first, *rest = [when for when, _, _ in a.asked]
     assert sum(when - first < 0.95 for when in rest) <= 1 and sum(0 < when - first < 0.9 for when, _, _ in b.asked) > 20
     with ScriptedServer(echo) as a, ScriptedServer(echo) as b:
-        send([a.url, b.url], 20, max_rpm=600)  # to each one every 0.1 s
+        send([a.url, b.url], range(20), max_rpm=600)  # to each one every 0.1 s
     for server in (a, b):
         times = [when for when, _, _ in server.asked]
         assert 9 <= len(times) <= 11 and times[-1] - times[0] > 0.1 * (len(times) - 1) - 0.05
@@ -140,7 +148,7 @@ def test_all_servers_have_the_same_model() -> None:
         assert served_model(settings) == {"id": "m", "root": "/a"}
         b.models = model(root="/b")
         with pytest.raises(UserError, match=f"{b.url}: expected the model m of the other servers, got another root"):
-            send([a.url, b.url], 5)
+            send([a.url, b.url], range(5))
         a.models = [model()[0] | {"id": "other"}]
         with pytest.raises(UserError, match=f"{a.url}: expected the model m .* got a server that does not list it"):
             served_model(settings)
@@ -154,7 +162,7 @@ def test_a_server_that_comes_back_with_another_model_ends_the_run() -> None:
 
     with ScriptedServer(echo, models=model(root="/a")) as a, ScriptedServer(fails, models=model(root="/a")) as b:
         with pytest.raises(UserError, match=f"{b.url}: expected the model m"):
-            send([a.url, b.url], 500)
+            send([a.url, b.url], range(500))
         assert len(b.asked) <= 8
 
 
