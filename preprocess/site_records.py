@@ -16,7 +16,7 @@ from mimiciv_dataset.events import COLUMN_KINDS, EVENTS, MISSING_TEXTS
 from mimiciv_dataset.values import KINDS, canonical
 from pipeline.errors import UserError
 from preprocess.raw_tables import ROW, TIME, parse_times, python_float
-from preprocess.sites import CODE, DESCRIPTION, PATIENTS, TIME_OF_ROW, EventRule, Rule, Site, json_column, record_columns
+from preprocess.sites import DESCRIPTION, PATIENTS, EventRule, Rule, Site, json_column, record_columns
 
 if TYPE_CHECKING:
     import polars as pl
@@ -82,7 +82,8 @@ def map_rows(site: Site, rows: pl.DataFrame, codes: Codes, counts: Counts) -> di
     """The records of all rows of some patients, by event, with the columns `Site.columns`, `ROW` and `TIME`.
 
     Args:
-        rows: subject_id (Int64), time (Datetime, may be null), code (String), `ROW`, and the columns `Site.sources`.
+        rows: subject_id (Int64), time (Datetime, may be null), code (String), `ROW`, and the columns `Site.sources`;
+            description (String), if rows of a code have different ones.
         counts: is updated.
 
     Raises:
@@ -132,15 +133,28 @@ def rule_records(
     }
     values |= {name: value_of(site, name, None, begins, codes) for name in rule.groups}
     records = pl.DataFrame({**values, ROW: begins[ROW]})
-    if rule.end is None:
-        return records
-    ends = with_json_keys(rule.end.where, by_role.get(rule.end.where, by_role[rule.where].clear()), named)
-    of_end = {name: value_of(site, name, source, ends, codes) for name, source in rule.end.columns.items()}
-    of_end |= {name: value_of(site, name, None, ends, codes) for name in rule.end.groups if name not in rule.groups}
-    pairs = pair(rule, begins, ends, codes)
-    counts.unpaired[rule.where] += len(begins) + len(ends) - 2 * len(pairs)
-    ended = pl.DataFrame({**of_end, _OF_END: ends[ROW]}).join(pairs, on=_OF_END).drop(_OF_END)
-    return records.join(ended, on=ROW, how="left", maintain_order="left")
+    if rule.end:
+        ends = with_json_keys(rule.end.where, by_role.get(rule.end.where, by_role[rule.where].clear()), named)
+        of_end = {name: value_of(site, name, source, ends, codes) for name, source in rule.end.columns.items()}
+        of_end |= {name: value_of(site, name, None, ends, codes) for name in rule.end.groups if name not in rule.groups}
+        pairs = pair(rule, begins, ends, codes)
+        counts.unpaired[rule.where] += len(begins) + len(ends) - 2 * len(pairs)
+        ended = pl.DataFrame({**of_end, _OF_END: ends[ROW]}).join(pairs, on=_OF_END).drop(_OF_END)
+        records = records.join(ended, on=ROW, how="left", maintain_order="left")
+    return join_rows(rule, records) if rule.joined else records
+
+
+def join_rows(rule: EventRule, records: pl.DataFrame) -> pl.DataFrame:
+    """Records of a stay each of which begins when the one before ends, as one record; see `EventRule.joined`."""
+    import polars as pl
+
+    keys = [key for key in ("subject_id", "hadm_id") if key in records.columns]
+    begin, end = rule.event.time, rule.joined[0]
+    starts_anew = pl.col(begin) != pl.col(end).shift(1).over(keys)
+    runs = records.sort(*keys, begin, ROW).with_columns(starts_anew.fill_null(True).cum_sum().alias(ORDINAL))
+    names = [name for name in records.columns if name not in (*rule.joined, ROW)]
+    joined = runs.group_by(ORDINAL, maintain_order=True).agg(pl.col(*names, ROW).first(), pl.col(*rule.joined).last())
+    return joined.select(records.columns).sort(ROW)
 
 
 def with_json_keys(where: str, rows: pl.DataFrame, sources: Sequence[str]) -> pl.DataFrame:
@@ -198,15 +212,12 @@ def value_of(site: Site, name: str, source: str | None, rows: pl.DataFrame, code
     """The values of a column of records, as text: those of a column of the rows, or of what a group of the code matched."""
     import polars as pl
 
-    if source is None or source in (DESCRIPTION, CODE):
+    if source is None or (source == DESCRIPTION and DESCRIPTION not in rows.columns):
         distinct = rows["code"].unique().to_list()
-        if source is None:
-            values = dict(zip(distinct, codes.groups(distinct, name), strict=True))
-        else:
-            values = {code: codes.names.get(code) if source == DESCRIPTION else code for code in distinct}
-        series = rows["code"].replace_strict(values, return_dtype=pl.String)
+        values = codes.groups(distinct, name) if source is None else map(codes.names.get, distinct)
+        series = rows["code"].replace_strict(dict(zip(distinct, values, strict=True)), return_dtype=pl.String)
     else:
-        series = rows["time" if source == TIME_OF_ROW else source]
+        series = rows[source]
         if series.dtype.is_float() and COLUMN_KINDS.get(name) == "number":
             series = series.cast(pl.Int64, strict=False)  # ids of a tool that cannot have missing integers
         if series.dtype.is_temporal():

@@ -24,6 +24,7 @@ from pipeline.files import require
 DESCRIPTION, CODE, TIME_OF_ROW = "description", "code", "time"
 SPECIAL = (DESCRIPTION, CODE, TIME_OF_ROW)
 PATIENTS = "patients"
+VISIT = "visit_occurrence_id"  # column of OMOP tables with the visit of a row
 
 
 @dataclass(frozen=True)
@@ -56,16 +57,26 @@ class EventRule(Rule):
         end: the rows that end what the row begins, such as a discharge; their values become columns of the same record.
         key: columns of the data, or groups of both codes, in which beginning and end agree. The first beginning with a key
             belongs to the first end with it, and so on. Without a key, an end is the next row of the patient of either rule.
+        joined: the column with the end of the stay, and further columns that its last row gives: rows of an admission each of
+            which begins when the one before ends are one record, as the wards of one ICU stay. Empty: each row is a record.
     """
 
     event: EventType = EVENTS[PATIENTS]
     available: str | None = None
     end: Rule | None = None
     key: tuple[str, ...] = ()
+    joined: tuple[str, ...] = ()
 
     @property
     def rules(self) -> tuple[Rule, ...]:
         return (self,) if self.end is None else (self, self.end)
+
+    @property
+    def named_sources(self) -> list[tuple[str, str]]:
+        """The columns of the data that the rule reads, after the place that names each; `SPECIAL` among them."""
+        named = [(f"{each.where}.columns.{name}", source) for each in self.rules for name, source in each.columns.items()]
+        named += [(f"{self.where}.available", self.available)] if self.available else []
+        return named + [(f"{self.where}.end.key", key) for key in self.key if key not in self.groups]
 
 
 @dataclass(frozen=True)
@@ -82,6 +93,24 @@ class Patients:
 
 
 @dataclass(frozen=True)
+class Omop:
+    """How patients, visits and codes are read from OMOP tables.
+
+    Attributes:
+        subject: column of person with the ids of the patients, whole numbers from 0.
+        visit: column of visit_occurrence with the ids of the visits, whole numbers from 0.
+        visit_pattern: pattern of the whole value of that column, whose first group is the id; other visits have none. None:
+            the value is the id.
+        codes: columns that make up the code of a row, by table; by default its concept.
+    """
+
+    subject: str = "person_id"
+    visit: str = VISIT
+    visit_pattern: re.Pattern[str] | None = None
+    codes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Site:
     """A site file.
 
@@ -94,6 +123,7 @@ class Site:
         ignored: patterns of codes that are left out on purpose.
         left_out: tasks that make no sense for the data, and why.
         data_use: the terms under which the data may be used.
+        omop: how OMOP tables are read.
     """
 
     name: str
@@ -104,15 +134,13 @@ class Site:
     ignored: tuple[re.Pattern[str], ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
     data_use: str = DATA_USE
+    omop: Omop = field(default_factory=Omop)
 
     @property
     def sources(self) -> dict[str, str]:
         """The columns of the data that the site reads, and where in the file it names them first."""
         named = [("encounter", self.encounter)] if self.encounter else []
-        for rule in self.events:
-            named += [(f"{each.where}.columns.{name}", source) for each in rule.rules for name, source in each.columns.items()]
-            named += [(f"{rule.where}.available", rule.available)] if rule.available else []
-            named += [(f"{rule.where}.end.key", key) for key in rule.key if key not in rule.groups]
+        named += [pair for rule in self.events for pair in rule.named_sources]
         sources: dict[str, str] = {}
         for where, source in named:
             if source not in SPECIAL:
@@ -190,7 +218,7 @@ def read_site(path: Path) -> Site:
 
 
 def _site(content: Any) -> Site:
-    keys = ("name", "events", "encounter", "missing", "patients", "ignored", "left_out", "data_use")
+    keys = ("name", "events", "encounter", "missing", "patients", "ignored", "left_out", "data_use", "omop")
     _check_keys("the file", content, keys, ("name", "events"))
     rules = tuple(_event_rules("events", content["events"]))
     patients = None
@@ -200,7 +228,7 @@ def _site(content: Any) -> Site:
             raise UserError(f"{made}: expected no rule for patients beside the section patients, got one. Remove either.")
     left_out = _check("left_out", content.get("left_out", {}), dict, "tasks and reasons")
     for name, reason in left_out.items():
-        _check_name(f"left_out.{name}", name, TASKS, "a task")
+        check_name(f"left_out.{name}", name, TASKS, "a task")
         _check(f"left_out.{name}", reason, str, "a reason")
     missing = _check("missing", content.get("missing", []), list, "a list of texts")
     ignored = _check("ignored", content.get("ignored", []), list, "a list of patterns")
@@ -213,14 +241,26 @@ def _site(content: Any) -> Site:
         ignored=tuple(_pattern(f"ignored[{number}]", text) for number, text in enumerate(ignored)),
         left_out=left_out,
         data_use=_check("data_use", content.get("data_use", DATA_USE), str, "a text"),
+        omop=_omop(content.get("omop", {})),
     )
+
+
+def _omop(content: Any) -> Omop:
+    _check_keys("omop", content, ("subject", "visit", "visit_pattern", "codes"))
+    values = {key: _text(f"omop.{key}", content[key]) for key in ("subject", "visit") if key in content}
+    if "visit_pattern" in content:
+        values["visit_pattern"] = _pattern_with_group("omop.visit_pattern", content["visit_pattern"])
+    codes = _check("omop.codes", content.get("codes", {}), dict, "tables and columns")
+    for table, columns in codes.items():
+        _check(f"omop.codes.{table}", columns, list, "a list of columns")
+    return Omop(**values, codes={table: tuple(map(str, columns)) for table, columns in codes.items()})
 
 
 def _patients(content: Any) -> Patients:
     _check_keys("patients", content, ("gender", "birth", "death", "death_is_date"))
-    patterns = {key: _pattern(f"patients.{key}", content[key]) for key in ("gender", "birth", "death") if key in content}
-    if "gender" in patterns and not patterns["gender"].groups:
-        raise UserError("patients.gender: expected a pattern with a group, got none. Write (...) around the value.")
+    patterns = {key: _pattern(f"patients.{key}", content[key]) for key in ("birth", "death") if key in content}
+    if "gender" in content:
+        patterns["gender"] = _pattern_with_group("patients.gender", content["gender"])
     is_date = _check("patients.death_is_date", content.get("death_is_date", False), bool, "true or false")
     return Patients(**patterns, death_is_date=is_date)
 
@@ -228,8 +268,8 @@ def _patients(content: Any) -> Patients:
 def _event_rules(where: str, content: Any) -> Iterator[EventRule]:
     for number, entry in enumerate(_check(where, content, list, "a list of rules")):
         place = f"{where}[{number}]"
-        _check_keys(place, entry, ("event", "code", "columns", "available", "end"), ("event", "code"))
-        _check_name(f"{place}.event", entry["event"], EVENTS, "an event")
+        _check_keys(place, entry, ("event", "code", "columns", "available", "end", "joined"), ("event", "code"))
+        check_name(f"{place}.event", entry["event"], EVENTS, "an event")
         event = EVENTS[entry["event"]]
         place = f"{place} ({event.name})"
         available = _text(f"{place}.available", entry.get("available"))
@@ -243,7 +283,8 @@ def _event_rules(where: str, content: Any) -> Iterator[EventRule]:
             _check_keys(of_end, entry["end"], ("code", "columns", "key"), ("code",))
             keys = _check(f"{of_end}.key", entry["end"].get("key", []), list, "a list of columns")
             rule |= {"end": Rule(**_rule(of_end, entry["end"])), "key": tuple(map(str, keys))}
-        yield _check_columns(EventRule(**rule))
+        joined = _check(f"{place}.joined", entry.get("joined", []), list, "a list of columns")
+        yield _check_columns(EventRule(**rule, joined=tuple(map(str, joined))))
 
 
 def _rule(where: str, entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -259,6 +300,8 @@ def _check_columns(rule: EventRule) -> EventRule:
     shared = {name for name in names if names.count(name) > 1} - set(rule.key)
     if shared:
         raise UserError(f"{rule.where}: expected each column once, got {min(shared)} twice. Remove one of them.")
+    for name in rule.joined:
+        check_name(f"{rule.where}.joined", name, names, "a column of the record")
     if rule.event.stay_time and "stay_id" not in names:
         got = "none"
         raise UserError(f"{rule.where}: expected the column stay_id, by which edstays gives the time, got {got}. Add it.")
@@ -289,15 +332,22 @@ def _pattern(where: str, text: Any) -> re.Pattern[str]:
         raise UserError(f"{where}: expected a regular expression, got one with an error ({error.msg}). Fix it.") from None
 
 
+def _pattern_with_group(where: str, text: Any) -> re.Pattern[str]:
+    pattern = _pattern(where, text)
+    if not pattern.groups:
+        raise UserError(f"{where}: expected a pattern with a group, got none. Write (...) around the value.")
+    return pattern
+
+
 def _check_keys(where: str, value: Any, allowed: Collection[str], needed: Collection[str] = ()) -> None:
     _check(where, value, dict, "a mapping")
     for key in value:
-        _check_name(where, str(key), allowed, "a key")
+        check_name(where, str(key), allowed, "a key")
     if missing := [key for key in needed if key not in value]:
         raise UserError(f"{where}: expected {missing[0]}, got {', '.join(map(str, value)) or 'nothing'}. Add it.")
 
 
-def _check_name(where: str, name: Any, known: Collection[str], what: str) -> None:
+def check_name(where: str, name: Any, known: Collection[str], what: str) -> None:
     """Check that a name is one of the known ones, and suggest the closest if it is not."""
     if name not in known:
         close = difflib.get_close_matches(str(name), known, n=1)
