@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 import pytest
 from conftest import REPO, command
+from imported import RISK, STAYS, all_records, answers, index, labels, records
 from tiny_meds import ROWS, SITE, write_meds
 
 from mimiciv_dataset import task_sample_info_gen
@@ -23,19 +24,12 @@ from pipeline.errors import UserError
 from preprocess import from_meds
 from scripts import status
 
-Records = list[dict[str, Any]]
-
 
 def import_meds(meds: Path, root: Path, *more: object, site: Path | None = None) -> Path:
     from_meds.main(
         ["--meds_dir", str(meds), "--site", str(site or meds / "site.yaml"), "--root_dir", str(root), *map(str, more)]
     )
     return root
-
-
-def records(root: Path, subject: str, table: str) -> Records:
-    events = Trajectories(root / "patients_ehr").trajectory(subject)
-    return [record for event in events if event.file_name == table for record in event.records().dicts()]
 
 
 @pytest.fixture(scope="module")
@@ -203,9 +197,6 @@ def test_errors(change: dict[str, Any], message: str, tmp_path: Path, monkeypatc
 # --- MIMIC-IV from CSV and from MEDS
 
 MIMIC = REPO / "scripts/sites/mimiciv_meds.yaml"
-RISK = [name for name, task in TASKS.items() if task.kind == "risk" and task.event in ("admissions", "icustays")]
-STAYS = {"admissions": ("hadm_id", "admittime", "dischtime"), "icustays": ("hadm_id", "stay_id", "intime", "outtime"),
-         "patients": ("gender", "dod"), "transfers": ("hadm_id", "intime", "eventtype", "careunit")}  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=["0.4", "0.3"])
@@ -218,48 +209,9 @@ def mimic_meds(request: pytest.FixtureRequest, test_data: Path, demo: Path, tmp_
     return index(root)
 
 
-def index(root: Path, output: str = "task_index/all_lengths") -> Path:
-    decision = ("labevents", "chartevents", "inputevents", "outputevents")
-    task_sample_info_gen.main(
-        ["--root_dir", str(root), "--traj_len_max", "1000000", "--output_path", str(root / output), "--no-audit"]
-        + ["--task", *RISK, *decision]
-    )
-    return root
-
-
 @pytest.fixture(scope="module")
 def mimic_csv(demo: Path) -> Path:
     return index(demo)
-
-
-def all_records(root: Path, table: str, columns: tuple[str, ...]) -> set[tuple[str | None, ...]]:
-    trajectories = Trajectories(root / "patients_ehr")
-    return {
-        (subject, *(record.get(column) for column in columns))
-        for subject in trajectories.subject_ids()
-        for record in records(root, subject, table)
-    }
-
-
-def labels(root: Path, task: str) -> dict[tuple[str, str | None, int | None], str]:
-    """The label of each sample of a risk task, by patient, admission and beginning of the stay."""
-    trajectories, timelines = Trajectories(root / "patients_ehr"), {}
-    rows = pl.read_csv(root / "task_index/all_lengths" / f"{task}.csv", infer_schema=False)
-    result = {}
-    for subject, begin, target in rows.select("subject_id", "context_begin", "target").iter_rows():
-        if subject not in timelines:
-            timelines[subject] = trajectories.timeline(subject)
-        t = timelines[subject]
-        result[subject, t.hadm_ids[int(begin)], t.starts[int(begin)]] = json.loads(target)
-    assert len(result) == len(rows)
-    return result
-
-
-def answers(root: Path, task: str) -> set[tuple[str, str | None, str]]:
-    """The distinct answers of a decision task, by patient and admission."""
-    rows = pl.read_csv(root / "task_index/all_lengths" / f"{task}.csv", infer_schema=False)
-    triples = rows.select("subject_id", "hadm_id", "target").iter_rows()
-    return {(subject, hadm_id, name) for subject, hadm_id, target in triples for name in json.loads(target)}
 
 
 @pytest.mark.slow
