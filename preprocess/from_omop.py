@@ -93,13 +93,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def check_site(path: Path, omop_dir: Path, site: Site, tables: Mapping[str, OmopTable]) -> None:
     """Check that the tables have the columns that the site reads; and warn of missing tables that it has rules for."""
-    for table, columns in site.omop.codes.items():
-        check_name(f"{path}: omop.codes", table, TABLES, "a table")
-        if table in tables:
-            for column in columns:
-                check_column(f"{path}: omop.codes.{table}", column, [tables[table]])
-    check_column(f"{path}: omop.subject", site.omop.subject, [tables[PERSON]])
-    check_column(f"{path}: omop.visit", site.omop.visit, [tables["visit_occurrence"]])
     tables[PERSON].require("person_id", "gender_concept_id", "year_of_birth")
     tables["visit_occurrence"].require(VISIT)
     for name, table in tables.items():
@@ -107,6 +100,13 @@ def check_site(path: Path, omop_dir: Path, site: Site, tables: Mapping[str, Omop
             table.require("person_id", TABLES[name].concepts[0])
             if not {f"{TABLES[name].start}_date", f"{TABLES[name].start}_datetime"} & {*table.columns}:
                 table.require(f"{TABLES[name].start}_date")
+    for table, columns in site.omop.codes.items():
+        check_name(f"{path}: omop.codes", table, TABLES, "a table")
+        if table in tables:
+            for column in columns:
+                check_column(f"{path}: omop.codes.{table}", column, [tables[table]])
+    check_column(f"{path}: omop.subject", site.omop.subject, [tables[PERSON]])
+    check_column(f"{path}: omop.visit", site.omop.visit, [tables["visit_occurrence"]])
     for rule in site.events:
         named = [name for each in rule.rules for name in re.findall(r"([a-z_]+)//", each.code.pattern) if name in TABLES]
         present = [tables[name] for name in named or TABLES if name in tables]

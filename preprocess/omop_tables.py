@@ -110,25 +110,29 @@ def find_omop_tables(omop_dir: Path) -> dict[str, OmopTable]:
     Names of files and columns can be in any case.
 
     Raises:
-        UserError: a needed table is missing, or a table has files of two kinds.
+        UserError: a needed table is missing, or a table is there twice.
     """
     fix = "set --omop_dir to the directory of the tables"
     require(omop_dir, "a directory with the tables of an OMOP CDM", fix)
     names = [PERSON, *TABLES, "concept", "cdm_source"]
-    files: dict[str, list[Path]] = {}
+    sources: dict[str, list[Path]] = {}
     for path in sorted(omop_dir.iterdir()):
         stem = re.sub(r"(\.csv|\.parquet)?(\.gz)?$", "", path.name.lower())
-        if (PHYSIONET.get(stem, stem)) in names:
-            parts = sorted(each for each in path.iterdir() if is_data(each)) if path.is_dir() else [path]
-            files.setdefault(PHYSIONET.get(stem, stem), []).extend(filter(is_data, parts))
+        name = PHYSIONET.get(stem, stem)
+        if name in names and (path.is_dir() or is_data(path)):
+            sources.setdefault(name, []).append(path)
+    files: dict[str, list[Path]] = {}
+    for name, paths in sources.items():
+        if len(paths) > 1 and name != "concept":
+            got = " and ".join(path.name for path in paths)
+            raise UserError(f"{omop_dir}: expected one file or directory of the table {name}, got {got}. Remove one of them.")
+        files[name] = [
+            each for path in paths for each in (sorted(filter(is_data, path.iterdir())) if path.is_dir() else [path])
+        ]
     for name in REQUIRED:
         if not files.get(name):
             got = ", ".join(sorted(path.name for path in omop_dir.iterdir())[:6]) or "an empty directory"
             raise UserError(f"{omop_dir}: expected the table {name} as CSV or parquet, got {got}. {fix[:1].upper()}{fix[1:]}.")
-    for name, paths in files.items():
-        if name != "concept" and (len({path.parent for path in paths}) > 1 or len({kind(path) for path in paths}) > 1):
-            got = f"{paths[0].relative_to(omop_dir)} and {paths[-1].relative_to(omop_dir)}"
-            raise UserError(f"{omop_dir}: expected one file or directory of the table {name}, got {got}. Remove one of them.")
     return {name: OmopTable(name, tuple(files[name]), column_names(files[name][0])) for name in names if files.get(name)}
 
 

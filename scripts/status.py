@@ -58,6 +58,7 @@ _GRAPH = "thinking_graph_preprocess/"
 STEPS = (
     Step("preprocess/merge_patient.py", "raw tables in buckets", "patients", needed=False),
     Step("preprocess/from_meds.py", "MEDS data in buckets", None, needed=False),
+    Step("preprocess/from_omop.py", "OMOP tables in buckets", None, needed=False),
     Step("preprocess/rank.py", "records in order", "patients_sorted", needed=False),
     Step("preprocess/combination.py", "trajectories", "patients_ehr"),
     Step("preprocess/to_meds.py", "MEDS data", None, needed=False),
@@ -171,7 +172,7 @@ def missing_artefacts(root: Path, scripts: Collection[str]) -> Iterator[Artefact
 
 
 def is_made_otherwise(step: Step, output: Path) -> bool:
-    """Whether another step made the output of this one, as from_meds.py does with the tables of merge_patient.py."""
+    """Whether another step made the output of this one, as from_meds.py and from_omop.py do with those of merge_patient.py."""
     return bool(step.output) and output.exists() and record_path(output).exists()
 
 
