@@ -31,7 +31,7 @@ from pipeline.errors import UserError
 from pipeline.files import atomic_path, read_json, write_json
 from pipeline.progress import Summary, counted, print_table
 from pipeline.provenance import Provenance, Source, content_of
-from pipeline.work import Tick, Unit, run_units
+from pipeline.work import Tick, Unit, Workers, run_units
 from preprocess import omop_tables, rank
 from preprocess.merge_patient import write_part
 from preprocess.omop_rows import coded_rows, columns_to_read, count_concepts, distributed_rows, with_visits
@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_argument("--omop_dir", type=Path, required=True, help="directory with the tables of the CDM")
     add_import_flags(cli, "scripts/sites/omop.yaml")
     args = cli.parse_args(argv)
+    workers = Workers(args.num_workers, args.engine)
     summary = Summary("from_omop")
     site, tables = read_site(args.site), omop_tables.find_omop_tables(args.omop_dir)
     check_site(args.site, args.omop_dir, site, tables)
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     if provenance.begin(args.overwrite, args.verify):
         importer = Import(output, site, tables, settings["buckets"])
-        importer.run(args.num_workers)
+        importer.run(workers)
         read, mapped = importer.reports(importer.files), importer.reports(range(importer.buckets))
         print_tables(read, mapped)
         names: dict[str, str] = {}
@@ -81,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     patients, events = run_later_steps(
         args.root_dir,
         args.index_mapping,
-        workers=["--num_workers", str(args.num_workers)],
+        workers=workers.flags,
         rerun=[flag for flag, given in (("--overwrite", args.overwrite), ("--verify", args.verify)) if given],
         split=[],
     )
@@ -169,9 +170,9 @@ class Import:
     def reports(self, names: Sequence[str | int]) -> list[dict[str, Any]]:
         return [read_json(self.report(name)) for name in names]
 
-    def run(self, num_workers: int) -> None:
+    def run(self, workers: Workers) -> None:
         """Distribute the rows of all files over the buckets, select their concepts, and map the rows of each bucket."""
-        share = partial(run_units, locks=self.output / ".locks", num_workers=num_workers)
+        share = partial(run_units, locks=self.output / ".locks", workers=workers)
         concepts = self.scratch / "concepts.arrow"
         buckets = [
             Unit(f"bucket-{number:05d}", self.report(number).exists, partial(self.map_bucket, number))
