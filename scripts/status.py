@@ -39,7 +39,7 @@ class Step:
     """A step of the pipeline.
 
     Attributes:
-        script: the script; also the name of the step in records.
+        script: the script, also the name of the step in records; or the directory of several ones, with `/` at its end.
         artefact: what it makes, for the reader.
         output: default output below the data directory; None if the user names it.
         needed: whether the artefact is missed if it does not exist.
@@ -59,6 +59,7 @@ STEPS = (
     Step("preprocess/merge_patient.py", "raw tables in buckets", "patients", needed=False),
     Step("preprocess/from_meds.py", "MEDS data in buckets", None, needed=False),
     Step("preprocess/from_omop.py", "OMOP tables in buckets", None, needed=False),
+    Step("scripts/sites/", "own data in buckets", None, needed=False),  # all converters (docs/new_site.md)
     Step("preprocess/rank.py", "records in order", "patients_sorted", needed=False),
     Step("preprocess/combination.py", "trajectories", "patients_ehr"),
     Step("preprocess/to_meds.py", "MEDS data", None, needed=False),
@@ -111,8 +112,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"{args.root_dir}: expected the data directory, got none. Set --root_dir, or begin as in README.md.")
     artefacts = [artefact for folder in (args.root_dir, *args.directories) for artefact in find_artefacts(folder)]
     artefacts += missing_artefacts(args.root_dir, {artefact.script for artefact in artefacts})
-    order = {step.script: number for number, step in enumerate(STEPS)}
-    artefacts.sort(key=lambda artefact: (order.get(artefact.script, len(order)), str(artefact.output)))
+    order = {step: number for number, step in enumerate(STEPS)}
+    artefacts.sort(key=lambda artefact: (order.get(step_of(artefact.script), len(order)), str(artefact.output)))
     faulty: set[Path] = set()
     for artefact in artefacts:
         check(artefact, faulty, args.verify)
@@ -126,6 +127,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if commands:
         print("\nTo run, in this order:", *dict.fromkeys(commands), sep="\n  ")
     return 1 if faulty else 0
+
+
+def step_of(script: str) -> Step | None:
+    """The step of a script; None if it is no step of this version."""
+    return next((step for step in STEPS if script == step.script or f"{Path(script).parent}/" == step.script), None)
 
 
 def find_artefacts(folder: Path) -> Iterator[Artefact]:
@@ -199,7 +205,7 @@ def check(artefact: Artefact, faulty: Collection[Path], verify: bool) -> None:
 
 def stale_because(artefact: Artefact, faulty: Collection[Path], verify: bool) -> str | None:
     """Why an artefact is not what its step would make now; None if it is."""
-    if artefact.script not in {step.script for step in STEPS}:
+    if step_of(artefact.script) is None:
         return f"{artefact.script} is no step of this version"
     module = importlib.import_module(artefact.script.removesuffix(".py").replace("/", "."))
     if (rules := getattr(module, "RULES", artefact.record["rules"])) != artefact.record["rules"]:
@@ -249,7 +255,8 @@ def patients_now(origin: Ancestor) -> str | None:
 
 def row(artefact: Artefact, root: Path) -> tuple[str, ...]:
     """An artefact as a row of the printed table."""
-    what = next((step.artefact for step in STEPS if step.script == artefact.script), artefact.script)
+    step = step_of(artefact.script)
+    what = step.artefact if step else artefact.script
     made = artefact.record.get("made", "")[:16].replace("T", " ")
     inputs = artefact.inputs
     sources = ", ".join(inputs) if len(inputs) < 8 else f"{len(inputs)} files"
