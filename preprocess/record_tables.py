@@ -1,16 +1,15 @@
 """Tables of records → trajectories, for converters of own data (docs/new_site.md has an example).
 
-A table has the records of an event of `mimiciv_dataset/events.py`, one per row: subject_id, the time, and further columns. This
-module checks the values and brings them to the text of trajectories; rank.py and combination.py then order the records and
-combine them into events, and split_patients.py splits the patients, as after an import of MEDS.
+A table has the records of an event of `mimiciv_dataset/events.py`, one per row: subject_id, the time, and further columns.
+This module checks the values and brings them to the text of trajectories; rank.py and combination.py then order the records
+and combine them into events, and split_patients.py splits the patients, as after an import of MEDS.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,8 +18,9 @@ from pipeline.cli import Parser
 from pipeline.digests import DIGESTS_CACHE, FileDigests
 from pipeline.errors import UserError
 from pipeline.files import atomic_path, read_json, write_json
-from pipeline.progress import Summary, print_table, progress
+from pipeline.progress import Summary, counted, print_table
 from pipeline.provenance import Provenance, Source
+from pipeline.work import Tick, Unit, Workers, run_units
 from preprocess import split_patients
 from preprocess.merge_patient import BUCKET_BYTES, GZIP_RATIO, write_part
 from preprocess.raw_tables import ROW, TIME, parse_times, python_float
@@ -49,7 +49,7 @@ class Converter:
         rules: version of its rules, incremented when a change of the script alters the result.
         site: name and terms of use of the data, and the tasks that make no sense for them (`Site.left_out`).
         raw: the files that are read, by name.
-        tables: the tables of records, by event. One of them is in memory at a time.
+        tables: the tables of records, by event. A process holds one of them in memory.
         test: the patients of the test set; None: `split_patients.py` decides.
     """
 
@@ -68,13 +68,21 @@ class Converter:
 
 
 def write_trajectories(
-    converter: Converter, root_dir: Path, index_mapping: Path, arguments: Sequence[str], *, overwrite: bool, verify: bool
+    converter: Converter,
+    root_dir: Path,
+    index_mapping: Path,
+    *,
+    arguments: Sequence[str],
+    workers: Workers,
+    overwrite: bool,
+    verify: bool,
 ) -> None:
-    """Write trajectories and the train/test split below `root_dir`; an interrupted run resumes at the table it was at.
+    """Write trajectories and the train/test split below `root_dir`. An interrupted run resumes.
 
     Args:
         index_mapping: directory of dictionaries and code maps, if there are any.
         arguments: the command line of the converter, for the record.
+        workers: the processes that share the tables, and then the buckets.
         overwrite, verify: as for `Provenance.begin`.
 
     Raises:
@@ -87,15 +95,23 @@ def write_trajectories(
     settings = {"buckets": converter.buckets}
     provenance = Provenance(output, converter.step, raw, settings, converter.rules, arguments, flag="--root_dir")
     if provenance.begin(overwrite, verify):
-        values = write_tables(converter, output)
-        print_table(("event", "records"), [(name, of_table[ROW]) for name, of_table in values.items()])
-        left_out = left_out_tasks(converter.site, values)
+        reports = {name: output / ".tables" / f"{name}.json" for name in EVENTS if name in converter.tables}
+        write = partial(write_table, converter, output)
+        units = [Unit(name, report.exists, partial(write, name, report)) for name, report in reports.items()]
+        run_units(units, output / ".locks", workers=workers, desc="tables", unit="table")
+        values = {name: read_json(report) for name, report in reports.items()}
+        rows = {name: of_table[ROW] for name, of_table in values.items()}
+        print_table(("event", "records"), list(rows.items()))
         provenance.complete(
             sources={source.name: located(source, output) for source in raw},
             mimic_release=converter.site.name,
-            rows={name: of_table[ROW] for name, of_table in values.items()},
+            rows=rows,
             columns={name: [column for column in of_table if column != ROW] for name, of_table in values.items()},
-            site={"name": converter.site.name, "left_out": left_out, "data_use": converter.site.data_use},
+            site={
+                "name": converter.site.name,
+                "left_out": left_out_tasks(converter.site, values),
+                "data_use": converter.site.data_use,
+            },
         )
     split = []
     if converter.test is not None:
@@ -103,28 +119,17 @@ def write_trajectories(
         split_patients.write_ids(held_out, sorted(converter.test, key=int))
         split = ["--test_from", str(held_out), "--test_ratio", "0"]
     rerun = [flag for flag, given in (("--overwrite", overwrite), ("--verify", verify)) if given]
-    patients, events = run_later_steps(root_dir, index_mapping, workers=[], rerun=rerun, split=split)
-    summary.print(f"{events:,} events of {patients:,} patients in {root_dir}", events, "events")
+    patients, events = run_later_steps(root_dir, index_mapping, workers=workers.flags, rerun=rerun, split=split)
+    summary.print(f"{counted(events, 'event')} of {counted(patients, 'patient')} in {root_dir}", events, "events")
 
 
-def write_tables(converter: Converter, output: Path) -> dict[str, dict[str, int]]:
-    """Write the tables into buckets.
-
-    Returns:
-        By event and column, the number of values that are not missing; `ROW` has the number of records.
-    """
-    values: dict[str, dict[str, int]] = {}
-    for name in progress(sorted(converter.tables, key=list(EVENTS).index), desc="tables", unit="table"):
-        report = output / ".tables" / f"{name}.json"
-        if not report.exists():
-            frame = prepare(name, collect(name, converter.tables[name]))
-            counts = Counter({column: frame[column].count() for column in frame.columns if column != TIME})
-            if len(frame):
-                with atomic_path(output / EVENTS[name].module / name / "part-00000.arrow") as temporary:
-                    write_part(frame, temporary, converter.buckets)
-            write_json(report, counts)
-        values[name] = read_json(report)
-    return values
+def write_table(converter: Converter, output: Path, name: str, report: Path, tick: Tick) -> None:
+    """Write a table into buckets, and then the report: the numbers of records, and of the values of each column."""
+    frame = prepare(name, collect(name, converter.tables[name]))
+    if len(frame):
+        with atomic_path(output / EVENTS[name].module / name / "part-00000.arrow") as temporary:
+            write_part(frame, temporary, converter.buckets)
+    write_json(report, {column: frame[column].count() for column in frame.columns if column != TIME})
 
 
 def collect(table: str, frame: pl.LazyFrame) -> pl.DataFrame:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from mimiciv_dataset.lookups import find_table
 from pipeline.cli import Parser, between, run
 from pipeline.files import require
+from pipeline.work import Workers
 from preprocess.record_tables import Converter, add_converter_flags, write_trajectories
 from preprocess.sites import Site
 from preprocess.split_patients import is_test
@@ -49,9 +50,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     persons = stays.select("subject_id", "uniquepid").unique().iter_rows()
     test = {subject for subject, person in persons if is_test(person, 42, args.test_ratio)}
     converter = Converter(STEP, RULES, SITE, files, make_tables(files, stays), test)
-    write_trajectories(
-        converter, args.root_dir, args.index_mapping, cli.arguments, overwrite=args.overwrite, verify=args.verify
-    )
+    workers, rerun = Workers(args.num_workers, args.engine), {"overwrite": args.overwrite, "verify": args.verify}
+    write_trajectories(converter, args.root_dir, args.index_mapping, arguments=cli.arguments, workers=workers, **rerun)
 
 
 def scan(path: Path) -> pl.LazyFrame:
@@ -76,12 +76,14 @@ def make_tables(files: Mapping[str, Path], stays: pl.DataFrame) -> dict[str, pl.
     """The records of each event, with the columns of `mimiciv_dataset/events.py`."""
     import polars as pl
 
+    stay_id = {"patientunitstayid": "stay_id"}
+
     def at(offset: str) -> pl.Expr:
         return pl.col("zero") + pl.duration(minutes=pl.col(offset))
 
     def with_stay(name: str) -> pl.LazyFrame:
         keys = stays.lazy().select("subject_id", "hadm_id", "zero", "patientunitstayid")
-        return scan(files[name]).join(keys, on="patientunitstayid").rename({"patientunitstayid": "stay_id"})
+        return scan(files[name]).join(keys, on="patientunitstayid", maintain_order="left").rename(stay_id)
 
     def words(column: str) -> pl.Expr:
         """A path of terms; `|` separates the columns of records in the text of an event."""
@@ -89,7 +91,7 @@ def make_tables(files: Mapping[str, Path], stays: pl.DataFrame) -> dict[str, pl.
 
     units = stays.lazy()
     hospital = units.unique("hadm_id", keep="first", maintain_order=True)
-    icu = units.filter(pl.col("unitstaytype") != "stepdown/other").rename({"patientunitstayid": "stay_id"})
+    icu = units.filter(pl.col("unitstaytype") != "stepdown/other").rename(stay_id)
     died = pl.col("hospitaldischargestatus") == "Expired"
     discharge, unit_discharge = at("hospitaldischargeoffset"), at("unitdischargeoffset")
     ids = ("subject_id", "hadm_id")
