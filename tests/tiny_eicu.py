@@ -44,9 +44,10 @@ def hospital_stay(number: int) -> dict[str, list[Row]]:
     dead = number % 5 == 0
     stay = unit | {
         "patienthealthsystemstayid": 100 + number, "uniquepid": f"002-{number // 2}",
-        "gender": "Female" if number % 2 else "Male", "age": "> 89" if number == 1 else str(50 + number), 
-        "hospitaladmittime24": "23:30:00", "hospitaladmitoffset": -100, "hospitaldischargeoffset": minutes, "hospitaldischargestatus": "Expired" if dead else "Alive", "unittype": "MICU",
-        "unitstaytype": "admit", "unitvisitnumber": 1, "unitdischargeoffset": 1300, "hospitaladmitsource": "Floor",
+        "gender": "Female" if number % 2 else "Male", "age": "> 89" if number == 1 else str(50 + number),
+        "hospitaladmittime24": "23:30:00", "hospitaladmitoffset": -100, "hospitaladmitsource": "Floor",
+        "hospitaldischargeoffset": minutes, "hospitaldischargestatus": "Expired" if dead else "Alive",
+        "unittype": "MICU", "unitstaytype": "admit", "unitvisitnumber": 1, "unitdischargeoffset": 1300,
     }  # fmt: skip
     later = {"patientunitstayid": 2000 + number, "unitstaytype": "stepdown/other", "unitvisitnumber": 2}
     moved = {"hospitaladmitoffset": -1400, "hospitaldischargeoffset": minutes - 1300, "unitdischargeoffset": 60}

@@ -117,7 +117,8 @@ def make_tables(files: Mapping[str, Path], stays: pl.DataFrame) -> dict[str, pl.
         "icustays": icu.select(*ids, "stay_id", intime="zero", outtime=unit_discharge, first_careunit="unittype"),
         "labevents": with_stay("lab").select(
             *ids, charttime=at("labresultoffset"), storetime=at("labresultrevisedoffset"), item_name="labname",
-            valuenum="labresult", valueuom="labmeasurenamesystem", comments=pl.when(pl.col("labresult").is_null()).then("labresulttext"),
+            valuenum="labresult", valueuom="labmeasurenamesystem",
+            comments=pl.when(pl.col("labresult").is_null()).then("labresulttext"),
         ),
         "prescriptions": with_stay("medication").filter(pl.col("drugname").is_not_null()).select(
             *ids, starttime=known, drug="drugname", dose_val_rx="dosage", route="routeadmin"
