@@ -50,3 +50,11 @@ start() {
 python="$repo/.venv/bin/python"
 [ -x "$python" ] || python=$(command -v python) || \
   fail "expected a Python environment, got none. Create it: bash $repo/scripts/setup_env.sh"
+
+# python_command SCRIPT FLAGS... or -m MODULE FLAGS...: set the array `command` to python with these words.
+python_command() {
+  export PYTHONPATH="$repo${PYTHONPATH:+:$PYTHONPATH}"
+  if [ "${1:-}" = -m ]; then command=("$python" "$@"); return; fi
+  [ -f "$repo/${1:-}" ] || fail "$repo/${1:-}: no such file. Name a script of the repository."
+  command=("$python" "$repo/$1" "${@:2}")
+}

@@ -1,0 +1,112 @@
+"""The scripts for SLURM under `sbatch`, on a cluster of two nodes that this module starts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import REPO, command
+from slurm_cluster import Cluster, slurm_cluster
+from test_evaluation_cli import flags, lines, same
+from test_resume import STEPS, digests
+from test_training_cli import losses, words
+from test_training_samples import index_of
+from tiny_mimic import many_patients, write_mimic
+
+from pipeline.files import read_json
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]
+
+ARRAY, TEST, TRAIN, RAY = (REPO / f"scripts/slurm/{name}.slurm" for name in ("array", "test_array", "train", "ray"))
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    folder = tmp_path_factory.mktemp("slurm")
+    (folder / "work").mkdir()
+    with slurm_cluster(folder, folder / "work") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data steps, each by one process."""
+    root = tmp_path_factory.mktemp("whole")
+    write_mimic(root / "mimiciv", many_patients(60))
+    for script, (_, more) in STEPS.items():
+        command(script, "--root_dir", root, *more)
+    return root
+
+
+def wait_for(happened: Callable[[], bool], cluster: Cluster, job: str, timeout: float = 120) -> None:
+    """Wait until something has happened while a job is running."""
+    end = time.monotonic() + timeout
+    while not happened():
+        states = {task["JobState"] for task in cluster.tasks(job)}
+        assert states <= {"PENDING", "RUNNING", "COMPLETED"} and time.monotonic() < end, f"{states}\n{cluster.logs()}"
+        time.sleep(0.05)
+
+
+def test_data_steps_as_arrays(cluster: Cluster, whole: Path, tmp_path: Path) -> None:
+    """Two array tasks on two nodes share each step; the next step waits for them. The bytes are those of one process."""
+    (tmp_path / "mimiciv").symlink_to(whole / "mimiciv")
+    jobs: list[str] = []
+    for script, (_, more) in STEPS.items():
+        after = [f"--dependency=afterok:{jobs[-1]}"] if jobs else []
+        size = ["--array=0-1", "--cpus-per-task=1"]
+        jobs.append(cluster.submit(*after, *size, ARRAY, script, "--root_dir", tmp_path, *more))
+    for job, (output, _) in zip(jobs, STEPS.values(), strict=True):
+        assert cluster.complete(job) == {"n1", "n2"}
+        assert digests(tmp_path / output) == digests(whole / output)
+
+
+def test_an_evaluation_array_with_a_killed_task(cluster: Cluster, small_root: Path, tiny_model: Path, tmp_path: Path) -> None:
+    def given(output: Path) -> list[object]:
+        return flags(small_root, tiny_model, output, "--batch", 1, "--max_new_tokens", 32)
+
+    output = tmp_path / "out"
+    job = cluster.submit("--array=0-1", TEST, *given(output))
+    killed = output / "outputs-1-of-2.jsonl"
+    wait_for(lambda: killed.exists() and killed.stat().st_size > 0, cluster, job)
+    cluster.run("scancel", f"{job}_1")
+    states = {task["ArrayTaskId"]: task["JobState"] for task in cluster.wait(job)}
+    assert states == {"0": "COMPLETED", "1": "CANCELLED"}, cluster.logs()
+    before = len(lines(output))
+    job = cluster.submit("--array=0-1", TEST, *given(output), "--resume")
+    score = f"{REPO}/.venv/bin/python -m evaluation.score {output}"
+    scored = cluster.submit(
+        f"--dependency=afterok:{job}", f"--chdir={REPO}", f"--output={cluster.work}/score.log", "--wrap", score
+    )
+    assert cluster.complete(job) == {"n1", "n2"}
+    cluster.complete(scored)
+    command("test.py", *given(tmp_path / "once"))
+    expected = lines(tmp_path / "once")
+    assert before < len(expected)
+    same(lines(output), expected)
+    results, others = read_json(output / "result.json"), read_json(tmp_path / "once/result.json")
+    assert results["missing"] == 0 and results["tasks"]["emar"]["f1"] == others["tasks"]["emar"]["f1"]
+
+
+def test_training_on_two_nodes_resumes(cluster: Cluster, small_root: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """One process a node under ZeRO-3, cancelled after a checkpoint and submitted again: the losses of one process."""
+    data = index_of(small_root, tmp_path, "labevents", "LengthOfStay_3day", rows=12)
+
+    def given(output: Path, batch: int) -> list[str]:
+        steps = ("--max_steps", 24, "--save_strategy", "steps", "--save_steps", 4)
+        return words(small_root, tiny_model, data, output, "--per_device_train_batch_size", batch, *steps)
+
+    output, size = tmp_path / "out", ("--nodes=2", "--gpus-per-node=1")
+    env = {"DS_ACCELERATOR": "cpu", "TOKENIZERS_PARALLELISM": "false"}
+    job = cluster.submit(*size, TRAIN, "sft.py", *given(output, 4), **env)
+    wait_for(lambda: (output / "checkpoint-4/trainer_state.json").exists(), cluster, job)
+    cluster.run("scancel", job)
+    assert [task["JobState"] for task in cluster.wait(job)] == ["CANCELLED"]
+    assert not (output / "model.safetensors").exists()
+    job = cluster.submit(*size, TRAIN, "sft.py", *given(output, 4), **env)
+    assert cluster.complete(job) == {"n[1-2]"}
+    log = (cluster.work / f"ehr-train-{job}.log").read_text()
+    assert "24 steps of 8 samples" in log, log[-3000:]
+    command("sft.py", *given(tmp_path / "once", 8), **env)
+    assert losses(output) == pytest.approx(losses(tmp_path / "once"), rel=1e-3)
