@@ -12,6 +12,8 @@ import logging
 import os
 import pickle
 import platform
+import re
+import socket
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -29,6 +31,8 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+ADDRESS = re.compile(r"(?P<host>[^/]+):(?P<port>\d+)")
+CONNECT_SECONDS = 10
 RETRIES = 3  # of a unit whose machine or process died
 STORE_BYTES = 200 << 20  # object store of a cluster that is started here: it holds no records
 SEEN_SECONDS = 90  # NFS clients cache for up to a minute that a file does not exist
@@ -42,12 +46,15 @@ def connect() -> None:
     # Workers import this checkout, and use the one processor that Ray counts for them.
     variables = {"PYTHONPATH": str(REPOSITORY), "POLARS_MAX_THREADS": os.environ.get("POLARS_MAX_THREADS", "1")}
     local = {} if address else {"include_dashboard": False, "object_store_memory": STORE_BYTES}
-    options = {"runtime_env": {"env_vars": variables}, "logging_level": logging.ERROR}
     try:
-        ray.init(address=address or "local", **options, **local)
-    except (ConnectionError, RayError, ValueError):
-        got, fix = f"none that answers at {address}", "Start it with ray start, or unset RAY_ADDRESS"
-        raise UserError(f"RAY_ADDRESS: expected a Ray cluster, got {got}. {fix}.") from None
+        if port := ADDRESS.fullmatch(address or ""):
+            socket.create_connection((port["host"], int(port["port"])), CONNECT_SECONDS).close()  # Ray would try for minutes
+        ray.init(address or "local", runtime_env={"env_vars": variables}, logging_level=logging.ERROR, **local)
+    except (OSError, ValueError):
+        fix = "Start one (ray start --head), or unset RAY_ADDRESS"
+        raise UserError(
+            f"RAY_ADDRESS: expected the address of a Ray cluster, got {address}, where none answers. {fix}."
+        ) from None
 
 
 def run_on_ray(units: Sequence[Unit], locks: Path, number: int | None, bar: Any) -> None:
@@ -93,9 +100,9 @@ def _wait_for(units: Sequence[Unit], locks: Path) -> None:
 
 
 def _surroundings() -> dict[str, Any]:
-    """What unpickling and the units need of this process: modules, the main module and the working directory."""
-    data = spawn.get_preparation_data("")  # as for a worker process of one machine
-    return {name: data[name] for name in ("sys_path", "dir", "init_main_from_name", "init_main_from_path") if name in data}
+    """What unpickling and the units need of this process, as in worker processes of one machine."""
+    names = ("sys_path", "sys_argv", "dir", "init_main_from_name", "init_main_from_path")  # without keys, and options of logs
+    return {name: value for name, value in spawn.get_preparation_data("").items() if name in names}
 
 
 @lru_cache(maxsize=1)  # a process of the cluster does many units of the same list

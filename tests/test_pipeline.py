@@ -447,6 +447,7 @@ def do(number, tick):
         kind = event.read_text()
         if kind == "kill": event.unlink(); os.kill(os.getpid(), 9)
         if kind == "wait": time.sleep(60)
+        if kind == "slow": time.sleep(1)
         if kind == "user error": raise UserError("table.csv: expected 2 columns, got 1.")
         if kind == "bug": raise ValueError("a bug")
         if kind == "full disk": raise OSError(28, "No space left on device", "out")
@@ -458,7 +459,8 @@ def do(number, tick):
 def main():
     units = [Unit(f"{i}", (folder / f"unit-{i}").exists, functools.partial(do, i)) for i in range(12)]
     total = int(sys.argv[3]) or None
-    run_units(units, folder / "locks", workers=Workers(int(sys.argv[2])), total=total, desc="work", unit="unit")
+    workers = Workers(int(sys.argv[2]), *sys.argv[4:])
+    run_units(units, folder / "locks", workers=workers, total=total, desc="work", unit="unit")
 
 if __name__ == "__main__":
     run(main)
