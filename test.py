@@ -11,11 +11,11 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from inference.checks import check_inference
 from inference.costs import CostSettings
@@ -36,9 +36,13 @@ from pipeline.files import Line, append_jsonl, remove_paths, sha256
 from pipeline.progress import Summary, progress
 from pipeline.provenance import Provenance, check_sources
 from pipeline.records import folder_record
+from pipeline.work import Workers
 
 if TYPE_CHECKING:
-    from inference.generation import DatasetRow
+    from inference.backends import Generation
+    from inference.generation import DatasetRow, SamplePrompt, Tally
+
+    LineOf = Callable[[SamplePrompt, Sequence[Generation]], Line | None]
 
 RULES = 2  # how samples are chosen, prompts made and replies decoded; see `pipeline.provenance`
 WORKERS = 4  # processes that make prompts, by default, where a GPU would wait for one
@@ -52,6 +56,7 @@ class EvaluationSettings(Settings):
     root_dir: Path
     chunk_num: int
     chunk_idx: int
+    engine: str
     seed: int
     dataset_name: str = flag(help="index CSV or JSONL; several are comma-separated")
     output_path: Path = flag(help="directory for outputs.jsonl and result.json", type=Path)
@@ -68,6 +73,7 @@ def make_parser() -> Parser:
     cli = Parser(__doc__)
     add_flags(cli.add_argument_group("data and scores"), EvaluationSettings)
     cli.add_chunks()
+    cli.add_engine()
     add_inference_flags(cli)
     add_flags(cli.add_argument_group("several replies, and cost"), DecodingSettings)
     add_flags(cli, CostSettings, omit=["max_cost"])
@@ -81,10 +87,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     summary = Summary("test.py")
     folder, outputs = evaluation.output_path, evaluation.output_path / "outputs.jsonl"
     chunk, replicas = Chunk(evaluation.chunk_num, evaluation.chunk_idx), settings.model.data_parallel_size
-    if replicas > 1 and (chunk.number > 1 or settings.server.url):
-        raise UserError("--data_parallel_size: expected neither --chunk_num, which it sets, nor --url, got one of them.")
+    on_ray = Workers(engine=evaluation.engine).engine == "ray"
+    if (replicas > 1 or on_ray) and (chunk.number > 1 or settings.server.url):
+        name = "--engine ray" if on_ray else "--data_parallel_size"
+        raise UserError(f"{name}: expected neither --chunk_num, which it sets, nor --url, got one of them.")
     check_output(evaluation, chunk)
-    check_inference(settings)
+    check_inference(settings, elsewhere=on_ray)
 
     from evaluation.attributes import read_attributes, write_attributes
     from evaluation.score import format_result, score_dir
@@ -92,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from evaluation.training_info import training_warnings
     from inference.backends import load_builder, prompt_warnings
     from inference.generation import finished_keys, read_samples
-    from inference.replicas import run_replicas, visible_gpus
+    from inference.replicas import run_replicas
 
     available = read_samples(flags["root_dir"], evaluation.dataset_name, settings.prompt)
     samples = available[: evaluation.limit]
@@ -125,12 +133,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     provenance.begin(used=bool(chunk_paths(outputs)), extend=bool(pending))
 
     failed, done = False, f"{replicas} processes" if pending else f"0 samples answered, {len(samples):,} already finished"
-    if pending and replicas > 1:
+    if pending and replicas > 1 and not on_ray:
         run_replicas(cli.arguments, settings.model, folder, len(samples))
     elif pending:
-        num_workers = WORKERS * bool(visible_gpus()) if evaluation.num_workers is None else evaluation.num_workers
         made_from = sha256(json.dumps(provenance.made_from, sort_keys=True))
-        done, failed = run_samples(samples, outputs, chunk, settings, num_workers, made_from)
+        done, failed = run_samples(samples, evaluation, settings, made_from)
     finished = finished_keys(outputs, name="sample_id")  # other chunks may have made progress meanwhile
     if missing := sum(sample.sample_id not in finished for sample in samples):
         why = "the other chunks are not finished. When they are" if chunk.number > 1 else "some got no reply. As it is"
@@ -181,34 +188,38 @@ def remove_outputs(folder: Path) -> None:
     remove_paths(folder, [*outputs, *reports, *exported, *records])
 
 
+def share_of(chunk: Chunk, samples: Sequence[DatasetRow]) -> list[DatasetRow]:
+    """The samples of a chunk: as many long as short ones, and those of a patient together, whose prompts share a prefix."""
+
+    def length(sample: DatasetRow) -> int:
+        row = sample.row  # characters, or events of its window
+        return len(row["input"]) if "input" in row else row["period_end"] - row["period_begin"]
+
+    share = chunk.of(sorted(samples, key=length)) if chunk.number > 1 else samples
+    return sorted(share, key=lambda sample: str(sample.row.get("subject_id")))
+
+
 def run_samples(
-    samples: list[DatasetRow], outputs: Path, chunk: Chunk, settings: InferenceSettings, num_workers: int, made_from: str
+    samples: Sequence[DatasetRow], evaluation: EvaluationSettings, settings: InferenceSettings, made_from: str
 ) -> tuple[str, bool]:
     """Answer the samples of this process; returns what was done, and whether some got no reply.
 
     `made_from` identifies data, model and settings; every line has it, so that lines of another run are noticed.
     """
     from evaluation.metrics import sample_score
-    from inference.backends import load_backend
-    from inference.generation import finished_keys, generate_and_record, output_line
-    from inference.prompt_workers import sample_prompts
+    from inference.generation import finished_keys, output_line
 
-    def length(sample: DatasetRow) -> int:
-        row = sample.row  # characters, or events of its window
-        return len(row["input"]) if "input" in row else row["period_end"] - row["period_begin"]
-
-    if chunk.number > 1:  # chunks with as many long samples as short ones
-        samples = chunk.of(sorted(samples, key=length))
-    finished = finished_keys(outputs, name="sample_id")
+    outputs, chunk = evaluation.output_path / "outputs.jsonl", Chunk(evaluation.chunk_num, evaluation.chunk_idx)
+    line_of = partial(output_line, scorer=sample_score)
+    samples, finished = share_of(chunk, samples), finished_keys(outputs, name="sample_id")
     if all(sample.sample_id in finished for sample in samples):
         return f"0 samples answered, {len(samples):,} already finished", False
-    samples.sort(key=lambda sample: str(sample.row.get("subject_id")))  # prompts of a patient share a prefix
-    backend = load_backend(settings)
+    answer = (on_cluster if evaluation.engine == "ray" else on_this_machine)(evaluation, settings, line_of)
     with append_jsonl(chunk.path(outputs)) as write, progress(total=len(samples), desc="test.py", unit="sample") as bar:
         finished = finished_keys(outputs, name="sample_id")
         pending = [sample for sample in samples if sample.sample_id not in finished]
         bar.update(len(samples) - len(pending))
-        prompts, last = sample_prompts(pending, backend.builder, settings, num_workers), time.monotonic()
+        last = time.monotonic()
 
         def write_timed(line: Line) -> None:
             nonlocal last
@@ -217,13 +228,49 @@ def run_samples(
             write(line | {"made_from_sha256": made_from, "seconds": round(now - last, 4)})
             last = now
 
-        tally = generate_and_record(prompts, backend, write_timed, partial(output_line, scorer=sample_score), bar)
+        tally = answer(pending, write_timed, bar)
     for reason, count in tally.errors.most_common(MOST_REASONS):
         print(f"no reply to {count:,} samples: {reason}; --resume asks for them again", file=sys.stderr)
     if len(tally.errors) > MOST_REASONS:
         print(f"no reply to more samples: {len(tally.errors) - MOST_REASONS:,} other reasons", file=sys.stderr)
     done = f"{tally.answered + tally.too_long:,} samples answered, {len(samples) - len(pending):,} already finished"
     return f"{done}, {tally.truncated:,} truncated, {tally.too_long:,} too long", bool(tally.errors)
+
+
+# Answers samples, writes a line for each, advances the progress bar, and counts.
+Answer = Callable[["Sequence[DatasetRow]", Callable[[Line], None], Any], "Tally"]
+
+
+def on_this_machine(evaluation: EvaluationSettings, settings: InferenceSettings, line_of: LineOf) -> Answer:
+    """The model, loaded in this process."""
+    from inference.backends import load_backend
+    from inference.generation import generate_and_record
+    from inference.prompt_workers import sample_prompts
+    from inference.replicas import visible_gpus
+
+    num_workers = WORKERS * bool(visible_gpus()) if evaluation.num_workers is None else evaluation.num_workers
+    backend = load_backend(settings)
+
+    def answer(samples: Sequence[DatasetRow], write: Callable[[Line], None], bar: Any) -> Tally:
+        prompts = sample_prompts(samples, backend.builder, settings, num_workers)
+        return generate_and_record(prompts, backend, write, line_of, bar)
+
+    return answer
+
+
+def on_cluster(evaluation: EvaluationSettings, settings: InferenceSettings, line_of: LineOf) -> Answer:
+    """The replicas of the model on a Ray cluster."""
+    from inference.ray_replicas import Replica, answer_on_ray, gpus_of_cluster
+
+    num_workers = WORKERS * bool(gpus_of_cluster()) if evaluation.num_workers is None else evaluation.num_workers
+    replica = Replica(settings, evaluation.root_dir, evaluation.dataset_name, num_workers, line_of)
+    number = settings.model.data_parallel_size
+
+    def answer(samples: Sequence[DatasetRow], write: Callable[[Line], None], bar: Any) -> Tally:
+        shares = [share_of(Chunk(number, index), samples) for index in range(number)]
+        return answer_on_ray([[sample.sample_id for sample in share] for share in shares], replica, write, bar)
+
+    return answer
 
 
 if __name__ == "__main__":

@@ -28,8 +28,8 @@ LENGTH_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_l
 SCALED_ROPE = ("linear", "dynamic", "yarn")  # kinds of rotary embeddings whose `factor` makes sequences longer
 
 
-def check_inference(settings: InferenceSettings) -> None:
-    """Check that the model is one, and that there is the device.
+def check_inference(settings: InferenceSettings, elsewhere: bool = False) -> None:
+    """Check that the model is one, and, unless it runs `elsewhere`, that there is the device.
 
     Raises:
         UserError: one of them is unusable.
@@ -41,7 +41,8 @@ def check_inference(settings: InferenceSettings) -> None:
         check_model(model.model_name_or_path)
         if model.lora_path:
             check_adapter(model.lora_path, model.use_vllm)
-        check_device(model)
+        if not elsewhere:
+            check_device(model)
         check_config(model, settings.prompt.max_seq_len)
     elif settings.tokenizer is not None:
         check_tokenizer(settings.tokenizer)

@@ -77,6 +77,14 @@ class Tally:
     truncated: int = 0
     errors: Counter[str] = field(default_factory=Counter)
 
+    def add(self, is_truncated: bool, error: str | None) -> None:
+        """Count a prompt by its `outcome`."""
+        self.truncated += is_truncated
+        self.too_long += error == TOO_LONG
+        self.answered += error is None
+        if error not in (None, TOO_LONG):
+            self.errors[error] += 1
+
 
 def generate_and_record(
     prompts: Iterable[P],
@@ -96,35 +104,46 @@ def generate_and_record(
         meter: counts tokens and cost, and stops the run at the limit.
     """
     tally = Tally()
-
-    def record(prompt: P, of_prompt: Sequence[Generation]) -> None:
+    for prompt, of_prompt in answered(prompts, backend, meter):
         line = line_of(prompt, of_prompt)
         if line is not None:
             write(line)
-        error = (line or {}).get("error") or next((reply.error for reply in of_prompt if reply.error), None)
-        tally.truncated += prompt.truncation is not None and prompt.fits
-        tally.too_long += error == TOO_LONG
-        tally.answered += error is None
-        if error not in (None, TOO_LONG):
-            tally.errors[error] += 1
+        tally.add(*outcome(prompt, of_prompt, line))
         if meter:
             bar.set_postfix_str(meter.status(bar.total - bar.n - 1 if bar.total else 0), refresh=False)
         bar.update()
+    return tally
+
+
+def outcome(prompt: Prompt, replies: Sequence[Generation], line: Line | None) -> tuple[bool, str | None]:
+    """Whether the prompt was truncated so that it fits, and the error of its line or replies."""
+    error = (line or {}).get("error") or next((reply.error for reply in replies if reply.error), None)
+    return prompt.truncation is not None and prompt.fits, error
+
+
+def answered(prompts: Iterable[P], backend: Backend, meter: Meter | None = None) -> Iterator[tuple[P, Sequence[Generation]]]:
+    """Yield each prompt with its replies when all are there; one that does not fit has one, with the error `TOO_LONG`."""
+    too_long: deque[P] = deque()
 
     def fitting() -> Iterator[P]:
         for prompt in prompts:
             if prompt.fits:
                 yield from (replace(prompt, sample=sample) for sample in range(prompt.num_replies))
             else:
-                record(prompt, [Generation("", TOO_LONG, error=TOO_LONG)])
+                too_long.append(prompt)
+
+    def unfit() -> Iterator[tuple[P, Sequence[Generation]]]:
+        while too_long:
+            yield too_long.popleft(), [Generation("", TOO_LONG, error=TOO_LONG)]
 
     incomplete: dict[str, dict[int, Generation]] = defaultdict(dict)  # key of a prompt → its replies so far
     for prompt, reply in replies(fitting(), backend, meter):
+        yield from unfit()
         incomplete[prompt.key][prompt.sample] = reply
         if len(incomplete[prompt.key]) == prompt.num_replies:
             of_prompt = incomplete.pop(prompt.key)
-            record(prompt, [of_prompt[sample] for sample in range(prompt.num_replies)])
-    return tally
+            yield prompt, [of_prompt[sample] for sample in range(prompt.num_replies)]
+    yield from unfit()
 
 
 def replies(prompts: Iterable[P], backend: Backend, meter: Meter | None = None) -> Iterator[tuple[P, Generation]]:

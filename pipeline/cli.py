@@ -103,7 +103,11 @@ class Parser(argparse.ArgumentParser):
         text = "processes that share the work (1; with --engine ray, the CPUs of the cluster)"
         text += "".join(f"; {alias} is the same flag" for alias in aliases)
         self.add_argument("--num_workers", *aliases, type=at_least(1), metavar="N", help=text)
-        text = "where they run: processes of this machine, or ray: a Ray cluster, that of $RAY_ADDRESS (processes)"
+        self.add_engine()
+
+    def add_engine(self) -> None:
+        """Add `--engine`, which says where processes run."""
+        text = "where processes run: on this machine, or (ray) on a Ray cluster, that of $RAY_ADDRESS (processes)"
         self.add_argument("--engine", choices=ENGINES, default=ENGINES[0], help=text)
 
     def add_rerun_flags(self) -> None:

@@ -22,13 +22,11 @@ from multiprocessing import spawn
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError
-from pipeline.work import POLL_SECONDS, Unit, do_unit
-
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read when Ray is imported
-
 import ray
 from ray.exceptions import RayError, RayTaskError
+
+from pipeline.errors import UserError
+from pipeline.work import POLL_SECONDS, Unit, do_unit
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 ADDRESS = re.compile(r"(?P<host>[^/]+):(?P<port>\d+)")
@@ -42,6 +40,7 @@ def connect() -> None:
     """Connect this process to the cluster of $RAY_ADDRESS, or to one of this machine that ends with the process."""
     if ray.is_initialized():
         return
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     address = os.environ.get("RAY_ADDRESS")
     # Workers import this checkout, and use the one processor that Ray counts for them.
     variables = {"PYTHONPATH": str(REPOSITORY), "POLARS_MAX_THREADS": os.environ.get("POLARS_MAX_THREADS", "1")}
@@ -61,7 +60,7 @@ def run_on_ray(units: Sequence[Unit], locks: Path, number: int | None, bar: Any)
     """Do units on the cluster, at most `number` at a time (None: one for each CPU); errors are those of `run_units`."""
     connect()
     # The units are stored once, not with each task: they may share an object with the identifiers of all patients.
-    stored = ray.put((_surroundings(), pickle.dumps((list(units), locks))))
+    stored = ray.put((surroundings(), pickle.dumps((list(units), locks))))
     waiting, running = deque(range(len(units))), {}
     try:
         while waiting or running:
@@ -76,8 +75,7 @@ def run_on_ray(units: Sequence[Unit], locks: Path, number: int | None, bar: Any)
                 else:
                     bar.update(ticks)
     except RayTaskError as error:
-        known = isinstance(error.cause, UserError | OSError | ImportError)  # those that `pipeline.cli.run` may explain
-        raise (error.cause if known else RuntimeError("a unit failed on the cluster")) from RuntimeError(str(error))
+        raise explained(error) from RuntimeError(str(error))
     except RayError as error:
         got = f"one killed {RETRIES + 1} times (out of memory?)" if ray.is_initialized() else "the cluster stopped"
         fix = "Run the same command again with a smaller --num_workers"
@@ -99,19 +97,30 @@ def _wait_for(units: Sequence[Unit], locks: Path) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def _surroundings() -> dict[str, Any]:
+def surroundings() -> dict[str, Any]:
     """What unpickling and the units need of this process, as in worker processes of one machine."""
     names = ("sys_path", "sys_argv", "dir", "init_main_from_name", "init_main_from_path")  # without keys, and options of logs
     return {name: value for name, value in spawn.get_preparation_data("").items() if name in names}
 
 
+def enter(home: dict[str, Any]) -> None:
+    """Give a process of the cluster the `surroundings` of the command."""
+    if not Path(home["dir"]).is_dir():
+        got = f"none on {platform.node()}"
+        raise UserError(f"{home['dir']}: expected a directory that all machines of the Ray cluster share, got {got}.")
+    spawn.prepare(home)
+
+
+def explained(error: RayTaskError) -> Exception:
+    """The error of a task as a command raises it."""
+    is_known = isinstance(error.cause, UserError | OSError | ImportError)  # those that `pipeline.cli.run` may explain
+    return error.cause if is_known else RuntimeError("a process of the Ray cluster failed")
+
+
 @lru_cache(maxsize=1)  # a process of the cluster does many units of the same list
 def _load(stored: ray.ObjectRef) -> tuple[list[Unit], Path]:
-    surroundings, pickled = ray.get(stored)
-    if not Path(surroundings["dir"]).is_dir():
-        got = f"none on {platform.node()}"
-        raise UserError(f"{surroundings['dir']}: expected a directory that all machines of the Ray cluster share, got {got}.")
-    spawn.prepare(surroundings)
+    home, pickled = ray.get(stored)
+    enter(home)
     return pickle.loads(pickled)  # noqa: S301  written by `run_on_ray`
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 from conftest import REPO, command
+from test_evaluation_cli import flags as evaluation_flags
+from test_evaluation_cli import lines, whole  # noqa: F401  a fixture
 from test_evidence import built, flags  # noqa: F401  a fixture
 from test_pipeline import ALL, WORK, done_units, is_alive, logged
 from test_resume import STEPS, digests
@@ -134,7 +136,7 @@ def test_errors_are_those_of_one_machine(cluster, tmp_path: Path, work) -> None:
     for event, code, message in (
         ("user error", 2, "error: table.csv: expected 2 columns, got 1."),
         ("full disk", 1, "error: out: the disk is full. Free some space and run the same command again to resume."),
-        ("bug", 1, "RuntimeError: a unit failed on the cluster"),
+        ("bug", 1, "RuntimeError: a process of the Ray cluster failed"),
     ):
         (tmp_path / "out" / "event-3").write_text(event)
         process = work()
@@ -146,6 +148,50 @@ def test_errors_are_those_of_one_machine(cluster, tmp_path: Path, work) -> None:
     process = work()
     log = process.communicate()[1]
     assert process.returncode == 0 and done_units(tmp_path / "out") == set(ALL), log
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", ["nothing", "node", "command"])
+def test_replicas_answer_as_one_process_does(
+    killed: str,
+    whole: Path,  # noqa: F811
+    small_root: Path,
+    tiny_model: Path,
+    cluster,
+    tmp_path: Path,
+) -> None:
+    words = evaluation_flags(small_root, tiny_model, tmp_path, "--engine", "ray", "--data_parallel_size", 2)
+    script = [sys.executable, str(REPO / "test.py"), *map(str, words)]
+    process = subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    outputs = tmp_path / "outputs.jsonl"
+    while killed != "nothing" and (not outputs.exists() or len(outputs.read_text().splitlines()) < 4):
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.01)
+    if killed == "node":
+        cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+    if killed == "command":
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        answered = len(lines(tmp_path))
+        assert answered < 70, "the command had finished"
+        resumed = command("test.py", *words, "--resume").stdout
+        assert f"{70 - answered} samples answered, {answered} already finished" in resumed
+    else:
+        log = process.communicate(timeout=300)[0]
+        assert process.returncode == 0 and "70 samples answered, 0 already finished" in log, log
+    if killed == "node":
+        cluster.add_node(**NODE)
+    one, other = lines(whole), lines(tmp_path)
+    assert set(one) == set(other) and list(tmp_path.glob("outputs*")) == [outputs]
+    for key, line in one.items():
+        probabilities = [line["outputs"][0].pop("p_yes"), other[key]["outputs"][0].pop("p_yes")]
+        assert probabilities[0] == pytest.approx(probabilities[1], abs=1e-6)
+        for volatile in ("seconds", "made_from_sha256"):
+            line.pop(volatile), other[key].pop(volatile)
+        masses = [line["outputs"][0].pop("yes_no_mass"), other[key]["outputs"][0].pop("yes_no_mass")]
+        assert masses[0] == pytest.approx(masses[1], abs=1e-6)
+        scores = [line.pop("score"), other[key].pop("score")]
+        assert scores[0] == pytest.approx(scores[1], abs=1e-6) and line == other[key]
 
 
 def test_ray_that_is_missing_or_does_not_answer_is_one_line(work, monkeypatch: pytest.MonkeyPatch) -> None:
