@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Sequence
 
 from mimiciv_dataset import labels
@@ -38,6 +39,7 @@ RELATED = {
     "diagnosis": ("diagnoses_icd",),
     "diagnoses_icd": ("diagnosis",),
 }
+_RELATED_TABLES = frozenset(table for tables in RELATED.values() for table in tables)
 # the dod rules of the tasks about death in hospital
 DEATH_IN_HOSPITAL = {
     "ED_Inpatient_Mortality": labels.ed_mortality,
@@ -76,55 +78,54 @@ def audit_risk(task: Task, t: Timeline, anchor: int, window: tuple[int, int], ou
 
 
 class ShownValues:
-    """The values that the text of each event shows, computed once per event."""
+    """Which values the text of the events of a patient shows, and when they were stored.
+
+    Each event must have been read: all by `read_all`, or one by one by a caller who has its records at hand.
+    """
 
     def __init__(self, t: Timeline, lookups: Lookups) -> None:
         self._t, self._lookups = t, lookups
-        self._of_event: dict[int, frozenset[str]] = {}
-        related = {table for tables in RELATED.values() for table in tables}
-        self._positions = {table: [i for i, name in enumerate(t.file_names) if name == table] for table in related}
+        self._positions: dict[tuple[str, str], list[int]] = defaultdict(list)  # of the events that show a value, by table
+        self._stored: list[float] = [-math.inf] * len(t)  # of each event: when the last of its values was stored
 
-    def _shown(self, position: int) -> frozenset[str]:
-        if position not in self._of_event:
-            event = EVENTS[self._t.file_names[position]]
+    def read_all(self) -> ShownValues:
+        """Read the events of the patient, once; return this object."""
+        for position in range(len(self._t)):
+            self.read(position)
+        return self
+
+    def read(self, position: int) -> None:
+        """Read an event; those of a table in the order of their positions."""
+        table = self._t.file_names[position]
+        event = EVENTS[table]
+        if event.stored and (time := last_stored(event, self._t.records(position), self._lookups)) is not None:
+            self._stored[position] = time
+        if table in _RELATED_TABLES:
             columns, rows = self._t.records(position)
             getters = [self._lookups.getter(event, key, columns) for key in event.shown]
-            values = {str(get(row)).strip() for row in rows for get in getters}
-            self._of_event[position] = frozenset(values - {MISSING, "None"})
-        return self._of_event[position]
+            for value in {str(get(row)).strip() for row in rows for get in getters} - {MISSING, "None"}:
+                self._positions[table, value].append(position)
 
     def target_in_context(self, task: Task, begin: int, end: int, answers: Sequence[str]) -> bool:
         """Whether an event of a related table in the window shows each of the answers.
 
         >>> from mimiciv_dataset.tasks import TASKS
         >>> t = example(("patients",), ("pharmacy", 0, "a", {"medication": "Aspirin"}), ("prescriptions", 1, "a"))
-        >>> shown = ShownValues(t, Lookups("nowhere"))
+        >>> shown = ShownValues(t, Lookups("nowhere")).read_all()
         >>> task = TASKS["prescriptions"]
         >>> [shown.target_in_context(task, 1, 2, answers) for answers in (["Aspirin"], ["Aspirin", "Heparin"], ["Asp"])]
         [True, False, False]
         """
-        remaining = set(answers)
-        for table in RELATED.get(task.event or "", ()):
-            if table in task.hidden:
-                continue
-            positions = self._positions[table]
-            for i in range(bisect_left(positions, begin), bisect_left(positions, end)):
-                remaining -= self._shown(positions[i])
-                if not remaining:
-                    return True
-        return False
+        if task.event not in RELATED:
+            return False
+        tables = [table for table in RELATED[task.event] if table not in task.hidden]
+        return bool(tables) and all(any(self._shows(table, answer, begin, end) for table in tables) for answer in answers)
 
-
-class StoreTimes:
-    """When the values that the events of a patient show were stored."""
-
-    def __init__(self, t: Timeline, lookups: Lookups) -> None:
-        self._t = t
-        self._last = [-math.inf] * len(t)  # of each event: when the last of its values was stored
-        for position, table in enumerate(t.file_names):
-            if EVENTS[table].stored:
-                time = last_stored(EVENTS[table], t.records(position), lookups)
-                self._last[position] = -math.inf if time is None else time
+    def _shows(self, table: str, value: str, begin: int, end: int) -> bool:
+        """Whether an event of the table in the window [begin, end) shows the value."""
+        positions = self._positions.get((table, value), ())
+        following = bisect_left(positions, begin)
+        return following < len(positions) and positions[following] < end
 
     def not_yet_stored(self, task: Task, window: tuple[int, int], last_discharge: int | None) -> bool:
         """Whether the input shows a value, of the window or the last discharge note, stored after the prediction time.
@@ -132,15 +133,15 @@ class StoreTimes:
         >>> from mimiciv_dataset.tasks import TASKS
         >>> lab = {"storetime": 2, "valuenum": "1.0"}
         >>> t = example(("patients",), ("labevents", 1, "a", lab), ("omr", 2, "a"), ("emar", 3, "a"))
-        >>> times = StoreTimes(t, Lookups("nowhere"))
-        >>> [times.not_yet_stored(TASKS["next_event"], window, None) for window in ((1, 2), (1, 3), (2, 3))]
+        >>> shown = ShownValues(t, Lookups("nowhere")).read_all()
+        >>> [shown.not_yet_stored(TASKS["next_event"], window, None) for window in ((1, 2), (1, 3), (2, 3))]
         [True, False, False]
         """
         (begin, end), now = window, self._t.prediction_time(*window)
         if now is None:
             return False
-        if last_discharge is not None and self._last[last_discharge] > now:
+        if last_discharge is not None and self._stored[last_discharge] > now:
             return True
         if not task.hidden:
-            return self._last[end - 1] > now or max(self._last[begin:end]) > now
-        return any(self._last[i] > now for i in range(begin, end) if self._t.file_names[i] not in task.hidden)
+            return self._stored[end - 1] > now or max(self._stored[begin:end]) > now
+        return any(self._stored[i] > now for i in range(begin, end) if self._t.file_names[i] not in task.hidden)

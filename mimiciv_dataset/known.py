@@ -48,11 +48,11 @@ def last_stored(event: EventType, records: Records, lookups: Lookups) -> int | N
         return None
     times = store_times(event, records)
     for latest in sorted({*times} - {MISSING}, reverse=True):
-        rows = [row for row, time in zip(records.rows, times, strict=True) if time == latest]
         for key in event.stored.keys:
             get = lookups.getter(event, key, records.columns)
-            if any(get(row) not in (MISSING, None) for row in rows):
-                return seconds_of(latest, event.name, event.stored.time)
+            for row, time in zip(records.rows, times, strict=True):
+                if time == latest and get(row) not in (MISSING, None):
+                    return seconds_of(latest, event.name, event.stored.time)
     return None
 
 

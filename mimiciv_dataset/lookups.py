@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ DICTIONARIES = {
     "d_atc_prescriptions": Dictionary("hosp", ("ndc_code",), "atc_name"),
 }
 
+MAX_REMEMBERED = 1 << 16  # codes whose names a function of `Lookups.names` keeps: records repeat few, but for ids of notes
 
 # The largest length of codes of digits, by ICD version, in the dictionaries of ICD codes. Some of these codes begin with 0.
 _DIAGNOSES, _PROCEDURES = {"9": 5}, {"9": 4, "10": 7}
@@ -119,10 +121,11 @@ class Lookups:
         self._dictionaries: dict[str, dict[Any, str]] = {}
         self._warnings: dict[str, list[str]] = {}
         self._getters: dict[tuple[str, str, tuple[str, ...]], Callable[[list[Any]], Any]] = {}
+        self._names: dict[tuple[str, tuple[str, ...], tuple[str, ...]], Callable[[list[list[Any]]], list[str]]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         # smaller pickles: workers read the files
-        return {"folder": self.folder, "_dictionaries": {}, "_warnings": {}, "_getters": {}}
+        return {"folder": self.folder, "_dictionaries": {}, "_warnings": {}, "_getters": {}, "_names": {}}
 
     def path(self, name: str) -> Path | None:
         """The file of a dictionary, or None if there is none; an error if there are two."""
@@ -159,6 +162,45 @@ class Lookups:
             self._getters[event.name, key, columns] = get if own is None else lambda row: get(row) or own(row)
         return self._getters[event.name, key, columns]
 
+    def names(
+        self, event: EventType, keys: tuple[str, ...], columns: tuple[str, ...]
+    ) -> Callable[[list[list[Any]]], list[str]]:
+        """A function that takes records with these `columns` and returns the distinct names in them, in their order.
+
+        The names of a record are the values, without blanks around, of the first of `keys` that is not missing.
+        """
+        names = self._names.get((event.name, keys, columns))
+        if names is None:
+            names = self._names[event.name, keys, columns] = self._make_names(event, keys, columns)
+        return names
+
+    def _make_names(self, event: EventType, keys: tuple[str, ...], columns: tuple[str, ...]) -> Callable[[Any], list[str]]:
+        getters = [self.getter(event, key, columns) for key in keys]
+        lookups = filter(None, map(event.lookup, keys))
+        needed = {*keys, *(column for lookup in lookups for column in lookup.by)}
+        positions = [position for position, column in enumerate(columns) if column in needed]
+        if not positions:
+            return lambda rows: []
+        code, remembered = itemgetter(*positions), {}
+
+        def names_of(row: list[Any]) -> list[str]:
+            for get in getters:
+                value = get(row)
+                values = value if isinstance(value, list) else [value]
+                if names := [name for text in values if text and (name := text.strip()) and name != MISSING]:
+                    return names
+            return []
+
+        def distinct_names(rows: list[list[Any]]) -> list[str]:
+            if len(remembered) > MAX_REMEMBERED:
+                remembered.clear()
+            by_code = dict(zip(map(code, rows), rows, strict=True))
+            for new in by_code.keys() - remembered.keys():
+                remembered[new] = names_of(by_code[new])
+            return list(dict.fromkeys(chain.from_iterable(map(remembered.__getitem__, by_code))))
+
+        return distinct_names
+
     def _make_getter(self, event: EventType, key: str, columns: tuple[str, ...]) -> Callable[[list[Any]], Any]:
         lookup = event.lookup(key)
         needed = lookup.by if lookup else (key,)
@@ -174,11 +216,11 @@ class Lookups:
             return lambda row: names.get(ndc_key(row[first] or ""))
 
         def get(row: list[Any]) -> str | None:
-            key = row[first] if second is None else (row[first], row[second])
-            if key not in names:  # a key in another form, as records of other builds can have it
+            name = names.get(row[first] if second is None else (row[first], row[second]))
+            if name is None:  # a key in another form, as records of other builds can have it
                 values = [canonical_or_same(column, row[i] or "") for column, i in zip(needed, (first, second), strict=False)]
-                key = values[0] if second is None else tuple(values)
-            return names.get(key)
+                name = names.get(values[0] if second is None else tuple(values))
+            return name
 
         return get
 

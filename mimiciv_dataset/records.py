@@ -60,5 +60,8 @@ class Event(NamedTuple):
         >>> Event("omr", None, None, None, '[{"result_value": "1"}]').records().first("result_value")
         '1'
         """
-        parsed = json.loads(self.items)
-        return Records.of(parsed) if self.columns is None else Records(self.columns, parsed)
+        if self.columns is None:  # released records can have NaN, which only `json` reads
+            return Records.of(json.loads(self.items))
+        import orjson
+
+        return Records(self.columns, orjson.loads(self.items))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cache
+from typing import NamedTuple
 
-from mimiciv_dataset.audit import ShownValues, StoreTimes, audit_risk
+from mimiciv_dataset.audit import ShownValues, audit_risk
 from mimiciv_dataset.events import EVENTS, MISSING
 from mimiciv_dataset.lookups import Lookups
 from mimiciv_dataset.tasks import NO, TASKS, YES, Task
@@ -16,8 +15,7 @@ from mimiciv_dataset.timeline import Timeline, example  # noqa: F401  (example: 
 Target = list[str] | str
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(NamedTuple):
     """A sample of a patient, as a row of the index describes it; positions count the events of the trajectory from 0.
 
     Attributes:
@@ -59,16 +57,7 @@ def decision_target(task: Task, t: Timeline, position: int, lookups: Lookups) ->
     if task.kind == "generation":
         text = records.first(task.target[0])
         return text if len(rows) == 1 and text not in (None, MISSING) else None
-    getters = [lookups.getter(event, key, columns) for key in task.target]
-    answers: dict[str, None] = {}
-    for row in rows:
-        for get in getters:
-            value = get(row)
-            values = [name.strip() for name in (value if isinstance(value, list) else [value]) if name is not None]
-            if values := [name for name in values if name not in ("", MISSING)]:
-                answers.update(dict.fromkeys(values))
-                break
-    return list(answers) or None
+    return lookups.names(event, task.target, columns)(rows) or None
 
 
 def risk_window(task: Task, t: Timeline, anchor: int) -> tuple[int, int] | None:
@@ -95,35 +84,40 @@ def find_samples(
     next_event 2 (1, 2) emar
     """
     admissions_ids, discharge_ids = t.anchors()
-    of_table: dict[str | None, list[int]] = defaultdict(list)
-    for position in range(1, len(t)):
-        of_table[None].append(position)
-        of_table[t.file_names[position]].append(position)
-    begin_at = cache(t.decision_begin)
     shown = ShownValues(t, lookups)
-    store_times = StoreTimes(t, lookups) if audit else None
+    anchors: dict[str, list[int]] = defaultdict(list)  # positions of the events of each table
+    predicting = [task for task in tasks if task.kind != "risk"]
+    tasks_of = {table: [task for task in predicting if task.event in (None, table)] for table in {*t.file_names}}
+    answered: dict[str, list[tuple[int, int, Target]]] = defaultdict(list)  # of each task: (window's begin, position, target)
+    for position, table in enumerate(t.file_names):  # one event after the other, as long as its records are in the cache
+        begin = t.decision_begin(position) if position else None
+        if position:
+            anchors[table].append(position)
+        if begin is not None:
+            for task in tasks_of[table]:
+                if (target := decision_target(task, t, position, lookups)) is not None:
+                    answered[task.name].append((begin, position, target))
+        if audit:
+            shown.read(position)
+        t.forget(position)
 
     def sample(task: Task, position: int, window: tuple[int, int], target: Target, flags: Sequence[str]) -> Sample:
         event, hadm_id = t.file_names[position], t.hadm_ids[position]
         earlier = admissions_ids[position], discharge_ids[position]
-        if store_times and store_times.not_yet_stored(task, window, discharge_ids[position]):
+        if audit and shown.not_yet_stored(task, window, discharge_ids[position]):
             flags = (*flags, "not_yet_stored")
         return Sample(task.name, event, position, hadm_id, *window, *earlier, target, tuple(flags))
 
     for task in tasks:
-        for position in of_table[task.event]:
-            if task.kind == "risk":
-                window = risk_window(task, t, position)
-                outcome = task.rule(t, position, window[1]) if window else None
-                if outcome is not None:
-                    flags = audit_risk(task, t, position, window, outcome) if audit else []
-                    yield sample(task, position, window, YES if outcome.yes else NO, flags)
-                continue
-            begin = begin_at(position)
-            target = None if begin is None else decision_target(task, t, position, lookups)
-            if target is not None:
-                leaks = audit and shown.target_in_context(task, begin, position, target)
-                yield sample(task, position, (begin, position), target, ["target_in_context"] if leaks else [])
+        for begin, position, target in answered[task.name]:
+            leaks = audit and shown.target_in_context(task, begin, position, target)
+            yield sample(task, position, (begin, position), target, ("target_in_context",) if leaks else ())
+        for position in anchors[task.event] if task.kind == "risk" else ():
+            window = risk_window(task, t, position)
+            outcome = task.rule(t, position, window[1]) if window else None
+            if outcome is not None:
+                flags = audit_risk(task, t, position, window, outcome) if audit else ()
+                yield sample(task, position, window, YES if outcome.yes else NO, flags)
 
 
 def target_of_row(task: Task, begin: int, end: int, t: Timeline, lookups: Lookups) -> Target | None:
@@ -141,15 +135,3 @@ def target_of_row(task: Task, begin: int, end: int, t: Timeline, lookups: Lookup
 def label_list(target: str | Iterable[str]) -> list[str]:
     """The labels of a target as a list, whether it has one or several."""
     return [target] if isinstance(target, str) else list(target)
-
-
-def target_weight(target: Target, counts: dict[str, int]) -> float:
-    """The weight of a row: 1 / the mean frequency of its labels; `counts` has the rows of the task with each label.
-
-    >>> target_weight(["a", "b"], {"a": 1, "b": 3})
-    0.5
-    >>> target_weight("yes", {"yes": 4, "no": 96})
-    0.25
-    """
-    labels = label_list(target)
-    return len(labels) / sum(counts[label] for label in labels)

@@ -14,21 +14,20 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
 
 import argparse
-import csv
-import json
+import contextlib
+import gc
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
 
 from mimiciv_dataset.audit import FLAG_HEADERS, FLAGS
 from mimiciv_dataset.events import EVENTS
-from mimiciv_dataset.index_files import INDEX_COLUMNS
+from mimiciv_dataset.index_parts import HEADER, TaskRows, read_rows
 from mimiciv_dataset.lookups import HOW_TO_GET_DICTIONARIES, Lookups
 from mimiciv_dataset.patients import DATA_USE, read_subject_ids
-from mimiciv_dataset.samples import Sample, find_samples, label_list, target_weight
+from mimiciv_dataset.samples import find_samples
 from mimiciv_dataset.sources import index_mapping_source, patients_source, trajectories_source
 from mimiciv_dataset.tasks import TASKS, Task, task_table
 from mimiciv_dataset.trajectory import Trajectories
@@ -171,63 +170,54 @@ class Index:
         todo = [part for part in range(len(self.parts)) if not self.is_indexed(part)]
         units = [Unit(f"index-{part}", partial(self.is_indexed, part), partial(self.index, part)) for part in todo]
         share(units, total=sum(len(self.parts[part]) for part in todo), desc="task_sample_info_gen", unit="patient")
-        names = self.tasks if self.by_task else range(len(self.parts))
+        # the largest tasks first, so that the processes finish together
+        names = sorted(self.tasks, key=self.size, reverse=True) if self.by_task else range(len(self.parts))
         units = [Unit(f"write-{name}", partial(self.is_written, name), partial(self.write, name)) for name in names]
         share(units, desc="write the index", unit="task" if self.by_task else "part")
         share([Unit("complete", lambda: self.provenance.is_complete, self.complete)], desc="complete", unit="index")
         shutil.rmtree(self.output / ".work", ignore_errors=True)
 
     def folder(self, part: int) -> Path:
-        """Where a part is: the rows of each task, without header and weights, and `counts.json`."""
-        return self.output / ".work" / f"part-{part:05d}"
+        """Where a part is: the rows of each task (`index_parts.py`), and `counts.json`."""
+        return self.output / ".work" / f"rows-{part:05d}"
 
     def is_indexed(self, part: int) -> bool:
         return self.folder(part).is_dir() or self.provenance.is_complete
 
     def index(self, part: int, tick: Tick) -> None:
         """Write a part: the samples of its patients."""
-        tasks = [TASKS[name] for name in self.tasks]
-        counts, rows = self._no_counts(), {name: [] for name in self.tasks}
-        with atomic_dir(self.folder(part)) as folder:
+        tasks, rows = [TASKS[name] for name in self.tasks], {name: TaskRows(name) for name in self.tasks}
+        with atomic_dir(self.folder(part)) as folder, no_garbage_collection():
             for subject_id in self.parts[part]:
                 timeline = self.trajectories.timeline(subject_id)
                 for sample in find_samples(timeline, self.lookups, tasks, self.provenance.settings["audit"]):
-                    counts[sample.task]["rows"].update(["all", *sample.audit])
-                    if TASKS[sample.task].kind != "generation":  # whose target is a text, not a label
-                        counts[sample.task]["labels"].update(label_list(sample.target))
-                    rows[sample.task].append(to_row(subject_id, sample))
+                    rows[sample.task].add(subject_id, sample)
                 tick(1)
-            for name in filter(rows.get, self.tasks):
-                with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
-                    csv.writer(file).writerows(rows[name])
-            write_json(folder / "counts.json", counts)
-
-    def _no_counts(self) -> dict[str, dict[str, Counter[str]]]:
-        return {name: {"rows": Counter(), "labels": Counter()} for name in self.tasks}
+            for name, of_task in rows.items():
+                of_task.write(folder / f"{name}.arrow")
+            write_json(folder / "counts.json", {name: of_task.counts() for name, of_task in rows.items()})
 
     @cached_property
     def counts(self) -> dict[str, dict[str, Counter[str]]]:
-        """For each task, the number of rows (`all`, and with each audit flag) and the number of rows with each label."""
-        counts = self._no_counts()
+        """The counts of each task over all parts; see `TaskRows.counts`."""
+        counts = {name: {"rows": Counter(), "labels": Counter()} for name in self.tasks}
         for part in range(len(self.parts)):
             for name, of_part in read_json(self.folder(part) / "counts.json").items():
                 for key, values in of_part.items():
                     counts[name][key].update(values)
         return counts
 
-    def rows(self, part: int, task: str) -> list[list[str]]:
-        """The rows of a task in a part, with weights."""
-        path = self.folder(part) / f"{task}.csv"
+    def rows(self, part: int, task: str) -> tuple[list[str], list[str]]:
+        """The patients of the rows of a task in a part, and the rows as lines with weights."""
+        path = self.folder(part) / f"{task}.arrow"
         if not path.exists():
-            return []
-        csv.field_size_limit(1 << 30)
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.reader(file))
-        weight, target = INDEX_COLUMNS.index("target_weight"), INDEX_COLUMNS.index("target")
-        unweighted = task == "radiology" or TASKS[task].kind == "generation"
-        for row in rows:
-            row[weight] = "1" if unweighted else repr(target_weight(json.loads(row[target]), self.counts[task]["labels"]))
-        return rows
+            return [], []
+        weighted = task != "radiology" and TASKS[task].kind != "generation"
+        return read_rows(path, self.counts[task]["labels"] if weighted else None)
+
+    def size(self, task: str) -> int:
+        """Bytes of the rows of a task in the parts."""
+        return sum(path.stat().st_size for path in (self.output / ".work").glob(f"rows-*/{task}.arrow"))
 
     def _marker(self, name: str | int) -> Path:
         return self.output / ".work" / f"written-{name}"
@@ -238,14 +228,14 @@ class Index:
     def write(self, name: str | int, tick: Tick) -> None:
         """Write the CSV of task `name`, or those of the patients of part `name`."""
         if self.by_task:
-            parts = range(len(self.parts))
-            write_index(self.output / f"{name}.csv", (row for part in parts for row in self.rows(part, name)))
+            write_lines(self.output / f"{name}.csv", (self.rows(part, name)[1] for part in range(len(self.parts))))
         else:
-            of_patient: dict[str, list[list[str]]] = defaultdict(list)
-            for row in (row for task in self.tasks for row in self.rows(name, task)):
-                of_patient[row[0]].append(row)
-            for subject_id, rows in of_patient.items():
-                write_index(self.output / f"{subject_id}.csv", rows)
+            of_patient: dict[str, list[str]] = defaultdict(list)
+            for task in self.tasks:
+                for subject_id, line in zip(*self.rows(name, task), strict=True):
+                    of_patient[subject_id].append(line)
+            for subject_id, lines in of_patient.items():
+                write_lines(self.output / f"{subject_id}.csv", [lines])
         self._marker(name).touch()
 
     def complete(self, tick: Tick) -> None:
@@ -258,19 +248,22 @@ class Index:
         self.provenance.complete(patients=sum(map(len, self.parts)), tasks=report, data_use=DATA_USE)
 
 
-def to_row(subject_id: str, sample: Sample) -> list[Any]:
-    """A sample as the columns of `INDEX_COLUMNS`; its weight is unknown until all rows of the task are counted."""
-    target = [json.dumps(sample.target, ensure_ascii=False), None]
-    context = [sample.hadm_id, sample.task, sample.event, sample.context_begin, sample.context_end]
-    return [subject_id, *context, *target, sample.admissions_id, sample.last_discharge_id, ";".join(sample.audit)]
-
-
-def write_index(path: Path, rows: Iterable[Sequence[Any]]) -> None:
-    """Write index rows with their header."""
+def write_lines(path: Path, blocks: Iterable[Sequence[str]]) -> None:
+    """Write an index CSV from blocks of its lines."""
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(INDEX_COLUMNS)
-        writer.writerows(rows)
+        file.write(HEADER)
+        for lines in blocks:
+            file.writelines(f"{line}\r\n" for line in lines)
+
+
+@contextlib.contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Reference counts alone free memory in this block: parsed records have no cycles, and are many to search for some."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 if __name__ == "__main__":

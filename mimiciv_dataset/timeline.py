@@ -22,6 +22,7 @@ from pipeline.errors import UserError
 
 HOUR = 3600
 DAY = 24 * HOUR
+_EPOCH = datetime(1970, 1, 1)
 _is_canonical = re.compile(KINDS["time"].pattern).match
 
 
@@ -35,7 +36,10 @@ def seconds(text: str | None) -> int | None:
     (86400, 3600, None, None)
     """
     time = text if text and _is_canonical(text) else canonical("time", text or MISSING)
-    return None if time is None else (datetime.fromisoformat(time) - datetime(1970, 1, 1)) // timedelta(seconds=1)
+    if time is None:
+        return None
+    since = datetime.fromisoformat(time) - _EPOCH
+    return since.days * DAY + since.seconds
 
 
 def seconds_of(text: str | None, table: str, column: str) -> int | None:
@@ -121,10 +125,15 @@ class Timeline:
         return Positions(positions, [self.starts[p] for p in positions])
 
     def records(self, position: int) -> Records:
-        """The records of an event; parsed once."""
-        if position not in self._records:
-            self._records[position] = self._events[position].records()
-        return self._records[position]
+        """The records of an event; parsed once, or again after `forget`."""
+        records = self._records.get(position)
+        if records is None:
+            records = self._records[position] = self._events[position].records()
+        return records
+
+    def forget(self, position: int) -> None:
+        """Free the memory of the parsed records of an event."""
+        self._records.pop(position, None)
 
     def value(self, position: int, column: str) -> str | None:
         """A value of the first record of an event; None if it is missing."""

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mimiciv_dataset.audit import ShownValues, StoreTimes, audit_risk
+from mimiciv_dataset.audit import ShownValues, audit_risk
 from mimiciv_dataset.lookups import Lookups
 from mimiciv_dataset.samples import label_list
 from mimiciv_dataset.tasks import TASKS, Task
@@ -56,7 +56,7 @@ def answer_part(trajectories: Trajectories, lookups: Lookups, part: Sequence[Seq
 
     for questions in part:
         t = trajectories.timeline(questions[0].subject_id)
-        shown, stored = ShownValues(t, lookups), None
+        shown = None
         for question in questions:
             task, (_, end) = TASKS[question.task], question.window
             if end > len(t) - (task.kind != "risk"):
@@ -64,15 +64,15 @@ def answer_part(trajectories: Trajectories, lookups: Lookups, part: Sequence[Seq
                 raise UserError(f"{trajectories.folder}: {expected}. Compare them: mimiciv_dataset/validate_index.py.")
             flags: list[str] = []
             if question.audit:
-                stored = stored or StoreTimes(t, lookups)
-                flags = audit_flags(task, question, t, shown, stored)
+                shown = shown or ShownValues(t, lookups).read_all()
+                flags = audit_flags(task, question, t, shown)
             copied = None
             if question.copy:
                 copied = set_scores(label_list(last_answer(task, t, end, lookups) or ()), question.labels)[2]
             yield {"number": question.number, "flags": flags, "copied": copied}
 
 
-def audit_flags(task: Task, question: Question, t: Timeline, shown: ShownValues, stored: StoreTimes) -> list[str]:
+def audit_flags(task: Task, question: Question, t: Timeline, shown: ShownValues) -> list[str]:
     """The flags that `task_sample_info_gen.py` gives to the row."""
     begin, end = question.window
     flags: list[str] = []
@@ -82,6 +82,6 @@ def audit_flags(task: Task, question: Question, t: Timeline, shown: ShownValues,
         flags = audit_risk(task, t, anchor, question.window, outcome) if outcome is not None else []
     elif shown.target_in_context(task, begin, end, question.labels):
         flags = ["target_in_context"]
-    if stored.not_yet_stored(task, question.window, question.last_discharge_id):
+    if shown.not_yet_stored(task, question.window, question.last_discharge_id):
         flags.append("not_yet_stored")
     return flags
