@@ -97,11 +97,7 @@ def read_rows(path: Path, counts: Mapping[str, int] | None) -> tuple[list[str], 
 
 
 def _target(target: Target) -> str:
-    """A target of labels as JSON in a quoted field of a CSV.
-
-    >>> _target("yes"), _target(["Aspirin", '5" tube'])
-    ('\"""yes""\"', '\"[""Aspirin"", ""5\\\\\""" tube""]\"')
-    """
+    """A target of labels as JSON in a quoted field of a CSV."""
     return f'"{_label(target)}"' if isinstance(target, str) else f'"[{", ".join(map(_label, target))}]"'
 
 
