@@ -202,3 +202,17 @@ def test_ray_that_is_missing_or_does_not_answer_is_one_line(work, monkeypatch: p
     monkeypatch.setattr("pipeline.work.find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install -r requirements-ray.txt"):
         Workers(2, "ray")
+
+
+def test_what_cannot_work_on_a_cluster_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from inference import ray_replicas
+    from inference.settings import InferenceSettings, ModelSettings
+
+    words = evaluation_flags(tmp_path, tmp_path, tmp_path, "--engine", "ray", "--chunk_num", 2)
+    refused = command("test.py", *words, check=False)
+    assert refused.returncode == 2 and "--engine ray: expected neither --chunk_num" in refused.stderr
+    monkeypatch.setattr(ray_replicas, "gpus_of_cluster", lambda: [4, 1, 3])  # of each machine
+    settings = InferenceSettings(ModelSettings("model", tensor_parallel_size=2))
+    replica = ray_replicas.Replica(settings, tmp_path, "index.csv", num_workers=0, line_of=lambda prompt, replies: None)
+    with pytest.raises(UserError, match="expected 4 times 2 GPUs, each on one machine of the Ray cluster, got room for 3"):
+        ray_replicas.answer_on_ray([["a"], ["b"], ["c"], ["d"]], replica, write=print, bar=None)
