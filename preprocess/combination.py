@@ -15,8 +15,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mimiciv_dataset.events import EVENTS, EventType
 from mimiciv_dataset.patients import DATA_USE
@@ -26,11 +27,16 @@ from pipeline.errors import UserError
 from pipeline.files import atomic_path, read_json, write_json
 from pipeline.progress import Summary
 from pipeline.provenance import Provenance, output_of
-from pipeline.records import folder_record, require_complete
+from pipeline.records import folder_record, origins, require_complete
 from pipeline.work import Tick, Unit, Workers, run_units
-from preprocess.rank import TABLE_NUMBERS, check_counts, inherited
+from preprocess.event_texts import EventTexts, ObjectKeys
+from preprocess.order import TABLE_NUMBERS, reading_order
+from preprocess.parts import read_lists
+from preprocess.rank import check_counts, inherited
+from preprocess.texts import block_of
 
 if TYPE_CHECKING:
+    import numpy as np
     import polars as pl
     import pyarrow as pa
 
@@ -56,12 +62,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     source = output_of("ranked", args.input_path, "preprocess/rank.py", is_ancestor=False, verify=args.verify)
     settings = {"layout": args.layout, "buckets": ranked["settings"]["buckets"]}
     provenance = Provenance(args.output_path, STEP, [source], settings, RULES, cli.arguments)
+    if args.overwrite or not provenance.is_complete:
+        merged = require_merged(ranked, args.input_path, args.verify)
     if not provenance.begin(args.overwrite, args.verify):
         return
 
     columns = {name: record_columns(EVENTS[name], names) for name, names in ranked["columns"].items()}
     paths = [args.output_path / ".buckets" / f"{bucket:05d}.json" for bucket in range(settings["buckets"])]
-    write = partial(write_bucket, args.input_path, columns, args.layout)
+    write = partial(write_bucket, merged, args.input_path, columns, args.layout)
     units = [Unit(path.stem, path.exists, partial(write, bucket, path)) for bucket, path in enumerate(paths)]
     run_units(units, args.output_path / ".locks", workers=workers, desc="combination", unit="bucket")
     reports = [read_json(path) for path in paths]
@@ -81,12 +89,32 @@ def main(argv: Sequence[str] | None = None) -> None:
     summary.print(f"{total:,} records → {events:,} events of {len(subjects):,} patients in {args.output_path}", total)
 
 
-def write_bucket(folder: Path, columns: Columns, layout: str, bucket: int, report: Path, tick: Tick) -> None:
-    """Write the trajectories of a sorted bucket beside the directory of `report`, and then the report."""
-    path = folder / f"bucket-{bucket:05d}.arrow"
-    counts, events, subjects, content = combine_bucket(path, columns if layout == "shards" else {})
-    LAYOUTS[layout](events, subjects, report.parent.parent, bucket)
-    write_json(report, {"counts": counts, "subjects": subjects, "digest": f"{content:x}"})
+def require_merged(ranked: Mapping[str, Any], folder: Path, verify: bool) -> Path:
+    """The directory of the tables that rank.py read, according to its record in `folder`; an error if they changed since."""
+    origin, made_by = origins(ranked, "inputs", folder)["merged"], "preprocess/merge_patient.py"
+    require_complete(folder_record(origin.path), made_by)
+    if output_of("merged", origin.path, made_by, is_ancestor=False, verify=verify).digest != origin.digest:
+        raise UserError(
+            f"{origin.path}: expected what {folder} was made from, got others. Run preprocess/rank.py --overwrite."
+        )
+    return origin.path
+
+
+def write_bucket(merged: Path, ranked: Path, columns: Columns, layout: str, bucket: int, report: Path, tick: Tick) -> None:
+    """Write the trajectories of a bucket beside the directory of `report`, and then the report."""
+    import polars as pl
+
+    events, subjects, texts = combine_bucket(merged, ranked, bucket, columns)
+    tables = events["file_name"].replace_strict(TABLE_NUMBERS, return_dtype=pl.UInt8).to_numpy()
+    counts = events["records"].to_numpy()
+    objects = ObjectKeys(columns)
+    content = digest_trajectories(events, subjects, texts, objects)
+    if layout == "patient":
+        texts = objects.write(texts, tables, counts, as_lists=True)
+    table = events.select(COLUMNS[:-1]).to_arrow().append_column("items", texts.to_arrow())
+    LAYOUTS[layout](table, subjects, report.parent.parent, bucket)
+    of_table = events.group_by("file_name").agg(pl.col("records").sum()).sort("file_name")
+    write_json(report, {"counts": dict(of_table.iter_rows()), "subjects": subjects, "digest": f"{content:x}"})
 
 
 def record_columns(event: EventType, columns: Sequence[str]) -> list[str]:
@@ -98,112 +126,82 @@ def record_columns(event: EventType, columns: Sequence[str]) -> list[str]:
     return list(dict.fromkeys([*columns, *(["charttime"] if event.stay_time else [])]))
 
 
-def combine_bucket(path: Path, columns: Columns) -> tuple[dict[str, int], pa.Table, list[tuple[int, int, int]], int]:
-    """Group the records of a sorted bucket into events.
+def combine_bucket(
+    merged: Path, ranked: Path, bucket: int, columns: Columns
+) -> tuple[pl.DataFrame, list[tuple[int, int, int]], EventTexts]:
+    """The events of a bucket, with the number of their `records`; the patients; and the texts of the events.
 
     Args:
-        path: bucket that rank.py wrote.
-        columns: with these, records become lists of values; if empty, they remain JSON objects.
+        merged, ranked: outputs of merge_patient.py (or an importer) and rank.py.
+        columns: those of the records, by table.
 
     Returns:
-        records per table; the events, with `COLUMNS`; (subject_id, first event, number of events) of each patient; and a
-        digest of the content, which does not depend on the layout.
+        the columns of `COLUMNS` but items, and `records`; (subject_id, first event, number of events) of each patient; texts.
     """
     import polars as pl
     import pyarrow as pa
 
-    with pa.memory_map(str(path)) as source:
-        records = pl.from_arrow(pa.ipc.open_file(source).read_all())
-    records = records.with_columns(pl.struct("subject_id", "file_name").rle_id().alias("event"))
-    names = pl.Series(sorted(TABLE_NUMBERS, key=TABLE_NUMBERS.get))
-    events = records.group_by("event", maintain_order=True).agg(
-        pl.col("subject_id", "file_name", "hadm_id").first(),
-        pl.col("time").min().dt.to_string("%Y-%m-%d %H:%M:%S").alias("starttime"),
-        pl.col("time").max().dt.to_string("%Y-%m-%d %H:%M:%S").alias("endtime"),
-        pl.len().alias("records"),
-    )
-    events = events.with_columns(file_name=names.gather(events["file_name"]))
+    with pa.memory_map(str(ranked / f"bucket-{bucket:05d}.arrow")) as source:
+        table = pa.ipc.open_file(source).read_all().combine_chunks()
+    order = table["records"].combine_chunks().flatten().to_numpy()
+    events = pl.from_arrow(table.drop_columns("records"))
+    events = events.with_columns(pl.from_arrow(table["records"]).list.len().alias("records"))
+    lists = [each for event in reading_order(columns) for each in read_lists(merged, event, bucket)]
+    texts = EventTexts.join(lists, order, events["records"].to_numpy())
     patients = events.with_row_index("row").group_by("subject_id", maintain_order=True)
-    patients = patients.agg(pl.col("row").first(), pl.len().alias("events"), pl.col("records").sum())
-    subjects = list(patients.select("subject_id", "row", "events").iter_rows())
-    texts = join_runs(records["item"], patients["records"].to_list())
-    content = digest_trajectories(events.select(*COLUMNS[:-1], "records").rows(), subjects, texts)
-    del texts
-    first, last = pl.col("event") != pl.col("event").shift(1), pl.col("event") != pl.col("event").shift(-1)
-    if columns:
-        records = records.with_columns(in_parallel(records["item"], pl.col("item").str.replace_many(without_names(columns))))
-    items = records.select(
-        pl.concat_str(
-            pl.when(first.fill_null(True)).then(pl.lit("[")).otherwise(pl.lit(",")),
-            "item",
-            pl.when(last.fill_null(True)).then(pl.lit("]")).otherwise(pl.lit("")),
-        ).alias("items")
-    )["items"]
-    del records
-    counts = dict(events.group_by("file_name").agg(pl.col("records").sum()).sort("file_name").iter_rows())
-    table = events.select(COLUMNS[:-1]).to_arrow()
-    table = table.append_column("items", join_runs(items, events["records"].to_list()))
-    return counts, table, subjects, content
+    subjects = list(patients.agg(pl.col("row").first(), pl.len().alias("events")).iter_rows())
+    return events, subjects, texts
 
 
-def in_parallel(values: pl.Series, expression: pl.Expr) -> pl.Series:
-    """Evaluate an element-wise expression over slices of a series, because polars runs one expression in one thread."""
-    import polars as pl
-
-    size = max(1, -(-len(values) // pl.thread_pool_size()))
-    slices = [values.slice(start, size).to_frame().lazy().select(expression) for start in range(0, len(values), size)]
-    return pl.concat(pl.collect_all(slices)).to_series() if slices else values
-
-
-def without_names(columns: Columns) -> dict[str, str]:
-    """Replacements that turn the JSON object of a record into a list of its values, without `file_name`.
-
-    Quotation marks inside a value are escaped, so that these patterns match between values only.
-
-    >>> text = '{"a":"1","b":"{\\\\"a\\\\":2","file_name":"omr"}'
-    >>> pl = __import__("polars")
-    >>> pl.Series([text]).str.replace_many(without_names({"omr": ["a", "b"]})).item()
-    '["1","{\\\\"a\\\\":2"]'
-    """
-    patterns = {}
-    for table, names in columns.items():
-        first, *others = (json.dumps(name, ensure_ascii=False) for name in names)
-        patterns[f"{{{first}:"] = "["
-        patterns |= {f",{name}:": "," for name in others}
-        patterns[f',"file_name":"{table}"}}'] = "]"
-    return patterns
-
-
-def join_runs(texts: pl.Series, lengths: Sequence[int]) -> pa.Array:
-    """Join runs of consecutive texts, given the number in each run, without copying: the same bytes with fewer offsets.
-
-    >>> import polars as pl
-    >>> join_runs(pl.Series(["[a", ",b]", "[c]"]), [2, 1]).to_pylist()
-    ['[a,b]', '[c]']
-    """
-    import numpy as np
-    import pyarrow as pa
-
-    array = texts.rechunk().to_arrow().cast(pa.large_string())
-    if not len(array):
-        return pa.array([], pa.large_string())
-    _, offsets, data = array.buffers()
-    starts = np.frombuffer(offsets, np.int64)[array.offset : array.offset + len(array) + 1]
-    kept = starts[np.concatenate([[0], np.cumsum(lengths)])]
-    return pa.LargeStringArray.from_buffers(len(lengths), pa.py_buffer(kept.tobytes()), data)
-
-
-def digest_trajectories(events: Sequence[tuple], subjects: Sequence[tuple[int, int, int]], records: pa.Array) -> int:
+def digest_trajectories(
+    events: pl.DataFrame, subjects: Sequence[tuple[int, int, int]], texts: EventTexts, objects: ObjectKeys
+) -> int:
     """A digest of every value of trajectories: the events, and the records of each patient as JSON objects.
 
     The digests of patients are added up, so that neither the layout nor the number of buckets matters.
     """
-    total = 0
-    for (subject_id, start, count), text in zip(subjects, records, strict=True):
-        content = hashlib.sha256(f"{subject_id}{events[start : start + count]}".encode())
-        content.update(text.as_buffer())
-        total += int(content.hexdigest()[:32], 16)
-    return total % 2**128
+    import polars as pl
+
+    about, starts = event_tuples(events)
+    tables = events["file_name"].replace_strict(TABLE_NUMBERS, return_dtype=pl.UInt8).to_numpy()
+    counts = events["records"].to_numpy()
+
+    def add_up(part: Sequence[tuple[int, int, int]]) -> int:
+        total = 0
+        for subject_id, first, number in part:
+            end = first + number
+            content = hashlib.sha256(f"{subject_id}[".encode())
+            content.update(about[starts[first] : starts[end] - len(", ")])
+            content.update(b"]")
+            content.update(objects.write(texts, tables, counts, slice(first, end)).data)
+            total += int(content.hexdigest()[:32], 16)
+        return total
+
+    size = max(1, -(-len(subjects) // pl.thread_pool_size()))
+    with ThreadPoolExecutor() as threads:
+        parts = [subjects[start : start + size] for start in range(0, len(subjects), size)]
+        return sum(threads.map(add_up, parts)) % 2**128
+
+
+def event_tuples(events: pl.DataFrame) -> tuple[memoryview, np.ndarray]:
+    """The values of each event as Python writes a tuple, and ", ": all of them, and where each begins.
+
+    >>> import polars as pl
+    >>> event = {"file_name": ["omr"], "starttime": ["2150-01-01 00:00:00"], "endtime": [None], "hadm_id": ["7"], "records": [2]}
+    >>> bytes(event_tuples(pl.DataFrame(event, schema_overrides={"endtime": pl.String}))[0])
+    b"('omr', '2150-01-01 00:00:00', None, '7', 2), "
+    """
+    import polars as pl
+
+    def quoted(column: str) -> pl.Expr:
+        return pl.concat_str(pl.lit("'"), column, pl.lit("'")).fill_null("None")
+
+    hadm_ids = events["hadm_id"].drop_nulls().unique().to_list()
+    hadm_id = pl.col("hadm_id").replace(dict(zip(hadm_ids, map(repr, hadm_ids), strict=True))).fill_null("None")
+    values = (quoted("file_name"), quoted("starttime"), quoted("endtime"), hadm_id, pl.col("records").cast(pl.String))
+    tuples = events.select(pl.concat_str(pl.lit("("), pl.concat_str(values, separator=", "), pl.lit("), "))).to_series()
+    starts, data, _ = block_of(tuples.rechunk().to_arrow())
+    return memoryview(data), starts
 
 
 def write_shards(events: pa.Table, subjects: Sequence[tuple[int, int, int]], folder: Path, bucket: int) -> None:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
+from mimiciv_dataset.events import EVENTS
 from pipeline.cli import Parser, run
 from pipeline.digests import DIGESTS_CACHE, FileDigests
 from pipeline.errors import UserError
@@ -27,8 +28,8 @@ from pipeline.files import atomic_path, read_json, require, write_json
 from pipeline.progress import Summary, counted
 from pipeline.provenance import Provenance, Source, content_of
 from pipeline.work import Tick, Unit, Workers, run_units
-from preprocess import rank, split_patients
-from preprocess.merge_patient import write_part
+from preprocess import split_patients
+from preprocess.parts import write_records
 from preprocess.raw_tables import ROW
 from preprocess.site_import import BUCKET_ROWS, add_import_flags, add_up, complete, run_later_steps
 from preprocess.site_records import Codes, Counts, map_rows
@@ -37,7 +38,7 @@ from preprocess.sites import Site, read_site
 if TYPE_CHECKING:
     import polars as pl
 
-STEP, RULES = "preprocess/from_meds.py", 1
+STEP, RULES = "preprocess/from_meds.py", 2
 GROUP_CELLS = 4 << 20  # rows are mapped once they have so many values, and the patient is complete
 BATCH_CELLS = 1 << 20
 HELD_OUT = "held_out"  # the split of MEDS that is our test set
@@ -177,9 +178,9 @@ class Import:
                 )
             subjects.update(new)
             for name, frame in map_rows(self.site, rows, self.codes, counts).items():
-                folder = self.output / rank.EVENTS[name].module / name
+                folder = self.output / EVENTS[name].module / name
                 with atomic_path(folder / f"part-{number:05d}-{part:05d}.arrow") as temporary:
-                    write_part(frame, temporary, self.buckets)
+                    write_records(temporary, EVENTS[name], frame, self.buckets)
             tick(len(rows))
         write_json(self.report(number), vars(counts) | {"subjects": sorted(subjects)})
 

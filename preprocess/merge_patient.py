@@ -18,6 +18,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -30,19 +31,19 @@ from pipeline.progress import Summary, print_table, progress
 from pipeline.provenance import Provenance, Source
 from pipeline.records import folder_record, read_record
 from pipeline.work import Tick, Unit, Workers, run_units
-from preprocess.raw_tables import REFERENCES, Counts, RawTable, find_tables, prepare, read_batches, read_references
+from preprocess.parts import write_part
+from preprocess.raw_tables import RawTable, find_tables, read_batches
+from preprocess.raw_values import REFERENCES, Counts, prepare, read_references, read_stays
 
 if TYPE_CHECKING:
-    import polars as pl
     import pyarrow as pa
 
-STEP, RULES = "preprocess/merge_patient.py", 3
+STEP, RULES = "preprocess/merge_patient.py", 4
 SOURCE_FILE = ".source.json"  # beside the parts of a table: digest of the raw file, and its size and times when it was read
 BUCKET_BYTES = 128 << 20  # raw text per bucket; rank.py and combination.py need about twelve times that in memory
 PART_BYTES = 48 << 20  # rows are collected up to about this size before they are distributed over the buckets and written
 GZIP_RATIO = 10  # rough compression ratio of the files of MIMIC-IV; affects the number of buckets only
 RELEASES = {299_712: "2.2", 364_627: "3.0 or 3.1", 100: "demo 2.2"}  # by number of patients, from PhysioNet's release notes
-BUCKET = " bucket"  # a column while rows are distributed; see `raw_tables.ROW`
 # Ids of MIMIC-IV are in the tables that they refer to, without exception in the demo; some may be missing where modules are of
 # different releases. A larger share means that ids were changed, or that a table is not complete.
 MAX_UNKNOWN = 0.01
@@ -129,18 +130,27 @@ def merge_table(table: RawTable, output: Path, buckets: int, tick: Tick) -> None
     It gets part files with one record batch per bucket, and `table.json` with the counts, and `SOURCE_FILE`.
     `tick` is called with the bytes of the raw file that were read.
     """
-    import pyarrow as pa
-
     stamp, digest = stamp_of(table.path), hashlib.sha256()
-    references = read_references(table)
+    references, stays = read_references(table), read_stays(table)
     counts = Counts(unknown=Counter(dict.fromkeys(references, 0)))
-    with atomic_dir(output) as folder:
-        rows = written = parts = 0
-        for batches in group_batches(read_batches(table.path, table.header, tick, digest)):
-            frame = prepare(table, pa.Table.from_batches(batches), rows, counts, references)
-            written += write_part(frame, folder / f"part-{parts:05d}.arrow", buckets)
-            rows, parts = rows + len(frame), parts + 1
-            del batches, frame  # free the memory before the next part is read
+    rows = written = parts = 0
+
+    def write(batches: Sequence[pa.RecordBatch], part: int, first_row: int) -> int:
+        prepared = prepare(table, batches, first_row, counts, references, stays)
+        path = folder / f"part-{part:05d}.arrow"
+        return write_part(path, prepared.texts, prepared.keys(table.event), buckets, prepared.whole)
+
+    # parts are written in a thread while the next one is parsed
+    with atomic_dir(output) as folder, ThreadPoolExecutor(1) as thread:
+        pending = thread.submit(int)
+        try:
+            for batches in group_batches(read_batches(table.path, table.header, tick, digest)):
+                written += pending.result()
+                pending = thread.submit(write, batches, parts, rows)
+                rows, parts = rows + sum(batch.num_rows for batch in batches), parts + 1
+                del batches  # free the memory before the next part is read
+        finally:
+            written += pending.result()  # its error, if there is one, is about an earlier row than that of the reader
         if rows != written:
             raise RuntimeError(f"{table.path}: {rows} rows read, {written} rows written")
         if stamp != stamp_of(table.path):
@@ -160,24 +170,6 @@ def group_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordB
             group = []
     if group:
         yield group
-
-
-def write_part(frame: pl.DataFrame, path: Path, buckets: int) -> int:
-    """Write rows as an Arrow file with one record batch per bucket; return the number of rows written."""
-    import polars as pl
-    import pyarrow as pa
-
-    two32 = pl.lit(2**32, pl.UInt64)  # Knuth's multiplicative hash spreads consecutive ids evenly
-    bucket = pl.col("subject_id").cast(pl.UInt64) * 2654435761 % two32 * buckets // two32
-    frame = frame.with_columns(bucket.cast(pl.UInt32).alias(BUCKET)).sort(BUCKET, maintain_order=True)
-    sizes = dict(frame[BUCKET].value_counts().iter_rows())
-    (batch,) = frame.drop(BUCKET).rechunk().to_arrow().to_batches()
-    start = 0
-    with pa.ipc.new_file(path, batch.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
-        for number in range(buckets):
-            writer.write_batch(batch.slice(start, sizes.get(number, 0)))
-            start += sizes.get(number, 0)
-    return start
 
 
 def print_reports(tables: Sequence[RawTable], reports: Mapping[str, Mapping[str, Any]]) -> None:

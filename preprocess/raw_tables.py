@@ -6,23 +6,20 @@ import gzip
 import io
 import re
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimiciv_dataset.cells import shown_columns
 from mimiciv_dataset.csv_checks import BOM, QuoteCheck, read_raw_header, stray_quotes_error
-from mimiciv_dataset.events import COLUMN_KINDS, DICTIONARY_TABLES, EVENTS, MODULES, EventType
+from mimiciv_dataset.events import DICTIONARY_TABLES, EVENTS, MODULES, EventType
 from mimiciv_dataset.lookups import find_table, text_columns
 from mimiciv_dataset.tasks import TASKS, needs_modules
-from mimiciv_dataset.values import KINDS, canonical, canonical_or_same
 from pipeline.errors import UserError
 from pipeline.files import require
 
 if TYPE_CHECKING:
-    import numpy as np
     import polars as pl
     import pyarrow as pa
 
@@ -30,6 +27,7 @@ BLOCK_BYTES = 16 << 20  # text that is parsed at once; the longest row allowed
 # Columns added to every table: number of the row in its file, from 0, and its time. No column of a file has such a name, as
 # names are stripped.
 ROW, TIME = " row", " time"
+TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
 UNNAMED = " column "  # and its number: name of a column without one, while it is checked
 
 
@@ -282,172 +280,10 @@ def python_float(text: str) -> str:
     return repr(float(text)) if _NUMBER.fullmatch(text) else text
 
 
-# --- their values
-
-
-@dataclass
-class Counts:
-    """What `prepare` counts while a table is read, in rows by column."""
-
-    rewritten: Counter[str] = field(default_factory=Counter)  # values that were not in MIMIC-IV's form
-    ids: Counter[str] = field(default_factory=Counter)  # ids that refer to another table
-    unknown: Counter[str] = field(default_factory=Counter)  # those that the other table does not have
-    unnamed: Counter[str] = field(default_factory=Counter)  # values of columns without a name, which are dropped
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A column of a part of a table: its distinct values, and the position among them of each row, -1 where it is missing."""
-
-    values: pl.Series
-    positions: np.ndarray
-
-    @classmethod
-    def of(cls, column: pa.ChunkedArray) -> Encoded:
-        import polars as pl
-
-        array = column.dictionary_encode().unify_dictionaries().combine_chunks()
-        array = array.chunk(0) if hasattr(array, "chunks") else array
-        return cls(pl.from_arrow(array.dictionary).cast(pl.String), pl.from_arrow(array.indices).fill_null(-1).to_numpy())
-
-    def rows(self, selected: Iterable[int]) -> int:
-        """How many rows have one of the values at these positions."""
-        import numpy as np
-
-        counts = np.bincount(self.positions + 1, minlength=len(self.values) + 1)
-        return int(counts[np.fromiter(selected, int) + 1].sum())
-
-    def first_row(self, position: int) -> int:
-        """The first row with this value."""
-        return int((self.positions == position).argmax())
-
-    def column(self, values: pl.Series) -> pl.Series:
-        """The column with other values in place of the distinct ones."""
-        import polars as pl
-
-        return values.gather(pl.Series(self.positions).cast(pl.Int64).replace(-1, None))
-
-
 def parse_times(texts: pl.Series) -> pl.Series:
     """The times, to the millisecond, of texts in MIMIC-IV's form; a date counts as 00:00:00, and other text as missing."""
-    times = texts.str.to_datetime("%Y-%m-%d %H:%M:%S", time_unit="ms", strict=False)
+    times = texts.str.to_datetime(TIME_FORMAT, time_unit="ms", strict=False)
     for form in ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S%.f"):
         if times.null_count() > texts.null_count():  # trying a form takes long if no text has it
             times = times.zip_with(times.is_not_null(), texts.str.to_datetime(form, time_unit="ms", strict=False))
     return times
-
-
-def prepare(
-    table: RawTable, rows: pa.Table, first_row: int, counts: Counts, references: Mapping[str, frozenset[str]]
-) -> pl.DataFrame:
-    """Rows of a raw table: ids, codes and times checked (`values.py`), FLOAT columns as Python formats them, `ROW` and `TIME`.
-
-    Args:
-        rows: a part of the table, from `read_batches`.
-        first_row: number of its first row in the file.
-        counts: is updated.
-        references: by column, the ids that the table it refers to has (`read_references`).
-
-    Raises:
-        UserError: a value cannot be read without guessing, or a subject_id is missing.
-    """
-    import polars as pl
-
-    event, changed = table.event, {}
-    times: dict[str, pl.Series] = {}
-    for column in table.header:
-        kind = COLUMN_KINDS.get(column)
-        if column.startswith(UNNAMED):
-            check_unnamed(table, column, Encoded.of(rows[column]), first_row, counts)
-        elif kind is not None:
-            encoded = Encoded.of(rows[column])
-            values = clean_values(table, column, encoded, first_row, counts)
-            if values is not encoded.values:
-                changed[column] = encoded.column(values)
-            if column in (event.time, event.time_fallback):
-                times[column] = encoded.column(parse_times(values))
-            if column in references:
-                ids = [(position, value) for position, value in enumerate(values.to_list()) if value is not None]
-                counts.ids[column] += encoded.rows(position for position, _ in ids)
-                unknown = (position for position, value in ids if value not in references[column])
-                counts.unknown[column] += encoded.rows(unknown)
-        elif column in event.floats:
-            encoded = Encoded.of(rows[column])
-            formatted = [python_float(text) for text in encoded.values.to_list()]
-            changed[column] = encoded.column(pl.Series(formatted, dtype=pl.String))
-    frame = pl.from_arrow(rows.select(list(table.columns)))
-    frame = frame.with_columns(series.alias(column) for column, series in changed.items())
-    if frame["subject_id"].null_count():
-        raise value_error(table, "subject_id", first_row + frame["subject_id"].is_null().arg_max(), None)
-    in_order = [times[column] for column in (event.time, event.time_fallback) if column is not None]
-    time = pl.coalesce(in_order) if in_order else pl.lit(None, pl.Datetime("ms"))
-    return frame.with_columns(time.alias(TIME)).with_row_index(ROW, first_row).cast({ROW: pl.Int64})
-
-
-def clean_values(table: RawTable, column: str, encoded: Encoded, first_row: int, counts: Counts) -> pl.Series:
-    """The distinct values of a column of a kind in MIMIC-IV's form; `encoded.values` itself if they already are."""
-    kind, values = COLUMN_KINDS[column], encoded.values
-    valid = values.str.contains(KINDS[kind].pattern)
-    if kind in ("time", "storetime"):
-        valid &= parse_times(values).is_not_null()
-    if valid.all():
-        return values
-    cleaned: dict[int, str | None] = {}
-    for position in (~valid).arg_true():
-        try:
-            value = canonical(kind, values[position])
-        except ValueError:
-            raise value_error(table, column, first_row + encoded.first_row(position), values[position]) from None
-        if value != values[position]:
-            cleaned[position] = value
-    if not cleaned:
-        return values
-    counts.rewritten[column] += encoded.rows(cleaned)
-    return values.clone().scatter(list(cleaned), list(cleaned.values()))
-
-
-def check_unnamed(table: RawTable, column: str, encoded: Encoded, first_row: int, counts: Counts) -> None:
-    """Count the values of a column without a name, which must be whole numbers such as the row numbers that pandas writes."""
-    invalid = (~encoded.values.str.contains(r"^\d+(\.0)?$")).arg_true()
-    if len(invalid):
-        where = f"{table.path}, row {first_row + encoded.first_row(invalid[0]) + 1:,},{column}"
-        raise UserError(f"{where}: expected a name in the header, got a text below an empty name. Name or remove the column.")
-    counts.unnamed[column] += encoded.rows(range(len(encoded.values)))
-
-
-def value_error(table: RawTable, column: str, row: int, value: str | None) -> UserError:
-    """The error of a value that cannot be read, which it does not quote; `row` counts from 0."""
-    where, expected = f"{table.path}, row {row + 1:,}, column {column}", KINDS[COLUMN_KINDS[column]].expected
-    got, fix = ("a missing value" if value is None else "another text"), "Fix the row"
-    if value is not None and value.strip() == column:
-        got, fix = "the name of the column", "Remove the second header line"
-    return UserError(f"{where}: expected {expected}, got {got}. {fix}.")
-
-
-# --- the tables that ids refer to
-
-REFERENCES = {  # column → module of its table → module and name of the table that has all its ids
-    "hadm_id": dict.fromkeys(MODULES, ("hosp", "admissions")),
-    "stay_id": {"ed": ("ed", "edstays"), "icu": ("icu", "icustays")},
-    "itemid": {"hosp": ("hosp", "d_labitems"), "icu": ("icu", "d_items")},
-}
-
-
-def read_references(table: RawTable) -> dict[str, frozenset[str]]:
-    """For each column of a table that refers to another one, the ids of that one; without those whose file does not exist."""
-    references = {}
-    for column, tables in REFERENCES.items():
-        module, name = tables.get(table.event.module, (None, None))
-        if column in table.columns and name not in (None, table.name):
-            path = find_table(table.path.parent.parent / module, name)
-            if path is not None:
-                references[column] = read_ids(path, column)
-    return references
-
-
-def read_ids(path: Path, column: str) -> frozenset[str]:
-    """The distinct ids in a column, in MIMIC-IV's form."""
-    ids: set[str] = set()
-    for batch in read_batches(path, [column], warn=False):
-        ids.update(canonical_or_same(column, value) for value in batch.column(0).unique().to_pylist() if value is not None)
-    return frozenset(ids)

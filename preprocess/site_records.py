@@ -12,16 +12,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mimiciv_dataset.events import COLUMN_KINDS, EVENTS, MISSING_TEXTS
+from mimiciv_dataset.events import COLUMN_KINDS, EVENTS, MISSING_TEXTS, EventType
 from mimiciv_dataset.values import KINDS, canonical
 from pipeline.errors import UserError
-from preprocess.raw_tables import ROW, TIME, parse_times, python_float
+from preprocess.raw_tables import ROW, TIME, TIME_FORMAT, parse_times, python_float
+from preprocess.raw_values import STAY, times_of_stays
 from preprocess.sites import DESCRIPTION, PATIENTS, EventRule, Rule, Site, json_column, record_columns
 
 if TYPE_CHECKING:
     import polars as pl
 
-TIME_FORMAT, DATE_FORMAT = "%Y-%m-%d %H:%M:%S", "%Y-%m-%d"
+DATE_FORMAT = "%Y-%m-%d"
 UNMAPPED, IGNORED = "unmapped", "ignored"
 ROLE, ORDINAL = " role", " ordinal"  # columns of rows while they are mapped; see `raw_tables.ROW`
 _OF_END = " end "  # prefix of the columns that come from the row that ends a stay
@@ -114,7 +115,17 @@ def map_rows(site: Site, rows: pl.DataFrame, codes: Codes, counts: Counts) -> di
                 column: len(tables[name]) - nulls for column, nulls in tables[name].null_count().row(0, named=True).items()
             }
             counts.values.setdefault(name, Counter()).update(values)
-    return tables
+    return {name: with_stay_time(EVENTS[name], records, tables.get("edstays")) for name, records in tables.items()}
+
+
+def with_stay_time(event: EventType, records: pl.DataFrame, edstays: pl.DataFrame | None) -> pl.DataFrame:
+    """Give records of an ED table without a time the time of their ED stay, also as `charttime`; null if there is none."""
+
+    if not event.stay_time:
+        return records
+    stays = None if edstays is None else edstays.select(*STAY, parse_times(edstays[event.stay_time]).alias(TIME))
+    times = times_of_stays(event, records, stays)
+    return records.with_columns(times.alias(TIME), times.dt.to_string(TIME_FORMAT).alias("charttime"))
 
 
 def rule_records(

@@ -1,0 +1,113 @@
+"""The items of events: JSON lists of records, which are lists of values (in shards) or objects (in the released layout)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from preprocess.order import TABLE_NUMBERS
+from preprocess.texts import block_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class EventTexts:
+    """The items of consecutive events: all their bytes, and where each begins and the last one ends."""
+
+    starts: np.ndarray
+    data: np.ndarray
+
+    @classmethod
+    def join(cls, lists: Sequence[pa.StringArray], order: np.ndarray, counts: np.ndarray) -> EventTexts:
+        """Join the JSON lists of records to those of events.
+
+        Args:
+            lists: the records, in several arrays.
+            order: the records, numbered through, in the order in which they are joined.
+            counts: the number of records of each event.
+
+        >>> import numpy as np, pyarrow as pa
+        >>> lists = [pa.array(['["a"]', '["b"]']), pa.array(['["c"]'])]
+        >>> bytes(EventTexts.join(lists, np.array([2, 0, 1]), np.array([2, 1])).data)
+        b'[["c"],["a"]][["b"]]'
+        """
+        import numpy as np
+
+        from preprocess import kernels
+
+        blocks = [block_of(each) for each in lists]
+        sizes = np.concatenate([np.zeros(0, np.int64), *(np.diff(starts) for starts, _, _ in blocks)])
+        if len(sizes) != len(order):
+            raise RuntimeError(f"{len(order)} records in order, {len(sizes)} read")
+        # before each record is a bracket or comma, after each event a bracket
+        in_order, event = sizes[order], np.repeat(np.arange(len(counts)), counts)
+        targets = np.empty(len(order), np.int64)
+        targets[order] = np.cumsum(in_order + 1) - in_order + event
+        starts = np.append(targets[order[np.cumsum(counts) - counts]] - 1, in_order.sum() + len(order) + len(counts))
+        data, number = np.empty(starts[-1], np.uint8), 0
+        for record_starts, record_data, valid in blocks:
+            kernels.place(record_starts, record_data, targets[number : number + len(valid)], data)
+            number += len(valid)
+        data[starts[:-1]], data[starts[1:] - 1] = ord("["), ord("]")
+        return cls(starts, data)
+
+    def to_arrow(self) -> pa.LargeStringArray:
+        """The texts, not copied."""
+        import pyarrow as pa
+
+        return pa.LargeStringArray.from_buffers(len(self.starts) - 1, pa.py_buffer(self.starts), pa.py_buffer(self.data))
+
+
+class ObjectKeys:
+    """Writes records as JSON objects with the names of their columns, and `file_name`.
+
+    Args:
+        columns: those of the records, by table.
+    """
+
+    def __init__(self, columns: Mapping[str, Sequence[str]]) -> None:
+        import numpy as np
+
+        keys: list[bytes] = []
+        self._first_keys = np.zeros(len(TABLE_NUMBERS), np.int64)
+        self._sizes = np.zeros(len(TABLE_NUMBERS), np.int64)
+        for table, names in columns.items():
+            first, *others = (json.dumps(name, ensure_ascii=False) for name in names)
+            of_table = [f"{{{first}:", *(f",{name}:" for name in others), f',"file_name":"{table}"}}']
+            of_table = [key.encode() for key in of_table]
+            self._first_keys[TABLE_NUMBERS[table]] = len(keys)
+            self._sizes[TABLE_NUMBERS[table]] = sum(map(len, of_table))
+            keys += of_table
+        self._keys = np.frombuffer(b"".join(keys), np.uint8)
+        self._starts = np.cumsum([0, *map(len, keys)])
+
+    def write(
+        self, texts: EventTexts, tables: np.ndarray, counts: np.ndarray, events: slice = slice(None), as_lists: bool = False
+    ) -> EventTexts:
+        """Some events with objects, one after the other, or as a JSON list.
+
+        Args:
+            texts: all events, with lists.
+            tables, counts: number of the table and number of records of all events.
+
+        >>> import numpy as np
+        >>> texts = EventTexts(np.array([0, 23]), np.frombuffer(b'[["1","a\\\\"],["2","b"]]', np.uint8))
+        >>> objects = ObjectKeys({"omr": ["x", "y"]}).write(texts, np.array([TABLE_NUMBERS["omr"]]), np.array([2]))
+        >>> bytes(objects.data).decode()
+        '{"x":"1","y":"a\\\\","file_name":"omr"}{"x":"2","y":"b","file_name":"omr"}'
+        """
+        import numpy as np
+
+        from preprocess import kernels
+
+        starts, tables = texts.starts[events.start : events.stop and events.stop + 1], tables[events]
+        out = np.empty(starts[-1] - starts[0] + (counts[events] * self._sizes[tables]).sum(), np.uint8)
+        out_starts = np.empty(len(starts), np.int64)
+        keys = (self._keys, self._starts, self._first_keys)
+        kernels.write_objects(texts.data, starts, tables, *keys, as_lists, out, out_starts)
+        return EventTexts(out_starts, out[: out_starts[-1]])
