@@ -187,8 +187,8 @@ def event_tuples(events: pl.DataFrame) -> tuple[memoryview, np.ndarray]:
     """The values of each event as Python writes a tuple, and ", ": all of them, and where each begins.
 
     >>> import polars as pl
-    >>> event = {"file_name": ["omr"], "starttime": ["2150-01-01 00:00:00"], "endtime": [None], "hadm_id": ["7"], "records": [2]}
-    >>> bytes(event_tuples(pl.DataFrame(event, schema_overrides={"endtime": pl.String}))[0])
+    >>> event = {"file_name": "omr", "starttime": "2150-01-01 00:00:00", "endtime": None, "hadm_id": "7", "records": 2}
+    >>> bytes(event_tuples(pl.DataFrame([event], schema_overrides={"endtime": pl.String}))[0])
     b"('omr', '2150-01-01 00:00:00', None, '7', 2), "
     """
     import polars as pl

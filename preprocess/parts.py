@@ -74,7 +74,7 @@ def json_lists(texts: Texts, order: np.ndarray, whole: np.ndarray | None = None)
     size = int(bounds[-1] - bounds[0] + escapes.sum() * (_LONGEST_ESCAPE - 1)) + 6 * len(valid) + 2 * rows
     out, out_starts = np.empty(size, np.uint8), np.empty(rows + 1, np.int32)
     kernels.write_lists(order, columns, starts, data, valid, whole, escapes > 0, out, out_starts)
-    return pa.StringArray.from_buffers(rows, pa.py_buffer(out_starts), pa.py_buffer(out))
+    return pa.StringArray.from_buffers(rows, pa.py_buffer(out_starts), pa.py_buffer(out[: out_starts[-1]]))
 
 
 def write_records(path: Path, event: EventType, records: pl.DataFrame, buckets: int) -> None:

@@ -100,7 +100,7 @@ def check_counts(expected: Mapping[str, int], counts: Sequence[Mapping[str, Any]
 
 
 def write_bucket(folder: Path, tables: Sequence[str], bucket: int, path: Path, tick: Tick) -> None:
-    """Write the events of a bucket, with the records per table in the metadata of the file, so that they need not be counted."""
+    """Write the events of a bucket. The metadata of the file has the numbers of records, so that they need not be counted."""
     import pyarrow as pa
 
     keys = read_bucket(folder, bucket, tables)

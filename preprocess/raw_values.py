@@ -181,7 +181,7 @@ def parse_cleaned(kind: str, encoded: Encoded, values: pl.Series) -> np.ndarray 
 
 
 def mark_whole(texts: Texts, column: str, whole: np.ndarray) -> bool:
-    """Mark the numbers of a FLOAT column that lack `.0`; False, and none is marked, if others are not as Python writes them."""
+    """Mark the numbers of a FLOAT column that lack `.0`; False if any text is not as Python writes a float otherwise."""
     from preprocess import kernels
 
     if kernels.mark_whole(*texts.column(column), whole):

@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,7 +24,8 @@ from mimiciv_dataset.values import KINDS, canonical
 from pipeline.errors import UserError
 from pipeline.files import read_json
 from preprocess import combination, merge_patient, rank
-from preprocess.raw_tables import Counts, RawTable, column_names, find_tables, prepare, read_batches
+from preprocess.raw_tables import RawTable, column_names, find_tables, read_batches
+from preprocess.raw_values import Counts, prepare
 
 ID = {"subject_id": "90000001", "hadm_id": "91000001"}
 ED, ICU = {"subject_id": "90000001", "stay_id": "92000001"}, {**ID, "stay_id": "93000001"}
@@ -221,7 +221,7 @@ def read(folder: Path, table: str, column: str, value: str) -> Counts:
         writer.writeheader()
         writer.writerows([{"subject_id": "1"}, {"subject_id": "1", column: value}])
     raw, counts = RawTable(event, path, column_names(path)), Counts()
-    prepare(raw, pa.Table.from_batches(read_batches(path, raw.header)), 0, counts, {})
+    prepare(raw, list(read_batches(path, raw.header)), 0, counts, {})
     return counts
 
 
