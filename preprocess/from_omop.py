@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
+from mimiciv_dataset.events import EVENTS
 from mimiciv_dataset.values import KINDS
 from pipeline.cli import Parser, run
 from pipeline.digests import DIGESTS_CACHE, FileDigests
@@ -32,10 +33,10 @@ from pipeline.files import atomic_path, read_json, write_json
 from pipeline.progress import Summary, counted, print_table
 from pipeline.provenance import Provenance, Source, content_of
 from pipeline.work import Tick, Unit, Workers, run_units
-from preprocess import omop_tables, rank
-from preprocess.merge_patient import write_part
+from preprocess import omop_tables
 from preprocess.omop_rows import coded_rows, columns_to_read, count_concepts, distributed_rows, with_visits
 from preprocess.omop_tables import END, OF_CONCEPT, PERSON, TABLES, VALUE, OmopTable
+from preprocess.parts import bucket_order, write_buckets, write_records
 from preprocess.raw_tables import ROW
 from preprocess.site_import import BUCKET_ROWS, add_import_flags, add_up, complete, run_later_steps
 from preprocess.site_records import Codes, Counts, map_rows
@@ -44,7 +45,7 @@ from preprocess.sites import CODE, DESCRIPTION, SPECIAL, VISIT, Site, check_name
 if TYPE_CHECKING:
     import polars as pl
 
-STEP, RULES = "preprocess/from_omop.py", 1
+STEP, RULES = "preprocess/from_omop.py", 2
 SEVERAL = "(several names)"
 
 
@@ -224,7 +225,8 @@ class Import:
             counts["without_person"] += len(rows) - len(known)
             if len(known):
                 with atomic_path(self.scratch / table / f"{name}-{part:05d}.arrow") as temporary:
-                    write_part(known, temporary, self.buckets)
+                    order, sizes = bucket_order(known["subject_id"], self.buckets)
+                    write_buckets(temporary, known[order].to_arrow(), sizes)
         write_json(self.report(name), {"table": table, "concepts": sorted(concepts), **counts})
 
     def select_concepts(self, path: Path, tick: Tick) -> None:
@@ -256,9 +258,9 @@ class Import:
             missing = [name for name in (*self.site.sources, DESCRIPTION) if name not in rows.columns]
             rows = rows.with_columns(pl.lit(None, pl.String).alias(name) for name in missing)
             for event, records in map_rows(self.site, rows, Codes(self.site, {}), counts).items():
-                folder = self.output / rank.EVENTS[event].module / event
+                folder = self.output / EVENTS[event].module / event
                 with atomic_path(folder / f"part-{number:05d}.arrow") as temporary:
-                    write_part(records, temporary, self.buckets)
+                    write_records(temporary, EVENTS[event], records, self.buckets)
         write_json(self.report(number), vars(counts) | {"names": names, "concepts": concepts})
 
     def read_bucket(self, name: str, number: int) -> pl.DataFrame | None:

@@ -39,23 +39,37 @@ def write_part(path: Path, texts: Texts, keys: pl.DataFrame, buckets: int, whole
         keys: their subject_id, `TIME`, and hadm_id and `TIES` as far as the table has them.
         whole: the texts of `Texts.block` after which `.0` is written.
     """
-    import numpy as np
     import polars as pl
-    import pyarrow as pa
 
-    two32 = pl.lit(2**32, pl.UInt64)  # Knuth's multiplicative hash spreads consecutive ids evenly
-    bucket = keys.select(pl.col("subject_id").cast(pl.UInt64) * 2654435761 % two32 * buckets // two32).to_series()
-    bucket = bucket.cast(pl.UInt16 if buckets <= 1 << 16 else pl.UInt32).to_numpy()
-    order = np.argsort(bucket, kind="stable")
-    ends = np.cumsum(np.bincount(bucket, minlength=buckets))
+    order, sizes = bucket_order(keys["subject_id"], buckets)
     lists = json_lists(texts, order, whole)
     missing = [pl.lit(None).alias(name) for name in KEYS[1:] if name not in keys.columns]
     keys = keys[order].with_columns(pl.from_arrow(lists).hash().alias(CONTENT), *missing).select(KEYS)
-    (batch,) = keys.rechunk().to_arrow().add_column(0, LIST, lists).to_batches()
-    with pa.ipc.new_file(path, batch.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
-        for start, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True):
-            writer.write_batch(batch.slice(start, end - start))
+    write_buckets(path, keys.to_arrow().add_column(0, LIST, lists), sizes)
     return len(order)
+
+
+def bucket_order(subjects: pl.Series, buckets: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of patients by the bucket of their id, and the number of rows in each bucket."""
+    import numpy as np
+    import polars as pl
+
+    two32 = pl.lit(2**32, pl.UInt64)  # Knuth's multiplicative hash spreads consecutive ids evenly
+    bucket = pl.select(pl.lit(subjects).cast(pl.UInt64) * 2654435761 % two32 * buckets // two32).to_series()
+    bucket = bucket.cast(pl.UInt16 if buckets <= 1 << 16 else pl.UInt32).to_numpy()
+    return np.argsort(bucket, kind="stable"), np.bincount(bucket, minlength=buckets)
+
+
+def write_buckets(path: Path, table: pa.Table, sizes: np.ndarray) -> None:
+    """Write the rows of consecutive buckets as an Arrow file with one record batch per bucket."""
+    import pyarrow as pa
+
+    (batch,) = table.combine_chunks().to_batches()
+    start = 0
+    with pa.ipc.new_file(path, batch.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
+        for size in sizes.tolist():
+            writer.write_batch(batch.slice(start, size))
+            start += size
 
 
 def json_lists(texts: Texts, order: np.ndarray, whole: np.ndarray | None = None) -> pa.StringArray:
