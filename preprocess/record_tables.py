@@ -22,10 +22,11 @@ from pipeline.progress import Summary, counted, print_table
 from pipeline.provenance import Provenance, Source
 from pipeline.work import Tick, Unit, Workers, run_units
 from preprocess import split_patients
-from preprocess.merge_patient import BUCKET_BYTES, GZIP_RATIO, write_part
-from preprocess.raw_tables import ROW, TIME, parse_times, python_float
+from preprocess.merge_patient import BUCKET_BYTES, GZIP_RATIO
+from preprocess.parts import write_records
+from preprocess.raw_tables import ROW, TIME, TIME_FORMAT, parse_times, python_float
 from preprocess.site_import import located, run_later_steps
-from preprocess.site_records import DATE_FORMAT, TIME_FORMAT, clean_times
+from preprocess.site_records import DATE_FORMAT, clean_times, with_stay_time
 from preprocess.site_tasks import left_out_tasks
 from preprocess.sites import Site
 
@@ -125,10 +126,12 @@ def write_trajectories(
 
 def write_table(converter: Converter, output: Path, name: str, report: Path, tick: Tick) -> None:
     """Write a table into buckets, and then the report: the numbers of records, and of the values of each column."""
-    frame = prepare(name, collect(name, converter.tables[name]))
+    frame, event = prepare(name, collect(name, converter.tables[name])), EVENTS[name]
     if len(frame):
-        with atomic_path(output / EVENTS[name].module / name / "part-00000.arrow") as temporary:
-            write_part(frame, temporary, converter.buckets)
+        stays = event.stay_time and converter.tables.get("edstays")
+        edstays = None if stays is None else prepare("edstays", collect("edstays", stays))
+        with atomic_path(output / event.module / name / "part-00000.arrow") as temporary:
+            write_records(temporary, event, with_stay_time(event, frame, edstays), converter.buckets)
     write_json(report, {column: frame[column].count() for column in frame.columns if column != TIME})
 
 
