@@ -1,6 +1,6 @@
-"""Sorted records → trajectories of events. Step 3 of 3, after rank.py.
+"""Records and their order → trajectories of events. Step 3 of 3, after rank.py.
 
-Consecutive records of one table become one event. `--layout shards` (default) writes few files for fast random access,
+The records are copied from the output of merge_patient.py to their places, in the order that rank.py wrote. `--layout shards` (default) writes few files for fast random access,
 `--layout patient` one parquet file per patient, as in the released dataset. `provenance.json` says what they were made from.
 The buckets are shared by --num_workers processes, and by further runs of the same command on other machines.
 """
@@ -94,9 +94,8 @@ def require_merged(ranked: Mapping[str, Any], folder: Path, verify: bool) -> Pat
     origin, made_by = origins(ranked, "inputs", folder)["merged"], "preprocess/merge_patient.py"
     require_complete(folder_record(origin.path), made_by)
     if output_of("merged", origin.path, made_by, is_ancestor=False, verify=verify).digest != origin.digest:
-        raise UserError(
-            f"{origin.path}: expected what {folder} was made from, got others. Run preprocess/rank.py --overwrite."
-        )
+        expected = f"the tables that {folder} was made from"
+        raise UserError(f"{origin.path}: expected {expected}, got others. Run preprocess/rank.py --overwrite.")
     return origin.path
 
 

@@ -96,10 +96,10 @@ class ObjectKeys:
             tables, counts: number of the table and number of records of all events.
 
         >>> import numpy as np
-        >>> texts = EventTexts(np.array([0, 23]), np.frombuffer(b'[["1","a\\\\"],["2","b"]]', np.uint8))
+        >>> texts = EventTexts(np.array([0, 21]), np.frombuffer(b'[["1","a"],["2","b"]]', np.uint8))
         >>> objects = ObjectKeys({"omr": ["x", "y"]}).write(texts, np.array([TABLE_NUMBERS["omr"]]), np.array([2]))
         >>> bytes(objects.data).decode()
-        '{"x":"1","y":"a\\\\","file_name":"omr"}{"x":"2","y":"b","file_name":"omr"}'
+        '{"x":"1","y":"a","file_name":"omr"}{"x":"2","y":"b","file_name":"omr"}'
         """
         import numpy as np
 

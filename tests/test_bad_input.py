@@ -7,6 +7,7 @@ import gzip
 import json
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -136,6 +137,25 @@ def test_other_input_or_options_do_not_mix(tmp_path: Path) -> None:
     assert done.returncode == 2 and "the same layout" in done.stderr
     done = command("preprocess/combination.py", "--root_dir", tmp_path, "--output_path", tmp_path, check=False)
     assert done.returncode == 2 and "files without a record" in done.stderr
+
+
+def test_trajectories_need_the_tables_that_rank_read(tmp_path: Path) -> None:
+    write_mimic(tmp_path / "mimiciv", TWO_PATIENTS)
+    command("preprocess/merge_patient.py", "--root_dir", tmp_path)
+    command("preprocess/rank.py", "--root_dir", tmp_path)
+    command("preprocess/merge_patient.py", "--root_dir", tmp_path, "--overwrite", "--buckets", 2)
+    done = command("preprocess/combination.py", "--root_dir", tmp_path, check=False)
+    assert (
+        done.returncode == 2 and "patients: expected the tables that" in done.stderr and "rank.py --overwrite" in done.stderr
+    )
+    command("preprocess/rank.py", "--root_dir", tmp_path, "--overwrite")
+    shutil.rmtree(tmp_path / "patients")
+    done = command("preprocess/combination.py", "--root_dir", tmp_path, check=False)
+    assert done.returncode == 2 and "merge_patient.py, got nothing there" in done.stderr
+    command("preprocess/merge_patient.py", "--root_dir", tmp_path, "--buckets", 2)
+    command("preprocess/combination.py", "--root_dir", tmp_path)
+    shutil.rmtree(tmp_path / "patients")
+    assert "is up to date" in command("preprocess/combination.py", "--root_dir", tmp_path).stdout
 
 
 def test_dates_out_of_order_are_no_error(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from mimiciv_dataset.tasks import TASKS, Task
 from mimiciv_dataset.text import Renderer, SampleText
 from mimiciv_dataset.timeline import seconds
 from mimiciv_dataset.trajectory import COLUMNS, Trajectories, write_patient
+from pipeline.files import read_json
 
 Read = Callable[[Sequence[int]], Sequence[Event]]
 
@@ -124,15 +125,17 @@ def test_the_prompt_is_the_same_in_every_mode(demo: Path, tiny_model: Path, tmp_
 # --- deleted records: events as preprocessing forms them
 
 
-def test_events_are_formed_as_preprocessing_forms_them(demo: Path, tmp_path: Path) -> None:
+def test_events_are_formed_as_preprocessing_forms_them(demo: Path) -> None:
     import polars as pl
-    import pyarrow as pa
 
-    from preprocess.combination import combine_bucket
+    from preprocess.order import form_events, order_records, read_bucket, reading_order
+    from preprocess.parts import read_lists
+    from preprocess.raw_tables import TIME
 
-    bucket = demo / "patients_sorted/bucket-00000.arrow"
-    with pa.memory_map(str(bucket)) as source:
-        records = pl.from_arrow(pa.ipc.open_file(source).read_all())
+    tables = read_json(demo / "patients/provenance.json")["columns"]
+    keys = read_bucket(demo / "patients", 0, tables)
+    lists = [text for event in reading_order(tables) for part in read_lists(demo / "patients", event, 0) for text in part]
+    records = keys.with_row_index("row")[order_records(keys)]
     trajectories, draw, divided = Trajectories(demo / "patients_ehr"), random.Random(0), 0
     for subject_id in records["subject_id"].unique(maintain_order=True).to_list()[:4]:
         of_patient = records.filter(pl.col("subject_id") == subject_id)
@@ -140,16 +143,13 @@ def test_events_are_formed_as_preprocessing_forms_them(demo: Path, tmp_path: Pat
         # times at which an event has begun and not ended, and others
         inside = [event.starttime for event in future.events if event.starttime != event.endtime]
         for time in draw.sample(inside, 4) + draw.sample([e.endtime for e in future.events if e.endtime], 4):
-            past = of_patient.filter(pl.col("time").is_null() | (pl.col("time") <= pl.lit(time).str.to_datetime()))
-            path = tmp_path / "bucket.arrow"
-            with pa.ipc.new_file(path, (table := past.to_arrow(compat_level=pl.CompatLevel.newest())).schema) as writer:
-                writer.write_table(table)
-            expected = [Event(**event) for event in combine_bucket(path, {})[1].to_pylist()]
+            past = of_patient.filter(pl.col(TIME).is_null() | (pl.col(TIME) <= pl.lit(time).str.to_datetime()))
+            expected = form_events(keys, past["row"].to_numpy()).drop_columns("subject_id").to_pylist()
             events, _ = joined(future.until(seconds(time)), (0, 0))
-            assert [event[:4] for event in events] == [event[:4] for event in expected]
+            assert [event[:4] for event in events] == [tuple(event.values())[:4] for event in expected]
             for event, other in zip(events, expected, strict=True):
-                assert event.records().dicts() == [{k: v for k, v in record.items() if k != "file_name"}
-                                                   for record in other.records().dicts()]  # fmt: skip
+                values = [json.loads(lists[row].as_py()) for row in other["records"]]
+                assert [list(record.values()) for record in event.records().dicts()] == values
             divided += time in inside
     assert divided >= 8
 
