@@ -1,7 +1,8 @@
 """Records and their order → trajectories of events. Step 3 of 3, after rank.py.
 
-The records are copied from the output of merge_patient.py to their places, in the order that rank.py wrote. `--layout shards` (default) writes few files for fast random access,
-`--layout patient` one parquet file per patient, as in the released dataset. `provenance.json` says what they were made from.
+Records are copied from the output of merge_patient.py to their places, in the order that rank.py wrote. `--layout shards`
+(default) writes few files for fast random access, `--layout patient` one parquet file per patient, as in the released dataset.
+`provenance.json` says what they were made from.
 The buckets are shared by --num_workers processes, and by further runs of the same command on other machines.
 """
 
