@@ -84,6 +84,7 @@ def draw(tmp_path: Path) -> Draw:
 # --- configs
 
 
+OMOP = ("omr", "labevents", "diagnoses_icd", "procedures_icd", "prescriptions", "next_event")
 QUICKSTART = ("ED_Hospitalization", "ED_ICU_Tranfer_12hour", "ED_Reattendance_3day", "diagnosis", "diagnosis_ccs")
 
 
@@ -102,6 +103,7 @@ def test_config_files_agree_with_the_registry() -> None:
         "decision_making": released["decision"],
         "risk_prediction": released["risk"],
         "quickstart": dict.fromkeys(QUICKSTART, -1),
+        "omop": dict.fromkeys(OMOP, 20) | {"LengthOfStay_3day": -1, "Inpatient_Mortality": -1},
     }
 
 

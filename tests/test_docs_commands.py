@@ -34,6 +34,7 @@ from test_external_ehrshot import write_ehrshot
 from test_index_mapping import write_sources
 from tiny_evidence import answer_of, chain, prompt_of, record_of
 from tiny_meds import write_mimiciv_meds
+from tiny_omop import write_omop
 from tiny_umls import write_umls
 
 PAGES = (
@@ -354,6 +355,7 @@ def test_every_command_and_program_runs(synthetic_root: Path, tmp_path: Path, se
         "AHRQ": file_server,
         "EHRSHOT_ASSETS": write_ehrshot(tmp_path / "EHRSHOT_ASSETS"),
         "MEDS_DIR": write_mimiciv_meds(tmp_path / "meds"),
+        "OMOP_DIR": write_omop(tmp_path / "omop"),
         "CDM_DIR": write_pickles(tmp_path / "cdm"),
     })  # fmt: skip
     copy_repository(world.repository)

@@ -49,6 +49,7 @@ def test_rows_become_records(small: Path) -> None:
     ]  # fmt: skip
     assert (sodium["valuenum"], sodium["comments"]) == ("nan", "Absent")
     assert unknown["item_name"] == unmapped["item_name"] == "nan"
+    assert records(small, "1", "procedureevents")[0]["item_name"] == CONCEPTS[-1][1]
     assert [record["result_value"] for record in records(small, "1", "omr")] == ["80", "90.25"]
     assert records(small, "1", "prescriptions")[0]["dose_val_rx"] == "2.5"
 
@@ -256,6 +257,8 @@ def test_mimic_iv_from_omop_equals_mimic_iv_from_csv(demo: Path, mimic_omop: Pat
     of_csv, of_omop = both("patients", "dod")
     assert [sum(dod != "nan" for _, dod in rows) for rows in (of_csv, of_omop)] == [22, 11]
     assert {row for row in of_omop if row[1] != "nan"} < of_csv
+    of_csv, of_omop = both("transfers", "hadm_id", "intime", "careunit")
+    assert (len(of_omop), len(of_omop & of_csv)) == (422, 395)
     differ = {"LengthOfStay_3day": (152, 6, 10), "LengthOfStay_7day": (152, 4, 10), "Inpatient_Mortality": (166, 0, 0)}
     for task in [path.stem for path in (mimic_omop / "task_index/all_lengths").glob("*.csv")]:
         labels_csv, labels_omop = ({key[:2] if task in differ else key: label for key, label in labels(root, task).items()}

@@ -24,8 +24,7 @@ CONCEPTS = [
     (1127433, "acetaminophen 325 MG Oral Tablet", "RxNorm", "313782", "Clinical Drug"),
     (4107731, "Subcutaneous immunotherapy", "SNOMED", "180256009", "Procedure"),
     (320128, "Essential hypertension", "SNOMED", "59621000", "Clinical Finding"),
-    (4217646, "Implantable defibrillator", "SNOMED", "72506001", "Physical Object"),
-    (2100000001, "Ward of the source", "own", "W", "Ward"),
+    (2100000001, "Implantable defibrillator of the hospital", "own", "D", "Device"),
 ]
 OLD_NAMES = {"admitted_from_source_value": "admitting_source_value", "discharged_to_source_value": "discharge_to_source_value"}
 
@@ -78,7 +77,7 @@ def rows_of(person: int) -> dict[str, Rows]:
             measured(5, 99, 16, value_as_number=1.0),  # a concept that the vocabulary does not have
             measured(6, 0, 16),
         ],
-        "device_exposure": [row("device_exposure", 1, "device_exposure_start", 4217646, at(1, 13))],
+        "device_exposure": [row("device_exposure", 1, "device_exposure_start", 2100000001, at(1, 13))],
     }  # fmt: skip
 
 
@@ -102,7 +101,7 @@ def write_omop(folder: Path, content: Mapping[str, Rows] | None = None, form: st
 
     Args:
         form: `csv`; `CSV.GZ`: file names and headers in upper case, with a byte-order mark; `athena`: concepts separated by
-            tabs; `parquet`; `parts`: directories of parquet files.
+            tabs, but for the last one, which is in a file of its own; `parquet`; `parts`: directories of parquet files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in (content or tables()).items():
@@ -120,7 +119,8 @@ def write_omop(folder: Path, content: Mapping[str, Rows] | None = None, form: st
             frame.rename(str.upper).write_csv(text, datetime_format="%Y-%m-%dT%H:%M:%S")
             (folder / f"{name.upper()}.csv.gz").write_bytes(gzip.compress(b"\xef\xbb\xbf" + text.getvalue()))
         else:
-            is_tabbed = form == "athena" and name == "concept"
-            flags = {"separator": "\t", "quote_style": "never"} if is_tabbed else {}
-            frame.write_csv(folder / f"{name}.csv", datetime_format="%Y-%m-%d %H:%M:%S", **flags)
+            if form == "athena" and name == "concept":
+                frame[:-1].write_csv(folder / "CONCEPT.csv", separator="\t", quote_style="never")
+                frame, name = frame[-1:], "2b_concept"
+            frame.write_csv(folder / f"{name}.csv", datetime_format="%Y-%m-%d %H:%M:%S")
     return folder
