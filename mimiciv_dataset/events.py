@@ -1,8 +1,8 @@
 """The event registry: every MIMIC-IV table that is read, declared once.
 
 To add an event type, add an entry to `_TABLES` below: preprocessing, text, index generation and docs follow it. Names from a
-new dictionary also need an entry in `lookups.DICTIONARIES`. docs/data.md explains the order and times of events and the
-columns of floats, docs/tasks.md the targets.
+new dictionary also need an entry in `lookups.DICTIONARIES`. docs/new_site.md has an example. docs/data.md explains the order
+and times of events and the columns of floats, docs/tasks.md the targets.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MISSING_TEXTS = (
 )  # fmt: skip
 
 # What the columns hold that order, join or label records, in every table. Their values are checked, and brought to MIMIC-IV's
-# form, where they are read (`values.py`); other columns are any text.
+# form, where they are read (`values.py`); other columns are any text. The time of an event (`EventType.time`) is checked, too.
 CHECKED_COLUMNS = {
     "number": (
         "subject_id", "hadm_id", "stay_id", "itemid", "icd_version", "seq_num", "note_seq", "hospital_expire_flag",
@@ -33,7 +33,6 @@ CHECKED_COLUMNS = {
     ),
     "storetime": ("storetime", "storedate"),
 }  # fmt: skip
-COLUMN_KINDS = {column: kind for kind, columns in CHECKED_COLUMNS.items() for column in columns}
 
 
 @dataclass(frozen=True)
@@ -78,6 +77,7 @@ class EventType:
         untimed_rank: order among the untimed records of an admission, for tables without a time.
         needs: further columns that index generation and labels read.
         identical: share of rows that may be identical to an earlier row without a warning.
+        optional: whether a module may lack the table, as is so with tables that MIMIC-IV does not have.
     """
 
     name: str
@@ -96,6 +96,7 @@ class EventType:
     untimed_rank: int = 0
     needs: tuple[str, ...] = ()
     identical: float = 0.0
+    optional: bool = False
 
     @property
     def timed(self) -> bool:
@@ -220,6 +221,8 @@ _TABLES = (
 )  # fmt: skip
 
 EVENTS: dict[str, EventType] = {event.name: event for event in _TABLES}  # every table that is read, by name
+COLUMN_KINDS = {event.time: "time" for event in _TABLES if event.time}
+COLUMN_KINDS |= {column: kind for kind, columns in CHECKED_COLUMNS.items() for column in columns}
 
 DICTIONARY_TABLES = {  # raw tables that are copied to `index_mapping/`, by module
     "hosp": ("d_hcpcs", "d_icd_diagnoses", "d_icd_procedures", "d_labitems"),

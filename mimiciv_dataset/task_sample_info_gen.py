@@ -141,9 +141,10 @@ def missing_dictionaries(tasks: Iterable[Task], lookups: Lookups, trajectories: 
 def warn_of_empty_tasks(tasks: Sequence[Task], lookups: Lookups, trajectories: Trajectories) -> None:
     """Warn of tasks that cannot have rows because the dictionary of their answers is missing."""
     needed = missing_dictionaries(tasks, lookups, trajectories)
+    unless = "" if trajectories.sharded else " (unless their records have the names themselves)"
     for file in dict.fromkeys(needed.values()):
         empty = [task for task, name in needed.items() if name == file]
-        print(f"warning: {lookups.folder}: no {file}, so no rows for {', '.join(empty)}. {HOW_TO_GET_DICTIONARIES}.")
+        print(f"warning: {lookups.folder}: no {file}, so no rows for {', '.join(empty)}{unless}. {HOW_TO_GET_DICTIONARIES}.")
 
 
 @dataclass(frozen=True)

@@ -103,6 +103,8 @@ def find_tables(mimic_dir: Path) -> tuple[list[RawTable], list[str]]:
             continue
         for event in [event for event in EVENTS.values() if event.module == module]:
             path = find_table(folder, event.name)
+            if path is None and event.optional:
+                continue
             if path is None:
                 expected, fix = f"{folder / event.name}.csv: expected this table (or .csv.gz)", how_to_get(folder, module)
                 raise UserError(f"{expected}, got no such file. {fix}.")

@@ -130,7 +130,7 @@ def stored_table() -> str:
 def demo_counts(counts: Mapping[str, Any]) -> str:
     """The table of the rows, labels and audit flags of each task of an index, with the share of `not_yet_stored`."""
     rows = [("task", "rows", "labels", "yes", *FLAGS, "share of it")]
-    for name in TASKS:
+    for name in [task for task in TASKS if task in counts["tasks"]]:
         entry = counts["tasks"][name]
         flags = [f"{entry['flags'][flag]:,}" for flag in FLAGS]
         share = f"{entry['flags'][FLAGS[-1]] / entry['rows']:.0%}"
