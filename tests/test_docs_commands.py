@@ -27,13 +27,16 @@ from pathlib import Path
 
 import pytest
 from conftest import REPO, command
+from doc_blocks import Block, Command, apply_diff, blocks, commands, copy_repository
 from scripted_server import ScriptedServer
 from test_download_code_maps import QuietHandler
 from test_external_cdm import write_pickles
 from test_external_ehrshot import write_ehrshot
 from test_index_mapping import write_sources
+from tiny_eicu import write_eicu
 from tiny_evidence import answer_of, chain, prompt_of, record_of
-from tiny_meds import write_mimiciv_meds
+from tiny_meds import ROWS, write_meds, write_mimiciv_meds
+from tiny_mimic import write_mimic_with_ecg
 from tiny_omop import write_omop
 from tiny_umls import write_umls
 
@@ -58,6 +61,7 @@ PAGES = (
     "docs/faq.md",
     "docs/glossary.md",
     "docs/cards.md",
+    "docs/new_site.md",  # the last one, as it changes the code
 )
 FIRST_COMMANDS = ("bash scripts/quickstart.sh", "bash scripts/run_tests.sh")  # the only ones that are not run here
 ACTIVATE = "source .venv/bin/activate"
@@ -79,58 +83,11 @@ CHECKED = (  # command → what runs where the machine or the time is missing
 )
 
 
-@dataclass(frozen=True)
-class Block:
-    """A fenced block of a page: its language, text, and the number of its first line."""
-
-    page: str
-    line: int
-    language: str
-    text: str
-
-
-def blocks(page: str) -> list[Block]:
-    """The fenced blocks of a page, in order."""
-    found: list[Block] = []
-    start, lines = None, (REPO / page).read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines, 1):
-        if line.startswith("```"):
-            if start is None:
-                start = number
-            else:
-                language = lines[start - 1].removeprefix("```")
-                found.append(Block(page, start + 1, language, "\n".join(lines[start : number - 1])))
-                start = None
-    assert start is None, f"{page}, line {start}: the block is not closed"
-    return found
-
-
-@dataclass(frozen=True)
-class Command:
-    """A command of a block with its continuation lines, and the comment on it."""
-
-    text: str
-    comment: str
-
-
-def commands(block: Block) -> list[Command]:
-    """The commands of a bash block. A comment of its own line is about the next command only."""
-    result, above = [], ""
-    for line in re.sub(r"\\\n\s*", "", block.text).splitlines():
-        if line.startswith("#"):
-            above = line
-        elif line.strip():
-            text, _, comment = re.sub(r"\s+# ", "\0", line, count=1).partition("\0")
-            result.append(Command(text.strip(), f"{above} {comment}"))
-            above = ""
-    return result
-
-
 def test_every_block_is_run_or_a_sample_of_text() -> None:
     assert {"README.md", *(path.relative_to(REPO).as_posix() for path in (REPO / "docs").glob("*.md"))} == set(PAGES)
     for page in PAGES:
         for block in blocks(page):
-            assert block.language in ("bash", "python", ""), (
+            assert block.language in ("bash", "python", "diff", ""), (
                 f"{page}, line {block.line}: the language {block.language} is not run"
             )
             if not block.language:
@@ -238,19 +195,6 @@ def write_released_jsonl(repository: Path, index: Path) -> None:
     (repository / "record.md").write_text(data[0]["input"], encoding="utf-8")
 
 
-def copy_repository(folder: Path) -> Path:
-    """A copy of the files under version control, with this environment as its .venv and without data."""
-    names = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=REPO, capture_output=True, text=True, check=True
-    )
-    for name in names.stdout.splitlines():
-        if (REPO / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(REPO / name, folder / name)
-    (folder / ".venv").symlink_to(sys.prefix)
-    return folder
-
-
 @pytest.fixture
 def server() -> Iterator[str]:
     with ScriptedServer(reply) as running:
@@ -316,8 +260,10 @@ class World:
         return f"{ACTIVATE}; {line}" if self.activated else line
 
     def run(self, block: Block) -> None:
-        """Run a block, command by command; the environment is active from the command that activates it."""
+        """Run a block, command by command, or apply it; the environment is active from the command that activates it."""
         cwd = self.prepare(block)
+        if block.language == "diff":
+            return apply_diff(block, cwd)
         if block.language == "python":
             (cwd / "program.py").write_text(block.text.replace("MODEL", str(self.words["MODEL"])), encoding="utf-8")
             items = [Command("python program.py", "")]
@@ -356,6 +302,9 @@ def test_every_command_and_program_runs(synthetic_root: Path, tmp_path: Path, se
         "EHRSHOT_ASSETS": write_ehrshot(tmp_path / "EHRSHOT_ASSETS"),
         "MEDS_DIR": write_mimiciv_meds(tmp_path / "meds"),
         "OMOP_DIR": write_omop(tmp_path / "omop"),
+        "EICU_DIR": write_eicu(tmp_path / "eicu"),
+        "MIMIC_WITH_ECG": write_mimic_with_ecg(tmp_path / "mimic_with_ecg"),
+        "GENERAL_MEDS": write_meds(tmp_path / "general", [ROWS]),
         "CDM_DIR": write_pickles(tmp_path / "cdm"),
     })  # fmt: skip
     copy_repository(world.repository)

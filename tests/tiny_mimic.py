@@ -140,3 +140,28 @@ def many_patients(pairs: int) -> Tables:
         name: [{**row, "subject_id": f"{int(row['subject_id']) + 100 * i}"} for i in range(pairs) for row in rows]
         for name, rows in TWO_PATIENTS.items()
     }
+
+
+def write_mimic_with_ecg(folder: Path) -> Path:
+    """Write the two patients with a table of MIMIC-IV-ECG in hosp/, and ICU stays that follow each other.
+
+    Patient 2 returns to intensive care 47 h after leaving it; patient 11 after 48 h, and then again at once.
+    """
+    stays = [("2", "20", 1, "01 12", "02 00"), ("2", "20", 2, "03 23", "04 12"), ("11", "30", 3, "02 12", "03 00"),
+             ("11", "30", 4, "05 00", "06 00"), ("11", "30", 5, "06 01", "")]  # fmt: skip
+    tables: Tables = {name: list(rows) for name, rows in TWO_PATIENTS.items()}
+    tables["icustays"] = [
+        {"subject_id": s, "hadm_id": h, "stay_id": str(i), "intime": f"2150-01-{begin}:00:00",
+         "outtime": f"2150-01-{end}:00:00" if end else ""}
+        for s, h, i, begin, end in stays
+    ]  # fmt: skip
+    tables["services"] = [
+        {"subject_id": s, "hadm_id": h, "transfertime": f"2150-01-{begin}:30:00", "curr_service": "MED"}
+        for s, h, _, begin, _ in stays
+    ]
+    write_mimic(folder, tables)
+    with (folder / "hosp/machine_measurements.csv").open("w", encoding="utf-8") as file:
+        file.write("subject_id,study_id,cart_id,ecg_time,report_0,report_1,rr_interval\n")
+        file.write("2,40000001,6,2150-01-01T11:30:00,Sinus rhythm,Normal ECG,845\n")
+        file.write("11,40000002,6,2150-01-02 10:30:00,Atrial fibrillation,,612\n")
+    return folder
