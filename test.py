@@ -106,10 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     samples = available[: evaluation.limit]
     dataset = samples[0].dataset
     wording = instructions_sha256(dataset.instructions)
-    rows = (sample.row for sample in samples)
-    patients = {
-        str(info["subject_id"]) for row in rows if (info := row.get("task_info", {}) | row).get("subject_id") is not None
-    }
+    patients = {sample.subject_id for sample in samples if sample.subject_id is not None}
     own_wording = settings.prompt.instructions is not None
     model = settings.model.model_name_or_path
     builder = load_builder(settings)

@@ -31,7 +31,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from evaluation.predictions import read_outputs, sample_id_of_output
-from mimiciv_dataset.index_files import clean_id, clean_position, index_paths, parse_target, sample_id
+from mimiciv_dataset.index_files import clean_id, clean_position, index_paths, parse_target
 from mimiciv_dataset.patients import read_subject_ids
 from mimiciv_dataset.sources import index_mapping_source, index_sources, patients_source, trajectories_source
 from mimiciv_dataset.tasks import NO, TASKS, YES, Task
@@ -100,15 +100,13 @@ class BaselineJob:
     def _positions(self) -> dict[str, tuple[MIMICIV, int]]:
         """Dataset and position of each sample of the run's index files, by `sample_id`."""
         from mimiciv_dataset.mimiciv import MIMICIV
+        from mimiciv_dataset.row_keys import row_keys
 
         positions = {}
         fix = "start from the directory of the run, or pass --dataset_name"
         for path in index_paths(self.settings.dataset_name.split(","), fix):
-            dataset = MIMICIV(self.settings.root_dir, path, lazzy_mode=True, shuffle=False)
-            for index in range(len(dataset)):
-                row = dataset.row(index)
-                info = row.get("task_info", {}) | row | {"task": dataset.task(row).name}
-                positions[sample_id(info)] = dataset, index
+            dataset = MIMICIV(self.settings.root_dir, path, lazzy_mode=True, shuffle=False, check=False)
+            positions |= {key.sample_id: (dataset, index) for index, key in enumerate(row_keys(dataset.rows))}
         return positions
 
     def text(self, line: Line) -> SampleText:
@@ -341,7 +339,7 @@ def baseline_sources(lines: Mapping[str, Sequence[Line]], job: BaselineSettings,
     answered = [sample_id_of_output(line) for of_task in lines.values() for line in of_task]
     paths = [Path(name) for name in job.dataset_name.split(",") if name and Path(name).exists()]
     sources = [Source(SAMPLES, run_dir, digest_lines(answered), is_ancestor=False, by=SAMPLES)]
-    sources += dataset_sources(MIMICIV(root_dir, path, lazzy_mode=True, shuffle=False) for path in paths)
+    sources += dataset_sources(MIMICIV(root_dir, path, lazzy_mode=True, shuffle=False, check=False) for path in paths)
     if (trajectories := root_dir / "patients_ehr").exists() and "trajectories" not in {source.name for source in sources}:
         sources += [trajectories_source(trajectories, verify), index_mapping_source(root_dir / "index_mapping", verify)]
     subjects = read_subject_ids(job.train_subjects)

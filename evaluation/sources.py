@@ -33,7 +33,7 @@ SHOWN_BYTES = 2 << 30  # from this size on, hashing shows its progress
 
 def dataset_sources(datasets: Iterable[MIMICIV]) -> list[Source]:
     """Index files, and, unless their rows have their text already, trajectories, dictionaries and candidates."""
-    unique = {dataset.rows.path.resolve(): dataset for dataset in datasets}
+    unique = {dataset.rows.path.resolve(): dataset for dataset in dict.fromkeys(datasets)}  # samples share few of them
     names = [path.name for path in unique]
     sources: list[Source] = []
     for dataset in unique.values():

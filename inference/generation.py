@@ -21,6 +21,7 @@ from inference.openai_backend import message_text
 from inference.prompts import THINK, PromptBuilder, Truncation, evaluation_mode, open_think_prefix, with_candidates
 from inference.settings import InferenceSettings, PromptSettings
 from mimiciv_dataset.index_files import index_paths, sample_id
+from mimiciv_dataset.row_keys import row_keys
 from mimiciv_dataset.tasks import ALL_TASKS, Task
 from pipeline.cli import chunk_paths
 from pipeline.errors import UserError
@@ -226,14 +227,24 @@ def finished_keys(path: Path, meter: Meter | None = None, name: str = "key") -> 
 
 
 class DatasetRow(NamedTuple):
-    """A sample: its dataset, its position there, and its identity, which is unique among the samples of a run."""
+    """A sample, for which its row need not be read again.
+
+    Attributes:
+        index: its position in the dataset.
+        sample_id: its identity, which is unique among the samples of a run.
+        subject_id: its patient; None if its row does not say.
+        length: events of its window; characters of its text if its row has it.
+    """
 
     dataset: MIMICIV
     index: int
     sample_id: str
+    subject_id: str | None
+    length: int
 
     @property
     def row(self) -> Line:
+        """The row, read from the file's table or line."""
         return self.dataset.row(self.index)
 
 
@@ -248,17 +259,15 @@ def read_samples(root_dir: Path, names: str, prompt: PromptSettings) -> list[Dat
     by_task: dict[str, dict[str, DatasetRow]] = {name: {} for name in ALL_TASKS}
     positions: dict[str, int | None] = {}  # sample_id → `idx` of its row
     for path in index_paths(names.split(",")):
-        options = {"instructions": prompt.instructions, "as_known": prompt.as_known}
+        options = {"instructions": prompt.instructions, "as_known": prompt.as_known, "check": False}
         dataset = MIMICIV(root_dir, path, lazzy_mode=True, shuffle=False, **options)
-        for index, row in enumerate(dataset.rows):
-            info, idx = row.get("task_info", {}) | row, row.get("idx")
-            with dataset.located(index):
-                task = dataset.task(row).name
-                identity = sample_id(info | {"task": task})
-            if None in map(info.get, ID_COLUMNS[1:]) and positions.setdefault(identity, idx) != idx:
-                identity = f"{identity}#{idx}"  # patient or window is unknown, and two rows read the same
-            sample = by_task[task].setdefault(identity, DatasetRow(dataset, index, identity))
-            if (sample.dataset, sample.index) != (dataset, index) and not is_same_sample(sample.row, row):
+        for index, key in enumerate(row_keys(dataset.rows)):
+            identity = key.sample_id
+            if not key.is_complete and positions.setdefault(identity, key.idx) != key.idx:
+                identity = f"{identity}#{key.idx}"  # patient or window is unknown, and two rows read the same
+            new = DatasetRow(dataset, index, identity, key.subject_id, key.length)
+            sample = by_task[key.task].setdefault(identity, new)
+            if sample is not new and not is_same_sample(sample.row, new.row):
                 different = "another text or answer, or other candidates"
                 got = f"the patient and window of {sample.dataset.where(sample.index)} with {different}"
                 fix = "Remove one of them, or number the rows by a field idx"

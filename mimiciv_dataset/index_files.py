@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from mimiciv_dataset import cells
 from mimiciv_dataset.cells import HOW_TO_EXPORT, MAX_ID, MAX_POSITION, cell_error, clean_id, row_number, whole_number
-from mimiciv_dataset.json_lines import clean_numbers, parse_line, read_lines
+from mimiciv_dataset.json_lines import clean_numbers, line_table, parse_line
 from mimiciv_dataset.lookups import csv_fault, text_columns
 from mimiciv_dataset.tasks import TASKS
 from pipeline.errors import UserError
@@ -418,10 +418,7 @@ def read_rows(path: Path | str) -> Rows:
     if path.is_dir():
         raise UserError(f"{path}: expected an index file, got a directory. Choose a file in it.")
     if path.suffix in (".jsonl", ".json"):
-        numbered = list(read_lines(path))
-        numbers = pa.array([number for number, _ in numbered], pa.int32())
-        lines = pa.array([line for _, line in numbered], pa.large_string())
-        return Rows(path, pa.table({"number": numbers, "line": lines}), lines=True)
+        return Rows(path, line_table(path), lines=True)
     return Rows(path, pa.concat_tables(read_tables(path, required=("subject_id", "task"))), lines=False)
 
 

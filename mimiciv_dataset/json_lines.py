@@ -5,12 +5,19 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mimiciv_dataset.cells import clean_id
 from mimiciv_dataset.values import canonical
 from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+BATCH_LINES = 1024  # of a JSONL that are in memory besides the table
+NO_OBJECT = "expected a JSON object, got something else. Fix the file."
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -33,6 +40,18 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise UserError(f"{path}: expected JSONL in UTF-8, got other bytes. Decompress or convert it.") from None
 
 
+def line_table(path: Path) -> pa.Table:
+    """The lines of a JSONL that are not blank, as a table with the columns `number` and `line`."""
+    import pyarrow as pa
+
+    schema = pa.schema({"number": pa.int32(), "line": pa.large_string()})
+    lines, batches = read_lines(path), []
+    while batch := list(islice(lines, BATCH_LINES)):
+        numbers, texts = zip(*batch, strict=True)
+        batches.append(pa.record_batch([numbers, texts], schema))
+    return pa.Table.from_batches(batches, schema)
+
+
 def parse_line(text: str) -> dict[str, Any]:
     """The object in a line of a JSONL; errors do not name the line.
 
@@ -42,17 +61,31 @@ def parse_line(text: str) -> dict[str, Any]:
     Traceback (most recent call last):
     pipeline.errors.UserError: expected a JSON object, got something else. Fix the file.
     """
+    import orjson
+
+    try:
+        row = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return _parse_unusual_line(text)
+    if not isinstance(row, dict):
+        raise UserError(NO_OBJECT)
+    # orjson rounds whole numbers of more than 64 bits, which an id can have.
+    values = chain(row.values(), info.values() if isinstance(info := row.get("task_info"), dict) else ())
+    return _parse_unusual_line(text) if any(type(value) is float and abs(value) >= 1 << 63 for value in values) else row
+
+
+def _parse_unusual_line(text: str) -> dict[str, Any]:
+    """`parse_line` of what orjson does not read as it is, such as NaN."""
     try:
         row = json.loads(text)
     except (ValueError, RecursionError):
         row = None
     if not isinstance(row, dict):
-        raise UserError("expected a JSON object, got something else. Fix the file.")
-    if "\\ud" in text or "\\uD" in text:  # an escaped half of a character, which cannot be written in UTF-8
-        try:
-            json.dumps(row, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            raise UserError("expected text in Unicode, got half of a surrogate pair. Fix the file.") from None
+        raise UserError(NO_OBJECT)
+    try:  # half of a character, which cannot be written in UTF-8, can be escaped
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise UserError("expected text in Unicode, got half of a surrogate pair. Fix the file.") from None
     return row
 
 

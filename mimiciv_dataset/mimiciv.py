@@ -56,6 +56,7 @@ class MIMICIV(Dataset):
         instructions: JSON file, task → instruction, that replaces the default instructions.
         ehr_dir: trajectories; `root_dir/patients_ehr` by default.
         as_known: show values as missing that were stored after the prediction time (docs/tasks.md).
+        check: check all rows; False if the caller does so while it iterates over them (`row_keys.row_keys`).
 
     Examples:
         ds = MIMICIV("./datas", "./datas/task_index/risk_prediction/test.csv", lazzy_mode=True)
@@ -73,6 +74,7 @@ class MIMICIV(Dataset):
         instructions: str | Path | None = None,
         ehr_dir: str | Path | None = None,
         as_known: bool = False,
+        check: bool = True,
     ) -> None:
         if (sample_info_path is None) == (sample_info is None):
             raise UserError("MIMICIV: expected either sample_info_path or sample_info, got both or neither.")
@@ -88,9 +90,9 @@ class MIMICIV(Dataset):
             where = self.rows.path if isinstance(self.rows, Rows) else "sample_info"
             fix = "Use an index CSV, or leave it out"
             raise UserError(f"{where}: expected rows without text for as_known, got rows that have their text. {fix}.")
-        if isinstance(self.rows, Rows):
+        if check and isinstance(self.rows, Rows):
             check_rows(self.rows)
-        else:
+        elif check:
             for index in range(len(self)):
                 row = self.row(index)
                 with self.located(index):
@@ -131,7 +133,7 @@ class MIMICIV(Dataset):
         except UserError as error:
             raise UserError(f"{self.where(index)}: {error}") from None
 
-    @property
+    @cached_property
     def rendered(self) -> bool:
         """Whether the rows already have their text, so that no trajectories are needed."""
         return len(self) > 0 and "input" in self.row(0)

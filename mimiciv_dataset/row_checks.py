@@ -6,7 +6,8 @@ A row that cannot be asked or scored is an error of one line, which names the ro
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mimiciv_dataset.index_files import Rows, has_text
@@ -109,7 +110,12 @@ def check_rows(rows: Rows) -> None:
     """Check all rows of a file; either all of them have their text (`input`), or none."""
     if rows.columns:
         _check_table(rows)
-        return
+    else:
+        deque(checked_rows(rows), maxlen=0)
+
+
+def checked_rows(rows: Rows) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a JSONL, each after it was checked as `check_rows` does."""
     expected = bool(rows) and has_text(rows[0])
     for index, row in enumerate(rows):
         try:
@@ -118,6 +124,7 @@ def check_rows(rows: Rows) -> None:
                 raise UserError("expected rows that all have input, or rows without, got both. Use a file for each.")
         except UserError as error:
             raise UserError(f"{rows.where(index)}: {error}") from None
+        yield row
 
 
 def _check_table(rows: Rows) -> None:
