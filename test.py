@@ -187,13 +187,8 @@ def remove_outputs(folder: Path) -> None:
 
 def share_of(chunk: Chunk, samples: Sequence[DatasetRow]) -> list[DatasetRow]:
     """The samples of a chunk: as many long as short ones, and those of a patient together, whose prompts share a prefix."""
-
-    def length(sample: DatasetRow) -> int:
-        row = sample.row  # characters, or events of its window
-        return len(row["input"]) if "input" in row else row["period_end"] - row["period_begin"]
-
-    share = chunk.of(sorted(samples, key=length)) if chunk.number > 1 else samples
-    return sorted(share, key=lambda sample: str(sample.row.get("subject_id")))
+    share = chunk.of(sorted(samples, key=lambda sample: sample.length)) if chunk.number > 1 else samples
+    return sorted(share, key=lambda sample: str(sample.subject_id))
 
 
 def run_samples(
