@@ -34,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     runs = [Workers(number, engine) for engine in ("processes", "ray") for number in args.workers]
     from ray.cluster_utils import Cluster
 
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
     cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
     for _ in range(max(args.workers) - 1):
         cluster.add_node(**NODE)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from inference.backends import Generation, load_backend
 from inference.generation import SamplePrompt, Tally, answered, outcome, read_samples
@@ -21,6 +21,8 @@ from inference.settings import InferenceSettings
 from pipeline.errors import UserError
 from pipeline.files import Line
 from pipeline.ray_engine import POLL_SECONDS, RETRIES, connect, enter, explained, surroundings
+
+FIX = "See the logs of Ray (/tmp/ray/session_latest/logs), and run again with --resume"
 
 
 class Answer(NamedTuple):
@@ -111,11 +113,11 @@ def answer_on_ray(shares: Sequence[Sequence[str]], replica: Replica, write: Call
                     ray.kill(share.actor)  # which makes room for one that was on a machine that died
                 except RayTaskError as error:
                     raise explained(error) from RuntimeError(str(error))
-                except RayActorError as error:
+                except RayError as error:  # the actor died, or the machine that held its answer
                     share.deaths += 1
                     if share.deaths > RETRIES:
-                        got = f"one that died {share.deaths} times in a row (out of memory?)"
-                        raise UserError(f"--engine ray: expected replicas that answer, got {got}: {error}") from None
+                        got = f"one that died {share.deaths} times in a row ({type(error).__name__}; out of memory?)"
+                        raise UserError(f"--engine ray: expected replicas that answer, got {got}. {FIX}.") from None
                     del streams[stream]
                     streams[share.ask()] = share
                 else:

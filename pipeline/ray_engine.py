@@ -49,11 +49,14 @@ def connect() -> None:
         if port := ADDRESS.fullmatch(address or ""):
             socket.create_connection((port["host"], int(port["port"])), CONNECT_SECONDS).close()  # Ray would try for minutes
         ray.init(address or "local", runtime_env={"env_vars": variables}, logging_level=logging.ERROR, **local)
-    except (OSError, ValueError):
-        fix = "Start one (ray start --head), or unset RAY_ADDRESS"
-        raise UserError(
-            f"RAY_ADDRESS: expected the address of a Ray cluster, got {address}, where none answers. {fix}."
-        ) from None
+    except (OSError, ValueError, RuntimeError, RayError) as error:
+        if not address:
+            raise
+        got, fix = (
+            f"{address}: {' '.join(str(error).split()).rstrip('.')}",
+            "Start one (ray start --head), or unset RAY_ADDRESS",
+        )
+        raise UserError(f"RAY_ADDRESS: expected the address of a Ray cluster, got {got}. {fix}.") from None
 
 
 def run_on_ray(units: Sequence[Unit], locks: Path, number: int | None, bar: Any) -> None:
@@ -77,9 +80,9 @@ def run_on_ray(units: Sequence[Unit], locks: Path, number: int | None, bar: Any)
     except RayTaskError as error:
         raise explained(error) from RuntimeError(str(error))
     except RayError as error:
-        got = f"one killed {RETRIES + 1} times (out of memory?)" if ray.is_initialized() else "the cluster stopped"
-        fix = "Run the same command again with a smaller --num_workers"
-        raise UserError(f"--engine ray: expected all units to be done, got {got}: {type(error).__name__}. {fix}.") from None
+        got = f"one whose process died {RETRIES + 1} times ({type(error).__name__}; out of memory?)"
+        fix = "Run the same command again with fewer of them at a time (--num_workers)"
+        raise UserError(f"--engine ray: expected all units to be done, got {got}. {fix}.") from None
     finally:
         for task in running:
             ray.cancel(task, force=True)  # outputs are atomic: an unfinished unit is done again

@@ -35,6 +35,7 @@ def cluster() -> Iterator[object]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_AUTH_MODE", "disabled")  # otherwise on or off with the token of another test in the home directory
         head = {**NODE, "include_dashboard": False, "_system_config": HEALTH}
         cluster = Cluster(initialize_head=True, head_node_args=head)
         cluster.add_node(**NODE)
