@@ -61,7 +61,7 @@ def work(tmp_path: Path) -> Callable[[], subprocess.Popen[str]]:
 
 def wait_for_units(folder: Path, number: int, process: subprocess.Popen[str]) -> set[int]:
     """Wait until a number of units has begun; the processes that did them."""
-    deadline, log = time.monotonic() + 60, folder / "log"
+    deadline, log = time.monotonic() + 120, folder / "log"
     while not log.exists() or len(log.read_text().splitlines()) < number:
         assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
         time.sleep(0.02)
@@ -121,7 +121,7 @@ def test_units_end_with_the_command_and_the_next_run_resumes(stop: signal.Signal
     process.send_signal(stop)
     error = process.communicate()[1]
     assert process.returncode == (130 if stop is signal.SIGINT else -stop) and "Traceback" not in error
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while any(map(is_alive, workers)):
         assert time.monotonic() < deadline, "a unit is still worked on"
         time.sleep(0.1)
