@@ -80,6 +80,7 @@ def compare_servers(
     """Print the throughput of one stub and of several."""
     with contextlib.ExitStack() as stack:
         urls = [stack.enter_context(stub(latency, concurrency)) for _ in range(number)]
+        send(urls, bodies[:number], workers)  # imports packages
         alone, shared = [], []
         for _ in range(repeats):
             alone.append(seconds(send, urls[0], bodies, workers))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 import threading
 import time
@@ -12,9 +13,10 @@ from itertools import takewhile
 from pathlib import Path
 
 import pytest
-from conftest import REPO
+from conftest import REPO, command
 from rendered_rows import rendered_rows, write_rows
 from scripted_server import ScriptedServer
+from test_launchers import bash
 from tiny_evidence import chain, read_chains, write_evidence
 
 from inference.client import Client, Reply, Request
@@ -205,3 +207,16 @@ def test_an_evaluation_over_two_servers_resumes_with_others(tmp_path: Path) -> N
         assert run(c, limit=12) == 0 and c.asked
     result = read_json(tmp_path / "out/result.json")
     assert result["missing"] == 0 and result["arguments"]["url"] == c.url
+
+
+def test_the_benchmark_compares_several_servers_with_one() -> None:
+    flags = ("--servers", 2, "--requests", 60, "--latency", 0.1, "--concurrency", 4, "--workers", 8, "--repeats", 1)
+    done = command("benchmarks/client.py", *flags)
+    ratio = re.search(r"^\| 2 \| .* \| (\d\.\d\d) × \|$", done.stdout, re.MULTILINE)
+    assert float(ratio[1]) > 1.2
+
+
+def test_the_script_of_all_steps_passes_all_urls_on() -> None:
+    urls = ("--base_url", "http://127.0.0.1:1/v1", "--base_url", "http://127.0.0.1:2/v1")
+    done = bash("scripts/reasoning_synthesis/synthesis.sh", "--from", "reasoning", "--model", "m", *urls, "--dry_run")
+    assert done.returncode == 0 and " ".join(urls) in done.stdout
