@@ -129,8 +129,11 @@ class Cluster:
         return {task["NodeList"] for task in tasks}
 
     def logs(self) -> str:
+        """The ends of the logs of all jobs."""
         paths = sorted(self.work.glob("*.log"), key=os.path.getmtime)
-        return "\n".join(f"== {path.name}\n{path.read_text(errors='replace')[-3000:]}" for path in paths)
+        # Ray pads the titles of its processes, which it logs.
+        texts = {path.name: re.sub('(?:"" )+', "", path.read_text(errors="replace")) for path in paths}
+        return "\n".join(f"== {name}\n{text[-3000:]}" for name, text in texts.items())
 
 
 def missing(commands: Sequence[str] = PROGRAMS) -> str:

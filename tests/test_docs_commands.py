@@ -52,6 +52,7 @@ PAGES = (
     "docs/thinking_graph.md",
     "docs/training.md",
     "docs/external.md",
+    "docs/cluster.md",
     "docs/leaderboard.md",
     "docs/reproduce.md",
     "docs/synthetic.md",
@@ -70,8 +71,11 @@ FLAGS = {  # command → more flags: smaller sets, and a site on loopback
     "bash scripts/build_datasets.sh": "--scale 0.004",
     "python -m evaluation.synthetic_benchmark make": "--patients 60 --samples 5",
     "python scripts/download_code_maps.py": "--base_url {AHRQ}",
+    "scripts/slurm/test_array.slurm": "--limit 20",
 }
 CHECKED = (  # command → what runs where the machine or the time is missing
+    (r"sbatch --nodes \d+ scripts/slurm/ray.slurm (.*)", r"python \1 --engine ray"),
+    (r"(?:squeue|tail) .*", "true"),
     (r"sbatch --nodes \d+ (.*)", r"bash \1 --dry_run"),
     (r"(bash scripts/.*)", r"\1 --dry_run"),
     (
@@ -81,6 +85,18 @@ CHECKED = (  # command → what runs where the machine or the time is missing
     (r"(python -m vllm\.\S+) .*", r"\1 --help"),
     (r"for .*(python benchmarks/learning.py) .*", r"\1 --help"),
 )
+SBATCH = """#!/usr/bin/env bash
+# Stands in for SLURM: runs a job at once, with two array tasks, one after the other, unless there is --array=0.
+set -euo pipefail
+tasks="0 1"; [[ " $* " != *" --array=0 "* ]] || tasks=0
+while [[ $1 == --* ]]; do
+  if [ "$1" = --wrap ]; then bash -c "$2" >&2; echo 1; exit; fi
+  shift
+done
+export SLURM_SUBMIT_DIR=$PWD SLURM_CPUS_PER_TASK=1 SLURM_ARRAY_TASK_MIN=0 SLURM_ARRAY_TASK_COUNT=$(wc -w <<< "$tasks")
+for task in $tasks; do SLURM_ARRAY_TASK_ID=$task bash "$@" >&2; done
+echo 1
+"""
 
 
 def test_every_block_is_run_or_a_sample_of_text() -> None:
@@ -280,7 +296,13 @@ class World:
 
 
 @pytest.mark.slow
-def test_every_command_and_program_runs(synthetic_root: Path, tmp_path: Path, server: str, file_server: str) -> None:
+def test_every_command_and_program_runs(
+    synthetic_root: Path, tmp_path: Path, server: str, file_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/sbatch").write_text(SBATCH)
+    (tmp_path / "bin/sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     downloads, index = write_downloads(tmp_path / "physionet.org/files"), "./datas/ehr_bench/ehr_bench_risk_prediction.csv"
     write_ahrq(tmp_path / "ahrq", downloads / "made/index_mapping")
     model = write_model(tmp_path / "model", synthetic_root)

@@ -62,6 +62,23 @@ def test_data_steps_as_arrays(cluster: Cluster, whole: Path, tmp_path: Path) -> 
         assert digests(tmp_path / output) == digests(whole / output)
 
 
+def test_data_steps_under_ray_on_an_allocation(cluster: Cluster, whole: Path, tmp_path: Path) -> None:
+    """Ray on both nodes of a job, brought up and stopped by the script; the job ends as its command does."""
+    pytest.importorskip("ray")
+    (tmp_path / "mimiciv").symlink_to(whole / "mimiciv")
+    jobs: list[str] = []
+    for script in ("preprocess/merge_patient.py", "preprocess/rank.py"):
+        after = [f"--dependency=afterok:{jobs[-1]}"] if jobs else []
+        jobs.append(cluster.submit(*after, "--cpus-per-task=1", RAY, script, "--root_dir", tmp_path, *STEPS[script][1]))
+    jobs.append(cluster.submit("--nodes=1", "--cpus-per-task=1", RAY, "preprocess/rank.py", "--root_dir", tmp_path / "none"))
+    for job, script in zip(jobs[:2], STEPS, strict=False):
+        assert cluster.complete(job) == {"n[1-2]"}
+        assert "Ray runtime started" in (cluster.work / f"ehr-ray-{job}-n2.log").read_text()
+        assert digests(tmp_path / STEPS[script][0]) == digests(whole / STEPS[script][0])
+    (failed,) = cluster.wait(jobs[-1])
+    assert failed["ExitCode"] == "2:0", "that of the command"
+
+
 def test_an_evaluation_array_with_a_killed_task(cluster: Cluster, small_root: Path, tiny_model: Path, tmp_path: Path) -> None:
     def given(output: Path) -> list[object]:
         return flags(small_root, tiny_model, output, "--batch", 1, "--max_new_tokens", 32)
