@@ -114,7 +114,7 @@ class Cluster:
         text = self.run("scontrol", "show", "job", "-o", job)
         return [dict(re.findall(r"(\S+?)=(\S*)", line)) for line in text.splitlines() if line]
 
-    def wait(self, job: str, timeout: float = 300) -> list[dict[str, str]]:
+    def wait(self, job: str, timeout: float = 900) -> list[dict[str, str]]:
         """Wait until all tasks of a job have ended; return what SLURM says of them."""
         end = time.monotonic() + timeout
         while any(task["JobState"] not in ENDED for task in self.tasks(job)):

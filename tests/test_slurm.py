@@ -40,7 +40,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def wait_for(happened: Callable[[], bool], cluster: Cluster, job: str, timeout: float = 120) -> None:
+def wait_for(happened: Callable[[], bool], cluster: Cluster, job: str, timeout: float = 600) -> None:
     """Wait until something has happened while a job is running."""
     end = time.monotonic() + timeout
     while not happened():
