@@ -34,7 +34,7 @@ from pipeline.progress import Summary, counted, print_table
 from pipeline.provenance import Provenance, Source, content_of
 from pipeline.work import Tick, Unit, Workers, run_units
 from preprocess import omop_tables
-from preprocess.omop_rows import coded_rows, columns_to_read, count_concepts, distributed_rows, with_visits
+from preprocess.omop_rows import coded_rows, columns_to_read, count_missing, distributed_rows, with_visits
 from preprocess.omop_tables import END, OF_CONCEPT, PERSON, TABLES, VALUE, OmopTable
 from preprocess.parts import bucket_order, write_buckets, write_records
 from preprocess.raw_tables import ROW
@@ -47,6 +47,15 @@ if TYPE_CHECKING:
 
 STEP, RULES = "preprocess/from_omop.py", 2
 SEVERAL = "(several names)"
+COUNTED = {  # what is counted of each table → the header of its column
+    "rows": "rows",
+    "unknown_person": "unknown\nperson",
+    "unknown_visit": "unknown\nvisit",
+    "without_concept": "no concept\n(0)",
+    "unknown_concept": "unknown\nconcept",
+    "dates": "date\nonly",
+    "midnight": "at\n00:00:00",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -215,14 +224,14 @@ class Import:
 
     def read(self, name: str, table: str, path: Path, tick: Tick) -> None:
         """Distribute the rows of a file over the buckets; then write its report."""
-        counts, concepts = Counter(rows=0, dates=0, midnight=0, without_person=0), set()
+        counts, concepts = Counter(rows=0, dates=0, midnight=0, unknown_person=0), set()
         for part, frame in enumerate(omop_tables.read_groups(path, columns_to_read(self.site, table), tick)):
             rows = distributed_rows(self.site, table, path, frame, counts)
             for column in rows.columns:
                 if column.endswith("_concept_id"):
                     concepts.update(rows[column].drop_nulls().unique())
             known = rows.join(self.persons, on="person_id", maintain_order="left").drop("person_id")
-            counts["without_person"] += len(rows) - len(known)
+            counts["unknown_person"] += len(rows) - len(known)
             if len(known):
                 with atomic_path(self.scratch / table / f"{name}-{part:05d}.arrow") as temporary:
                     order, sizes = bucket_order(known["subject_id"], self.buckets)
@@ -246,22 +255,22 @@ class Import:
         """Map the rows of a bucket, and write its part of each table; then the report."""
         import polars as pl
 
-        counts, names, concepts = Counts(), {}, {}
+        counts, names, missing = Counts(), {}, {}
         frames = {name: frame for name in (PERSON, *TABLES) if (frame := self.read_bucket(name, number)) is not None}
         visits = frames.get("visit_occurrence")
         for name in [name for name in frames if name != PERSON]:
-            concepts[name] = count_concepts(name, frames[name], self.concepts)
+            missing[name] = count_missing(name, frames[name], visits, self.concepts)
             frames[name] = coded_rows(self.site, name, with_visits(frames[name], visits), self.concepts)
             names.update(names_of_codes(frames[name]))
         if frames:
             rows = pl.concat(frames.values(), how="diagonal").with_row_index(ROW).cast({ROW: pl.Int64})
-            missing = [name for name in (*self.site.sources, DESCRIPTION) if name not in rows.columns]
-            rows = rows.with_columns(pl.lit(None, pl.String).alias(name) for name in missing)
+            absent = [name for name in (*self.site.sources, DESCRIPTION) if name not in rows.columns]
+            rows = rows.with_columns(pl.lit(None, pl.String).alias(name) for name in absent)
             for event, records in map_rows(self.site, rows, Codes(self.site, {}), counts).items():
                 folder = self.output / EVENTS[event].module / event
                 with atomic_path(folder / f"part-{number:05d}.arrow") as temporary:
                     write_records(temporary, EVENTS[event], records, self.buckets)
-        write_json(self.report(number), vars(counts) | {"names": names, "concepts": concepts})
+        write_json(self.report(number), vars(counts) | {"names": names, "missing": missing})
 
     def read_bucket(self, name: str, number: int) -> pl.DataFrame | None:
         """The rows of a table in a bucket; None if it has none."""
@@ -294,15 +303,11 @@ def print_tables(read: Sequence[Mapping[str, Any]], mapped: Sequence[Mapping[str
         counts = {key: number for key, number in report.items() if isinstance(number, int)}
         totals.setdefault(report["table"], Counter()).update(counts)
     for report in mapped:
-        for name, counts in report["concepts"].items():
+        for name, counts in report["missing"].items():
             totals[name].update(counts)
-    lines = [
-        (name, *(total[key] for key in ("rows", "without_person", "without_concept", "unknown", "dates", "midnight")))
-        for name, total in totals.items()
-    ]
-    columns = ("without\nperson", "without\nconcept (0)", "concept not\nin concept", "date\nonly", "at\n00:00:00")
-    print_table(("table", "rows", *columns), lines)
-    if lost := sum(total["without_person"] for total in totals.values()):
+    lines = [(name, *(total[key] for key in COUNTED)) for name, total in totals.items()]
+    print_table(("table", *COUNTED.values()), lines)
+    if lost := sum(total["unknown_person"] for total in totals.values()):
         print(f"warning: {counted(lost, 'row')} of persons that the table person does not have; left out.")
     rows, midnight = (sum(total[key] for name, total in totals.items() if name != PERSON) for key in ("rows", "midnight"))
     if midnight > rows / 2:

@@ -87,12 +87,11 @@ def _persons(frame: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
     """A row for sex, and one for birth, of each person. Without month or day of birth, January or the first day counts."""
     import polars as pl
 
-    exact = [column for column in PERSON_COLUMNS[3:] if column in frame.columns]
-    year, month, day = (
-        pl.col(name).cast(pl.Int32, strict=False) if name in exact else pl.lit(None, pl.Int32) for name in PERSON_COLUMNS[4:]
-    )
-    birth = pl.date(year, month.fill_null(1), day.fill_null(1)).cast(pl.Datetime("ms"))
-    given = pl.col("birth_datetime") if "birth_datetime" in exact else pl.lit(None, pl.Datetime("ms"))
+    present = [column for column in PERSON_COLUMNS[3:] if column in frame.columns]
+    year, month, day = (pl.col(name) if name in present else pl.lit(None, pl.Int64) for name in PERSON_COLUMNS[4:])
+    text = pl.concat_str(year, month.fill_null(1), day.fill_null(1), separator="-")
+    birth = text.str.to_datetime("%Y-%m-%d", time_unit="ms", strict=False)  # none if there is no such day
+    given = pl.col("birth_datetime") if "birth_datetime" in present else pl.lit(None, pl.Datetime("ms"))
     counts["dates"] += int(frame.select((given.is_null() & (month.is_null() | day.is_null())).sum()).item())
     source = pl.col("gender_source_value") if "gender_source_value" in frame.columns else pl.lit(None, pl.String)
     sex = pl.col("gender_concept_id").replace_strict(SEXES, default=None, return_dtype=pl.String).fill_null(source)
@@ -138,9 +137,9 @@ def with_visits(frame: pl.DataFrame, visits: pl.DataFrame | None) -> pl.DataFram
         return frame
     if visits is None:
         return frame.with_columns(pl.lit(None, pl.String).alias(VISIT))
-    return frame.with_columns(
-        pl.col(VISIT).replace_strict(visits[VISIT], visits[VISIT_ID], default=None, return_dtype=pl.String)
-    )
+    visits = visits.drop_nulls(VISIT).unique(VISIT, keep="first", maintain_order=True)
+    ids = frame[VISIT].replace_strict(visits[VISIT], visits[VISIT_ID], default=None, return_dtype=pl.String)
+    return frame.with_columns(ids.alias(VISIT))
 
 
 def coded_rows(site: Site, table: str, frame: pl.DataFrame, concepts: pl.DataFrame) -> pl.DataFrame:
@@ -163,11 +162,10 @@ def coded_rows(site: Site, table: str, frame: pl.DataFrame, concepts: pl.DataFra
         ]
         frame = frame.with_columns(pl.coalesce(texts).alias(VALUE))
     parts = site.omop.codes.get(table, TABLES[table].concepts[:1])
+    code = [pl.lit(table), *(pl.col(name).cast(pl.String).fill_null("") for name in parts)]
     names = [name for name in names_of(table) if name in frame.columns]
     frame = frame.with_columns(
-        pl.concat_str(pl.lit(table), *(pl.col(name).cast(pl.String).fill_null("") for name in parts), separator="//").alias(
-            CODE
-        ),
+        pl.concat_str(code, separator="//").alias(CODE),
         (pl.coalesce(names) if names else pl.lit(None, pl.String)).alias(DESCRIPTION),
     )
     own = [name for name in site.sources if name in frame.columns]
@@ -182,11 +180,12 @@ def concept_values(ids: pl.Series, column: str, concepts: pl.DataFrame) -> pl.Se
     return ids.replace_strict(concepts["concept_id"], concepts[column], default=None, return_dtype=pl.String)
 
 
-def count_concepts(table: str, frame: pl.DataFrame, concepts: pl.DataFrame) -> dict[str, int]:
-    """How many rows have no concept (0), and how many one that the table of concepts does not have."""
+def count_missing(table: str, frame: pl.DataFrame, visits: pl.DataFrame | None, concepts: pl.DataFrame) -> dict[str, int]:
+    """How many rows have no concept (0), a concept that concept lacks, and a visit that visit_occurrence lacks."""
     ids = frame[TABLES[table].concepts[0]]
-    mapped = ids.is_not_null() & (ids != 0)
-    return {
-        "without_concept": int((~mapped).sum()),
-        "unknown": int((mapped & ~ids.is_in(concepts["concept_id"].implode())).sum()),
-    }
+    mapped, known = ids.is_not_null() & (ids != 0), ids.is_in(concepts["concept_id"].implode())
+    counts = {"without_concept": int((~mapped).sum()), "unknown_concept": int((mapped & ~known).sum()), "unknown_visit": 0}
+    if VISIT in frame.columns:
+        of_visits, known_visits = frame[VISIT].drop_nulls(), [] if visits is None else visits[VISIT].to_list()
+        counts["unknown_visit"] = int((~of_visits.is_in(known_visits)).sum())
+    return counts

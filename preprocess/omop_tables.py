@@ -187,7 +187,7 @@ def renamed(frame: pl.DataFrame, columns: Mapping[str, str]) -> pl.DataFrame:
 
 
 def typed(path: Path, frame: pl.DataFrame) -> pl.DataFrame:
-    """Values of a table: ids of persons, visits and concepts as Int64, times as Datetime, and all others as text.
+    """Values of a table: ids and numbers of dates of birth as Int64, times as Datetime, and all others as text.
 
     Raises:
         UserError: an id is no whole number, a number is none, or a time is none or has a time zone.
@@ -199,7 +199,7 @@ def _typed(path: Path, values: pl.Series) -> pl.Series:
     import polars as pl
 
     name = values.name
-    if name in ("person_id", VISIT) or name.endswith("_concept_id"):
+    if name in ("person_id", VISIT) or name.endswith(("_concept_id", "_of_birth")):
         return whole_numbers(path, values)
     if name.endswith(("_date", "_datetime")):
         return times_of(path, values)

@@ -75,13 +75,17 @@ def test_records_of_patients(small: Path) -> None:
 def test_what_is_missing_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = tables(2)
     content["measurement"][0] |= {"person_id": 99}
-    content["measurement"][1] |= {"measurement_datetime": None}
+    content["measurement"][1] |= {"measurement_datetime": None, "visit_occurrence_id": 55}
+    content["visit_occurrence"].append(content["visit_occurrence"][0])
+    content["person"][1] |= {"month_of_birth": 2, "day_of_birth": 30}
     import_omop(write_omop(tmp_path / "omop", content), tmp_path / "root")
     printed = capsys.readouterr().out
     (line,) = [line.split() for line in printed.splitlines() if line.startswith("measurement ")]
-    assert line == ["measurement", "12", "1", "2", "2", "1", "1"], "rows, person, concept 0, unknown concept, dates, midnight"
+    assert line == ["measurement", "12", "1", "1", "2", "2", "1", "1"], (
+        "rows, persons, visits, no concept, concepts, dates, midnight"
+    )
     assert "warning: 1 row of persons that the table person does not have; left out." in printed
-    assert "1 person without month or day of birth" in printed
+    assert records(tmp_path / "root", "2", "patients")[0]["anchor_age"] == "nan", "there is no such day"
     assert "which events[11] (discharge) reads, got no such table." in printed
     assert "hardly any times of day" not in printed
     codes = {row["code"]: row for row in pl.read_csv(tmp_path / "root/index_mapping/site_codes.csv").iter_rows(named=True)}
@@ -180,6 +184,7 @@ ERRORS = [
     (change("measurement", value_as_number="high"), "column value_as_number: expected numbers, got another text in 1 row"),
     (change("measurement", measurement_datetime="noon"), "column measurement_datetime: expected a time such as"),
     (change("measurement", measurement_concept_id=...), "expected the column measurement_concept_id of measurement"),
+    (change("person", year_of_birth="about 1960"), "column year_of_birth: expected whole numbers"),
     (change("person", person_id=-1), "person.csv: expected distinct whole numbers from 0"),
     (change("person", person_id=2), "in column person_id, got some twice"),
     (change("visit_occurrence", visit_occurrence_id=-5), "expected whole numbers from 0, of at most 18 digits, in column"),
