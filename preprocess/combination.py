@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,7 @@ from pipeline.records import folder_record, origins, require_complete
 from pipeline.work import Tick, Unit, Workers, run_units
 from preprocess.event_texts import EventTexts, ObjectKeys
 from preprocess.order import TABLE_NUMBERS, reading_order
-from preprocess.parts import read_lists
+from preprocess.parts import parts_of, read_lists
 from preprocess.rank import check_counts, inherited
 from preprocess.texts import block_of
 
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 
 STEP, RULES = "preprocess/combination.py", 1
+PATIENTS_AT_ONCE = 32  # that a thread digests
 Columns = Mapping[str, Sequence[str]]  # table → the columns of its records
 
 
@@ -104,15 +105,15 @@ def write_bucket(merged: Path, ranked: Path, columns: Columns, layout: str, buck
     """Write the trajectories of a bucket beside the directory of `report`, and then the report."""
     import polars as pl
 
-    events, subjects, texts = combine_bucket(merged, ranked, bucket, columns)
-    tables = events["file_name"].replace_strict(TABLE_NUMBERS, return_dtype=pl.UInt8).to_numpy()
-    counts = events["records"].to_numpy()
-    objects = ObjectKeys(columns)
-    content = digest_trajectories(events, subjects, texts, objects)
-    if layout == "patient":
-        texts = objects.write(texts, tables, counts, as_lists=True)
-    table = events.select(COLUMNS[:-1]).to_arrow().append_column("items", texts.to_arrow())
-    LAYOUTS[layout](table, subjects, report.parent.parent, bucket)
+    with ThreadPoolExecutor(pl.thread_pool_size()) as threads:
+        events, subjects, lists = combine_bucket(merged, ranked, bucket, columns, threads)
+        tables = events["file_name"].replace_strict(TABLE_NUMBERS, return_dtype=pl.UInt8).to_numpy()
+        objects = ObjectKeys(columns, tables, events["records"].to_numpy())
+        items = objects.write(lists, as_lists=True) if layout == "patient" else lists
+        table = events.select(COLUMNS[:-1]).to_arrow().append_column("items", items.to_arrow())
+        written = threads.submit(LAYOUTS[layout], table, subjects, report.parent.parent, bucket)
+        content = digest_trajectories(events, subjects, lists, objects, threads)
+        written.result()
     of_table = events.group_by("file_name").agg(pl.col("records").sum()).sort("file_name")
     write_json(report, {"counts": dict(of_table.iter_rows()), "subjects": subjects, "digest": f"{content:x}"})
 
@@ -127,13 +128,14 @@ def record_columns(event: EventType, columns: Sequence[str]) -> list[str]:
 
 
 def combine_bucket(
-    merged: Path, ranked: Path, bucket: int, columns: Columns
+    merged: Path, ranked: Path, bucket: int, columns: Columns, threads: Executor
 ) -> tuple[pl.DataFrame, list[tuple[int, int, int]], EventTexts]:
     """The events of a bucket, with the number of their `records`; the patients; and the texts of the events.
 
     Args:
         merged, ranked: outputs of merge_patient.py (or an importer) and rank.py.
         columns: those of the records, by table.
+        threads: read and copy the records.
 
     Returns:
         the columns of `COLUMNS` but items, and `records`; (subject_id, first event, number of events) of each patient; texts.
@@ -146,25 +148,26 @@ def combine_bucket(
     order = table["records"].combine_chunks().flatten().to_numpy()
     events = pl.from_arrow(table.drop_columns("records"))
     events = events.with_columns(pl.from_arrow(table["records"]).list.len().alias("records"))
-    lists = [each for event in reading_order(columns) for each in read_lists(merged, event, bucket)]
-    texts = EventTexts.join(lists, order, events["records"].to_numpy())
+    parts = [part for event in reading_order(columns) for part in parts_of(merged, event)]
+    lists = list(threads.map(partial(read_lists, bucket=bucket), parts))
+    texts = EventTexts.join(lists, order, events["records"].to_numpy(), threads)
     patients = events.with_row_index("row").group_by("subject_id", maintain_order=True)
     subjects = list(patients.agg(pl.col("row").first(), pl.len().alias("events")).iter_rows())
     return events, subjects, texts
 
 
 def digest_trajectories(
-    events: pl.DataFrame, subjects: Sequence[tuple[int, int, int]], texts: EventTexts, objects: ObjectKeys
+    events: pl.DataFrame,
+    subjects: Sequence[tuple[int, int, int]],
+    lists: EventTexts,
+    objects: ObjectKeys,
+    threads: Executor,
 ) -> int:
     """A digest of every value of trajectories: the events, and the records of each patient as JSON objects.
 
     The digests of patients are added up, so that neither the layout nor the number of buckets matters.
     """
-    import polars as pl
-
     about, starts = event_tuples(events)
-    tables = events["file_name"].replace_strict(TABLE_NUMBERS, return_dtype=pl.UInt8).to_numpy()
-    counts = events["records"].to_numpy()
 
     def add_up(part: Sequence[tuple[int, int, int]]) -> int:
         total = 0
@@ -173,14 +176,12 @@ def digest_trajectories(
             content = hashlib.sha256(f"{subject_id}[".encode())
             content.update(about[starts[first] : starts[end] - len(", ")])
             content.update(b"]")
-            content.update(objects.write(texts, tables, counts, slice(first, end)).data)
+            content.update(objects.write(lists, slice(first, end)).data)
             total += int(content.hexdigest()[:32], 16)
         return total
 
-    size = max(1, -(-len(subjects) // pl.thread_pool_size()))
-    with ThreadPoolExecutor() as threads:
-        parts = [subjects[start : start + size] for start in range(0, len(subjects), size)]
-        return sum(threads.map(add_up, parts)) % 2**128
+    parts = [subjects[start : start + PATIENTS_AT_ONCE] for start in range(0, len(subjects), PATIENTS_AT_ONCE)]
+    return sum(threads.map(add_up, parts)) % 2**128
 
 
 def event_tuples(events: pl.DataFrame) -> tuple[memoryview, np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
+    from preprocess.texts import Block
+
 
 @dataclass(frozen=True)
 class EventTexts:
@@ -23,17 +26,19 @@ class EventTexts:
     data: np.ndarray
 
     @classmethod
-    def join(cls, lists: Sequence[pa.StringArray], order: np.ndarray, counts: np.ndarray) -> EventTexts:
+    def join(cls, lists: Sequence[pa.StringArray], order: np.ndarray, counts: np.ndarray, threads: Executor) -> EventTexts:
         """Join the JSON lists of records to those of events.
 
         Args:
             lists: the records, in several arrays.
             order: the records, numbered through, in the order in which they are joined.
             counts: the number of records of each event.
+            threads: copy the records.
 
         >>> import numpy as np, pyarrow as pa
+        >>> from concurrent.futures import ThreadPoolExecutor
         >>> lists = [pa.array(['["a"]', '["b"]']), pa.array(['["c"]'])]
-        >>> bytes(EventTexts.join(lists, np.array([2, 0, 1]), np.array([2, 1])).data)
+        >>> bytes(EventTexts.join(lists, np.array([2, 0, 1]), np.array([2, 1]), ThreadPoolExecutor()).data)
         b'[["c"],["a"]][["b"]]'
         """
         import numpy as np
@@ -49,10 +54,13 @@ class EventTexts:
         targets = np.empty(len(order), np.int64)
         targets[order] = np.cumsum(in_order + 1) - in_order + event
         starts = np.append(targets[order[np.cumsum(counts) - counts]] - 1, in_order.sum() + len(order) + len(counts))
-        data, number = np.empty(starts[-1], np.uint8), 0
-        for record_starts, record_data, valid in blocks:
-            kernels.place(record_starts, record_data, targets[number : number + len(valid)], data)
-            number += len(valid)
+        data = np.empty(starts[-1], np.uint8)
+
+        def place(block: Block, end: int) -> None:
+            record_starts, record_data, valid = block
+            kernels.place(record_starts, record_data, targets[end - len(valid) : end], data)
+
+        list(threads.map(place, blocks, np.cumsum([len(each) for each in lists]).tolist()))
         data[starts[:-1]], data[starts[1:] - 1] = ord("["), ord("]")
         return cls(starts, data)
 
@@ -64,50 +72,50 @@ class EventTexts:
 
 
 class ObjectKeys:
-    """Writes records as JSON objects with the names of their columns, and `file_name`.
+    """Writes the records of events as JSON objects with the names of their columns, and `file_name`.
 
     Args:
         columns: those of the records, by table.
+        tables, counts: number of the table and number of records of each event.
     """
 
-    def __init__(self, columns: Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, columns: Mapping[str, Sequence[str]], tables: np.ndarray, counts: np.ndarray) -> None:
         import numpy as np
 
         keys: list[bytes] = []
         self._first_keys = np.zeros(len(TABLE_NUMBERS), np.int64)
-        self._sizes = np.zeros(len(TABLE_NUMBERS), np.int64)
+        sizes = np.zeros(len(TABLE_NUMBERS), np.int64)
         for table, names in columns.items():
             first, *others = (json.dumps(name, ensure_ascii=False) for name in names)
             of_table = [f"{{{first}:", *(f",{name}:" for name in others), f',"file_name":"{table}"}}']
             of_table = [key.encode() for key in of_table]
             self._first_keys[TABLE_NUMBERS[table]] = len(keys)
-            self._sizes[TABLE_NUMBERS[table]] = sum(map(len, of_table))
+            sizes[TABLE_NUMBERS[table]] = sum(map(len, of_table))
             keys += of_table
         self._keys = np.frombuffer(b"".join(keys), np.uint8)
         self._starts = np.cumsum([0, *map(len, keys)])
+        self._tables = tables
+        self._sizes = counts * sizes[tables]  # of the keys of each event
 
-    def write(
-        self, texts: EventTexts, tables: np.ndarray, counts: np.ndarray, events: slice = slice(None), as_lists: bool = False
-    ) -> EventTexts:
-        """Some events with objects, one after the other, or as a JSON list.
+    def write(self, lists: EventTexts, events: slice = slice(None), *, as_lists: bool = False) -> EventTexts:
+        """Some of the events: their objects one after the other, or as a JSON list.
 
         Args:
-            texts: all events, with lists.
-            tables, counts: number of the table and number of records of all events.
+            lists: all events, whose records are JSON lists.
 
         >>> import numpy as np
-        >>> texts = EventTexts(np.array([0, 21]), np.frombuffer(b'[["1","a"],["2","b"]]', np.uint8))
-        >>> objects = ObjectKeys({"omr": ["x", "y"]}).write(texts, np.array([TABLE_NUMBERS["omr"]]), np.array([2]))
-        >>> bytes(objects.data).decode()
+        >>> lists = EventTexts(np.array([0, 21]), np.frombuffer(b'[["1","a"],["2","b"]]', np.uint8))
+        >>> keys = ObjectKeys({"omr": ["x", "y"]}, np.array([TABLE_NUMBERS["omr"]]), np.array([2]))
+        >>> bytes(keys.write(lists).data).decode()
         '{"x":"1","y":"a","file_name":"omr"}{"x":"2","y":"b","file_name":"omr"}'
         """
         import numpy as np
 
         from preprocess import kernels
 
-        starts, tables = texts.starts[events.start : events.stop and events.stop + 1], tables[events]
-        out = np.empty(starts[-1] - starts[0] + (counts[events] * self._sizes[tables]).sum(), np.uint8)
+        starts, tables = lists.starts[events.start : events.stop and events.stop + 1], self._tables[events]
+        out = np.empty(starts[-1] - starts[0] + self._sizes[events].sum(), np.uint8)
         out_starts = np.empty(len(starts), np.int64)
         keys = (self._keys, self._starts, self._first_keys)
-        kernels.write_objects(texts.data, starts, tables, *keys, as_lists, out, out_starts)
+        kernels.write_objects(lists.data, starts, tables, *keys, as_lists, out, out_starts)
         return EventTexts(out_starts, out[: out_starts[-1]])

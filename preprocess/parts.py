@@ -12,7 +12,7 @@ Records of a table keep their order: that of the parts by name, and in a part th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -110,19 +110,24 @@ def read_keys(folder: Path, event: EventType, bucket: int) -> pl.DataFrame | Non
     import polars as pl
     import pyarrow as pa
 
-    batches = [batch for batch in _read(folder, event, bucket, range(1, len(KEYS) + 1)) if batch.num_rows]
-    return pl.from_arrow(pa.Table.from_batches(batches)) if batches else None
+    batches = [_read(part, bucket, range(1, len(KEYS) + 1)) for part in parts_of(folder, event)]
+    table = pa.Table.from_batches(batches) if batches else None
+    return pl.from_arrow(table) if table is not None and len(table) else None
 
 
-def read_lists(folder: Path, event: EventType, bucket: int) -> Iterator[pa.StringArray]:
-    """The lists of the records of a table in a bucket, part by part."""
-    return (batch.column(0) for batch in _read(folder, event, bucket, [0]) if batch.num_rows)
+def read_lists(part: Path, bucket: int) -> pa.StringArray:
+    """The lists of the records of a part in a bucket."""
+    return _read(part, bucket, [0]).column(0)
 
 
-def _read(folder: Path, event: EventType, bucket: int, columns: Sequence[int]) -> Iterator[pa.RecordBatch]:
+def parts_of(folder: Path, event: EventType) -> list[Path]:
+    """The parts of a table in their order."""
+    return sorted((folder / event.module / event.name).glob("part-*.arrow"))
+
+
+def _read(part: Path, bucket: int, columns: Sequence[int]) -> pa.RecordBatch:
     import pyarrow as pa
 
     options = pa.ipc.IpcReadOptions(included_fields=list(columns), use_threads=False)
-    for part in sorted((folder / event.module / event.name).glob("part-*.arrow")):
-        with pa.memory_map(str(part)) as source:
-            yield pa.ipc.open_file(source, options=options).get_batch(bucket)
+    with pa.memory_map(str(part)) as source:
+        return pa.ipc.open_file(source, options=options).get_batch(bucket)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
 import numpy as np
@@ -91,18 +92,19 @@ def test_lists_and_objects(rows: list[list[str | None]], random) -> None:
     assert [json.loads(text) for text in lists.to_pylist()] == [values[row] for row in order]
 
     counts = np.array([1, len(rows) - 1]) if len(rows) > 1 else np.array([1])
-    events = EventTexts.join([lists.slice(0, 1), lists.slice(1)], np.argsort(order), counts)
+    with ThreadPoolExecutor() as threads:
+        events = EventTexts.join([lists.slice(0, 1), lists.slice(1)], np.argsort(order), counts, threads)
     assert json.loads(f"[{','.join(events.to_arrow().to_pylist())}]") == [values[:1], *([values[1:]] if len(rows) > 1 else [])]
 
     name = sorted(EVENTS)[3]
     frame = pl.DataFrame(values, schema=["a", 'b"'], orient="row").with_columns(file_name=pl.lit(name))
     expected = frame.select(pl.struct(pl.all()).struct.json_encode()).to_series().to_list()
-    tables, objects = np.full(len(counts), TABLE_NUMBERS[name]), ObjectKeys({name: ["a", 'b"']})
-    assert bytes(objects.write(events, tables, counts).data).decode() == "".join(expected)
-    as_lists = objects.write(events, tables, counts, as_lists=True).to_arrow().to_pylist()
+    objects = ObjectKeys({name: ["a", 'b"']}, np.full(len(counts), TABLE_NUMBERS[name]), counts)
+    assert bytes(objects.write(events).data).decode() == "".join(expected)
+    as_lists = objects.write(events, as_lists=True).to_arrow().to_pylist()
     assert as_lists == [f"[{','.join(part)}]" for part in (expected[:1], expected[1:]) if part]
     last = slice(len(counts) - 1, len(counts))
-    assert bytes(objects.write(events, tables, counts, last).data).decode() == "".join(expected[-counts[-1] :])
+    assert bytes(objects.write(events, last).data).decode() == "".join(expected[-counts[-1] :])
 
 
 whole_numbers = st.integers(-(2**63), 2**63 - 1) | st.integers(-2, 2)

@@ -129,12 +129,14 @@ def test_events_are_formed_as_preprocessing_forms_them(demo: Path) -> None:
     import polars as pl
 
     from preprocess.order import form_events, order_records, read_bucket, reading_order
-    from preprocess.parts import read_lists
+    from preprocess.parts import parts_of, read_lists
     from preprocess.raw_tables import TIME
 
     tables = read_json(demo / "patients/provenance.json")["columns"]
     keys = read_bucket(demo / "patients", 0, tables)
-    lists = [text for event in reading_order(tables) for part in read_lists(demo / "patients", event, 0) for text in part]
+    lists = [
+        text for event in reading_order(tables) for part in parts_of(demo / "patients", event) for text in read_lists(part, 0)
+    ]
     records = keys.with_row_index("row")[order_records(keys)]
     trajectories, draw, divided = Trajectories(demo / "patients_ehr"), random.Random(0), 0
     for subject_id in records["subject_id"].unique(maintain_order=True).to_list()[:4]:
