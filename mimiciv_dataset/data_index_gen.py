@@ -26,16 +26,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages 
 
 import argparse
 import csv
+import shutil
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from mimiciv_dataset.audit import FLAG_HEADERS, FLAGS
 from mimiciv_dataset.draws import ALL, KEY, Draw
-from mimiciv_dataset.filters import Exclusions, Filters, filter_rows, has_flag, read_exclusions
-from mimiciv_dataset.index_files import SAMPLE_COLUMNS, index_files, scan, task_of_file
+from mimiciv_dataset.filters import Exclusions, Filters, filter_rows, read_exclusions
+from mimiciv_dataset.index_files import SAMPLE_COLUMNS, index_files, read_frames, task_of_file
 from mimiciv_dataset.patients import DATA_USE, read_subject_ids
 from mimiciv_dataset.sources import index_sources, patients_source
 from mimiciv_dataset.tasks import TASKS
@@ -47,11 +48,12 @@ from pipeline.provenance import Provenance
 from pipeline.work import Workers, map_lines
 
 if TYPE_CHECKING:
+    import numpy as np
     import polars as pl
 
 TaskFiles = dict[str, list[Path]]  # the index files with the rows of each task
 STEP, RULES = "mimiciv_dataset/data_index_gen.py", 1
-_BATCH_FILES = 200  # files of patient-grouped indexes that are sorted into tasks at a time
+FRAME_BYTES = 64 << 20  # of index rows that are held at a time
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -97,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.output_path.parent.mkdir(parents=True, exist_ok=True)
     scratch = scratch_dir(args.output_path.with_name(f".{args.output_path.name}.tasks"))
     with scratch as folder, atomic_path(args.output_path) as temporary, atomic_path(audit_path) as audit_file:
-        sampler = Sampler(split_by_task(index, numbers, subjects, folder), numbers, subjects, filters, draw)
+        sampler = Sampler(folder, split_by_task(index, numbers, subjects, folder), numbers, subjects, filters, draw)
         lines = map_lines(list(numbers), sampler.sample, folder, "draws", workers=workers, desc="data_index_gen", unit="task")
         with temporary.open("w", newline="", encoding="utf-8") as output:
             output.write(",".join(SAMPLE_COLUMNS) + "\n")
@@ -186,21 +188,35 @@ def split_by_task(files: Sequence[Path], tasks: dict[str, float], subjects: froz
             of_task[task].append(path)
         elif not path.stem.isdecimal() or path.stem in subjects:
             mixed.append(path)
-    for start in range(0, len(mixed), _BATCH_FILES):
-        frames = []
-        for path in mixed[start : start + _BATCH_FILES]:
-            frames.append(scan(path).filter(pl.col("task").is_in(list(tasks))).collect())
-        for (task,), rows in pl.concat(frames).partition_by("task", as_dict=True).items():
-            part = folder / f"{task}-{start:08d}.csv"
-            rows.write_csv(part)
+    wanted = pl.col("task").is_in(list(tasks))
+    frames = (frame.filter(wanted) for path in mixed for frame in read_frames(path))
+    for number, rows in enumerate(join_frames(frames)):
+        for (task,), of_part in rows.partition_by("task", as_dict=True).items():
+            part = folder / f"{task}-{number:08d}.csv"
+            of_part.write_csv(part)
             of_task[task].append(part)
     return of_task
+
+
+def join_frames(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """Join small frames into frames of about `FRAME_BYTES`."""
+    import polars as pl
+
+    held: list[pl.DataFrame] = []
+    for frame in frames:
+        held.append(frame)
+        if sum(each.estimated_size() for each in held) > FRAME_BYTES:
+            yield pl.concat(held)
+            held = []
+    if held:
+        yield pl.concat(held)
 
 
 @dataclass(frozen=True)
 class Sampler:
     """Draws the rows of each task."""
 
+    folder: Path  # for temporary files
     files: TaskFiles
     numbers: dict[str, float]  # rows to draw of each task, as `Draw.rows` takes them
     subjects: frozenset[str]  # patients to draw from
@@ -217,13 +233,63 @@ class Sampler:
         Yields:
             A report (`counts` of rows, a `note`, and `audit`, a row of the audit table), then the `rows` in pieces of CSV.
         """
-        rows, counts = filter_rows(TASKS[task], self.files.get(task, []), self.subjects, self.filters, self.exclusions)
-        kept = rows.filter(~has_flag(self.filters.exclude_audit)) if self.filters.exclude_audit else rows
-        drawn, note = self.draw.rows(TASKS[task], kept, self.numbers[task])
-        counts |= {"audit": kept.height, "drawn": drawn.height}
-        yield {"counts": counts, "note": note, "audit": audit_row(task, rows, drawn)}
-        for piece in to_samples(drawn).iter_slices():
-            yield {"rows": piece.write_csv(include_header=False)}
+        files, folder = self.files.get(task, []), self.folder / f"rows-{task}"
+        targets = self.draw.balances(TASKS[task])
+        kept = filter_rows(TASKS[task], files, self.subjects, self.filters, self.exclusions, folder, self.draw.seed, targets)
+        before = count_flags(kept.rows)
+        excluded = sum(1 << FLAGS.index(flag) for flag in self.filters.exclude_audit)
+        height = kept.rows.height
+        kept.rows.keep(lambda rows: rows["flags"] & excluded == 0)
+        drawn, note = self.draw.choose(TASKS[task], kept.rows, kept.targets, self.numbers[task])
+        after = {f"drawn_{flag}": count for flag, count in count_flags([drawn]).items()}
+        counts = kept.counts | {"audit": kept.rows.height, "drawn": len(drawn)}
+        audit = {"task": task, "rows": height, **before, "drawn": len(drawn), **after}
+        yield {"counts": counts, "note": note, "audit": audit}
+        for rows in sorted_pieces(read_drawn(files, drawn), kept.sorted):
+            for piece in to_samples(rows).iter_slices():
+                yield {"rows": piece.write_csv(include_header=False)}
+        shutil.rmtree(folder)
+
+
+def count_flags(rows: Iterable[np.ndarray]) -> dict[str, int]:
+    """The number of rows with each audit flag."""
+    counts = dict.fromkeys(FLAGS, 0)
+    for part in rows:
+        for bit, flag in enumerate(FLAGS):
+            counts[flag] += int((part["flags"] >> bit & 1).sum())
+    return counts
+
+
+def read_drawn(files: Sequence[Path], drawn: np.ndarray) -> Iterator[pl.DataFrame]:
+    """Yield the rows drawn from index files, in the order of the files, in frames."""
+    import numpy as np
+
+    for number, path in enumerate(files):
+        wanted, offset = np.sort(drawn["row"][drawn["file"] == number]), 0
+        if not len(wanted):
+            continue
+        for frame in read_frames(path):
+            start, end = np.searchsorted(wanted, [offset, offset + frame.height])
+            yield frame[wanted[start:end] - offset]
+            offset += frame.height
+            if end == len(wanted):
+                break
+
+
+def sorted_pieces(frames: Iterable[pl.DataFrame], is_sorted: bool) -> Iterator[pl.DataFrame]:
+    """Join frames into pieces that can be sorted one by one: of whole patients if these ascend, otherwise one of all rows."""
+    import polars as pl
+
+    held: list[pl.DataFrame] = []
+    for frame in frames:
+        held.append(frame)
+        if is_sorted and sum(each.estimated_size() for each in held) > FRAME_BYTES:
+            rows = pl.concat(held)
+            first = (rows["subject_id"] == rows["subject_id"][-1]).arg_max()  # of the last patient, who may have more rows
+            yield rows[:first]
+            held = [rows[first:]]
+    if held:
+        yield pl.concat(held)
 
 
 def to_samples(rows: pl.DataFrame) -> pl.DataFrame:
@@ -231,20 +297,8 @@ def to_samples(rows: pl.DataFrame) -> pl.DataFrame:
     import polars as pl
 
     order = [pl.col("subject_id").cast(pl.Int64, strict=False), *KEY]
-    rows = rows.with_columns(pl.col("task", "event", "audit").cast(pl.String))
     rows = rows.sort(order).rename({"context_begin": "period_begin", "context_end": "period_end"})
     return rows.select(SAMPLE_COLUMNS)
-
-
-def audit_row(task: str, rows: pl.DataFrame, drawn: pl.DataFrame) -> dict[str, Any]:
-    """Count the rows with each audit flag: before --exclude_audit and the draw, and drawn."""
-
-    def count(frame: pl.DataFrame, flag: str) -> int:
-        return frame.select(has_flag([flag]).sum()).item() if frame.height else 0
-
-    before = {flag: count(rows, flag) for flag in FLAGS}
-    after = {f"drawn_{flag}": count(drawn, flag) for flag in FLAGS}
-    return {"task": task, "rows": rows.height, **before, "drawn": drawn.height, **after}
 
 
 def print_reports(reports: dict[str, dict[str, Any]], filters: Sequence[str]) -> None:

@@ -6,9 +6,11 @@ What is drawn depends on the seed and on the content of the rows, not on their o
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mimiciv_dataset.row_numbers import COLUMNS, RowNumbers
 from mimiciv_dataset.tasks import Task
 from pipeline.errors import UserError
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 ALL = -1  # as a number of rows: all of them
 KEY = ("subject_id", "event", "context_begin", "context_end")  # the columns that identify a row of a task
+MAX_HELD = 1 << 20  # rows beyond twice those to be drawn that are held while they are drawn
 
 
 @dataclass(frozen=True)
@@ -34,31 +37,69 @@ class Draw:
     balance_force: bool = False
     seed: int = 42
 
-    def rows(self, task: Task, rows: pl.DataFrame, number: float) -> tuple[pl.DataFrame, str]:
+    def choose(self, task: Task, rows: RowNumbers, targets: Sequence[str], number: float) -> tuple[np.ndarray, str]:
         """Draw `number` of the rows of a task: `ALL`, a number, or a fraction of the rows if below 1.
 
+        Args:
+            targets: the target of each label number of the rows, for a draw that balances them.
+
         Returns:
-            The rows drawn, in their order, and a note if there are fewer than requested.
+            The numbers of the rows drawn, in any order, and a note if there are fewer than requested.
         """
+        import numpy as np
+
+        nothing = np.zeros(0, COLUMNS)
         if number == 0 or not rows.height:
-            return rows.clear(), "" if number == 0 else "no rows"
-        number = rows.height if number == ALL else number if number >= 1 else max(1, round(number * rows.height))
-        hashes = row_hashes(task.name, rows, self.seed)
-        if self.balance_force and task.kind == "risk":
-            chosen = draw_balanced(hashes, rows["target"].to_numpy(), number)
+            return nothing, "" if number == 0 else "no rows"
+        number = rows.height if number == ALL else int(number) if number >= 1 else max(1, round(number * rows.height))
+        if self.balances(task):
+            texts = np.array(targets, dtype=object)
+            best = _smallest(rows, lambda part: _of_each_label(part, number), number * len(targets))
+            chosen = draw_balanced(best["hash"], texts[best["label"]], number)
             if chosen is None:
-                return rows.clear(), f"not drawn: every row is {rows['target'][0]}, AUROC is undefined"
+                return nothing, f"not drawn: every row is {texts[best['label'][0]]}, AUROC is undefined"
+            drawn = best[chosen]
         elif self.balance_sample or task.weighted:
-            weights = rows["target_weight"]
-            if weights.null_count() or not (weights > 0).all() or not weights.is_finite().all():
-                raise UserError(
-                    f"{task.name}: expected target_weight > 0 in every row, as this task is drawn by weight, got rows "
-                    "without one. Make the index with task_sample_info_gen.py."
-                )
-            chosen = draw_weighted(hashes, weights.to_numpy(), number)
+            for part in rows:
+                if not (np.isfinite(part["weight"]) & (part["weight"] > 0)).all():
+                    raise UserError(
+                        f"{task.name}: expected target_weight > 0 in every row, as this task is drawn by weight, got rows "
+                        "without one. Make the index with task_sample_info_gen.py."
+                    )
+            drawn = _smallest(rows, lambda part: draw_weighted(part["hash"], part["weight"], number), number)
         else:
-            chosen = draw_uniform(hashes, number)
-        return rows[chosen], "" if len(chosen) >= number else f"fewer than {number:,}"
+            drawn = _smallest(rows, lambda part: draw_uniform(part["hash"], number), number)
+        return drawn, "" if len(drawn) >= number else f"fewer than {number:,}"
+
+    def balances(self, task: Task) -> bool:
+        """Whether the draw from a task balances its labels."""
+        return self.balance_force and task.kind == "risk"
+
+
+def _smallest(rows: Iterable[np.ndarray], draw: Callable[[np.ndarray], np.ndarray], number: int) -> np.ndarray:
+    """The rows that `draw` takes from all, given that it takes none that it would not take from fewer rows.
+
+    Args:
+        draw: returns the positions of at most `number` rows.
+    """
+    import numpy as np
+
+    best: list[np.ndarray] = []
+    for part in rows:
+        best.append(part)
+        if sum(map(len, best)) > 2 * number + MAX_HELD:
+            joined = np.concatenate(best)
+            best = [joined[draw(joined)]]
+    joined = np.concatenate(best)
+    return joined[draw(joined)]
+
+
+def _of_each_label(rows: np.ndarray, number: int) -> np.ndarray:
+    """Positions of `number` rows of each label."""
+    import numpy as np
+
+    of_label = [np.flatnonzero(rows["label"] == label) for label in np.unique(rows["label"])]
+    return np.concatenate([positions[draw_uniform(rows["hash"][positions], number)] for positions in of_label])
 
 
 def row_hashes(task: str, rows: pl.DataFrame, seed: int) -> np.ndarray:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mimiciv_dataset.draws import KEY, row_hashes
-from mimiciv_dataset.index_files import INDEX_COLUMNS, index_files, scan, target_labels, task_of_file
+from mimiciv_dataset.audit import FLAGS
+from mimiciv_dataset.draws import row_hashes
+from mimiciv_dataset.index_files import index_files, read_frames, scan, target_labels, task_of_file
+from mimiciv_dataset.row_numbers import COLUMNS, RowNumbers
 from mimiciv_dataset.tasks import TASKS, Task
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
     import polars as pl
 
 FILTERS = ("subjects", "window", "distinct", "admitted", "answers", "unseen", "labels", "audit")
+ROW_FILTERS = ("admitted", "answers", "unseen", "labels")  # those of `FILTERS` that come after repeated rows are left out
 MAX_CHART_NAMES = 10
 
 
@@ -47,6 +51,22 @@ class Exclusions(NamedTuple):
     seen: pl.DataFrame | None  # rows to exclude: task, subject_id and context_end
     allowed: pl.DataFrame | None  # labels to keep: task and label
 
+    def of_task(self, task: Task) -> TaskExclusions:
+        """Those of a task."""
+        import polars as pl
+
+        seen, allowed = (None if table is None else table.filter(pl.col("task") == task.name) for table in self)
+        return TaskExclusions(
+            None if seen is None else seen.select("subject_id", "context_end"), None if allowed is None else allowed["label"]
+        )
+
+
+class TaskExclusions(NamedTuple):
+    """The exclusions of a task."""
+
+    seen: pl.DataFrame | None  # rows to exclude: subject_id and context_end
+    allowed: pl.Series | None  # labels to keep
+
 
 def read_exclusions(filters: Filters, tasks: Collection[str]) -> Exclusions:
     """Read the other indexes that the filters name."""
@@ -76,58 +96,93 @@ def _read_distinct(path: Path, tasks: Collection[str], *columns: pl.Expr, explod
     return pl.concat(frames).unique()
 
 
+class Kept(NamedTuple):
+    """The rows of a task that pass all filters but `audit`.
+
+    Attributes:
+        rows: their numbers.
+        targets: the target of each label number; empty unless they were asked for.
+        counts: the number of rows read (`rows`) and left by each filter.
+        sorted: whether the patients of the rows ascend over the files.
+    """
+
+    rows: RowNumbers
+    targets: list[str]
+    counts: dict[str, int]
+    sorted: bool
+
+
 def filter_rows(
-    task: Task, files: Sequence[Path], subjects: Collection[str], filters: Filters, exclusions: Exclusions
-) -> tuple[pl.DataFrame, dict[str, int]]:
-    """Read the rows of a task that pass all filters but `audit`.
+    task: Task,
+    files: Sequence[Path],
+    subjects: Collection[str],
+    filters: Filters,
+    exclusions: Exclusions,
+    folder: Path,
+    seed: int = 0,
+    with_targets: bool = False,
+) -> Kept:
+    """Find the rows of a task that pass all filters but `audit`.
 
-    The subjects and window filters are applied while a file is read, so that only rows that pass both are held in memory.
-
-    Returns:
-        The rows, and the number of rows read (`rows`) and left by each filter.
+    The files are read in batches. Of the rows that pass the subjects and window filters, numbers are kept in `folder`, with
+    hashes by `seed` (see `draws.row_hashes`).
     """
     import polars as pl
 
     length = pl.col("context_end") - pl.col("context_begin")
-    selected = (pl.col("task") == task.name) & pl.col("subject_id").is_in(list(subjects))
-    in_window = selected & (length > filters.min_window) & (length < filters.max_window)
+    in_window = (length > filters.min_window) & (length < filters.max_window)
+    allowed = pl.Series(list(subjects), dtype=pl.String)
+    of_others = exclusions.of_task(task)
     counts = dict.fromkeys(("rows", *FILTERS), 0)
-    frames = []
-    for path in files:
-        frame = scan(path)
-        flags = {"rows": pl.col("task") == task.name, "subjects": selected, "window": in_window}
-        of_file = frame.select(**{name: flag.sum() for name, flag in flags.items()}).collect(engine="streaming")
-        # tens of millions of rows of next_event have few distinct values in these columns
-        compact = pl.col("task", "event", "audit").cast(pl.Categorical)
-        frames.append(frame.filter(in_window).with_columns(compact).collect(engine="streaming"))
-        for name in ("rows", "subjects", "window"):
-            counts[name] += of_file[name][0]
-    rows = pl.concat(frames) if frames else pl.DataFrame(schema=dict.fromkeys(INDEX_COLUMNS, pl.String))
-    steps = {
-        "distinct": lambda: distinct(task, rows),
-        "admitted": lambda: rows.filter(is_admitted()) if task.inside else rows,
-        "answers": lambda: rows.filter(target_labels().list.len() < MAX_CHART_NAMES) if task.name == "chartevents" else rows,
-        "unseen": lambda: unseen(rows, exclusions.seen) if exclusions.seen is not None else rows,
-        "labels": lambda: with_labels(task, rows, exclusions.allowed) if exclusions.allowed is not None else rows,
-    }
-    for name, step in steps.items():
-        if rows.height:
-            rows = step()
-        counts[name] = rows.height
-    return rows, counts
+    rows, targets, is_sorted, last = RowNumbers(folder), {}, True, -1
+    for number, path in enumerate(files):
+        offset = 0
+        for frame in read_frames(path):
+            of_task = frame.with_row_index("row", offset).filter(pl.col("task") == task.name)
+            selected = of_task.filter(pl.col("subject_id").is_in(allowed.implode()))
+            passing = selected.filter(in_window)
+            for name, step in (("rows", of_task), ("subjects", selected), ("window", passing)):
+                counts[name] += step.height
+            offset += frame.height
+            if passing.height:
+                rows.add(row_numbers(task, passing, number, of_others, seed, targets if with_targets else None))
+                ids = passing["subject_id"].cast(pl.Int64, strict=False)
+                is_sorted = is_sorted and not ids.null_count() and ids[0] >= last and ids.is_sorted()
+                last = ids[-1] if is_sorted else last
+    counts |= dict(zip(("distinct", *ROW_FILTERS), rows.keep_distinct(task, len(ROW_FILTERS)), strict=True))
+    return Kept(rows, list(targets), counts, is_sorted)
 
 
-def distinct(task: Task, rows: pl.DataFrame) -> pl.DataFrame:
-    """The rows without repetitions; an error if two rows of the same sample differ, as those of different builds do."""
+def row_numbers(
+    task: Task, frame: pl.DataFrame, file: int, exclusions: TaskExclusions, seed: int, targets: dict[str, int] | None
+) -> np.ndarray:
+    """The numbers of rows, as `RowNumbers` has them; new `targets` are numbered."""
     import numpy as np
+    import polars as pl
 
-    if len(np.unique(row_hashes(task.name, rows, seed=0))) == rows.height:
-        return rows
-    rows = rows.unique()
-    contradicting = rows.filter(rows.select(KEY).is_duplicated())
-    if contradicting.height:
-        got = f"{contradicting.height:,} rows that contradict another of the same patient and window"
-        raise UserError(f"{task.name}: expected one row per sample, got {got}. Do not mix indexes of two builds.")
+    passes = {
+        "admitted": is_admitted() if task.inside else pl.lit(True),
+        "answers": target_labels().list.len() < MAX_CHART_NAMES if task.name == "chartevents" else pl.lit(True),
+        "unseen": is_unseen(frame, exclusions.seen) if exclusions.seen is not None else pl.lit(True),
+        "labels": has_labels(task, frame, exclusions.allowed) if exclusions.allowed is not None else pl.lit(True),
+    }
+
+    def bits(conditions: Iterable[pl.Expr | pl.Series]) -> np.ndarray:
+        columns = [pl.lit(each) if isinstance(each, pl.Series) else each for each in conditions]
+        values = frame.select(column.fill_null(False).alias(str(bit)) for bit, column in enumerate(columns))
+        return sum(values[str(bit)].to_numpy().astype(np.uint8) << bit for bit in range(len(columns)))
+
+    rows = np.zeros(frame.height, COLUMNS)
+    rows["hash"] = row_hashes(task.name, frame, seed)
+    rows["content"] = frame.drop("row").hash_rows(seed=0).to_numpy()
+    rows["weight"] = frame["target_weight"].to_numpy()
+    rows["file"], rows["row"] = file, frame["row"].to_numpy()
+    rows["passes"] = bits(passes[name] for name in ROW_FILTERS)
+    rows["flags"] = bits(has_flag([flag]) for flag in FLAGS)
+    if targets is not None:
+        for target in frame["target"].unique(maintain_order=True):
+            targets.setdefault(target, len(targets))
+        rows["label"] = frame["target"].replace_strict(targets, return_dtype=pl.UInt32).to_numpy()
     return rows
 
 
@@ -143,36 +198,37 @@ def is_admitted() -> pl.Expr:
     return pl.col("admissions_id").is_null() | (pl.col("admissions_id") > pl.col("context_begin"))
 
 
-def unseen(rows: pl.DataFrame, seen: pl.DataFrame) -> pl.DataFrame:
-    """The rows whose task, subject_id and context_end are not in `seen`.
+def is_unseen(rows: pl.DataFrame, seen: pl.DataFrame) -> pl.Series:
+    """Whether the subject_id and context_end of each row are not in `seen`.
 
     >>> import polars as pl
-    >>> rows = pl.DataFrame({"task": "omr", "subject_id": ["1", "1", "2"], "context_end": [20, 30, 20]})
-    >>> unseen(rows, rows[:1]).rows()
-    [('omr', '1', 30), ('omr', '2', 20)]
+    >>> rows = pl.DataFrame({"subject_id": ["1", "1", "2"], "context_end": [20, 30, 20]})
+    >>> is_unseen(rows, rows[:1]).to_list()
+    [False, True, True]
     """
     import polars as pl
 
-    key = ["task", "subject_id", "context_end"]
-    return rows.with_columns(pl.col("task").cast(pl.String)).join(seen, on=key, how="anti", maintain_order="left")
+    matched = rows.select("subject_id", "context_end").join(
+        seen.with_columns(pl.lit(True).alias("seen")), on=["subject_id", "context_end"], how="left", maintain_order="left"
+    )
+    return matched["seen"].is_null()
 
 
-def with_labels(task: Task, rows: pl.DataFrame, allowed: pl.DataFrame) -> pl.DataFrame:
-    """The rows all of whose labels are in `allowed` for this task; all rows of a generation task.
+def has_labels(task: Task, rows: pl.DataFrame, allowed: pl.Series) -> pl.Series:
+    """Whether all labels of each row are among the `allowed` ones; True for a generation task.
 
     >>> import polars as pl
     >>> rows = pl.DataFrame({"target": ['["a"]', '["a", "b"]', '["b"]']})
-    >>> with_labels(TASKS["omr"], rows, pl.DataFrame({"task": ["omr", "emar"], "label": ["a", "b"]})).rows()
-    [('["a"]',)]
+    >>> has_labels(TASKS["omr"], rows, pl.Series(["a"])).to_list()
+    [True, False, False]
     """
     import polars as pl
 
     if task.kind == "generation":
-        return rows
-    labels = allowed.filter(pl.col("task") == task.name)["label"]
-    exploded = rows.select(target_labels().alias("label")).with_row_index("row").explode("label")
-    excluded = exploded.filter(~pl.col("label").is_in(labels.implode()))["row"]
-    return rows.with_row_index("row").filter(~pl.col("row").is_in(excluded.implode())).drop("row")
+        return pl.repeat(True, rows.height, eager=True)
+    labels = rows.select(target_labels().alias("label")).with_row_index("position").explode("label")
+    excluded = labels.filter(~pl.col("label").is_in(allowed.implode()))["position"]
+    return ~pl.int_range(rows.height, eager=True).is_in(excluded.implode())
 
 
 def has_flag(flags: Sequence[str]) -> pl.Expr:

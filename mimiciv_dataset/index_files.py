@@ -450,31 +450,43 @@ def index_paths(paths: Iterable[Path | str], fix: str = HOW_TO_GET_INDEX) -> lis
     return indexes
 
 
-def scan(path: Path) -> pl.LazyFrame:
-    """An index CSV as a lazy frame with the columns `INDEX_COLUMNS`: clean ids as text, positions as integers.
+def _schema() -> dict[str, pl.DataType]:
+    import polars as pl
 
-    Collecting it raises the errors of `read_tables`.
+    numbers = dict.fromkeys(("context_begin", "context_end", *_EARLIER), pl.Int32) | {"target_weight": pl.Float64}
+    return {name: numbers.get(name, pl.String) for name in INDEX_COLUMNS}
+
+
+def read_frames(path: Path, columns: Sequence[str] = INDEX_COLUMNS) -> Iterator[pl.DataFrame]:
+    """Yield the rows of an index CSV in frames with columns of `INDEX_COLUMNS`: clean ids as text, positions as integers.
+
+    Raises:
+        UserError: as `read_tables`.
     """
     import polars as pl
+
+    schema = _schema()
+    for table in read_tables(path, REQUIRED):
+        frame = pl.from_arrow(table).rename({"period_begin": "context_begin", "period_end": "context_end"})
+        frame = frame.with_columns(pl.lit(None).alias(name) for name in INDEX_COLUMNS if name not in frame.columns)
+        yield frame.select(columns).cast({name: schema[name] for name in columns})
+
+
+def scan(path: Path) -> pl.LazyFrame:
+    """An index CSV as a lazy frame of what `read_frames` yields."""
     from polars.io.plugins import register_io_source
 
     window_columns(path, read_header(path))
-    numbers = dict.fromkeys(("context_begin", "context_end", *_EARLIER), pl.Int32) | {"target_weight": pl.Float64}
-    schema = {name: numbers.get(name, pl.String) for name in INDEX_COLUMNS}
 
     def frames(
         columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
     ) -> Iterator[pl.DataFrame]:
-        for table in read_tables(path, REQUIRED):
-            frame = pl.from_arrow(table).rename({"period_begin": "context_begin", "period_end": "context_end"})
-            frame = frame.with_columns(pl.lit(None).alias(name) for name in INDEX_COLUMNS if name not in frame.columns)
-            frame = frame.select(columns or INDEX_COLUMNS)
-            frame = frame.cast({name: schema[name] for name in frame.columns})
+        for frame in read_frames(path, columns or INDEX_COLUMNS):
             if n_rows is not None:
                 frame, n_rows = frame.head(n_rows), max(0, n_rows - frame.height)
             yield frame if predicate is None else frame.filter(predicate)
 
-    return register_io_source(frames, schema=schema)
+    return register_io_source(frames, schema=_schema())
 
 
 def target_labels() -> pl.Expr:

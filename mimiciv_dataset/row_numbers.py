@@ -1,0 +1,96 @@
+"""The rows of a task that can be drawn, as a few numbers each, on disk.
+
+An index can have more rows than fit in memory. A draw needs a hash of the key of each row, its weight and its place. These
+numbers are kept in files by the hash, so that repeated rows are in the same file; one file at a time is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mimiciv_dataset.tasks import Task
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+PARTS_LOG2 = 6  # 64 files, which hold ascending ranges of the hash
+
+COLUMNS = [
+    ("hash", "u8"),  # of the key, pseudorandom by seed
+    ("content", "u8"),  # hash of the whole row
+    ("weight", "f8"),  # target_weight; NaN if there is none
+    ("file", "u4"),  # number of the file
+    ("row", "u4"),  # number of the row in it
+    ("label", "u4"),  # number of the target, for draws that balance them
+    ("passes", "u1"),  # bits: the filters that the row passes
+    ("flags", "u1"),  # bits: its audit flags
+]
+
+
+class RowNumbers:
+    """Numbers of rows (`COLUMNS`), in files of ranges of their hash."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        self._paths = [folder / f"{part:02d}.bin" for part in range(1 << PARTS_LOG2)]
+        self.height = 0
+
+    def add(self, rows: np.ndarray) -> None:
+        """Add rows."""
+        import numpy as np
+
+        parts = rows["hash"] >> np.uint64(64 - PARTS_LOG2)
+        rows = rows[np.argsort(parts, kind="stable")]
+        ends = np.cumsum(np.bincount(parts.astype(np.int64), minlength=len(self._paths)))
+        for path, start, end in zip(self._paths, [0, *ends[:-1]], ends, strict=True):
+            if end > start:
+                with path.open("ab") as file:
+                    file.write(rows[start:end].tobytes())
+        self.height += len(rows)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Yield the rows in parts, in ascending ranges of the hash."""
+        import numpy as np
+
+        for path in self._paths:
+            if path.exists():
+                yield np.fromfile(path, COLUMNS)
+
+    def keep(self, condition: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Keep the rows for which the condition is true."""
+        self.height = 0
+        for path, rows in zip(filter(Path.exists, self._paths), self, strict=True):
+            kept = rows[condition(rows)]
+            kept.tofile(path)
+            self.height += len(kept)
+
+    def keep_distinct(self, task: Task, steps: int) -> list[int]:
+        """Keep the rows that pass the first `steps` filters, once each, and count those that pass the first 0, 1, … filters.
+
+        Raises:
+            UserError: two rows of the same sample differ, as those of different builds do.
+        """
+        import numpy as np
+
+        counts, contradicting, height = [0] * (steps + 1), 0, 0
+        for path in filter(Path.exists, self._paths):
+            rows = np.fromfile(path, COLUMNS)
+            rows = rows[np.lexsort((rows["content"], rows["hash"]))]
+            same_key = np.append(False, rows["hash"][1:] == rows["hash"][:-1])
+            repeated = same_key & np.append(False, rows["content"][1:] == rows["content"][:-1])
+            rows, same_key = rows[~repeated], same_key[~repeated]
+            contradicting += int((same_key | np.append(same_key[1:], False)).sum()) if len(rows) else 0
+            for step in range(steps + 1):
+                bits = (1 << step) - 1
+                kept = rows[rows["passes"] & bits == bits]
+                counts[step] += len(kept)
+            kept.tofile(path)
+            height += len(kept)
+        if contradicting:
+            got = f"{contradicting:,} rows that contradict another of the same patient and window"
+            raise UserError(f"{task.name}: expected one row per sample, got {got}. Do not mix indexes of two builds.")
+        self.height = height
+        return counts
