@@ -188,8 +188,8 @@ def split_by_task(files: Sequence[Path], tasks: dict[str, float], subjects: froz
             of_task[task].append(path)
         elif not path.stem.isdecimal() or path.stem in subjects:
             mixed.append(path)
-    wanted = pl.col("task").is_in(list(tasks))
-    frames = (frame.filter(wanted) for path in mixed for frame in read_frames(path))
+    has_task = pl.col("task").is_in(list(tasks))
+    frames = (frame.filter(has_task) for path in mixed for frame in read_frames(path))
     for number, rows in enumerate(join_frames(frames)):
         for (task,), of_part in rows.partition_by("task", as_dict=True).items():
             part = folder / f"{task}-{number:08d}.csv"
@@ -263,16 +263,18 @@ def count_flags(rows: Iterable[np.ndarray]) -> dict[str, int]:
 def read_drawn(files: Sequence[Path], drawn: np.ndarray) -> Iterator[pl.DataFrame]:
     """Yield the rows drawn from index files, in the order of the files, in frames."""
     import numpy as np
+    import polars as pl
 
     for number, path in enumerate(files):
-        wanted, offset = np.sort(drawn["row"][drawn["file"] == number]), 0
-        if not len(wanted):
+        rows, offset = np.sort(drawn["row"][drawn["file"] == number]), 0
+        if not len(rows):
             continue
         for frame in read_frames(path):
-            start, end = np.searchsorted(wanted, [offset, offset + frame.height])
-            yield frame[wanted[start:end] - offset]
+            start, end = np.searchsorted(rows, [offset, offset + frame.height])
+            # texts are copied: those of a polars frame would keep all of the file in memory
+            yield pl.from_arrow(frame[rows[start:end] - offset].to_arrow(compat_level=pl.CompatLevel.oldest()))
             offset += frame.height
-            if end == len(wanted):
+            if end == len(rows):
                 break
 
 
