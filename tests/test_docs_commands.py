@@ -76,6 +76,8 @@ FLAGS = {  # command → more flags: smaller sets, and a site on loopback
 CHECKED = (  # command → what runs where the machine or the time is missing
     (r"sbatch --nodes \d+ scripts/slurm/ray.slurm (.*)", r"python \1 --engine ray"),
     (r"(?:squeue|tail) .*", "true"),
+    (r"(?:pip install|ray|export RAY_ADDRESS=).*", "true"),
+    (r"(python test.py --engine ray) --data_parallel_size 16 (.*)", r"\1 \2 --limit 8"),
     (r"sbatch --nodes \d+ (.*)", r"bash \1 --dry_run"),
     (r"(bash scripts/.*)", r"\1 --dry_run"),
     (
