@@ -1,7 +1,7 @@
 """The task index by 1, 2 … workers of a Ray cluster, and by processes: time, speed-up, and whether the bytes are the same.
 
 Starts a cluster of one node per worker on this machine, each with one CPU; start-up of Ray is part of the time of a command.
-Needs trajectories and dictionaries below --root_dir.
+Needs trajectories and dictionaries below --root_dir. Unknown flags are passed to task_sample_info_gen.py.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NODE = {"num_cpus": 1, "object_store_memory": 80 << 20}
 def main(argv: Sequence[str] | None = None) -> None:
     cli = Parser(__doc__)
     cli.add_argument("--workers", type=at_least(1), nargs="+", default=[1, 2], help="numbers of workers (1 2)")
-    args = cli.parse_args(argv)
+    args, flags = cli.parse_known_args(argv)
     runs = [Workers(number, engine) for engine in ("processes", "ray") for number in args.workers]
     from ray.cluster_utils import Cluster
 
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows, first = [], {}
     try:
         for workers in runs:
-            seconds, digest = measure(args.root_dir, workers, cluster.address)
+            seconds, digest = measure(["--root_dir", str(args.root_dir), *flags], workers, cluster.address)
             base, expected = first.setdefault(workers.engine, seconds), first.setdefault("digest", digest)
             same = "yes" if digest == expected else "no"
             rows.append([workers.engine, workers.number, f"{seconds:.0f}", f"{base / seconds:.2f}", same])
@@ -51,11 +51,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     print_table(["--engine", "--num_workers", "seconds", "speed-up", "same bytes"], rows)
 
 
-def measure(root: Path, workers: Workers, address: str) -> tuple[float, str]:
+def measure(flags: Sequence[str], workers: Workers, address: str) -> tuple[float, str]:
     """Seconds of the command, and a digest of the index."""
     with tempfile.TemporaryDirectory() as folder:
         script = REPO / "mimiciv_dataset/task_sample_info_gen.py"
-        line = [sys.executable, script, "--root_dir", root, "--output_path", folder, *workers.flags]
+        line = [sys.executable, script, *flags, "--output_path", folder, *workers.flags]
         start = time.monotonic()
         done = subprocess.run(line, capture_output=True, text=True, env={**os.environ, "RAY_ADDRESS": address})
         if done.returncode:

@@ -161,3 +161,11 @@ def test_candidates(synthetic_root: Path, tmp_path: Path) -> None:
     header, _, row = done.stdout.splitlines()
     assert header.split() == ["task", "vocabulary", "rows", "picked", "by", "chance"]
     assert row.split()[:4] == ["poe", str(150 + len(answers)), "20", "100%"]
+
+
+@pytest.mark.slow
+def test_the_engines_are_compared(small_root: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirements-ray.txt")
+    done = command("benchmarks/ray_engine.py", "--root_dir", small_root, "--workers", 2)
+    rows = [line.split() for line in done.stdout.splitlines() if line.endswith("yes")]
+    assert [row[:2] for row in rows] == [["processes", "2"], ["ray", "2"]], "both have the same bytes"
