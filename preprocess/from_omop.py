@@ -116,6 +116,7 @@ def check_site(path: Path, omop_dir: Path, site: Site, tables: Mapping[str, Omop
         if table in tables:
             for column in columns:
                 check_column(f"{path}: omop.codes.{table}", column, [tables[table]])
+    check_name(f"{path}: encounter", site.encounter or VISIT, [VISIT], "the visit of OMOP")
     check_column(f"{path}: omop.subject", site.omop.subject, [tables[PERSON]])
     check_column(f"{path}: omop.visit", site.omop.visit, [tables["visit_occurrence"]])
     for rule in site.events:
@@ -138,10 +139,10 @@ def check_column(where: str, column: str, tables: Sequence[OmopTable]) -> None:
 
 def release_of(tables: Mapping[str, OmopTable]) -> str:
     """Name and version of the CDM of a data set."""
-    about = tables.get("cdm_source")
-    for frame in omop_tables.read_groups(about.files[0], about.columns, lambda number: None) if about else ():
+    about, columns = tables.get("cdm_source"), ("cdm_source_name", "cdm_version")
+    for frame in omop_tables.read_groups(about.files[0], columns, lambda number: None) if about else ():
         for row in frame.head(1).iter_rows(named=True):
-            return " ".join(str(row[key]) for key in ("cdm_source_name", "cdm_version") if row.get(key)) or "unknown"
+            return " ".join(row[name] for name in columns if row.get(name)) or "unknown"
     return "unknown"
 
 

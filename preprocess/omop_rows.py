@@ -87,14 +87,15 @@ def _persons(frame: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
     """A row for sex, and one for birth, of each person. Without month or day of birth, January or the first day counts."""
     import polars as pl
 
-    present = [column for column in PERSON_COLUMNS[3:] if column in frame.columns]
-    year, month, day = (pl.col(name) if name in present else pl.lit(None, pl.Int64) for name in PERSON_COLUMNS[4:])
+    types = {"gender_source_value": pl.String, "birth_datetime": pl.Datetime("ms")}
+    types |= dict.fromkeys(("month_of_birth", "day_of_birth"), pl.Int64)
+    frame = frame.with_columns(pl.lit(None, dtype).alias(name) for name, dtype in types.items() if name not in frame.columns)
+    given, year, month, day = map(pl.col, ("birth_datetime", "year_of_birth", "month_of_birth", "day_of_birth"))
     text = pl.concat_str(year, month.fill_null(1), day.fill_null(1), separator="-")
     birth = text.str.to_datetime("%Y-%m-%d", time_unit="ms", strict=False)  # none if there is no such day
-    given = pl.col("birth_datetime") if "birth_datetime" in present else pl.lit(None, pl.Datetime("ms"))
-    counts["dates"] += int(frame.select((given.is_null() & (month.is_null() | day.is_null())).sum()).item())
-    source = pl.col("gender_source_value") if "gender_source_value" in frame.columns else pl.lit(None, pl.String)
-    sex = pl.col("gender_concept_id").replace_strict(SEXES, default=None, return_dtype=pl.String).fill_null(source)
+    counts["dates"] += frame.select((given.is_null() & (month.is_null() | day.is_null())).sum()).item()
+    sex = pl.col("gender_concept_id").replace_strict(SEXES, default=None, return_dtype=pl.String)
+    sex = sex.fill_null(pl.col("gender_source_value"))
     births = frame.select("person_id", pl.coalesce(given, birth).alias(TIME_OF_ROW), pl.lit(f"{PERSON}//{BIRTH}").alias(CODE))
     genders = frame.select(
         "person_id", pl.lit(None, pl.Datetime("ms")).alias(TIME_OF_ROW), (pl.lit(f"{PERSON}//{GENDER}//") + sex).alias(CODE)

@@ -95,6 +95,15 @@ def test_what_is_missing_is_counted(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert codes["visit_occurrence//9202"]["rule"] == "ignored"
 
 
+def test_persons_with_a_year_of_birth_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = tables(3)
+    columns = ("person_id", "gender_concept_id", "year_of_birth")
+    content["person"] = [{column: row[column] for column in columns} for row in content["person"]]
+    root = import_omop(write_omop(tmp_path / "omop", content), tmp_path / "root")
+    assert "3 persons without month or day of birth: January, or the first day, counts." in capsys.readouterr().out
+    assert [records(root, subject, "patients")[0]["gender"] for subject in "123"] == ["F", "nan", "F"]
+
+
 def test_dates_without_a_time_of_day(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = {name: [{key: value for key, value in row.items() if not key.endswith("_datetime")} for row in rows]
                for name, rows in tables(1).items()}  # fmt: skip
@@ -216,6 +225,7 @@ def test_errors_of_files(tmp_path: Path) -> None:
     [
         ("valuenum: value_as_number", "valuenum: value_as_numbr", "valuenum: expected a column of measurement, got value_"),
         ("route_concept_name", "rout_concept_name", "route: expected a column of drug_exposure, got rout_concept_name"),
+        ("encounter: visit_", "encounter: vist_", "encounter: expected the visit of OMOP, got vist_occurrence_id. Write visit_"),
         ("    note:", "    notes:", "omop.codes: expected a table, got notes. Write note."),
         ("  codes:", "  subject: person_source\n  codes:", "omop.subject: expected a column of person, got person_source"),
         ("  codes:", "  visit_pattern: x\n  codes:", "omop.visit_pattern: expected a pattern with a group"),
