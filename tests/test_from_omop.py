@@ -225,7 +225,7 @@ def test_errors_of_files(tmp_path: Path) -> None:
     [
         ("valuenum: value_as_number", "valuenum: value_as_numbr", "valuenum: expected a column of measurement, got value_"),
         ("route_concept_name", "rout_concept_name", "route: expected a column of drug_exposure, got rout_concept_name"),
-        ("encounter: visit_", "encounter: vist_", "encounter: expected the visit of OMOP, got vist_occurrence_id. Write visit_"),
+        ("encounter: visit_", "encounter: vist_", "encounter: expected the visit of OMOP, got vist_occurrence_id. Write"),
         ("    note:", "    notes:", "omop.codes: expected a table, got notes. Write note."),
         ("  codes:", "  subject: person_source\n  codes:", "omop.subject: expected a column of person, got person_source"),
         ("  codes:", "  visit_pattern: x\n  codes:", "omop.visit_pattern: expected a pattern with a group"),
