@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
-from conftest import command
+from conftest import REPO, command
 from tiny_eicu import write_eicu
 
 from mimiciv_dataset import task_sample_info_gen, validate_index
@@ -167,3 +168,18 @@ def test_records_that_cannot_be_placed_are_refused(table: str, columns: dict[str
     with pytest.raises(UserError) as error:
         prepare(table, pl.DataFrame(columns))
     assert message in str(error.value) and "P-1" not in str(error.value) and "01/02" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_the_page_has_the_rows_of_the_eicu_demo(test_data: Path, tmp_path: Path) -> None:
+    root = convert(test_data / "data/eicu-demo-subset", tmp_path / "root")
+    task_sample_info_gen.main(["--root_dir", str(root)])
+    page = (REPO / "docs/new_site.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\| (\w+) \| ([\d,]+) \| (\d+) \| (\d*) ?\|.*\|.*\|.*\|$", page, re.MULTILINE)
+    expected = {task: tuple(int(number.replace(",", "") or 0) for number in numbers) for task, *numbers in table}
+    found = {}
+    for path in (root / "task_index/all").glob("*.csv"):
+        targets = [json.loads(row["target"]) for row in rows(root, path.stem)]
+        labels = {label for target in targets for label in ([target] if isinstance(target, str) else target)}
+        found[path.stem] = len(targets), len(labels), targets.count("yes")
+    assert found == expected
