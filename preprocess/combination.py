@@ -30,10 +30,10 @@ from pipeline.progress import Summary
 from pipeline.provenance import Provenance, output_of
 from pipeline.records import folder_record, origins, require_complete
 from pipeline.work import Tick, Unit, Workers, run_units
+from preprocess import rank
 from preprocess.event_texts import EventTexts, ObjectKeys
 from preprocess.order import TABLE_NUMBERS, reading_order
 from preprocess.parts import parts_of, read_lists
-from preprocess.rank import check_counts, inherited
 from preprocess.texts import block_of
 
 if TYPE_CHECKING:
@@ -58,9 +58,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     workers = Workers(args.num_workers, args.engine)
     summary = Summary("combination")
     ranked = require_complete(folder_record(args.input_path), "preprocess/rank.py")
-    if ranked["settings"]["tables"] != list(TABLE_NUMBERS):
-        fix = "Run preprocess/rank.py --overwrite"
-        raise UserError(f"{args.input_path}: expected the event types of this version, got others. {fix}.")
+    if ranked["rules"] != rank.RULES or ranked["settings"]["tables"] != list(TABLE_NUMBERS):
+        expected = "an output of this version of preprocess/rank.py, with its event types"
+        raise UserError(f"{args.input_path}: expected {expected}, got another. Run preprocess/rank.py --overwrite.")
     source = output_of("ranked", args.input_path, "preprocess/rank.py", is_ancestor=False, verify=args.verify)
     settings = {"layout": args.layout, "buckets": ranked["settings"]["buckets"]}
     provenance = Provenance(args.output_path, STEP, [source], settings, RULES, cli.arguments)
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     units = [Unit(path.stem, path.exists, partial(write, bucket, path)) for bucket, path in enumerate(paths)]
     run_units(units, args.output_path / ".locks", workers=workers, desc="combination", unit="bucket")
     reports = [read_json(path) for path in paths]
-    total = check_counts(ranked["rows"], [report["counts"] for report in reports], "combination")
+    total = rank.check_counts(ranked["rows"], [report["counts"] for report in reports], "combination")
     subjects = [(subject, bucket, *rest) for bucket, report in enumerate(reports) for subject, *rest in report["subjects"]]
     if args.layout == "shards":
         write_subjects(args.output_path, subjects, columns)
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     results = {
         "patients": len(subjects),
         "events": events,
-        **inherited(ranked, args.input_path, args.output_path),
+        **rank.inherited(ranked, args.input_path, args.output_path),
         "data_use": ranked.get("site", {}).get("data_use", DATA_USE),
     }
     provenance.complete(f"{content:032x}", **results)

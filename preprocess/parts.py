@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mimiciv_dataset.events import EventType
+from pipeline.errors import UserError
 from preprocess.raw_tables import ROW, TIME
 from preprocess.texts import Texts
 
@@ -110,14 +111,14 @@ def read_keys(folder: Path, event: EventType, bucket: int) -> pl.DataFrame | Non
     import polars as pl
     import pyarrow as pa
 
-    batches = [_read(part, bucket, range(1, len(KEYS) + 1)) for part in parts_of(folder, event)]
+    batches = [_read(part, bucket, KEYS) for part in parts_of(folder, event)]
     table = pa.Table.from_batches(batches) if batches else None
     return pl.from_arrow(table) if table is not None and len(table) else None
 
 
 def read_lists(part: Path, bucket: int) -> pa.StringArray:
     """The lists of the records of a part in a bucket."""
-    return _read(part, bucket, [0]).column(0)
+    return _read(part, bucket, [LIST]).column(0)
 
 
 def parts_of(folder: Path, event: EventType) -> list[Path]:
@@ -125,9 +126,12 @@ def parts_of(folder: Path, event: EventType) -> list[Path]:
     return sorted((folder / event.module / event.name).glob("part-*.arrow"))
 
 
-def _read(part: Path, bucket: int, columns: Sequence[int]) -> pa.RecordBatch:
+def _read(part: Path, bucket: int, columns: Sequence[str]) -> pa.RecordBatch:
     import pyarrow as pa
 
-    options = pa.ipc.IpcReadOptions(included_fields=list(columns), use_threads=False)
+    options = pa.ipc.IpcReadOptions(included_fields=[(LIST, *KEYS).index(name) for name in columns], use_threads=False)
     with pa.memory_map(str(part)) as source:
-        return pa.ipc.open_file(source, options=options).get_batch(bucket)
+        reader = pa.ipc.open_file(source, options=options)
+        if reader.schema.names != list(columns):
+            raise UserError(f"{part}: expected records as this version writes them, got others. Make them with --overwrite.")
+        return reader.get_batch(bucket)

@@ -16,7 +16,9 @@ import pytest
 from conftest import command
 from tiny_mimic import TWO_PATIENTS, read_trajectories, write_mimic
 
+from pipeline.errors import UserError
 from pipeline.records import folder_record, read_record
+from preprocess import combination, merge_patient, parts, rank
 
 
 def edit(file: str, change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
@@ -137,6 +139,22 @@ def test_other_input_or_options_do_not_mix(tmp_path: Path) -> None:
     assert done.returncode == 2 and "the same layout" in done.stderr
     done = command("preprocess/combination.py", "--root_dir", tmp_path, "--output_path", tmp_path, check=False)
     assert done.returncode == 2 and "files without a record" in done.stderr
+
+
+def test_intermediate_tables_of_earlier_versions_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_mimic(tmp_path / "mimiciv", TWO_PATIENTS)
+    flags = ["--root_dir", str(tmp_path)]
+    with monkeypatch.context() as earlier:
+        earlier.setattr(parts, "KEYS", (*parts.KEYS[:-1], "other"))
+        merge_patient.main(flags)
+    with pytest.raises(UserError, match=r"part-00000.arrow: expected records as this version writes them"):
+        rank.main(flags)
+    merge_patient.main([*flags, "--overwrite"])
+    with monkeypatch.context() as earlier:
+        earlier.setattr(rank, "RULES", 2)
+        rank.main([*flags, "--overwrite"])
+    with pytest.raises(UserError, match=r"patients_sorted: expected an output of this version of preprocess/rank.py"):
+        combination.main(flags)
 
 
 def test_trajectories_need_the_tables_that_rank_read(tmp_path: Path) -> None:
