@@ -31,9 +31,11 @@ from preprocess.raw_tables import RawTable, find_tables
 
 REPO = Path(__file__).resolve().parent.parent
 STEPS = ("merge_patient", "rank", "combination")
-# The columns that MEDS-Extract makes codes of, the first that a table has, and the names of values in MEDS.
+PATIENTS_PER_SHARD = 500  # of MEDS-Extract, which holds the records of a shard in memory
+# The columns that MEDS-Extract makes codes of, the first that a table has, and those of values, by their name in MEDS. With all
+# columns, as our trajectories have them, it takes several times as long and runs out of memory on the largest set.
 CODES = ("itemid", "icd_code", "drug", "medication", "order_type", "test_name", "eventtype", "name", "result_name")
-VALUES = {"text": "text_value", "value": "text_value", "valuenum": "numeric_value"}
+VALUES = {"text": "text_value", "value": "text_value", "valuenum": "numeric_value", "hadm_id": "hadm_id", "stay_id": "stay_id"}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -129,21 +131,21 @@ def run_meds_extract(environment: Path, mimic: Path, root: Path) -> Run:
 
 
 def meds_extract_spec(tables: Sequence[RawTable]) -> dict[str, Any]:
-    """What MEDS-Extract makes of the tables: an event for each record, with its code and time, and all other columns."""
+    """What MEDS-Extract makes of the tables: an event for each record, with its code, time and value, and ids of stays."""
     spec: dict[str, Any] = {
         "sources": {"dataset_version": "1"},
-        "etl": {"dataset_name": "MIMIC-IV"},
+        "etl": {"dataset_name": "MIMIC-IV", "n_subjects_per_shard": PATIENTS_PER_SHARD},
         "_defaults": {"subject_id": "$subject_id"},
     }
     for table in tables:
         event, form = table.event, "%Y-%m-%d" if (table.event.time or "").endswith("date") else "%Y-%m-%d %H:%M:%S"
         code = next((column for column in CODES if column in table.columns), None)
-        others = [column for column in table.columns if column not in ("subject_id", code, event.time)]
+        values = {name: column for column, name in VALUES.items() if column in table.columns}
         spec[f"{event.module}/{event.name}"] = {
             "record": {
                 "code": f"f\"{event.name}//{{${code} ?? 'UNK'}}\"" if code else f'"{event.name}"',
                 "time": f'${event.time} as "{form}"' if event.time else None,
-                **{VALUES.get(column, column): f"${column}" for column in others},
+                **{name: f"${column}" for name, column in values.items()},
             }
         }
     return spec
