@@ -32,8 +32,8 @@ from preprocess.raw_tables import RawTable, find_tables
 REPO = Path(__file__).resolve().parent.parent
 STEPS = ("merge_patient", "rank", "combination")
 PATIENTS_PER_SHARD = 500  # of MEDS-Extract, which holds the records of a shard in memory
-# The columns that MEDS-Extract makes codes of, the first that a table has, and those of values, by their name in MEDS. With all
-# columns, as our trajectories have them, it takes several times as long and runs out of memory on the largest set.
+# The columns that MEDS-Extract makes codes of, the first that a table has, and those of values, by their name in MEDS. With
+# all columns, as our trajectories have them, it takes several times as long and runs out of memory on the largest set.
 CODES = ("itemid", "icd_code", "drug", "medication", "order_type", "test_name", "eventtype", "name", "result_name")
 VALUES = {"text": "text_value", "value": "text_value", "valuenum": "numeric_value", "hadm_id": "hadm_id", "stay_id": "stay_id"}
 
