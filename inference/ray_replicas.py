@@ -1,13 +1,14 @@
 """Evaluation on a Ray cluster (`test.py --engine ray`): an actor for each replica of the model, on any machine.
 
-Sample ids go to the actors and lines come back, which this process writes. An actor that dies is started again, where there is
-room for it, and gets the samples that it had not answered.
+Sample ids go to the actors and lines come back, which this process writes. An actor that dies is replaced, where there is room
+for another, which gets the samples that have no answer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,14 +73,22 @@ class _Actor:
 
 @dataclass
 class _Share:
-    """The samples of an actor that have no answer yet, and how often it died since the last answer."""
+    """The samples of a replica that have no answer yet, its actor, and how often one died since the last answer."""
 
-    actor: Any
+    new_actor: Callable[[], Any]
     sample_ids: dict[str, None]
+    actor: Any = None
     deaths: int = 0
 
     def ask(self) -> Any:
+        """Start an actor, when there is room for it, and return the stream of its answers."""
+        self.end()
+        self.actor = self.new_actor()
         return self.actor.answer.options(num_returns="streaming").remote(list(self.sample_ids))
+
+    def end(self) -> None:
+        if self.actor is not None:
+            ray.kill(self.actor)
 
 
 def gpus_of_cluster() -> list[int]:
@@ -99,8 +108,8 @@ def answer_on_ray(shares: Sequence[Sequence[str]], replica: Replica, write: Call
     model = replace(model, tensor_parallel_size=model.tensor_parallel_size or 1, data_parallel_size=1)
     replica = replace(replica, settings=replace(replica.settings, model=model))
     options = {"num_cpus": 1, "num_gpus": size if gpus else 0, "max_restarts": -1, "scheduling_strategy": "SPREAD"}
-    new_actor, home, tally = ray.remote(_Actor).options(**options).remote, surroundings(), Tally()
-    open_shares = [_Share(new_actor(home, replica), dict.fromkeys(share)) for share in shares if share]
+    new_actor = partial(ray.remote(_Actor).options(**options).remote, surroundings(), replica)
+    tally, open_shares = Tally(), [_Share(new_actor, dict.fromkeys(share)) for share in shares if share]
     streams = {share.ask(): share for share in open_shares}
     try:
         while streams:
@@ -110,7 +119,7 @@ def answer_on_ray(shares: Sequence[Sequence[str]], replica: Replica, write: Call
                     answer: Answer = ray.get(next(stream))
                 except StopIteration:
                     del streams[stream]
-                    ray.kill(share.actor)  # which makes room for one that was on a machine that died
+                    share.end()  # which makes room for one that was on a machine that died
                 except RayTaskError as error:
                     raise explained(error) from RuntimeError(str(error))
                 except RayError as error:  # the actor died, or the machine that held its answer
@@ -129,5 +138,5 @@ def answer_on_ray(shares: Sequence[Sequence[str]], replica: Replica, write: Call
                     bar.update()
     finally:
         for share in open_shares:
-            ray.kill(share.actor)
+            share.end()
     return tally

@@ -170,6 +170,7 @@ def test_replicas_answer_as_one_process_does(
         time.sleep(0.01)
     if killed == "node":
         cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+        cluster.add_node(**NODE)
     if killed == "command":
         process.kill()
         assert process.wait() == -signal.SIGKILL
@@ -180,8 +181,6 @@ def test_replicas_answer_as_one_process_does(
     else:
         log = process.communicate(timeout=300)[0]
         assert process.returncode == 0 and "70 samples answered, 0 already finished" in log, log
-    if killed == "node":
-        cluster.add_node(**NODE)
     one, other = lines(whole), lines(tmp_path)
     assert set(one) == set(other) and list(tmp_path.glob("outputs*")) == [outputs]
     for key, line in one.items():
