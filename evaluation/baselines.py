@@ -280,7 +280,8 @@ def training_rows(tasks: Sequence[str], subjects: Collection[str], settings: Bas
     import polars as pl
 
     from mimiciv_dataset.draws import draw_uniform, row_hashes
-    from mimiciv_dataset.index_files import index_files, scan, task_of_file
+    from mimiciv_dataset.index_files import index_files
+    from mimiciv_dataset.index_frames import scan, task_of_file
 
     def draw(task: str, rows: pl.DataFrame) -> pl.DataFrame:
         return rows[draw_uniform(row_hashes(task, rows, settings.seed), settings.max_train)]

@@ -36,7 +36,8 @@ from typing import TYPE_CHECKING, Any
 from mimiciv_dataset.audit import FLAG_HEADERS, FLAGS
 from mimiciv_dataset.draws import ALL, KEY, Draw
 from mimiciv_dataset.filters import Exclusions, Filters, filter_rows, read_exclusions
-from mimiciv_dataset.index_files import SAMPLE_COLUMNS, index_files, read_frames, task_of_file
+from mimiciv_dataset.index_files import SAMPLE_COLUMNS, index_files
+from mimiciv_dataset.index_frames import read_frames, task_of_file
 from mimiciv_dataset.patients import DATA_USE, read_subject_ids
 from mimiciv_dataset.sources import index_sources, patients_source
 from mimiciv_dataset.tasks import TASKS

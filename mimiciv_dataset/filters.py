@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mimiciv_dataset.audit import FLAGS
 from mimiciv_dataset.draws import row_hashes
-from mimiciv_dataset.index_files import index_files, read_frames, scan, target_labels, task_of_file
+from mimiciv_dataset.index_files import index_files
+from mimiciv_dataset.index_frames import read_frames, scan, target_labels, task_of_file
 from mimiciv_dataset.row_numbers import COLUMNS, RowNumbers
 from mimiciv_dataset.tasks import TASKS, Task
 from pipeline.errors import UserError

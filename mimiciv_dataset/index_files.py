@@ -5,7 +5,7 @@ CSVs that differ in the names of two columns. `read_tables` reads and checks the
 
 - `read_rows` for datasets and evaluation: CSV or JSONL, one row at a time from an Arrow table. It needs pyarrow only, and
   forked dataloader workers share the table, whereas a list of dicts would be copied to each of them.
-- `scan` for samplers: a lazy polars frame. Do not fork after using it.
+- `index_frames.scan` for samplers: a lazy polars frame. Do not fork after using it.
 
 Targets are JSON and are parsed by `json`, never by `eval`.
 """
@@ -21,20 +21,18 @@ from mimiciv_dataset import cells
 from mimiciv_dataset.cells import HOW_TO_EXPORT, MAX_ID, MAX_POSITION, cell_error, clean_id, row_number, whole_number
 from mimiciv_dataset.json_lines import clean_numbers, line_table, parse_line
 from mimiciv_dataset.lookups import csv_fault, text_columns
-from mimiciv_dataset.tasks import TASKS
 from pipeline.errors import UserError
 from pipeline.files import require, sha256
 
 if TYPE_CHECKING:
-    import polars as pl
     import pyarrow as pa
 
 IDS = ("subject_id", "hadm_id")
-_EARLIER = ("admissions_id", "last_discharge_id")  # positions of earlier events
+EARLIER = ("admissions_id", "last_discharge_id")  # positions of earlier events
 _BEGINS, _ENDS = ("context_begin", "period_begin"), ("context_end", "period_end")  # in a task index, in other files
 # Columns of a task index, and of a sampled set.
-INDEX_COLUMNS = (*IDS, "task", "event", "context_begin", "context_end", "target", "target_weight", *_EARLIER, "audit")
-SAMPLE_COLUMNS = (*IDS, "task", "event", "period_begin", "period_end", *_EARLIER, "target", "audit")
+INDEX_COLUMNS = (*IDS, "task", "event", "context_begin", "context_end", "target", "target_weight", *EARLIER, "audit")
+SAMPLE_COLUMNS = (*IDS, "task", "event", "period_begin", "period_end", *EARLIER, "target", "audit")
 REQUIRED = ("subject_id", "task", "event", "target")
 HOW_TO_GET_INDEX = "Make it with mimiciv_dataset/task_sample_info_gen.py, or use a released index"
 AUDIT_SUFFIX = ".audit.csv"  # of the tables that data_index_gen.py writes beside sampled sets
@@ -203,7 +201,7 @@ def _clean(path: Path, table: pa.Table, first: int, window: tuple[str, str], req
 
     columns = {name: table[name].combine_chunks() for name in table.column_names}
     for name, column in columns.items():
-        if name in (*IDS, *window, *_EARLIER):
+        if name in (*IDS, *window, *EARLIER):
             try:
                 columns[name] = _whole_numbers(column, *_limits(name)).cast(pa.string() if name in IDS else pa.int32())
             except ValueError as error:
@@ -308,7 +306,7 @@ def clean_window(row: Mapping[str, Any]) -> dict[str, Any]:
         value = clean.pop(context, None)
         clean[period] = clean.get(period, value)
     for name in clean:
-        if name in (*IDS, *_EARLIER, "period_begin", "period_end"):
+        if name in (*IDS, *EARLIER, "period_begin", "period_end"):
             try:
                 number = whole_number(clean[name], *_limits(name))
             except ValueError as error:
@@ -355,6 +353,11 @@ class Rows(Sequence[dict[str, Any]]):
             for values in batch.to_pylist():
                 yield self._row(index, values)
                 index += 1
+
+    def at(self, positions: Sequence[int]) -> Iterator[dict[str, Any]]:
+        """The rows at some positions: a fourth of the time of one by one."""
+        for index, values in zip(positions, self.table.take(positions).to_pylist(), strict=True):
+            yield self._row(index, values)
 
     def _row(self, index: int, values: dict[str, Any]) -> dict[str, Any]:
         """The row at `index` from the values of the table."""
@@ -422,7 +425,7 @@ def read_rows(path: Path | str) -> Rows:
     return Rows(path, pa.concat_tables(read_tables(path, required=("subject_id", "task"))), lines=False)
 
 
-# --- frames, for samplers
+# --- paths
 
 
 def index_files(path: Path | str) -> list[Path]:
@@ -448,60 +451,3 @@ def index_paths(paths: Iterable[Path | str], fix: str = HOW_TO_GET_INDEX) -> lis
     if not indexes:
         raise UserError(f"{', '.join(map(str, files))}: expected index files, got audit tables. {HOW_TO_GET_INDEX}.")
     return indexes
-
-
-def _schema() -> dict[str, pl.DataType]:
-    import polars as pl
-
-    numbers = dict.fromkeys(("context_begin", "context_end", *_EARLIER), pl.Int32) | {"target_weight": pl.Float64}
-    return {name: numbers.get(name, pl.String) for name in INDEX_COLUMNS}
-
-
-def read_frames(path: Path, columns: Sequence[str] = INDEX_COLUMNS) -> Iterator[pl.DataFrame]:
-    """Yield the rows of an index CSV in frames with columns of `INDEX_COLUMNS`: clean ids as text, positions as integers.
-
-    Raises:
-        UserError: as `read_tables`.
-    """
-    import polars as pl
-
-    schema = _schema()
-    for table in read_tables(path, REQUIRED):
-        frame = pl.from_arrow(table).rename({"period_begin": "context_begin", "period_end": "context_end"})
-        frame = frame.with_columns(pl.lit(None).alias(name) for name in INDEX_COLUMNS if name not in frame.columns)
-        yield frame.select(columns).cast({name: schema[name] for name in columns})
-
-
-def scan(path: Path) -> pl.LazyFrame:
-    """An index CSV as a lazy frame of what `read_frames` yields."""
-    from polars.io.plugins import register_io_source
-
-    window_columns(path, read_header(path))
-
-    def frames(
-        columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
-    ) -> Iterator[pl.DataFrame]:
-        for frame in read_frames(path, columns or INDEX_COLUMNS):
-            if n_rows is not None:
-                frame, n_rows = frame.head(n_rows), max(0, n_rows - frame.height)
-            yield frame if predicate is None else frame.filter(predicate)
-
-    return register_io_source(frames, schema=_schema())
-
-
-def target_labels() -> pl.Expr:
-    """The labels in the column `target`, as a list column; a single name becomes a list of one."""
-    import polars as pl
-
-    target = pl.col("target").str.strip_chars()
-    as_list = pl.when(target.str.starts_with("[")).then(target).otherwise(pl.format("[{}]", target))
-    return as_list.str.json_decode(pl.List(pl.String)).list.unique(maintain_order=True)
-
-
-def task_of_file(path: Path) -> str | None:
-    """The task a file is named after, as --group task names them; None for any other file.
-
-    >>> task_of_file(Path("all/labevents.csv")), task_of_file(Path("patient/10001217.csv"))
-    ('labevents', None)
-    """
-    return path.stem if path.stem in TASKS else None

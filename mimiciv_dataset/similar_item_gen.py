@@ -21,7 +21,8 @@ from operator import itemgetter
 from typing import Any
 
 from mimiciv_dataset.candidates import HEADER, MAX_CANDIDATES
-from mimiciv_dataset.index_files import index_files, scan, target_labels, task_of_file
+from mimiciv_dataset.index_files import index_files
+from mimiciv_dataset.index_frames import scan, target_labels, task_of_file
 from mimiciv_dataset.patients import DATA_USE, read_subject_ids
 from mimiciv_dataset.sources import index_sources, patients_source
 from mimiciv_dataset.tasks import TASKS

@@ -110,13 +110,14 @@ def check_block(
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     bad: list[tuple[int, str]] = []
     repeated = 0
+    read = rows.at([position for positions in block.values() for position in positions])
     for subject_id, positions in block.items():
         events = trajectories.trajectory(subject_id) if trajectories.has(subject_id) else None
         timeline = Timeline(events) if events else None
         proof = NoFuture(events, Renderer(lookups)) if prove and events else None
         samples: set[tuple[str, int, int]] = set()
         for position in positions:
-            row = flat(rows, position)
+            row = flat(rows, position, next(read))
             sample = str(row.get("task")), row.get("period_begin"), row.get("period_end")
             repeated += None not in sample and sample in samples
             samples.add(sample)
@@ -129,9 +130,8 @@ def check_block(
     yield {"counts": counts, "bad": bad, "repeated": repeated}
 
 
-def flat(rows: Rows, position: int) -> dict[str, Any]:
-    """A row with the columns of its `task_info`, as released JSONL rows have them; clean, if it has a window."""
-    row = rows[position]
+def flat(rows: Rows, position: int, row: dict[str, Any]) -> dict[str, Any]:
+    """The row at `position` with the columns of its `task_info`, as released JSONL rows have them; clean, if it has a window."""
     if "input" not in row:
         return row
     info = row.get("task_info")

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from mimiciv_dataset import data_index_gen, index_files, validate_index
 from mimiciv_dataset.cells import whole_number
-from mimiciv_dataset.index_files import INDEX_COLUMNS, SAMPLE_COLUMNS, normalise_row, parse_target, read_rows, sample_id, scan
+from mimiciv_dataset.index_files import INDEX_COLUMNS, SAMPLE_COLUMNS, normalise_row, parse_target, read_rows, sample_id
+from mimiciv_dataset.index_frames import scan
 from mimiciv_dataset.mimiciv import MIMICIV
 from pipeline.errors import UserError
 

@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from mimiciv_dataset.index_files import index_files, scan, target_labels, task_of_file
+from mimiciv_dataset.index_files import index_files
+from mimiciv_dataset.index_frames import scan, target_labels, task_of_file
 from mimiciv_dataset.patients import read_subject_ids
 from mimiciv_dataset.sources import index_sources, patients_source, trajectories_source
 from mimiciv_dataset.trajectory import Trajectories

@@ -29,7 +29,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from mimiciv_dataset.events import MISSING
-from mimiciv_dataset.index_files import index_files, scan, task_of_file
+from mimiciv_dataset.index_files import index_files
+from mimiciv_dataset.index_frames import scan, task_of_file
 from mimiciv_dataset.lookups import DICTIONARIES, Lookups
 from mimiciv_dataset.samples import decision_target
 from mimiciv_dataset.sources import index_mapping_source, index_sources, trajectories_source
