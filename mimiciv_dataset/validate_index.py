@@ -131,7 +131,7 @@ def check_block(
 
 
 def flat(rows: Rows, position: int, row: dict[str, Any]) -> dict[str, Any]:
-    """The row at `position` with the columns of its `task_info`, as released JSONL rows have them; clean, if it has a window."""
+    """The row at `position` with the columns of its `task_info`, as released JSONL has them; clean, if it has a window."""
     if "input" not in row:
         return row
     info = row.get("task_info")
