@@ -16,8 +16,8 @@ from mimiciv_dataset.events import COLUMN_KINDS, MISSING_TEXTS
 
 # Further spellings of a missing value, none of which can be an id, a code or a time; in lower case.
 _MISSING = {text.lower() for text in MISSING_TEXTS} | {"nat", "(null)", "-", "--", ".", "?"}
-_NUMBER = re.compile(r"\+?(\d+)(?:\.0*)?")
-_SCIENTIFIC = re.compile(r"\+?(\d)(?:\.(\d*))?[eE](\+?)(\d{1,2})")
+_NUMBER = re.compile(r"\+?(\d+)(?:\.0*)?", re.ASCII)
+_SCIENTIFIC = re.compile(r"\+?(\d)(?:\.(\d*))?[eE](\+?)(\d{1,2})", re.ASCII)
 _DAY, _CLOCK = r"[1-9]\d{3}-\d\d-\d\d", r"( ([01]\d|2[0-3]):[0-5]\d:[0-5]\d)"
 _TIME = re.compile(r"([1-9]\d{3}-\d\d-\d\d)(?:[ T]((?:[01]\d|2[0-3]):[0-5]\d)(?::([0-5]\d)(?:\.(\d*))?)?)?")
 
@@ -114,7 +114,7 @@ class Kind:
 
 
 KINDS = {
-    "number": Kind("a whole number", r"^(0|[1-9]\d{0,17})$", clean_number),
+    "number": Kind("a whole number", r"^(0|[1-9][0-9]{0,17})$", clean_number),
     "time": Kind("a time such as 2150-01-31 12:00:00 (no time zone), or a date", rf"^{_DAY}{_CLOCK}?$", clean_time),
     # procedureevents has fractions of a second, which are kept even if they are zero
     "storetime": Kind("a time such as 2150-01-31 12:00:00 (no time zone)", rf"^{_DAY}({_CLOCK}(\.\d+)?)?$", clean_time),

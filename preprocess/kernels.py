@@ -57,10 +57,11 @@ def read_times(starts, data, valid, times):
             at, size = starts[i], starts[i + 1] - starts[i]
             if (size != 10 and size != 19) or data[at + 4] != ord("-") or data[at + 7] != ord("-"):
                 return False
-            year = _two_digits(data, at) * 100 + _two_digits(data, at + 2)
+            century, year = _two_digits(data, at), _two_digits(data, at + 2)
             month, day = _two_digits(data, at + 5), _two_digits(data, at + 8)
-            if year < 1000 or not 1 <= month <= 12:
+            if century < 10 or year < 0 or not 1 <= month <= 12:
                 return False
+            year += century * 100
             leap = (year % 4 == 0 and year % 100 != 0) or year % 400 == 0
             if not 1 <= day <= _MONTH_DAYS[month - 1] + (leap and month == 2):
                 return False

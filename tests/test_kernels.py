@@ -60,6 +60,9 @@ def test_times(values: list[str | None]) -> None:
 def test_other_times_are_left_to_other_code() -> None:
     for text in ("2100-02-29", "2150-13-01", "2150-01-01 24:00:00", "2150-01-01T00:00:00", "2150-1-01 00:00:00"):
         assert read(kernels.read_times, [text]) is None
+    time = "2150-01-31 12:00:00"
+    for position in range(len(time)):  # another character in any place
+        assert read(kernels.read_times, [f"{time[:position]}.{time[position + 1 :]}"]) is None
 
 
 @settings(deadline=None)
