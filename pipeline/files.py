@@ -24,6 +24,24 @@ def require(path: Path | str, expected: str, fix: str) -> Path:
     return path
 
 
+@contextlib.contextmanager
+def reading_parquet(path: Path) -> Iterator[None]:
+    """Turn errors of pyarrow about a file that is truncated, damaged or no Parquet file into one that names it.
+
+    Raises:
+        UserError: `path` cannot be read. Errors of the disk pass unchanged.
+    """
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        got = "a truncated or damaged file, or another format"
+        raise UserError(f"{path}: expected a Parquet file, got {got}. Copy or make it again.") from None
+
+
 def remove_paths(folder: Path, paths: Iterable[Path]) -> None:
     """Remove files and directories below `folder`, then the directories above them that are empty, but not `folder`."""
     above = set()

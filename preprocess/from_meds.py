@@ -24,7 +24,7 @@ from mimiciv_dataset.events import EVENTS
 from pipeline.cli import Parser, run
 from pipeline.digests import DIGESTS_CACHE, FileDigests
 from pipeline.errors import UserError
-from pipeline.files import atomic_path, read_json, require, write_json
+from pipeline.files import atomic_path, read_json, reading_parquet, require, write_json
 from pipeline.progress import Summary, counted
 from pipeline.provenance import Provenance, Source, content_of
 from pipeline.work import Tick, Unit, Workers, run_units
@@ -108,7 +108,8 @@ def check_columns(path: Path, site: Site, shards: Mapping[str, Path]) -> None:
     scalar = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_floating, pa.types.is_temporal,
               pa.types.is_boolean, pa.types.is_dictionary)  # fmt: skip
     for shard in shards.values():
-        schema = pq.read_schema(shard)
+        with reading_parquet(shard):
+            schema = pq.read_schema(shard)
         missing = [name for name in ("subject_id", "time", "code") if name not in schema.names]
         if missing:
             got = ", ".join(schema.names[:6])
@@ -134,9 +135,27 @@ def count_rows(shards: Mapping[str, Path]) -> int:
     return sum(pq.read_metadata(path).num_rows for path in shards.values())
 
 
+def read_metadata(path: Path, *columns: str) -> list[list[Any]]:
+    """The values of some columns of a file of `metadata/`.
+
+    Raises:
+        UserError: the file cannot be read, or lacks a column.
+    """
+    import pyarrow.parquet as pq
+
+    with reading_parquet(path):
+        names = pq.read_schema(path).names
+        if missing := [name for name in columns if name not in names]:
+            raise UserError(f"{path}: expected the column {missing[0]}, got {', '.join(names)}. Add it, or remove the file.")
+        table = pq.read_table(path, columns=list(columns))
+    return [table[name].to_pylist() for name in columns]
+
+
 def release_of(path: Path) -> str:
     """Name and version of a MEDS data set."""
     about = read_json(path) if path.exists() else {}
+    if not isinstance(about, dict):
+        raise UserError(f"{path}: expected a JSON object, got another value. Fix or remove the file.")
     return " ".join(str(about[key]) for key in ("dataset_name", "dataset_version") if about.get(key)) or "unknown"
 
 
@@ -154,12 +173,10 @@ class Import:
 
     @cached_property
     def codes(self) -> Codes:
-        import pyarrow.parquet as pq
-
         names: dict[str, str] = {}
         if self.codes_file.exists():
-            table = pq.read_table(self.codes_file, columns=["code", "description"]).to_pydict()
-            names = {code: name for code, name in zip(table["code"], table["description"], strict=True) if name}
+            codes, descriptions = read_metadata(self.codes_file, "code", "description")
+            names = {code: name for code, name in zip(codes, descriptions, strict=True) if name}
         return Codes(self.site, names)
 
     def report(self, number: int) -> Path:
@@ -186,14 +203,22 @@ class Import:
 
 
 def patient_groups(path: Path, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
-    """Yield the rows of a shard, those of a patient together, in groups of about `GROUP_CELLS`. `ROW` numbers them."""
+    """Yield the rows of a shard, those of a patient together, in groups of about `GROUP_CELLS`. `ROW` numbers them.
+
+    Raises:
+        UserError: the shard cannot be read, or the id of a patient is no whole number.
+    """
     import polars as pl
     import pyarrow.parquet as pq
 
     columns, rest, start = list(dict.fromkeys(columns)), [], 0
-    with pq.ParquetFile(path) as shard:
+    with reading_parquet(path), pq.ParquetFile(path) as shard:
         for batch in shard.iter_batches(max(1, BATCH_CELLS // len(columns)), columns=columns):
-            frame = pl.from_arrow(batch).with_row_index(ROW, start).cast({ROW: pl.Int64, "subject_id": pl.Int64})
+            frame = pl.from_arrow(batch).with_row_index(ROW, start)
+            frame = frame.with_columns(pl.col(ROW).cast(pl.Int64), pl.col("subject_id").cast(pl.Int64, strict=False))
+            if wrong := frame["subject_id"].null_count():
+                got = f"others in {wrong:,} of rows {start + 1:,} to {start + len(frame):,}"
+                raise UserError(f"{path}: expected whole numbers in column subject_id, got {got}. Number the patients.")
             start += len(frame)
             rest.append(frame.with_columns(pl.col("code").cast(pl.String)))
             if sum(map(len, rest)) * len(columns) >= GROUP_CELLS:
@@ -221,12 +246,9 @@ def check_subjects(meds_dir: Path, reports: Sequence[Mapping[str, Any]]) -> None
 
 def write_held_out(path: Path, splits: Path, reports: Sequence[Mapping[str, Any]]) -> None:
     """Write the patients of the test set, if the data say which they are and they have rows."""
-    import pyarrow.parquet as pq
-
     if splits.exists():
-        table = pq.read_table(splits, columns=["subject_id", "split"]).to_pydict()
         known = {subject for report in reports for subject in report["subjects"]}
-        pairs = zip(table["subject_id"], table["split"], strict=True)
+        pairs = zip(*read_metadata(splits, "subject_id", "split"), strict=True)
         if held_out := sorted(subject for subject, split in pairs if split == HELD_OUT and subject in known):
             split_patients.write_ids(path, [str(subject) for subject in held_out])
 

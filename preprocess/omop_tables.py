@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mimiciv_dataset.csv_checks import read_raw_header
 from mimiciv_dataset.values import KINDS, canonical
 from pipeline.errors import UserError
-from pipeline.files import require
+from pipeline.files import reading_parquet, require
 from preprocess.merge_patient import GZIP_RATIO, group_batches
 from preprocess.raw_tables import parse_times, read_batches
 from preprocess.sites import VISIT
@@ -95,7 +95,8 @@ class OmopTable:
 
         def rows_of(path: Path) -> int:
             if path.suffix == ".parquet":
-                return pq.read_metadata(path).num_rows
+                with reading_parquet(path):
+                    return pq.read_metadata(path).num_rows
             return path.stat().st_size * (GZIP_RATIO if path.suffix == ".gz" else 1) // TEXT_PER_ROW
 
         return sum(map(rows_of, self.files))
@@ -151,7 +152,8 @@ def column_names(path: Path) -> dict[str, str]:
     import pyarrow.parquet as pq
 
     if kind(path) == "parquet":
-        names = pq.read_schema(path).names
+        with reading_parquet(path):
+            names = pq.read_schema(path).names
     else:
         names = read_raw_header(path)
         if len(names) == 1 and "\t" in names[0]:  # as Athena writes vocabularies
@@ -173,7 +175,7 @@ def read_groups(path: Path, names: Collection[str], on_bytes: Callable[[int], No
 
     columns = {name: column for name, column in column_names(path).items() if name in names}
     if kind(path) == "parquet":
-        with pq.ParquetFile(path) as file:
+        with reading_parquet(path), pq.ParquetFile(path) as file:
             for batches in group_batches(file.iter_batches(BATCH_ROWS, columns=list(columns.values()))):
                 yield typed(path, renamed(pl.from_arrow(pa.Table.from_batches(batches)), columns))
         on_bytes(path.stat().st_size)

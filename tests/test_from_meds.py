@@ -174,6 +174,12 @@ def test_status(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ({"data": [ROWS[:3], ROWS[2:4]]}, "meds: expected each patient in one shard, got 1 in several"),
         ({"rows": [*ROWS, ROWS[3]]}, "0.parquet: expected the rows of each patient together"),
         ({"rename": "patient_id"}, "0.parquet: expected the columns of MEDS 0.3 or later"),
+        ({"columns": {"subject_id": pl.lit("P-17")}}, "0.parquet: expected whole numbers in column subject_id, got others"),
+        ({"columns": {"subject_id": pl.col("subject_id").shift()}}, "column subject_id, got others in 1 of rows 1 to"),
+        ({"truncated": "data/all/0.parquet"}, "0.parquet: expected a Parquet file, got a truncated or damaged file"),
+        ({"truncated": "metadata/codes.parquet"}, "codes.parquet: expected a Parquet file, got a truncated"),
+        ({"metadata": "codes"}, "codes.parquet: expected the column code, got label. Add it, or remove the file."),
+        ({"metadata": "subject_splits"}, "subject_splits.parquet: expected the column subject_id, got label"),
         ({"seen": "noon"}, "labevents.storetime: expected a time such as .*, got another text"),
     ],
 )
@@ -188,10 +194,18 @@ def test_errors(change: dict[str, Any], message: str, tmp_path: Path, monkeypatc
         pl.read_parquet(shard).rename({"subject_id": "patient_id"}).write_parquet(shard)
     if "seen" in change:
         pl.read_parquet(shard).with_columns(seen=pl.lit("noon")).write_parquet(shard)
+    if "columns" in change:
+        pl.read_parquet(shard).with_columns(**change["columns"]).write_parquet(shard)
+    if "metadata" in change:
+        (meds / "metadata").mkdir(exist_ok=True)
+        pl.DataFrame({"label": ["x"]}).write_parquet(meds / "metadata" / f"{change['metadata']}.parquet")
+    if "truncated" in change:
+        path = meds / change["truncated"]
+        path.write_bytes(path.read_bytes()[:-20])
     (meds / "data").mkdir(exist_ok=True)
     with pytest.raises(UserError, match=message) as error:
         import_meds(meds, tmp_path / "root")
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(error.value) and "P-17" not in str(error.value)
 
 
 # --- MIMIC-IV from CSV and from MEDS

@@ -214,7 +214,10 @@ def test_errors_of_files(tmp_path: Path) -> None:
     shutil.copy(omop / "death.csv", omop / "DEATH.CSV.GZ")
     with pytest.raises(UserError, match=r"expected one file or directory of the table death"):
         import_omop(omop, tmp_path / "root")
-    (omop / "DEATH.CSV.GZ").unlink()
+    (omop / "DEATH.CSV.GZ").rename(omop / "note.parquet")
+    with pytest.raises(UserError, match=r"note.parquet: expected a Parquet file, got a truncated or damaged file"):
+        import_omop(omop, tmp_path / "root")
+    (omop / "note.parquet").unlink()
     (omop / "visit_occurrence.csv").unlink()
     with pytest.raises(UserError, match="expected the table visit_occurrence as CSV or parquet, got concept.csv"):
         import_omop(omop, tmp_path / "root")
