@@ -134,7 +134,8 @@ def check_column(where: str, column: str, tables: Sequence[OmopTable]) -> None:
     names = [name for table in tables for name in table.columns]
     of_concept = OF_CONCEPT.fullmatch(column)
     if not (column in names or column in (END, VALUE) or (of_concept and f"{of_concept[1]}_id" in names)):
-        check_name(where, column, [*names, END, VALUE], f"a column of {tables[0].name}")
+        of_table = f"a column of {tables[0].name}" if len(tables) == 1 else "a column of a table"
+        check_name(where, column, list(dict.fromkeys([*names, END, VALUE])), of_table)
 
 
 def release_of(tables: Mapping[str, OmopTable]) -> str:

@@ -204,7 +204,9 @@ def read_site(path: Path) -> Site:
     """
     import yaml
 
-    require(path, "a site file", "choose one of scripts/sites/, or write one (docs/own_data.md)")
+    fix = "choose one of scripts/sites/, or write one (docs/own_data.md)"
+    if require(path, "a site file", fix).is_dir():
+        raise UserError(f"{path}: expected a site file, got a directory. {fix[:1].upper()}{fix[1:]}.")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -269,7 +271,7 @@ def _event_rules(where: str, content: Any) -> Iterator[EventRule]:
     for number, entry in enumerate(_check(where, content, list, "a list of rules")):
         place = f"{where}[{number}]"
         _check_keys(place, entry, ("event", "code", "columns", "available", "end", "joined"), ("event", "code"))
-        check_name(f"{place}.event", entry["event"], EVENTS, "an event")
+        check_name(f"{place}.event", _check(f"{place}.event", entry["event"], str, "an event"), EVENTS, "an event")
         event = EVENTS[entry["event"]]
         place = f"{place} ({event.name})"
         available = _text(f"{place}.available", entry.get("available"))

@@ -37,6 +37,7 @@ ERRORS = [
     ({"evnets": []}, "the file: expected a key, got evnets. Write events."),
     ({"events": {}}, "events: expected a list of rules, got a mapping. Fix it."),
     ({"events": [{"event": "labevent", "code": "x"}]}, "events[0].event: expected an event, got labevent. Write labevents."),
+    ({"events": [{"event": ["omr"], "code": "x"}]}, "events[0].event: expected an event, got a list. Fix it."),
     ({"events": [{"event": "omr"}]}, "events[0]: expected code, got event. Add it."),
     ({"events": [{"event": "omr", "code": "("}]}, "events[0] (omr).code: expected a regular expression, got one with"),
     ({"events": [{"event": "omr", "code": "x", "columns": {"result_name": 1}}]},
@@ -69,3 +70,5 @@ def test_no_yaml(tmp_path: Path) -> None:
     path.write_text("name: a\nevents: [", encoding="utf-8")
     with pytest.raises(UserError, match=r"site.yaml, line \d: expected YAML"):
         read_site(path)
+    with pytest.raises(UserError, match=r"expected a site file, got a directory\. Choose one of scripts/sites/"):
+        read_site(tmp_path)
