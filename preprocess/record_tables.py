@@ -7,6 +7,7 @@ and combine them into events, and split_patients.py splits the patients, as afte
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -136,14 +137,27 @@ def write_table(converter: Converter, output: Path, name: str, report: Path, tic
 
 
 def collect(table: str, frame: pl.LazyFrame) -> pl.DataFrame:
-    """A table of records; an error if a file lacks a column of it."""
+    """A table of records, or of a file.
+
+    Raises:
+        UserError: a file lacks a column, has a value of another kind, or cannot be read. Polars would print such values.
+    """
     import polars as pl
 
     try:
         return frame.collect()
     except pl.exceptions.ColumnNotFoundError as error:
-        name = str(error).splitlines()[0].split(";")[0]
+        name = re.search(r'"(.+?)"|$', str(error))[1] or "such column"
         raise UserError(f"{table}: expected the columns that the converter reads, got no {name}. Check the files.") from None
+    except pl.exceptions.InvalidOperationError as error:
+        column = re.search(r"failed in column '(\w+)'", str(error))
+        got = f"others in column {column[1]}" if column else "others"
+        raise UserError(f"{table}: expected values of the types that the converter reads, got {got}. Fix the files.") from None
+    except (pl.exceptions.ComputeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        got = "a truncated file, one that is not UTF-8, or a value of another type"
+        raise UserError(f"{table}: expected files that the converter can read, got {got}. Check the files.") from None
 
 
 def prepare(table: str, frame: pl.DataFrame) -> pl.DataFrame:

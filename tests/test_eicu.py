@@ -141,7 +141,25 @@ def test_errors_of_files_are_one_line(root: Path, tmp_path: Path) -> None:
         file.write("treatmentid,patientunitstayid,treatmentoffset\n1,1000,5\n")
     done = command("scripts/sites/eicu.py", "--eicu_dir", folder, "--root_dir", tmp_path / "root", check=False)
     assert done.returncode == 2
-    assert "error: procedureevents: expected the columns that the converter reads, got no " in done.stderr
+    assert "error: procedureevents: expected the columns that the converter reads, got no treatmentstring. " in done.stderr
+    columns = "labresultoffset,patientunitstayid,labname,labresultrevisedoffset"
+    columns += ",labresult,labmeasurenamesystem,labresulttext"
+    for text, message in (
+        (
+            f"{columns}\nJohn,1000,K,5,4,,\n",
+            "labevents: expected values of the types .*, got others in column labresultoffset",
+        ),
+        (f"{columns}\n5,1000,K,5,,,\xb5\n", "labevents: expected files that the converter can read, got a truncated file"),
+    ):
+        with gzip.open(folder / "lab.csv.gz", "wb") as file:
+            file.write(text.encode("latin-1"))
+        with pytest.raises(UserError, match=message) as error:
+            convert(folder, tmp_path / "root", "--overwrite")
+        assert "John" not in str(error.value)
+    with gzip.open(folder / "patient.csv.gz", "wt", encoding="utf-8") as file:
+        file.write("PATIENTUNITSTAYID\n1\n")
+    with pytest.raises(UserError, match="patient.csv.gz: expected the columns that the converter reads, got no hospital"):
+        convert(folder, tmp_path / "root", "--overwrite")
     (folder / "lab.csv.gz").unlink()
     with pytest.raises(UserError, match=r"lab.csv: expected .*eICU.*, got no such file or directory. Set --eicu_dir"):
         convert(folder, tmp_path / "other")

@@ -20,7 +20,7 @@ from mimiciv_dataset.lookups import find_table
 from pipeline.cli import Parser, between, run
 from pipeline.files import require
 from pipeline.work import Workers
-from preprocess.record_tables import Converter, add_converter_flags, write_trajectories
+from preprocess.record_tables import Converter, add_converter_flags, collect, write_trajectories
 from preprocess.sites import Site
 from preprocess.split_patients import is_test
 
@@ -44,8 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_argument("--test_ratio", type=between(0, 1), default=0.1, help="share of persons in the test set (0.1)")
     add_converter_flags(cli)
     args = cli.parse_args(argv)
-    fix = "set --eicu_dir to the directory of the CSV files"
-    files = {name: require(find_table(args.eicu_dir, name) or args.eicu_dir / f"{name}.csv", "eICU", fix) for name in FILES}
+    folder, fix = args.eicu_dir, "set --eicu_dir to the directory of the CSV files"
+    files = {name: require(find_table(folder, name) or folder / f"{name}.csv", "a file of eICU", fix) for name in FILES}
     stays = read_stays(files["patient"])
     persons = stays.select("subject_id", "uniquepid").unique().iter_rows()
     test = {subject for subject, person in persons if is_test(person, 42, args.test_ratio)}
@@ -69,7 +69,7 @@ def read_stays(path: Path) -> pl.DataFrame:
     zero = admitted - pl.duration(minutes=pl.col("hospitaladmitoffset"))
     hospital_stay = pl.col("patienthealthsystemstayid")
     stays = scan(path).filter(pl.col("hospitaldischargestatus").is_not_null())
-    return stays.with_columns(zero=zero, subject_id=hospital_stay, hadm_id=hospital_stay).collect()
+    return collect(path.name, stays.with_columns(zero=zero, subject_id=hospital_stay, hadm_id=hospital_stay))
 
 
 def make_tables(files: Mapping[str, Path], stays: pl.DataFrame) -> dict[str, pl.LazyFrame]:
