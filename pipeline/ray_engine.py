@@ -85,7 +85,7 @@ def run_on_ray(units: Sequence[Unit], locks: Path, number: int | None, bar: Any)
         raise UserError(f"--engine ray: expected all units to be done, got {got}. {fix}.") from None
     finally:
         for task in running:
-            ray.cancel(task, force=True)  # outputs are atomic: an unfinished unit is done again
+            ray.cancel(task)  # as Ctrl-C; with `force`, Ray 2.60 can abort this process if a task ends at the same time
         ray.wait(list(running), num_returns=len(running), timeout=SEEN_SECONDS) if running else None
     _wait_for(units, locks)
 

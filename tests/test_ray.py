@@ -142,7 +142,7 @@ def test_errors_are_those_of_one_machine(cluster, tmp_path: Path, work) -> None:
         (tmp_path / "out" / "event-3").write_text(event)
         process = work()
         log = process.communicate()[1]
-        assert process.returncode == code and log.splitlines()[-1] == message
+        assert process.returncode == code and log.splitlines()[-1] == message, log
         assert ("ValueError: a bug" in log) == ("Traceback" in log) == (event == "bug"), "the traceback of a bug only"
     assert logged(tmp_path / "out").count(3) == 3, "an error is not tried again"
     for path in (tmp_path / "out").glob("unit-*"):
