@@ -14,6 +14,7 @@ import pickle
 import platform
 import re
 import socket
+import sys
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -85,7 +86,8 @@ def run_on_ray(units: Sequence[Unit], locks: Path, number: int | None, bar: Any)
         raise UserError(f"--engine ray: expected all units to be done, got {got}. {fix}.") from None
     finally:
         for task in running:
-            ray.cancel(task)  # as Ctrl-C; with `force`, Ray 2.60 can abort this process if a task ends at the same time
+            # With `force`, Ray 2.60 can abort this process if a task ends at the same time, which would hide the error.
+            ray.cancel(task, force=isinstance(sys.exception(), KeyboardInterrupt))
         ray.wait(list(running), num_returns=len(running), timeout=SEEN_SECONDS) if running else None
     _wait_for(units, locks)
 
