@@ -23,7 +23,7 @@ from pipeline.errors import UserError
 from pipeline.files import Line
 from pipeline.ray_engine import POLL_SECONDS, RETRIES, connect, enter, explained, surroundings
 
-FIX = "See the logs of Ray (/tmp/ray/session_latest/logs), and run again with --resume"
+FIX = "See the logs of Ray (session_latest/logs in its temporary directory), and run again with --resume"
 
 
 class Answer(NamedTuple):

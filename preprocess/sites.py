@@ -24,6 +24,7 @@ from pipeline.files import require
 DESCRIPTION, CODE, TIME_OF_ROW = "description", "code", "time"
 SPECIAL = (DESCRIPTION, CODE, TIME_OF_ROW)
 PATIENTS = "patients"
+MISSPELT = 0.9  # similarity from which an unknown column is taken for a misspelt one; those of MIMIC-IV are below
 VISIT = "visit_occurrence_id"  # column of OMOP tables with the visit of a row
 
 
@@ -297,11 +298,16 @@ def _rule(where: str, entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_columns(rule: EventRule) -> EventRule:
-    """Check that each column of the record is said once, and that rules of events without a time have what places them."""
+    """Check the columns of the record: each is given once, none is a misspelt one, and what places the event is there."""
     names = [name for each in rule.rules for name in (*each.groups, *each.columns)]
     shared = {name for name in names if names.count(name) > 1} - set(rule.key)
     if shared:
         raise UserError(f"{rule.where}: expected each column once, got {min(shared)} twice. Remove one of them.")
+    event = rule.event
+    used = {*event.required_columns, *event.shown} | ({event.stored.time} if event.stored else set())
+    for name in set(names) - used:  # other columns are kept as they are
+        if close := difflib.get_close_matches(name, used, n=1, cutoff=MISSPELT):
+            raise UserError(f"{rule.where}.columns: expected a column of {event.name}, got {name}. Write {close[0]}.")
     for name in rule.joined:
         check_name(f"{rule.where}.joined", name, names, "a column of the record")
     if rule.event.stay_time and "stay_id" not in names:

@@ -40,6 +40,8 @@ ERRORS = [
     ({"events": [{"event": ["omr"], "code": "x"}]}, "events[0].event: expected an event, got a list. Fix it."),
     ({"events": [{"event": "omr"}]}, "events[0]: expected code, got event. Add it."),
     ({"events": [{"event": "omr", "code": "("}]}, "events[0] (omr).code: expected a regular expression, got one with"),
+    ({"events": [{"event": "omr", "code": "x", "columns": {"result_nam": "text"}}]},
+     "events[0] (omr).columns: expected a column of omr, got result_nam. Write result_name."),
     ({"events": [{"event": "omr", "code": "x", "columns": {"result_name": 1}}]},
      "events[0] (omr).columns.result_name: expected a column of the data, got a number."),
     ({"events": [{"event": "omr", "code": "(?P<a>x)", "columns": {"a": "b"}}]},

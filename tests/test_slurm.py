@@ -10,10 +10,9 @@ import pytest
 from conftest import REPO, command
 from slurm_cluster import Cluster, slurm_cluster
 from test_evaluation_cli import flags, lines, same
-from test_resume import STEPS, digests
+from test_resume import STEPS, digests, whole  # noqa: F401  a fixture
 from test_training_cli import losses, words
 from test_training_samples import index_of
-from tiny_mimic import many_patients, write_mimic
 
 from pipeline.files import read_json
 
@@ -30,16 +29,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data steps, each by one process."""
-    root = tmp_path_factory.mktemp("whole")
-    write_mimic(root / "mimiciv", many_patients(60))
-    for script, (_, more) in STEPS.items():
-        command(script, "--root_dir", root, *more)
-    return root
-
-
 def wait_for(happened: Callable[[], bool], cluster: Cluster, job: str, timeout: float = 600) -> None:
     """Wait until something has happened while a job is running."""
     end = time.monotonic() + timeout
@@ -49,7 +38,7 @@ def wait_for(happened: Callable[[], bool], cluster: Cluster, job: str, timeout: 
         time.sleep(0.05)
 
 
-def test_data_steps_as_arrays(cluster: Cluster, whole: Path, tmp_path: Path) -> None:
+def test_data_steps_as_arrays(cluster: Cluster, whole: Path, tmp_path: Path) -> None:  # noqa: F811
     """Two array tasks on two nodes share each step; the next step waits for them. The bytes are those of one process."""
     (tmp_path / "mimiciv").symlink_to(whole / "mimiciv")
     jobs: list[str] = []
@@ -62,7 +51,7 @@ def test_data_steps_as_arrays(cluster: Cluster, whole: Path, tmp_path: Path) -> 
         assert digests(tmp_path / output) == digests(whole / output)
 
 
-def test_data_steps_under_ray_on_an_allocation(cluster: Cluster, whole: Path, tmp_path: Path) -> None:
+def test_data_steps_under_ray_on_an_allocation(cluster: Cluster, whole: Path, tmp_path: Path) -> None:  # noqa: F811
     """Ray on both nodes of a job, brought up and stopped by the script; the job ends as its command does."""
     pytest.importorskip("ray")
     (tmp_path / "mimiciv").symlink_to(whole / "mimiciv")
