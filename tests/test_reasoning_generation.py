@@ -23,7 +23,8 @@ from mimiciv_dataset.index_files import read_rows
 from mimiciv_dataset.mimiciv import MIMICIV
 from pipeline.errors import UserError
 from pipeline.files import append_jsonl, read_jsonl
-from thinking_graph_preprocess.reasoning_generation import SLOTS, main, read_prompt
+from thinking_graph_preprocess.chain_prompts import SLOTS, read_prompt
+from thinking_graph_preprocess.reasoning_generation import main
 
 SCRIPT = "thinking_graph_preprocess/reasoning_generation.py"
 

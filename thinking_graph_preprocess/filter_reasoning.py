@@ -42,23 +42,19 @@ from pipeline.provenance import Provenance
 from pipeline.records import read_record
 from pipeline.work import Workers, map_lines
 from thinking_graph_preprocess import chains
-from thinking_graph_preprocess.chains import REASONS, AnswerLimits, CitedEvents, Fault
-from thinking_graph_preprocess.reasoning_generation import (
-    NO_URL,
+from thinking_graph_preprocess.chain_prompts import (
     PROMPTS,
-    REPLIES,
     VERIFIER,
     WITHOUT_FORMAT,
-    EvidenceFiles,
-    EvidenceFileSettings,
-    EvidenceRow,
-    RepliesDirectory,
     ReplySettings,
-    add_server_flags,
     chat_prompt,
     read_prompt,
     token_counter,
 )
+from thinking_graph_preprocess.chain_replies import REPLIES, RepliesDirectory
+from thinking_graph_preprocess.chains import REASONS, AnswerLimits, CitedEvents, Fault
+from thinking_graph_preprocess.evidence_rows import EvidenceFiles, EvidenceFileSettings, EvidenceRow
+from thinking_graph_preprocess.reasoning_generation import NO_URL, add_server_flags
 
 STEP, RULES = "thinking_graph_preprocess/filter_reasoning.py", 1
 VERDICTS = "verified.jsonl"

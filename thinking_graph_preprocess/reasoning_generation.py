@@ -19,68 +19,29 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
 
 import json
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
 
 from inference.checks import served_model
 from inference.costs import CostSettings, Meter
-from inference.generation import ID_COLUMNS, Prompt, chat_line, finished_keys, generate_and_record
-from inference.prompts import TokenCounter, shorten
-from inference.settings import URL_HELP, DecodingSettings, InferenceSettings, ServerSettings, Settings, add_flags, flag
-from mimiciv_dataset.index_files import sample_id
-from mimiciv_dataset.samples import label_list
-from mimiciv_dataset.sources import index_mapping_source, trajectories_source
-from mimiciv_dataset.tasks import load_instructions
-from pipeline.cli import Chunk, Parser, at_least, between, chunk_paths, run
-from pipeline.digests import DIGESTS_CACHE, FileDigests
+from inference.generation import chat_line, finished_keys, generate_and_record
+from inference.settings import URL_HELP, DecodingSettings, InferenceSettings, ServerSettings, add_flags
+from pipeline.cli import Chunk, Parser, at_least, between, run
 from pipeline.errors import UserError
-from pipeline.files import append_jsonl, require, sha256
+from pipeline.files import append_jsonl
 from pipeline.progress import Summary, progress
-from pipeline.provenance import Provenance, Source, check_sources, output_of, unknown_origin
-from pipeline.records import differences, folder_record, read_record
+from pipeline.provenance import Provenance
+from thinking_graph_preprocess.chain_prompts import PROMPTS, ChainPrompter, ChainSettings
+from thinking_graph_preprocess.chain_replies import STEP, RepliesDirectory
+from thinking_graph_preprocess.evidence_rows import EvidenceFiles, EvidenceFileSettings
 
-if TYPE_CHECKING:
-    from mimiciv_dataset.mimiciv import MIMICIV
-    from mimiciv_dataset.text import SampleText
-
-STEP, RULES = "thinking_graph_preprocess/reasoning_generation.py", 1
-PROMPTS = Path(__file__).parent / "prompts"
-WITH_KNOWLEDGE, WITHOUT_KNOWLEDGE, WITHOUT_FORMAT = "with_knowledge", "without_knowledge", "without_format"
-VERIFIER = "verifier"
-# The prompt files, and the slots of each, written {record}.
-SLOTS = {
-    WITH_KNOWLEDGE: {"record", "question", "answer", "knowledge"},
-    WITHOUT_KNOWLEDGE: {"record", "question", "answer"},
-    WITHOUT_FORMAT: {"record", "question", "answer", "knowledge"},
-    VERIFIER: {"record", "question", "reasoning"},
-}
-REPLIES = "reasoning.jsonl"
+RULES = 1
 NO_URL = (
     "--base_url: expected the URL of an OpenAI-compatible API, got none. There is no default: data of MIMIC-IV patients may "
     "not be sent to a service unless PhysioNet's data use agreement allows it. Serve a model yourself, for example with "
     "python -m vllm.entrypoints.openai.api_server --model MODEL, and give --base_url http://127.0.0.1:8000/v1."
 )
-
-
-@dataclass(frozen=True)
-class EvidenceFileSettings(Settings):
-    """Where evidence rows (`data_index_dir`, a CSV or a directory of CSVs) and trajectories (`ehr_dir`) are."""
-
-    root_dir: Path
-    data_index_dir: Path
-    ehr_dir: Path
-    instructions: Path | None = flag(None, help="JSON, task → question, instead of this repository's instructions", type=Path)
-
-
-@dataclass(frozen=True)
-class ChainSettings(Settings):
-    """Which prompt a row gets."""
-
-    without_knowledge: bool = flag(False, help="do not show the graph (without_knowledge.txt)")
-    without_format: bool = flag(False, help="ask for no sections (without_format.txt)")
-    prompts: Path = PROMPTS
 
 
 def make_parser() -> Parser:
@@ -180,268 +141,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     done = f"{tally.answered:,} rows answered, {len(rows) - len(pending):,} already finished, {tally.truncated:,} truncated"
     summary.print(f"{done}; {meter.status()} → {log}", tally.answered, "rows")
     return 1 if tally.errors or meter.stopped else 0
-
-
-# --- rows
-
-
-class EvidenceRow(NamedTuple):
-    """A row of an evidence file: the file, and the position of the row in it."""
-
-    path: Path
-    index: int
-
-
-Paths = tuple[tuple[str, ...], ...]  # of a graph: term, relation, term, …
-
-
-class EvidenceFiles:
-    """Evidence files, which are opened when they are needed, and by each worker process anew."""
-
-    def __init__(self, settings: EvidenceFileSettings) -> None:
-        self.settings = settings
-        self._datasets: dict[Path, MIMICIV] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"settings": self.settings, "_datasets": {}}
-
-    def dataset(self, path: Path) -> MIMICIV:
-        """An evidence CSV as a dataset."""
-        if path not in self._datasets:
-            from mimiciv_dataset.mimiciv import MIMICIV
-
-            if path.suffix != ".csv":
-                raise UserError(f"{path}: expected a CSV of evidence_generation.py, got another kind of file.")
-            options = {"instructions": self.settings.instructions, "ehr_dir": self.settings.ehr_dir}
-            self._datasets[path] = MIMICIV(self.settings.root_dir, path, lazzy_mode=True, shuffle=False, **options)
-        return self._datasets[path]
-
-    def rows(self, only_graph: bool = False) -> list[EvidenceRow]:
-        """The rows that can have chains (`only_graph`: and have a graph), each sample once, in the order of the files."""
-        from thinking_graph_preprocess.evidence_generation import evidence_files
-
-        rows: dict[str, EvidenceRow] = {}
-        for path in evidence_files(self.settings.data_index_dir):
-            dataset = self.dataset(path)
-            if only_graph and "graph" not in dataset.rows.columns:
-                fix = "Make it with thinking_graph_preprocess/evidence_generation.py"
-                got = ", ".join(dataset.rows.columns)
-                raise UserError(f"{path}: expected a column graph for --filter_nograph, got {got}. {fix}.")
-            for index in range(len(dataset)):
-                columns = dataset.row(index)
-                with dataset.located(index):
-                    task, paths = dataset.task(columns), read_graph(columns.get("graph"))
-                    if None in [columns[name] for name in ID_COLUMNS] or not columns.get("target"):
-                        raise UserError("expected a patient, a window and a target, got a row without one of them.")
-                if task.kind != "generation" and (paths or not only_graph):
-                    rows.setdefault(sample_id(columns), EvidenceRow(path, index))
-        return list(rows.values())
-
-    def sources(self, verify: bool = False) -> list[Source]:
-        """What the rows and their texts are made from."""
-        from thinking_graph_preprocess.evidence_generation import evidence_sources
-
-        settings = self.settings
-        trajectories = trajectories_source(settings.ehr_dir, verify)
-        index_mapping = index_mapping_source(settings.root_dir / "index_mapping", verify)
-        return [*evidence_sources(settings.data_index_dir, verify), trajectories, index_mapping]
-
-    @property
-    def instructions(self) -> str:
-        """A digest of the questions."""
-        return sha256(json.dumps(load_instructions(self.settings.instructions), sort_keys=True))
-
-    def columns(self, row: EvidenceRow) -> dict[str, Any]:
-        return self.dataset(row.path).row(row.index)
-
-    def text(self, row: EvidenceRow) -> SampleText:
-        return self.dataset(row.path).text(row.index)
-
-    def question(self, row: EvidenceRow) -> str:
-        return self.dataset(row.path).instructions[self.columns(row)["task"]]
-
-
-def read_graph(text: str | None) -> Paths:
-    """The paths of a row's `graph`; none if it is empty.
-
-    >>> read_graph('{"umls_graph": [["Pain", "may be treated by", "Aspirin"]]}'), read_graph(None)
-    ((('Pain', 'may be treated by', 'Aspirin'),), ())
-    >>> read_graph("[1]")
-    Traceback (most recent call last):
-    pipeline.errors.UserError: graph: expected {"umls_graph": [[term, relation, term, ...], ...]}, got something else.
-    """
-    if not text:
-        return ()
-    try:
-        paths = json.loads(text)["umls_graph"]
-    except (ValueError, KeyError, TypeError):
-        paths = None
-    if isinstance(paths, list) and all(isinstance(path, list) and all(isinstance(s, str) for s in path) for path in paths):
-        return tuple(map(tuple, paths))
-    raise UserError('graph: expected {"umls_graph": [[term, relation, term, ...], ...]}, got something else.')
-
-
-# --- prompts
-
-
-def read_prompt(folder: Path, name: str) -> str:
-    """Read a prompt file."""
-    path = require(folder / f"{name}.txt", "a prompt", f"copy and change those in {PROMPTS}")
-    text = path.read_text(encoding="utf-8").strip()
-    slots = set(re.findall(r"\{(\w+)\}", text))
-    if slots != SLOTS[name]:
-        raise UserError(f"{path}: expected the slots {_braced(SLOTS[name])}, got {_braced(slots) or 'none'}.")
-    return text
-
-
-def _braced(names: set[str]) -> str:
-    return ", ".join(f"{{{name}}}" for name in sorted(names))
-
-
-def fill(template: str, **values: str) -> str:
-    """A prompt with its slots filled, all at once: braces in a value are text.
-
-    >>> fill("{a} and {b}", a="{b}", b="x")
-    '{b} and x'
-    """
-    return re.sub(r"\{(\w+)\}", lambda slot: values[slot[1]], template)
-
-
-def chat_prompt(
-    template: str, text: SampleText, count: TokenCounter, max_tokens: int, key: str, line: dict[str, Any], **values: str
-) -> Prompt:
-    """A prompt to the chat endpoint: a template filled with `values` and the input of a row, which is shortened to fit."""
-    prompt, truncation = shorten(text, lambda record: fill(template, record=record, **values), count, max_tokens)
-    messages = json.dumps([{"role": "user", "content": prompt}], ensure_ascii=False)
-    return Prompt(key, messages, {"key": key} | line, truncation, tokens=count(prompt))
-
-
-def knowledge(paths: Paths) -> str:
-    """Paths as the prompt shows them, one per line, each once.
-
-    >>> knowledge((("Pain", "may be treated by", "Aspirin"), ("Pain", "is a", "Finding")))
-    '- Pain → may be treated by → Aspirin\\n- Pain → is a → Finding'
-    """
-    return "\n".join(dict.fromkeys("- " + " → ".join(path) for path in paths)) or "(none)"
-
-
-@dataclass(frozen=True)
-class ReplySettings:
-    """What decides a reply besides the row; the record of a directory of replies has it, so that filter_reasoning.py knows."""
-
-    model: str
-    temperature: float
-    n: int
-    max_new_tokens: int
-    max_seq_len: int
-    tokenizer: str | None
-    without_knowledge: bool
-    without_format: bool
-    prompts: Mapping[str, str]  # name of the prompt file → SHA-256 of its text
-
-    def variant(self, paths: Paths) -> str:
-        """The prompt file for a row with these paths."""
-        if self.without_format:
-            return WITHOUT_FORMAT
-        return WITH_KNOWLEDGE if paths and not self.without_knowledge else WITHOUT_KNOWLEDGE
-
-    def key(self, columns: Mapping[str, Any], text: SampleText, question: str) -> str:
-        """Hash of all that decides the reply: patient's record, question, answer, paths if shown, prompt file, settings."""
-        paths = read_graph(columns.get("graph"))
-        variant = self.variant(paths)
-        sample = [*(columns[name] for name in ID_COLUMNS), str(text), question, label_list(columns["target"])]
-        shown = paths if "knowledge" in SLOTS[variant] else ()
-        settings = [self.model, self.temperature, self.n, self.max_new_tokens, self.max_seq_len, self.tokenizer]
-        return sha256(json.dumps([sample, shown, self.prompts[variant], settings]))
-
-
-class ChainPrompter:
-    """Makes the prompts of evidence rows."""
-
-    def __init__(self, evidence: EvidenceFiles, chains: ChainSettings, settings: InferenceSettings) -> None:
-        self.evidence, self.settings = evidence, settings
-        self.templates = {name: read_prompt(chains.prompts, name) for name in SLOTS if name != VERIFIER}
-        self.count = token_counter(settings.server.tokenizer)
-        model, decoding = settings.model.model_name_or_path, settings.decoding
-        self.replies = ReplySettings(
-            model,
-            decoding.temperature,
-            decoding.n,
-            decoding.max_new_tokens,
-            settings.prompt.max_seq_len,
-            settings.server.tokenizer,
-            chains.without_knowledge,
-            chains.without_format,
-            {name: sha256(text) for name, text in self.templates.items()},
-        )
-
-    def key(self, row: EvidenceRow) -> str:
-        """The key of a row (`ReplySettings.key`)."""
-        evidence = self.evidence
-        return self.replies.key(evidence.columns(row), evidence.text(row), evidence.question(row))
-
-    def __call__(self, row: EvidenceRow) -> Prompt:
-        """The prompt of a row."""
-        columns, text, question = self.evidence.columns(row), self.evidence.text(row), self.evidence.question(row)
-        paths = read_graph(columns.get("graph"))
-        variant, key = self.replies.variant(paths), self.replies.key(columns, text, question)
-        max_tokens = self.settings.prompt.max_seq_len - self.settings.decoding.max_new_tokens
-        line = {name: columns[name] for name in ID_COLUMNS}
-        line |= {"model": self.settings.model.model_name_or_path, "prompt": variant}
-        answer = "\n".join(f"- {name}" for name in label_list(columns["target"]))
-        values = {"question": question, "knowledge": knowledge(paths), "answer": answer}
-        return chat_prompt(self.templates[variant], text, self.count, max_tokens, key, line, **values)
-
-
-def token_counter(tokenizer: str | None) -> TokenCounter:
-    """Counts tokens with a tokenizer (Hub id or folder); None: an estimate."""
-    from inference.backends import load_tokenizer
-
-    return TokenCounter(load_tokenizer(tokenizer) if tokenizer else None)
-
-
-# --- replies
-
-
-class RepliesDirectory:
-    """A directory of replies: logs, which only grow because replies are paid for, and the record of the present requests."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.log = folder / REPLIES
-
-    def begin(self, provenance: Provenance, overwrite: bool, verify: bool) -> bool:
-        """As `Provenance.begin`; but if the inputs have changed, or with --overwrite, replies are kept and compared anew."""
-        check_sources(provenance.sources)
-        record = read_record(provenance.path)
-        if record and (overwrite or differences(record, provenance.made_from)):
-            for path in (provenance.path, *self.folder.glob(".finished-*")):
-                path.unlink(missing_ok=True)
-        return provenance.begin(verify=verify, used=False)
-
-    def complete(self, provenance: Provenance, chunk: Chunk) -> None:
-        """Note that all rows of a chunk have replies, and complete the record if those of all chunks have."""
-        finished = [self.folder / f".finished-{index}-of-{chunk.number}" for index in range(chunk.number)]
-        finished[chunk.index].touch()
-        if all(path.exists() for path in finished):
-            provenance.complete(files=chunk_paths(self.log))
-
-    @property
-    def settings(self) -> ReplySettings | None:
-        """The settings of the present requests; None without a record."""
-        recorded = (read_record(folder_record(self.folder)) or {}).get("settings")
-        return recorded and ReplySettings(**{field.name: recorded[field.name] for field in fields(ReplySettings)})
-
-    def source(self, verify: bool = False) -> Source:
-        """The replies as an input, by the content of the logs; they can be unfinished."""
-        digest = FileDigests(self.folder / DIGESTS_CACHE, verify).of_all(chunk_paths(self.log), self.folder)
-        if (record := read_record(folder_record(self.folder))) is None:
-            source = unknown_origin("chains", self.folder, is_ancestor=False)
-        else:
-            source = output_of("chains", self.folder, STEP, is_ancestor=False, verify=verify, unfinished=True)
-            if not record.get("complete"):
-                print(f"warning: {self.folder}: reasoning_generation.py has not finished, so some rows may have no chains.")
-        return replace(source, digest=digest, by="replies")
 
 
 if __name__ == "__main__":

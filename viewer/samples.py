@@ -19,7 +19,7 @@ from pipeline.errors import UserError
 from pipeline.files import Line
 from thinking_graph_preprocess.chains import EXTRACTION, AnswerLimits, CitedEvents, checked_citations, faults
 from thinking_graph_preprocess.evidence_generation import evidence_files
-from thinking_graph_preprocess.reasoning_generation import read_graph
+from thinking_graph_preprocess.evidence_rows import read_graph
 from viewer.events import patient_line, patient_line_of_text
 from viewer.graph import graph_layout
 from viewer.prompt_parts import DROPPED, EVENT, TEMPLATE, Asked, Part, ShownPrompt, plain_prompt, shown_prompt

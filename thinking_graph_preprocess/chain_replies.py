@@ -1,0 +1,56 @@
+"""A directory of replies to the prompts of reasoning chains, which are paid for: logs that only grow."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+from pipeline.cli import Chunk, chunk_paths
+from pipeline.digests import DIGESTS_CACHE, FileDigests
+from pipeline.provenance import Provenance, Source, check_sources, output_of, unknown_origin
+from pipeline.records import differences, folder_record, read_record
+from thinking_graph_preprocess.chain_prompts import ReplySettings
+
+STEP = "thinking_graph_preprocess/reasoning_generation.py"
+REPLIES = "reasoning.jsonl"
+
+
+class RepliesDirectory:
+    """A directory of replies: logs, which only grow because replies are paid for, and the record of the present requests."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.log = folder / REPLIES
+
+    def begin(self, provenance: Provenance, overwrite: bool, verify: bool) -> bool:
+        """As `Provenance.begin`; but if the inputs have changed, or with --overwrite, replies are kept and compared anew."""
+        check_sources(provenance.sources)
+        record = read_record(provenance.path)
+        if record and (overwrite or differences(record, provenance.made_from)):
+            for path in (provenance.path, *self.folder.glob(".finished-*")):
+                path.unlink(missing_ok=True)
+        return provenance.begin(verify=verify, used=False)
+
+    def complete(self, provenance: Provenance, chunk: Chunk) -> None:
+        """Note that all rows of a chunk have replies, and complete the record if those of all chunks have."""
+        finished = [self.folder / f".finished-{index}-of-{chunk.number}" for index in range(chunk.number)]
+        finished[chunk.index].touch()
+        if all(path.exists() for path in finished):
+            provenance.complete(files=chunk_paths(self.log))
+
+    @property
+    def settings(self) -> ReplySettings | None:
+        """The settings of the present requests; None without a record."""
+        recorded = (read_record(folder_record(self.folder)) or {}).get("settings")
+        return recorded and ReplySettings(**{field.name: recorded[field.name] for field in fields(ReplySettings)})
+
+    def source(self, verify: bool = False) -> Source:
+        """The replies as an input, by the content of the logs; they can be unfinished."""
+        digest = FileDigests(self.folder / DIGESTS_CACHE, verify).of_all(chunk_paths(self.log), self.folder)
+        if (record := read_record(folder_record(self.folder))) is None:
+            source = unknown_origin("chains", self.folder, is_ancestor=False)
+        else:
+            source = output_of("chains", self.folder, STEP, is_ancestor=False, verify=verify, unfinished=True)
+            if not record.get("complete"):
+                print(f"warning: {self.folder}: reasoning_generation.py has not finished, so some rows may have no chains.")
+        return replace(source, digest=digest, by="replies")
