@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from mimiciv_dataset.csv_checks import other_separator
 from mimiciv_dataset.events import MISSING_TEXTS
 from mimiciv_dataset.values import clean_number
 from pipeline.errors import UserError
@@ -133,9 +134,9 @@ def read_known_header(path: Path, known: Collection[str], fix: str) -> list[str]
     if not header:
         raise UserError(f"{path}: expected a CSV with a header, got an empty file. {fix}.")
     if not set(header) & set(known):  # perhaps a row of data, so it is not quoted
-        delimiter = next((name for text, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")) if text in cells[0]), "")
+        separator = other_separator(cells[0])
         columns = f"column{'s' * (len(known) > 1)} {', '.join(list(known)[:3])}{', …' * (len(known) > 3)}"
-        got = f"columns separated by {delimiter}. Save it with commas" if delimiter else f"a first row without them. {fix}"
+        got = f"columns separated by {separator}. Save it with commas" if separator else f"a first row without them. {fix}"
         raise UserError(f"{path}: expected {columns}, got {got}.")
     if number > 1:
         raise UserError(f"{path}: expected the header in row 1, got empty rows above it. Remove them.")

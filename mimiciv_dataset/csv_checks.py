@@ -15,6 +15,7 @@ HEADER_BYTES = 1 << 20  # longest header
 BLOCK_BYTES = 16 << 20
 _UNNAMED = re.compile(r"Unnamed: \d+(_level_\d+)?")  # how pandas names a column without a name
 BOM = b"\xef\xbb\xbf"
+OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
 def read_raw_header(path: Path) -> list[str]:
@@ -42,6 +43,15 @@ def read_raw_header(path: Path) -> list[str]:
     if repeated := sorted({name for name in names if name and names.count(name) > 1}):
         raise UserError(f"{path}: expected distinct columns, got {', '.join(repeated)} twice in the header. Fix the file.")
     return names
+
+
+def other_separator(cell: str) -> str:
+    """What separates columns instead of commas, by the first cell of a header; "" if nothing does.
+
+    >>> other_separator("subject_id;sex"), other_separator("subject_id")
+    ('semicolons', '')
+    """
+    return next((name for separator, name in OTHER_SEPARATORS.items() if separator in cell), "")
 
 
 class QuoteCheck:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mimiciv_dataset.csv_checks import read_raw_header
+from mimiciv_dataset.csv_checks import other_separator, read_raw_header
 from mimiciv_dataset.values import KINDS, canonical
 from pipeline.errors import UserError
 from pipeline.files import reading_parquet, require
@@ -134,7 +134,11 @@ def find_omop_tables(omop_dir: Path) -> dict[str, OmopTable]:
         if not files.get(name):
             got = ", ".join(sorted(path.name for path in omop_dir.iterdir())[:6]) or "an empty directory"
             raise UserError(f"{omop_dir}: expected the table {name} as CSV or parquet, got {got}. {fix[:1].upper()}{fix[1:]}.")
-    return {name: OmopTable(name, tuple(files[name]), column_names(files[name][0])) for name in names if files.get(name)}
+    return {
+        name: OmopTable(name, tuple(files[name]), column_names(files[name][0], can_have_tabs=name == "concept"))
+        for name in names
+        if files.get(name)
+    }
 
 
 def is_data(path: Path) -> bool:
@@ -147,8 +151,11 @@ def kind(path: Path) -> str:
     return path.name.lower().removesuffix(".gz").rpartition(".")[2]
 
 
-def column_names(path: Path) -> dict[str, str]:
-    """The name of each column in a file, by its name in CDM 5.4, in lower case."""
+def column_names(path: Path, can_have_tabs: bool = False) -> dict[str, str]:
+    """The name of each column in a file, by its name in CDM 5.4, in lower case.
+
+    `can_have_tabs`: whether tabs can separate the columns, as in the vocabularies of Athena.
+    """
     import pyarrow.parquet as pq
 
     if kind(path) == "parquet":
@@ -156,8 +163,11 @@ def column_names(path: Path) -> dict[str, str]:
             names = pq.read_schema(path).names
     else:
         names = read_raw_header(path)
-        if len(names) == 1 and "\t" in names[0]:  # as Athena writes vocabularies
+        separator = other_separator(names[0])
+        if separator == "tabs" and can_have_tabs:
             names = names[0].split("\t")
+        elif separator:
+            raise UserError(f"{path}: expected columns separated by commas, got {separator}. Save it with commas.")
     return {RENAMED.get(name.lower(), name.lower()): name for name in names}
 
 
@@ -263,7 +273,7 @@ def read_concepts(table: OmopTable, ids: Sequence[int]) -> pl.DataFrame:
 
     frames = []
     for path in table.files:
-        names = column_names(path)
+        names = column_names(path, can_have_tabs=True)
         wanted = {"concept_id": "concept_id", **{column: key for key, column in CONCEPT_COLUMNS.items()}}
         OmopTable(table.name, (path,), names).require(*wanted)
         columns = {names[column]: key for column, key in wanted.items()}

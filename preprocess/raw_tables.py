@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimiciv_dataset.cells import shown_columns
-from mimiciv_dataset.csv_checks import BOM, QuoteCheck, read_raw_header, stray_quotes_error
+from mimiciv_dataset.csv_checks import BOM, QuoteCheck, other_separator, read_raw_header, stray_quotes_error
 from mimiciv_dataset.events import DICTIONARY_TABLES, EVENTS, MODULES, EventType
 from mimiciv_dataset.lookups import find_table, text_columns
 from mimiciv_dataset.tasks import TASKS, needs_modules
@@ -138,10 +138,10 @@ def check_columns(table: RawTable) -> None:
     missing = [column for column in event.required_columns if column not in (*columns, "admission_info")]
     if missing:
         got = shown_columns(columns, event.required_columns)
-        if len(columns) == 1 and (delimiter := re.search(r"[;\t|]", columns[0])):
-            got += f" (the delimiter seems to be {delimiter.group()!r} instead of a comma)"
-        expected = f"the column{'s' * (len(missing) > 1)} {', '.join(missing)}"
-        raise UserError(f"{path}: expected {expected}, got {got}. Use {OLDEST[event.module]} or later.")
+        fix = f"Use {OLDEST[event.module]} or later"
+        if separator := other_separator(columns[0]):
+            got, fix = f"columns separated by {separator}", "Save it with commas"
+        raise UserError(f"{path}: expected the column{'s' * (len(missing) > 1)} {', '.join(missing)}, got {got}. {fix}.")
     if reserved := [column for column in event.added_columns if column in columns]:
         expected = f"no column {', '.join(reserved)}, which rank.py adds to the records of {event.name}"
         raise UserError(f"{path}: expected {expected}, got one. Rename or remove it.")

@@ -12,13 +12,16 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mimiciv_dataset.events import EVENTS, EventType
 from mimiciv_dataset.patients import DATA_USE
 from mimiciv_dataset.tasks import TASKS
 from pipeline.errors import UserError
 from pipeline.files import require
+
+if TYPE_CHECKING:
+    import yaml
 
 # What a value of a record can be, besides a column of the data: the name of the code, the code itself, the time of the row.
 DESCRIPTION, CODE, TIME_OF_ROW = "description", "code", "time"
@@ -209,8 +212,10 @@ def read_site(path: Path) -> Site:
     if require(path, "a site file", fix).is_dir():
         raise UserError(f"{path}: expected a site file, got a directory. {fix[:1].upper()}{fix[1:]}.")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        text = path.read_text(encoding="utf-8")
+        _check_distinct(path, yaml.compose(text, yaml.SafeLoader))
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         at = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"{path}{at}: expected YAML, got something else. Fix the file.") from None
@@ -220,10 +225,29 @@ def read_site(path: Path) -> Site:
         raise UserError(f"{path}: {error}") from None
 
 
+def _check_distinct(path: Path, node: yaml.Node | None) -> None:
+    """Check that no mapping has a key twice, of which PyYAML would take the last one."""
+    import yaml
+
+    if isinstance(node, yaml.MappingNode):
+        keys: list[object] = []  # of texts, or of the nodes of a key that is none
+        for key, value in node.value:
+            if key.value in keys:
+                where = f"{path}, line {key.start_mark.line + 1}"
+                raise UserError(f"{where}: expected each key once, got {key.value} again. Remove or rename one of them.")
+            keys.append(key.value)
+            _check_distinct(path, value)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _check_distinct(path, item)
+
+
 def _site(content: Any) -> Site:
     keys = ("name", "events", "encounter", "missing", "patients", "ignored", "left_out", "data_use", "omop")
     _check_keys("the file", content, keys, ("name", "events"))
     rules = tuple(_event_rules("events", content["events"]))
+    if not rules:
+        raise UserError("events: expected a list of rules, got an empty one. Add a rule (docs/own_data.md).")
     patients = None
     if "patients" in content:
         patients = _patients(content["patients"])

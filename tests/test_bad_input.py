@@ -49,7 +49,10 @@ SECRET = "PATIENT-SECRET"
 BROKEN = {
     "missing table": (remove_table, r"chartevents\.csv: .*no such file"),
     "missing column": (edit(LABS, lambda b: b.replace(b"itemid", b"item", 1)), r"labevents\.csv: expected the column itemid"),
-    "wrong delimiter": (edit(LABS, lambda b: b.replace(b",", b";")), r"labevents.*delimiter seems to be ';'"),
+    "wrong delimiter": (
+        edit(LABS, lambda b: b.replace(b",", b";")),
+        r"labevents.* separated by semicolons\. Save it with commas\.",
+    ),
     "column twice": (edit(LABS, lambda b: b.replace(b"valueuom", b"itemid", 1)), r"labevents.*itemid twice in the header"),
     "header repeated": (edit(LABS, lambda b: b + b.split(b"\n")[0] + b"\n"), r"row 5, column subject_id: .* second header"),
     "too few fields": (edit(LABS, lambda b: b + b"2,SECRET\n"), r"expected \d+ fields in every row, got 2 in row \d"),

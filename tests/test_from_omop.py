@@ -211,6 +211,13 @@ def test_errors_of_tables(content: dict[str, Rows], message: str, tmp_path: Path
 
 def test_errors_of_files(tmp_path: Path) -> None:
     omop = write_omop(tmp_path / "omop")
+    separators = {"measurement": (";", "semicolons"), "concept": (";", "semicolons"), "person": ("\t", "tabs")}
+    for table, (separator, name) in separators.items():
+        text = (omop / f"{table}.csv").read_text(encoding="utf-8")
+        (omop / f"{table}.csv").write_text(text.replace(",", separator), encoding="utf-8")
+        with pytest.raises(UserError, match=rf"{table}.csv: expected columns separated by commas, got {name}\. Save it with"):
+            import_omop(omop, tmp_path / "root")
+        (omop / f"{table}.csv").write_text(text, encoding="utf-8")
     shutil.copy(omop / "death.csv", omop / "DEATH.CSV.GZ")
     with pytest.raises(UserError, match=r"expected one file or directory of the table death"):
         import_omop(omop, tmp_path / "root")

@@ -35,6 +35,7 @@ def test_columns_of_an_event_are_those_of_all_its_rules(tmp_path: Path) -> None:
 
 ERRORS = [
     ({"evnets": []}, "the file: expected a key, got evnets. Write events."),
+    ({"events": []}, "events: expected a list of rules, got an empty one. Add a rule (docs/own_data.md)."),
     ({"events": {}}, "events: expected a list of rules, got a mapping. Fix it."),
     ({"events": [{"event": "labevent", "code": "x"}]}, "events[0].event: expected an event, got labevent. Write labevents."),
     ({"events": [{"event": ["omr"], "code": "x"}]}, "events[0].event: expected an event, got a list. Fix it."),
@@ -72,5 +73,19 @@ def test_no_yaml(tmp_path: Path) -> None:
     path.write_text("name: a\nevents: [", encoding="utf-8")
     with pytest.raises(UserError, match=r"site.yaml, line \d: expected YAML"):
         read_site(path)
+    path.write_text("a: &a [*a]", encoding="utf-8")
+    with pytest.raises(UserError, match="expected YAML"):
+        read_site(path)
     with pytest.raises(UserError, match=r"expected a site file, got a directory\. Choose one of scripts/sites/"):
         read_site(tmp_path)
+
+
+@pytest.mark.parametrize(("text", "repeated", "line"), [
+    ("name: a\nevents: []\nname: b\n", "name", 3),
+    ("name: a\nevents:\n- event: omr\n  code: x\n  columns: {result_name: text, result_name: code}\n", "result_name", 5),
+])  # fmt: skip
+def test_repeated_keys_are_an_error(text: str, repeated: str, line: int, tmp_path: Path) -> None:
+    path = tmp_path / "site.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=rf"site.yaml, line {line}: expected each key once, got {repeated} again\. Remove or"):
+        read_site(path)
