@@ -117,9 +117,11 @@ def write_trajectories(
         )
     split = []
     if converter.test is not None:
-        held_out = root_dir / "patient_data/held_out.csv"
-        split_patients.write_ids(held_out, sorted(converter.test, key=int))
-        split = ["--test_from", str(held_out), "--test_ratio", "0"]
+        split = ["--test_ratio", "0"]
+        if converter.test:
+            held_out = root_dir / "patient_data/held_out.csv"
+            split_patients.write_ids(held_out, sorted(converter.test, key=int))
+            split += ["--test_from", str(held_out)]
     rerun = [flag for flag, given in (("--overwrite", overwrite), ("--verify", verify)) if given]
     patients, events = run_later_steps(root_dir, index_mapping, workers=workers.flags, rerun=rerun, split=split)
     summary.print(f"{counted(events, 'event')} of {counted(patients, 'patient')} in {root_dir}", events, "events")

@@ -156,6 +156,12 @@ def test_errors_of_files_are_one_line(root: Path, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=message) as error:
             convert(folder, tmp_path / "root", "--overwrite")
         assert "John" not in str(error.value)
+    with gzip.open(folder / "patient.csv.gz", "rt", encoding="utf-8") as file:
+        text = file.read()
+    with gzip.open(folder / "patient.csv.gz", "wt", encoding="utf-8") as file:
+        file.write(text.replace("23:30:00", "11:30 PM"))
+    with pytest.raises(UserError, match="patient.csv.gz: expected values .*, got others in column hospitaladmittime24"):
+        convert(folder, tmp_path / "root", "--overwrite")
     with gzip.open(folder / "patient.csv.gz", "wt", encoding="utf-8") as file:
         file.write("PATIENTUNITSTAYID\n1\n")
     with pytest.raises(UserError, match="patient.csv.gz: expected the columns that the converter reads, got no hospital"):
@@ -163,6 +169,11 @@ def test_errors_of_files_are_one_line(root: Path, tmp_path: Path) -> None:
     (folder / "lab.csv.gz").unlink()
     with pytest.raises(UserError, match=r"lab.csv: expected .*eICU.*, got no such file or directory. Set --eicu_dir"):
         convert(folder, tmp_path / "other")
+
+
+def test_a_test_set_without_patients(root: Path, tmp_path: Path) -> None:
+    eicu.main(["--eicu_dir", str(root.parent / "eicu"), "--root_dir", str(tmp_path), "--test_ratio", "0"])
+    assert read_subject_ids(tmp_path / "patient_data/train.csv") == read_subject_ids(root / "patient_data/patients.csv")
 
 
 TIMES = {"subject_id": [1], "charttime": ["2100-01-01 08:00:00"]}

@@ -65,7 +65,7 @@ def read_stays(path: Path) -> pl.DataFrame:
     """The unit stays; `zero` is the time of the admission to the unit, from which offsets count."""
     import polars as pl
 
-    admitted = pl.lit(FIRST_DAY) + pl.col("hospitaladmittime24").str.to_time().cast(pl.Duration)
+    admitted = pl.lit(FIRST_DAY) + pl.col("hospitaladmittime24").str.to_time("%H:%M:%S").cast(pl.Duration)
     zero = admitted - pl.duration(minutes=pl.col("hospitaladmitoffset"))
     hospital_stay = pl.col("patienthealthsystemstayid")
     stays = scan(path).filter(pl.col("hospitaldischargestatus").is_not_null())
