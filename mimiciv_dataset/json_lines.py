@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,9 +69,18 @@ def parse_line(text: str) -> dict[str, Any]:
         return _parse_unusual_line(text)
     if not isinstance(row, dict):
         raise UserError(NO_OBJECT)
-    # orjson rounds whole numbers of more than 64 bits, which an id can have.
-    values = chain(row.values(), info.values() if isinstance(info := row.get("task_info"), dict) else ())
-    return _parse_unusual_line(text) if any(type(value) is float and abs(value) >= 1 << 63 for value in values) else row
+    return _parse_unusual_line(text) if _may_be_rounded(row) else row
+
+
+def _may_be_rounded(row: dict[str, Any]) -> bool:
+    """Whether a row has a number that orjson can have rounded: whole numbers of more than 64 bits, which an id can have."""
+    values: list[Any] = [row]
+    for value in values:  # grows: nesting can be deeper than recursion
+        if isinstance(value, dict | list):
+            values += value.values() if isinstance(value, dict) else value
+        elif type(value) is float and abs(value) >= 1 << 63:
+            return True
+    return False
 
 
 def _parse_unusual_line(text: str) -> dict[str, Any]:

@@ -56,4 +56,6 @@ def test_numbers_that_a_fast_parser_would_round_and_nan() -> None:
         "idx": number,
         "task_info": {"hadm_id": -number},
     }
+    assert parse_line(f'{{"task_info": {{"ids": [[{number}]]}}}}') == {"task_info": {"ids": [[number]]}}
+    assert parse_line('{"task": ' + "[" * 1000 + "]" * 1000 + "}")["task"], "as deep as the parser reads"
     assert str(parse_line('{"hadm_id": NaN}')) == "{'hadm_id': nan}"
