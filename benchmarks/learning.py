@@ -23,7 +23,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
 
 import csv
-import os
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -33,6 +32,7 @@ from typing import Any
 from pipeline.cli import Parser, at_least, run
 from pipeline.files import atomic_path, read_json, require, write_json
 from pipeline.progress import Summary
+from pipeline.work import usable_cpus
 
 REPO = Path(__file__).resolve().parent.parent
 RISK = ("ED_Hospitalization", "ED_ICU_Tranfer_12hour", "ED_Reattendance_3day")
@@ -210,7 +210,7 @@ def train_stage(root: Path, size: str, number: int, max_steps: int | None) -> No
         "--load_dataset_mode",
         "direct",
         "--dataset_num_proc",
-        os.cpu_count(),
+        usable_cpus(),
     ]
     checkpoints = ["--save_strategy", "steps", "--save_steps", 1 / CHECKPOINTS]
     start = time.perf_counter()

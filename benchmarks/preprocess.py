@@ -26,7 +26,7 @@ from typing import Any
 from pipeline.cli import Parser, at_least, run
 from pipeline.errors import UserError
 from pipeline.files import read_json
-from pipeline.work import Workers
+from pipeline.work import Workers, usable_cpus
 from preprocess.raw_tables import RawTable, find_tables
 
 REPO = Path(__file__).resolve().parent.parent
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = cli.parse_args(argv)
     workers = Workers(args.num_workers, args.engine)
     work = args.work_dir or Path(tempfile.mkdtemp(prefix="benchmark-"))
-    print(f"{os.cpu_count()} cores, {' '.join(workers.flags)}")
+    print(f"{usable_cpus()} cores, {' '.join(workers.flags)}")
     headers = ["patients", "records", "raw MB", *(f"{step} s" for step in STEPS), "CPU s", "records/s in total", "peak MiB"]
     headers += ["intermediates MB", "trajectories MB"]
     if args.meds_extract:

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pipeline.cli import Parser, at_least, run
 from pipeline.errors import UserError
 from pipeline.progress import print_table
-from pipeline.work import Workers
+from pipeline.work import Workers, usable_cpus
 
 REPO = Path(__file__).resolve().parent.parent
 NODE = {"num_cpus": 1, "object_store_memory": 80 << 20}
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             rows.append([workers.engine, workers.number, f"{seconds:.0f}", f"{base / seconds:.2f}", same])
     finally:
         cluster.shutdown()
-    print(f"{os.cpu_count()} cores")
+    print(f"{usable_cpus()} cores")
     print_table(["--engine", "--num_workers", "seconds", "speed-up", "same bytes"], rows)
 
 

@@ -27,7 +27,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from pipeline.errors import UserError
-from pipeline.work import POLL_SECONDS, Unit, do_unit
+from pipeline.work import POLL_SECONDS, Unit, do_unit, usable_cpus
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 ADDRESS = re.compile(r"(?P<host>[^/]+):(?P<port>\d+)")
@@ -45,7 +45,7 @@ def connect() -> None:
     address = os.environ.get("RAY_ADDRESS")
     # Workers import this checkout, and use the one processor that Ray counts for them.
     variables = {"PYTHONPATH": str(REPOSITORY), "POLARS_MAX_THREADS": os.environ.get("POLARS_MAX_THREADS", "1")}
-    local = {} if address else {"include_dashboard": False, "object_store_memory": STORE_BYTES}
+    local = {"num_cpus": usable_cpus(), "include_dashboard": False, "object_store_memory": STORE_BYTES} if not address else {}
     try:
         if port := ADDRESS.fullmatch(address or ""):
             socket.create_connection((port["host"], int(port["port"])), CONNECT_SECONDS).close()  # Ray would try for minutes

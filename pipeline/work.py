@@ -207,12 +207,19 @@ def _run_processes(units: Sequence[Unit], locks: Path, number: int, bar: Any) ->
                 worker.join()
 
 
+def usable_cpus() -> int:
+    """The number of CPUs that this process may use: those of its SLURM job or container, not of the whole machine."""
+    from joblib import cpu_count
+
+    return cpu_count()
+
+
 @contextlib.contextmanager
 def environment_of_workers(number: int) -> Iterator[None]:
     """Processes started in this block share the processors, and leave Ctrl-C to this process, which stops them."""
     name = "POLARS_MAX_THREADS"  # by default one for each processor, in every process
     before = os.environ.get(name)
-    os.environ.setdefault(name, str(max(1, (os.cpu_count() or 1) // number)))
+    os.environ.setdefault(name, str(max(1, usable_cpus() // number)))
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited, so that it holds while a worker starts
     try:
         yield

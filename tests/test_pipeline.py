@@ -23,6 +23,7 @@ from pipeline.files import append_jsonl, atomic_dir, atomic_path, read_json, rea
 from pipeline.progress import TABLE_WIDTH, format_table
 from pipeline.provenance import Provenance, Source, content_of, output_of
 from pipeline.records import command_of, digest_of, folder_record, read_record, recorded_command, require_complete
+from pipeline.work import environment_of_workers, usable_cpus
 
 # --- cli
 
@@ -598,6 +599,20 @@ def main():
 if __name__ == "__main__":
     run(main)
 """
+
+
+def test_workers_share_the_cpus_that_the_command_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of its SLURM job, not all of the machine."""
+    monkeypatch.delenv("POLARS_MAX_THREADS", raising=False)
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert usable_cpus() == 1
+        with environment_of_workers(1):
+            assert os.environ["POLARS_MAX_THREADS"] == "1"
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert "POLARS_MAX_THREADS" not in os.environ
 
 
 def test_mapped_lines_come_in_the_order_of_the_parts(tmp_path: Path) -> None:

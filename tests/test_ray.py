@@ -17,6 +17,7 @@ from test_evaluation_cli import lines, whole  # noqa: F401  a fixture
 from test_evidence import built, flags  # noqa: F401  a fixture
 from test_pipeline import ALL, WORK, done_units, is_alive, logged
 from test_resume import STEPS, digests
+from tiny_omop import tables, write_omop
 
 from pipeline.errors import UserError
 from pipeline.work import Workers
@@ -96,6 +97,33 @@ def test_concepts_and_evidence_have_the_bytes_of_one_process(
     for name, workers in (("one", ()), ("two", RAY)):
         command(f"{place}/evidence_generation.py", *flags(synthetic_root, built, tmp_path / name / "out.csv", *workers))
     assert (tmp_path / "one/out.csv").read_bytes() == (tmp_path / "two/out.csv").read_bytes()
+
+
+@pytest.mark.slow
+def test_omop_has_the_bytes_of_one_process(cluster, tmp_path: Path) -> None:
+    omop, site = write_omop(tmp_path / "omop", tables(6)), REPO / "scripts/sites/omop.yaml"
+    for name, workers in (("one", ()), ("ray", RAY)):
+        more = ("--site", site, "--buckets", 3, "--root_dir", tmp_path / name)
+        done = command("preprocess/from_omop.py", "--omop_dir", omop, *more, *workers)
+        assert "Traceback" not in done.stderr
+    for output in ("patients", "patients_ehr", "index_mapping"):
+        assert digests(tmp_path / "one" / output) == digests(tmp_path / "ray" / output) != {}
+
+
+@pytest.mark.slow
+def test_a_cluster_of_one_machine_has_the_cpus_that_the_command_may_use(tmp_path: Path) -> None:
+    program = """
+import os
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+from pipeline.ray_engine import connect, ray
+connect()
+from ray._common.usage.usage_lib import usage_stats_enabled
+print(int(ray.cluster_resources()["CPU"]), usage_stats_enabled())
+"""
+    environment = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_USAGE_STATS_ENABLED")}
+    line = [sys.executable, "-c", program]
+    done = subprocess.run(line, env=environment | {"PYTHONPATH": str(REPO)}, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "False"], "and no usage statistics"
 
 
 @pytest.mark.slow
