@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import networkx
 import numpy as np
 import polars as pl
 import pytest
-from conftest import REPO, command
+from conftest import REPO, TEST_DATA, command
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_umls import INVERSES, write_umls
@@ -21,8 +23,10 @@ from pipeline.errors import UserError
 from pipeline.records import digest_of, folder_record
 from thinking_graph_preprocess.build_umls_graph import main
 from thinking_graph_preprocess.graph_writer import Edges, term_table, write_graph
+from thinking_graph_preprocess.matchers import check_quickumls
 from thinking_graph_preprocess.umls_graph import Graph, SearchLimits, simplify_term, term_hash
 
+CASES = TEST_DATA / "cases/graph/umls_relations"
 NAMES = [
     ("C0000001", "Diabetes Mellitus"), ("C0000001", "DM"), ("C0000002", "Insulin"), ("C0000003", "Hyperglycemia"),
     ("C0000004", "Glucose measurement"), ("C0000005", "Metabolic Disease"), ("C0000006", "Everything"), ("C0000007", "Sepsis"),
@@ -41,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = command(
         "thinking_graph_preprocess/build_umls_graph.py", "--umls_dir", place / "META", "--output_path", place / "graph"
     )
-    assert "7 concepts, 16 directed relations; 1 relations suppressed" in done.stdout
+    assert "7 concepts, 10 directed relations; 3 relations that list, qualify, exclude or contraindicate; 1 rel" in done.stdout
     return place / "graph"
 
 
@@ -62,8 +66,6 @@ def test_no_path_through_forbidden_relations(folder: Path) -> None:
     assert graph.path("Insulin", "Glucose measurement")[1] == "may_treat"
     assert len(graph.path("Insulin", "Sepsis")) == 7 and len(graph.path("Sepsis", "Insulin")) == 7
     assert graph.path("Everything", "Insulin") is None
-    free = Graph(folder, forbidden=())
-    assert free.path("Sepsis", "Insulin") == ["Sepsis", "has_contraindicated_drug", "Insulin"]
 
 
 def test_terms_are_found_as_written_and_simplify_term(folder: Path) -> None:
@@ -147,7 +149,7 @@ def test_a_truncated_graph_folder_is_refused(folder: Path, tmp_path: Path, size:
             Graph(tmp_path)
         path.write_bytes(whole)
     np.save(tmp_path / "neighbours.npy", np.load(tmp_path / "neighbours.npy")[:-1])  # of another build
-    with pytest.raises(UserError, match="neighbours.npy: expected an array of length 16"):
+    with pytest.raises(UserError, match="neighbours.npy: expected an array of length 10"):
         Graph(tmp_path)
     (tmp_path / "about.json").write_text("{}", encoding="utf-8")
     with pytest.raises(UserError, match="of this version"):
@@ -188,55 +190,79 @@ def test_the_preferred_name_of_a_string_that_stands_twice(tmp_path: Path) -> Non
     assert graph.node_of_term("Diabetes nos") == graph.node_of_term("dm") == graph.node_of_cui("C0000001")
 
 
-def make_graph(folder: Path, nodes: int, edges: np.ndarray, relations: list[str], limits: SearchLimits | None = None) -> Graph:
+def make_graph(
+    folder: Path,
+    nodes: int,
+    edges: np.ndarray,
+    relations: list[str],
+    limits: SearchLimits | None = None,
+    transit: np.ndarray | None = None,
+) -> Graph:
     """A graph of `concept 0`, … and edges (source, target, place of the relation)."""
     folder.mkdir()
     names = [f"concept {number}" for number in range(nodes)]
     frame = pl.DataFrame({"cui": [f"C{number:07}" for number in range(nodes)], "name": names})
     halves = [tuple(half.T) for half in np.array_split(edges, 2)]
     terms = term_table(zip(names, range(nodes), strict=True))
-    write_graph(folder, frame, terms, Edges(len(edges), halves, relations, INVERSES))
+    write_graph(folder, frame, terms, Edges(len(edges), halves, relations, INVERSES), transit)
     return Graph(folder, limits)
 
 
 def test_paths_are_as_short_as_networkx_finds_them(tmp_path: Path) -> None:
-    """Thousands of pairs on 150 random graphs: same length, relations that exist in that direction, limits obeyed."""
+    """Thousands of pairs on 150 random graphs: same length, relations that exist in that direction, limits obeyed.
+
+    Some concepts are excluded from the inside of paths, by their kind or by their degree.
+    """
     draw = np.random.default_rng(0)
     relations = ["isa", "has_finding", "RO", "made_of", "concept_in_subset"]
-    pairs = limited = apart = 0
+    counts: Counter[str] = Counter()
     for number in range(150):
         nodes = int(draw.integers(2, 60))
         size = int(draw.integers(1, 3 * nodes))
         edges = np.stack([draw.integers(0, nodes, size), draw.integers(0, nodes, size), draw.integers(0, 5, size)], axis=1)
         edges = edges[edges[:, 0] != edges[:, 1]]
-        folder = tmp_path / str(number)
-        graph = make_graph(folder, nodes, edges, relations)
+        folder, most = tmp_path / str(number), int(draw.integers(4, 12))
+        make_graph(folder, nodes, edges, relations, transit=draw.random(nodes) < draw.choice([0.6, 0.9, 1]))
+        is_inner = np.load(folder / "transit.npy")
         stated = {(source, relations[label], target) for source, target, label in edges.tolist() if label != 4}
         stated |= {(target, INVERSES.get(label, f"inverse_{label}"), source) for source, label, target in stated}
+        degree = Counter(source for source, _, _ in stated)
         reference = networkx.Graph((source, target) for source, _, target in stated)
         reference.add_nodes_from(range(nodes))
-        lengths = dict(networkx.all_pairs_shortest_path_length(reference))
-        near, small = Graph(folder, SearchLimits(max_hops=2)), Graph(folder, SearchLimits(max_nodes=4))
+        inner = {node for node in range(nodes) if is_inner[node] and degree[node] <= most}
+        graph, near, small = (
+            Graph(folder, SearchLimits(**limits, max_degree=most)) for limits in ({}, {"max_hops": 2}, {"max_nodes": 4})
+        )
         for source, target in draw.integers(0, nodes, (40, 2)).tolist():
             if source == target:
                 continue
-            pairs += 1
-            found, expected = graph.shortest(source, target), lengths[source].get(target)
-            if expected is None:
-                apart += found == []
+            counts["pairs"] += 1
+            found, length = graph.shortest(source, target), length_between(reference, inner | {source, target}, source, target)
+            counts["longer"] += length != length_between(reference, set(reference), source, target)
+            if length is None:
+                counts["apart"] += found == []
                 assert not found and not near.shortest(source, target)
                 continue
-            if expected > 10:
+            if length > 10:
                 assert found is None
                 continue
-            assert len(found) - 1 == expected and found[0] == source and found[-1] == target
+            assert len(found) - 1 == length and found[0] == source and found[-1] == target
+            assert inner.issuperset(found[1:-1])
             for here, there in zip(found, found[1:], strict=False):
                 assert (here, graph.relation(here, there), there) in stated
-            assert (near.shortest(source, target) is not None) == (expected <= 2)
+            assert (near.shortest(source, target) is not None) == (length <= 2)
             few = small.shortest(source, target)
-            limited += few is None
-            assert few is None or len(few) - 1 == expected, "a search that ends early gives no longer path"
-    assert pairs > 5000 and limited > 100 and apart > 1000
+            counts["limited"] += few is None
+            assert few is None or len(few) - 1 == length, "a search that ends early gives no longer path"
+    assert counts["pairs"] > 5000 and counts["limited"] > 100 and counts["apart"] > 1000 and counts["longer"] > 500
+
+
+def length_between(graph: networkx.Graph, nodes: set[int], source: int, target: int) -> int | None:
+    """The length of a shortest path that has only some of the nodes, as networkx finds it."""
+    try:
+        return networkx.shortest_path_length(graph.subgraph(nodes), source, target)
+    except networkx.NetworkXNoPath:
+        return None
 
 
 def test_a_search_ends_at_its_limits(tmp_path: Path) -> None:
@@ -249,7 +275,7 @@ def test_a_search_ends_at_its_limits(tmp_path: Path) -> None:
     assert len(Graph(graph.folder, SearchLimits(max_hops=100)).shortest(0, 29)) == 30
     assert len(Graph(graph.folder, SearchLimits(max_nodes=9)).shortest(0, 9)) == 10, "nine relations: nine concepts expanded"
     assert Graph(graph.folder, SearchLimits(max_nodes=8)).shortest(0, 9) is None
-    for limits in ({"max_hops": 0}, {"max_nodes": -1}):
+    for limits in ({"max_hops": 0}, {"max_nodes": -1}, {"max_degree": -1}):
         with pytest.raises(UserError, match="expected numbers"):
             SearchLimits(**limits)
 
@@ -261,6 +287,93 @@ def test_a_path_says_the_most_of_several_relations(tmp_path: Path) -> None:
     graph = make_graph(tmp_path / "graph", 4, edges, relations)
     assert graph.path("concept 0", "concept 1")[1] == "zz_of" and graph.path("concept 1", "concept 0")[1] == "inverse_zz_of"
     assert graph.path("concept 2", "concept 3")[1] == "finding_of" and graph.path("concept 3", "concept 2")[1] == "has_finding"
+
+
+def test_umls_relations_by_meaning(tmp_path: Path) -> None:
+    """Two concepts are linked by "not related", siblings, a qualifier, exclusions or an attribute, and by a true path."""
+    ends = [("C0000001", "Insulin"), ("C0000002", "Gout")]
+    others = [(f"C000001{number}", f"Other {number}") for number in range(3)]
+    middle = [
+        [("C0000001", "XR", "C0000002")],
+        [("C0000001", "SIB", "C0000002")],
+        [("C0000001", "AQ", "C0000010"), ("C0000010", "QB", "C0000002")],
+        [("C0000010", "disease_excludes_finding", "C0000001"), ("C0000010", "has_finding", "C0000002")],
+        [("C0000001", "is_not_finding_of_disease", "C0000002")],
+        [("C0000001", "has_time_aspect", "C0000010"), ("C0000002", "has_time_aspect", "C0000010")],
+        [("C0000001", "sib_in_isa", "C0000002")],
+    ]
+    true = [("C0000001", "affects", "C0000011"), ("C0000011", "RO", "C0000012"), ("C0000012", "isa", "C0000002")]
+    for number, relations in enumerate(middle):
+        write_umls(tmp_path / str(number), ends + others, relations + true)
+        main(["--umls_dir", str(tmp_path / str(number)), "--output_path", str(tmp_path / f"{number}-graph")])
+        path = ["Insulin", "affects", "Other 1", "RO", "Other 2", "isa", "Gout"]
+        assert Graph(tmp_path / f"{number}-graph").path("Insulin", "Gout") == path, relations
+
+
+def test_a_rel_counts_although_its_row_has_a_rela(tmp_path: Path) -> None:
+    write_umls(tmp_path, NAMES, [("C0000001", "has_finding", "C0000003")])
+    path = tmp_path / "MRREL.RRF"
+    path.write_text(path.read_text(encoding="utf-8").replace("|RO|", "|XR|"), encoding="utf-8")
+    main(["--umls_dir", str(tmp_path), "--output_path", str(tmp_path / "graph")])
+    assert Graph(tmp_path / "graph").path("DM", "Hyperglycemia") is None
+
+
+@pytest.mark.parametrize(
+    ("types", "passes"), [(["T079"], False), (["T201"], False), (["T047"], True), (["T080", "T047"], True), ([], True)]
+)
+def test_no_path_through_qualifying_semantic_types(tmp_path: Path, types: list[str], passes: bool) -> None:
+    relations = [("C0000002", "affects", "C0000001"), ("C0000003", "affects", "C0000001")]
+    write_umls(tmp_path, NAMES, relations)
+    rows = [f"C0000001|{kind}|A|name|AT1||\n" for kind in types] + ["C0000002|T079|A|name|AT1||\n"]
+    (tmp_path / "MRSTY.RRF").write_text("".join(rows), encoding="utf-8")
+    main(["--umls_dir", str(tmp_path), "--output_path", str(tmp_path / "graph")])
+    graph = Graph(tmp_path / "graph")
+    assert (graph.path("Insulin", "Hyperglycemia") is not None) == passes
+    assert graph.path("Insulin", "DM") and graph.path("DM", "Insulin"), "any concept can be an end"
+
+
+def test_no_path_through_a_concept_that_too_many_share(tmp_path: Path) -> None:
+    """2,001 tests share a concept; two of them are also linked by a longer path."""
+    spokes = np.array([(0, number, 0) for number in range(1, 2002)])
+    edges = np.vstack([spokes, [(1, 2002, 0), (2002, 2003, 0), (2003, 2, 0)]])
+    graph = make_graph(tmp_path / "graph", 2004, edges, ["isa"])
+    assert graph.shortest(1, 2) == [1, 2002, 2003, 2] and graph.shortest(1, 3) == [] and graph.shortest(1, 0) == [1, 0]
+    assert Graph(graph.folder, SearchLimits(max_degree=2001)).shortest(1, 2) == [1, 0, 2]
+
+
+@pytest.mark.skipif(not CASES.exists(), reason=f"no {CASES}")
+def test_the_shared_umls_cases(tmp_path: Path) -> None:
+    """No path goes through a qualifier, an exclusion, "not related" or a hub; malformed files are errors."""
+    for script in ("make.py", "hub.py"):
+        environment = os.environ | {"PYTHONPATH": str(CASES), "PYTHONDONTWRITEBYTECODE": "1"}
+        subprocess.run([sys.executable, CASES / script], cwd=tmp_path, env=environment, check=True)
+    for name in ("latin1", "ncim", "cut", "spare"):
+        with pytest.raises(UserError, match="expected"):
+            main(["--umls_dir", str(tmp_path / name), "--output_path", str(tmp_path / f"{name}-graph")])
+    graphs = {}
+    for name in ("hub", "mesh", "rels", "crlf", "bom", "more", "ambig"):
+        main(["--umls_dir", str(tmp_path / name), "--output_path", str(tmp_path / f"{name}-graph")])
+        graphs[name] = Graph(tmp_path / f"{name}-graph")
+    for name in ("rels", "crlf", "bom"):
+        graph = graphs[name]
+        for pair in ("Insulin Hyponatremia", "Gout Dyspepsia", "Dyspepsia Gout", "Allopurinol Dyspepsia"):
+            assert graph.path(*pair.split()) is None
+        assert graph.path("Gout", "Gastric carcinoma") is None
+        assert graph.path("Gastric carcinoma", "Dyspepsia") == ["Gastric carcinoma", "disease_may_have_finding", "Dyspepsia"]
+        assert graph.path("Allopurinol", "Gout") == ["Allopurinol", "may_treat", "Gout"]
+    between = ["measures_disease", "Diabetes mellitus", "disease_may_have_finding", "Hyperglycemia"]
+    assert graphs["hub"].path("Test 0", "Hyperglycemia") == ["Test 0", *between]
+    assert graphs["hub"].path("Test 0", "Test 1") == ["Test 0", *between, "measured_by", "Test 1"]
+    assert graphs["mesh"].path("Insulin", "Hyponatremia")[2] == "Osmolarity"
+    assert graphs["more"].path("Current name", "Insulin")[1] == "inverse_isa"
+    assert graphs["more"].node_of_term("Only suppressed") is None
+
+
+def test_quickumls_without_lower_case_is_an_error(tmp_path: Path) -> None:
+    for part in ("umls-simstring.db", "cui-semtypes.db"):
+        (tmp_path / part).mkdir()
+    with pytest.raises(UserError, match=r"expected a lower-cased QuickUMLS installation, .* quickumls\.install -L\.$"):
+        check_quickumls(tmp_path)
 
 
 def test_no_edges_and_no_terms(tmp_path: Path) -> None:

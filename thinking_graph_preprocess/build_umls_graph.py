@@ -1,6 +1,6 @@
 """Build the concept graph that umls_graph.py searches, from UMLS or from free vocabularies.
 
-    build_umls_graph.py --umls_dir META --output_path DIR    # directory with MRCONSO.RRF, MRREL.RRF and MRDOC.RRF
+    build_umls_graph.py --umls_dir META --output_path DIR    # directory with MRCONSO, MRREL, MRSTY and MRDOC
     build_umls_graph.py --free --output_path DIR             # no licence needed: ICD, CCS, ATC, categories of items
 
 Nodes are the concepts with an English name that is not suppressed. Edges are the relations between them, in both directions:
@@ -29,13 +29,13 @@ from pipeline.work import Tick, Unit, run_units
 from thinking_graph_preprocess.sources import drug_tables_source, umls_source
 from thinking_graph_preprocess.umls_files import rrf_path
 
-STEP, RULES = "thinking_graph_preprocess/build_umls_graph.py", 1
+STEP, RULES = "thinking_graph_preprocess/build_umls_graph.py", 2
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     cli = Parser(__doc__)
     source = cli.add_mutually_exclusive_group(required=True)
-    source.add_argument("--umls_dir", type=Path, help="directory with MRCONSO.RRF, MRREL.RRF and, optionally, MRDOC.RRF")
+    source.add_argument("--umls_dir", type=Path, help="directory with MRCONSO.RRF, MRREL.RRF, MRSTY.RRF, MRDOC.RRF")
     source.add_argument("--free", action="store_true", help="use the free vocabularies of --index_mapping in place of UMLS")
     cli.add_path("--index_mapping", default="index_mapping", help="dictionaries and code maps, for --free")
     cli.add_path("--mimic_dir", default="mimiciv", help="raw MIMIC-IV, which links drugs to ATC classes, for --free")
@@ -66,7 +66,8 @@ def graph_sources(
     if umls_dir is None:
         return [index_mapping_source(index_mapping, verify), drug_tables_source(mimic_dir, digests)]
     files = [rrf_path(umls_dir, name) for name in ("MRCONSO", "MRREL")]
-    return [umls_source(umls_dir, [*files, *umls_dir.glob("MRDOC.RRF")], digests)]
+    files += [path for name in ("MRSTY", "MRDOC") if (path := umls_dir / f"{name}.RRF").exists()]
+    return [umls_source(umls_dir, files, digests)]
 
 
 def build_graph(provenance: Provenance, umls_dir: Path | None, index_mapping: Path, mimic_dir: Path, tick: Tick) -> None:
@@ -75,7 +76,7 @@ def build_graph(provenance: Provenance, umls_dir: Path | None, index_mapping: Pa
     from thinking_graph_preprocess.graph_writer import write_graph
 
     content = read_umls(umls_dir) if umls_dir else read_free(index_mapping, mimic_dir)
-    write_graph(provenance.output, *content, provenance.settings["source"])
+    write_graph(provenance.output, *content[:-1], made_from=provenance.settings["source"], **content.about)
     provenance.complete()
 
 

@@ -37,6 +37,7 @@ class EvidenceSettings:
     total_pair: int = 100  # maximum pairs per sample
     max_hops: int = SearchLimits.max_hops
     max_nodes: int = SearchLimits.max_nodes
+    max_degree: int | None = SearchLimits.max_degree
 
 
 class Pair(NamedTuple):

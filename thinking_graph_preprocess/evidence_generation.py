@@ -22,7 +22,7 @@ import re
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, partial
 from itertools import islice
 from typing import NamedTuple
@@ -85,7 +85,8 @@ class EvidenceGeneration:
         from thinking_graph_preprocess.packed_concepts import PackedConcepts
 
         matcher = make_matcher(self.quickumls, self.lexicon) if self.lexicon or self.quickumls else None
-        graph = Graph(self.graph_dir, SearchLimits(self.settings.max_hops, self.settings.max_nodes))
+        limits = SearchLimits(self.settings.max_hops, self.settings.max_nodes, self.settings.max_degree)
+        graph = Graph(self.graph_dir, limits)
         return Evidence(self.settings, self.coexistence_dir, PackedConcepts(self.packed), graph, matcher)
 
     @cached_property
@@ -168,7 +169,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     workers = Workers(args.num_workers, args.engine)
     summary = Summary("evidence_generation")
     chunk = Chunk(args.chunk_num, args.chunk_idx)
-    settings = EvidenceSettings(args.threshold, args.min_support, args.topk, args.total_pair, args.max_hops, args.max_nodes)
+    settings = EvidenceSettings(**{field.name: getattr(args, field.name) for field in fields(EvidenceSettings)})
     index = require(args.data_index_path, "an index CSV", "make it with mimiciv_dataset/data_index_gen.py")
     for _ in read_tables(index, REQUIRED):
         pass  # every row is checked

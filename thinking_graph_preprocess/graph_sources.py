@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -14,12 +15,37 @@ from mimiciv_dataset.events import MISSING
 from mimiciv_dataset.lookups import Lookups, ndc_key, read_text_csv
 from pipeline.errors import UserError
 from pipeline.progress import progress
-from thinking_graph_preprocess.graph_writer import Edges, term_table
+from thinking_graph_preprocess.graph_writer import MAX_DEGREE, Edges, term_table
 from thinking_graph_preprocess.sources import drug_tables
+from thinking_graph_preprocess.term_search import words_of
 from thinking_graph_preprocess.umls_files import scan_english_terms, scan_rrf
 from thinking_graph_preprocess.umls_graph import INVERSE, simplify_term
 
-GraphContent = tuple[pl.DataFrame, tuple[np.ndarray, np.ndarray], Edges]  # names, terms and edges for `write_graph`
+# Values of REL that are not part of a graph: not related, siblings of one parent, MeSH qualifiers, deleted (UMLS Reference
+# Manual, "Abbreviations used in data elements").
+FORBIDDEN_RELS = ("XR", "SIB", "AQ", "QB", "DEL")
+
+# Semantic types (TUI) of concepts that a path does not pass through: attributes; ideas, times, qualities, quantities, places
+# and functions; people, organisations, activities and documents. A concept that has another type as well is passed through.
+QUALIFYING_TYPES = words_of("""
+    T032 T102 T201
+    T071 T072 T077 T078 T079 T080 T081 T082 T083 T169 T185
+    T016 T090 T091 T092 T093 T094 T095 T096 T097 T098 T099 T100 T101
+    T051 T052 T057 T062 T063 T064 T065 T066 T089 T170 T171
+""")
+
+
+class GraphContent(NamedTuple):
+    """What `write_graph` writes."""
+
+    names: pl.DataFrame
+    terms: tuple[np.ndarray, np.ndarray]
+    edges: Edges
+    transit: np.ndarray | None = None  # (nodes,) bool: whether a path may pass through a node
+    max_degree: int = MAX_DEGREE
+    about: dict[str, Any] = {}
+
+
 READ_ROWS = 1 << 20  # rows of MRREL read at a time
 
 # Relations of the free graph, and their inverses.
@@ -48,7 +74,18 @@ def read_umls(folder: Path) -> GraphContent:
     nodes = names.select("cui", node=pl.int_range(pl.len(), dtype=pl.Int32))
     terms = rows.join(nodes, left_on="CUI", right_on="cui", maintain_order="left").select("STR", "node")
     table = term_table(progress(terms.iter_rows(), total=len(terms), desc="terms", unit="term"))
-    return names, table, umls_edges(folder, relations, names["cui"])
+    return GraphContent(names, table, umls_edges(folder, relations, names["cui"]), umls_transit(folder, names))
+
+
+def umls_transit(folder: Path, names: pl.DataFrame) -> np.ndarray | None:
+    """Whether a path may pass through each concept: its semantic types are not all in `QUALIFYING_TYPES`."""
+    if not (folder / "MRSTY.RRF").exists():
+        print(f"warning: {folder}: no MRSTY.RRF. Paths can pass through qualifiers and time aspects.", file=sys.stderr)
+        return None
+    is_qualifying = pl.col("TUI").is_in(QUALIFYING_TYPES).all()
+    types = scan_rrf(folder, "MRSTY").group_by("CUI").agg(is_qualifying.alias("closed"))
+    closed = types.filter("closed").select("CUI").collect(engine="streaming")["CUI"]
+    return ~names["cui"].is_in(closed.implode()).to_numpy()
 
 
 def umls_edges(folder: Path, relations: pl.LazyFrame, cuis: pl.Series) -> Edges:
@@ -56,12 +93,14 @@ def umls_edges(folder: Path, relations: pl.LazyFrame, cuis: pl.Series) -> Edges:
     node = np.full(10_000_000, -1, np.int32)  # by the digits of the CUI
     node[cuis.str.slice(1).cast(pl.Int32).to_numpy()] = np.arange(len(cuis))
     label = pl.coalesce("RELA", "REL")
-    counted = relations.group_by(label=label).len().collect(engine="streaming").sort("label")
+    is_forbidden = pl.col("REL").is_in(FORBIDDEN_RELS)
+    counted = relations.filter(~is_forbidden).group_by(label=label).len().collect(engine="streaming").sort("label")
+    excluded = relations.select(is_forbidden.sum()).collect(engine="streaming").item()
     labels = counted["label"].to_list()
     number = label.cast(pl.Enum(labels)).to_physical()  # replace_strict would take gigabytes
     # "CUI2 label CUI1": the subject of the statement is the second
     source, target = (pl.col(name).str.slice(1).cast(pl.Int32) for name in ("CUI2", "CUI1"))
-    rows = relations.filter((pl.col("SUPPRESS") == "N") & (pl.col("CUI1") != pl.col("CUI2")))
+    rows = relations.filter(~is_forbidden & (pl.col("SUPPRESS") == "N") & (pl.col("CUI1") != pl.col("CUI2")))
     rows = rows.select(source=source, target=target, label=number)
 
     def batches() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -70,7 +109,7 @@ def umls_edges(folder: Path, relations: pl.LazyFrame, cuis: pl.Series) -> Edges:
             known = (sources >= 0) & (targets >= 0)
             yield sources[known], targets[known], batch["label"].to_numpy()[known]
 
-    return Edges(counted["len"].sum(), batches(), labels, read_inverses(folder))
+    return Edges(counted["len"].sum() + excluded, batches(), labels, read_inverses(folder), excluded)
 
 
 def read_inverses(folder: Path) -> dict[str, str]:
@@ -105,7 +144,7 @@ def read_free(index_mapping: Path, mimic_dir: Path) -> GraphContent:
     numbers = [(node[source], node[target], relations.index(relation)) for source, target, relation in statements]
     frame = pl.DataFrame({"cui": [f"F{at:08}" for at in range(len(names))], "name": list(names.values())})
     edges = Edges(len(numbers), [tuple(np.array(numbers, np.int32).T)], relations, FREE_INVERSES)
-    return frame, term_table((name, at) for at, name in enumerate(names.values())), edges
+    return GraphContent(frame, term_table((name, at) for at, name in enumerate(names.values())), edges)
 
 
 def free_statements(lookups: Lookups) -> Iterator[tuple[str, str, str]]:

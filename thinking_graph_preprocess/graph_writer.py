@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,17 @@ from pipeline.files import write_json
 from pipeline.progress import progress
 from thinking_graph_preprocess.umls_graph import FORMAT, INVERSE, simplify_term, term_hash
 
+# Relations with one of these in their name, or in that of their inverse, are not part of a graph.
+FORBIDDEN = re.compile(
+    "|".join((
+        "subset_includes_concept|concept_in_subset|^sib_in_|answer_(to|list)|has_answer",  # lists of unrelated concepts
+        "(^|_)exclu|(^|_)is_not_|(^|_)not_",  # exclusions: disease_excludes_finding, is_not_finding_of_disease
+        "contraindicat",  # has_contraindicated_drug, contraindicated_with_disease, those of MED-RT
+        "time_aspect|time_modifier|scale_type|^(has_)?(scale|property|class|method)(_of)?$",  # attributes of a laboratory test
+    ))
+)  # fmt: skip
 SORT_ROWS = 1 << 20  # edges unpacked at a time
+MAX_DEGREE = 2000  # relations of a concept that a path passes through; what more concepts share says little about each
 LABEL_BITS = 16  # bits of the number of a relation in a packed edge
 
 
@@ -27,32 +38,46 @@ class Edges(NamedTuple):
     batches: Iterable[tuple[np.ndarray, ...]]  # sources and targets (int32), and labels: indices into `relations`
     relations: list[str]
     inverses: Mapping[str, str]  # relation → its inverse, where it is known
+    excluded: int = 0  # statements that the batches leave out because of their kind
 
 
 def write_graph(
-    folder: Path, names: pl.DataFrame, terms: tuple[np.ndarray, np.ndarray], edges: Edges, made_from: str = "a test"
+    folder: Path,
+    names: pl.DataFrame,
+    terms: tuple[np.ndarray, np.ndarray],
+    edges: Edges,
+    transit: np.ndarray | None = None,
+    max_degree: int = MAX_DEGREE,
+    **about: object,
 ) -> None:
     """Write a graph directory.
 
     Args:
         names: the nodes, ordered by `cui` (all of one length), with their preferred `name`.
         terms: the `term_table` of all names of all nodes.
-        made_from: the source, for about.json.
+        transit: (nodes,) bool: whether a path may pass through a node (all).
+        max_degree: nodes with more relations are not passed through; a search can set another limit.
+        about: more values of about.json.
     """
     relations, inverse, index = with_inverses(edges.relations, edges.inverses)
     to_label, to_inverse = np.array(index, np.uint16), np.array(inverse, np.uint16)
+    forbidden = np.array([FORBIDDEN.search(name) is not None for name in relations], bool)
+    forbidden |= forbidden[inverse]
     bits = max(1, (len(names) - 1).bit_length())
     if 2 * bits + LABEL_BITS > 64 or len(relations) > 1 << LABEL_BITS:
         most, got = f"{1 << 24:,} concepts and {1 << LABEL_BITS:,} relations", f"{len(names):,} and {len(relations):,}"
         raise UserError(f"{folder}: expected at most {most}, got {got}. Make a smaller UMLS subset.")
-    keys, size = np.empty(2 * edges.at_most, np.uint64), 0
+    keys, size, excluded = np.empty(2 * edges.at_most, np.uint64), 0, edges.excluded
     with progress(total=edges.at_most, desc="relations", unit="relation") as bar:
         for sources, targets, labels in edges.batches:
+            bar.update(len(labels))
             labels = to_label[labels]
+            allowed = ~forbidden[labels]
+            sources, targets, labels = sources[allowed], targets[allowed], labels[allowed]
+            excluded += len(allowed) - len(labels)
             for statements in ((sources, targets, labels), (targets, sources, to_inverse[labels])):
                 keys[size : size + len(labels)] = pack_edges(*statements, bits)
                 size += len(labels)
-            bar.update(len(labels))
     arrays = dict(zip(("offsets", "neighbours", "labels"), sparse_rows(keys[:size], len(names), bits), strict=True))
     del keys
     text = names["name"].to_arrow().cast(pa.large_string())
@@ -61,11 +86,18 @@ def write_graph(
     arrays["name_text"] = np.frombuffer(letters, np.uint8)[: arrays["name_offsets"][-1]]
     arrays["cuis"] = names["cui"].to_numpy().astype("S")
     arrays["term_hashes"], arrays["term_nodes"] = terms
+    arrays["transit"] = np.ones(len(names), bool) if transit is None else transit
     for name, values in arrays.items():
         np.save(folder / f"{name}.npy", values, allow_pickle=False)
     counts = {"nodes": len(names), "edges": len(arrays["neighbours"]), "terms": len(arrays["term_hashes"])}
-    dropped = {"relations suppressed, of a concept with itself or without an English name": edges.at_most - size // 2}
-    about = {"format": FORMAT, "made_from": made_from, **counts, "dropped": dropped}
+    others = edges.at_most - size // 2 - excluded
+    dropped = {
+        "relations that list, qualify, exclude or contraindicate": excluded,
+        "relations suppressed, of a concept with itself or without an English name": others,
+    }
+    degrees = np.diff(arrays["offsets"])
+    closed = {"by kind": int((~arrays["transit"]).sum()), "by degree": int((arrays["transit"] & (degrees > max_degree)).sum())}
+    about |= {"format": FORMAT, **counts, "max_degree": max_degree, "not passed through": closed, "dropped": dropped}
     write_json(folder / "about.json", about | {"relations": {"names": relations, "inverse": inverse}})
 
 

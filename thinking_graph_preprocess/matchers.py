@@ -96,10 +96,13 @@ def make_matcher(quickumls: Path | None, lexicon: Path | None) -> Matcher:
 
 def check_quickumls(folder: Path, workers: Workers = ONE_PROCESS) -> None:
     """Check what QuickUMLS needs, since it would try to download what is missing, and that `workers` can share it."""
-    install = "make it with python -m quickumls.install UMLS_DIR FOLDER -d unqlite and set $QUICKUMLS or --quickumls to it"
+    install = "make it with python -m quickumls.install -L -d unqlite UMLS_DIR FOLDER and set $QUICKUMLS or --quickumls to it"
     require(folder, "a QuickUMLS installation", install)
     for part in ("umls-simstring.db", "cui-semtypes.db"):
         require(folder / part, "this part of a QuickUMLS installation", install)
+    if not (folder / "lowercase.flag").exists():  # text is compared as it is written: "pneumonia" is not "Pneumonia"
+        expected = "expected a lower-cased QuickUMLS installation, got one that misses most terms in other cases"
+        raise UserError(f"{folder}: {expected}. Install it again with python -m quickumls.install -L.")
     import nltk
     import spacy
     from quickumls.constants import SPACY_LANGUAGE_MAP

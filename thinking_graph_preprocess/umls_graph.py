@@ -31,11 +31,7 @@ from thinking_graph_preprocess.term_search import position_of, words_of
 if TYPE_CHECKING:
     import numpy as np
 
-# Relations with one of these in their name, or in that of their inverse, are never part of a path: subsets, which link
-# unrelated concepts, and contraindications (has_contraindicated_drug, contraindicated_with_disease, those of MED-RT).
-FORBIDDEN = ("subset_includes_concept", "concept_in_subset", "contraindicat")
-
-FORMAT = 1  # version of the arrays of a graph directory
+FORMAT = 2  # version of the arrays of a graph directory
 INVERSE = "inverse_"  # prefix that names the inverse of a relation for which UMLS has no name
 LIMIT = -1  # result of a search that reached a limit
 HOW_TO_MAKE = "make it with thinking_graph_preprocess/build_umls_graph.py"
@@ -48,10 +44,11 @@ class SearchLimits:
 
     max_hops: int = 10  # most relations of a path
     max_nodes: int = 2000  # most concepts to expand
+    max_degree: int | None = None  # most relations of a concept inside a path; None: the limit that the graph was built with
 
     def __post_init__(self) -> None:
-        if min(self.max_hops, self.max_nodes) < 1:
-            flags = f"--max_hops {self.max_hops}, --max_nodes {self.max_nodes}"
+        if min(self.max_hops, self.max_nodes, self.max_degree or 1) < 1:
+            flags = f"--max_hops {self.max_hops}, --max_nodes {self.max_nodes}, --max_degree {self.max_degree}"
             raise UserError(f"{flags}: expected numbers of at least 1, got a smaller one. Use larger ones.")
 
 
@@ -72,10 +69,12 @@ def term_hash(term: str) -> int:
 class Graph:
     """A concept graph (output of build_umls_graph.py), memory-mapped. Nodes are integers.
 
-    Paths do not contain relations that have one of `forbidden` in their name or in that of their inverse.
+    A path begins and ends anywhere, but passes only through concepts that say something about both of their neighbours: not
+    through those that the build excluded (qualifiers, time aspects, categories of items), nor through those with more than
+    `max_degree` relations.
     """
 
-    def __init__(self, folder: Path | str, limits: SearchLimits | None = None, forbidden: Sequence[str] = FORBIDDEN) -> None:
+    def __init__(self, folder: Path | str, limits: SearchLimits | None = None) -> None:
         import numpy as np
 
         self.folder = require(folder, "a graph directory", HOW_TO_MAKE)
@@ -87,15 +86,16 @@ class Graph:
         if about.get("format") != FORMAT:
             raise UserError(f"{self.folder}: expected a graph directory of this version, got another. {REMAKE}.")
         self.relations: list[str] = about["relations"]["names"]
-        banned = np.array([any(part in name for part in forbidden) for name in self.relations], bool)
-        self._allowed = ~(banned | banned[np.array(about["relations"]["inverse"], int)])
         # neighbours[offsets[n] : offsets[n + 1]] are the neighbours of node n, ascending, labels the relations to them
-        lengths = dict.fromkeys(("offsets", "name_offsets"), about["nodes"] + 1) | {"cuis": about["nodes"]}
+        lengths = dict.fromkeys(("offsets", "name_offsets"), about["nodes"] + 1)
+        lengths |= dict.fromkeys(("cuis", "transit"), about["nodes"])
         lengths |= dict.fromkeys(("neighbours", "labels"), about["edges"])
         lengths |= dict.fromkeys(("term_hashes", "term_nodes"), about["terms"])
         for name, size in lengths.items():
             setattr(self, f"_{name}", self._array(name, size))
         self._name_text = self._array("name_text", int(self._name_offsets[-1]))
+        self.max_degree = self.limits.max_degree or about["max_degree"]
+        self.is_transit = self._transit & (np.diff(self._offsets) <= self.max_degree)  # whether a path may pass through a node
         self._seen: np.ndarray | None = None
 
     def _array(self, name: str, size: int) -> np.ndarray:
@@ -146,19 +146,17 @@ class Graph:
         self._searches += 1
         limits = self.limits.max_hops, self.limits.max_nodes
         path = np.empty(min(limits[0] + 1, len(self)), np.int32)
-        graph = self._offsets, self._neighbours, self._labels, self._allowed
+        graph = self._offsets, self._neighbours, self.is_transit
         state = self._seen, self._parent, self._queue, self._searches
         length = _compile_search()(*graph, source, target, *limits, *state, path)
         return None if length == LIMIT else path[:length].tolist()
 
     def relation(self, source: int, target: int) -> str:
-        """The relation from a node to its neighbour: of those that are allowed the first, which is the most specific."""
+        """The relation from a node to its neighbour: of several the first, which is the most specific."""
         import numpy as np
 
         begin, end = self._offsets[source : source + 2]
-        begin, end = begin + np.searchsorted(self._neighbours[begin:end], np.array([target, target + 1], np.int32))
-        labels = self._labels[begin:end]
-        return self.relations[labels[self._allowed[labels]][0]]
+        return self.relations[self._labels[begin + np.searchsorted(self._neighbours[begin:end], np.int32(target))]]
 
     def path(self, source: str, target: str) -> list[str] | None:
         """[term, relation, term, …]; None if a term is unknown, both name one concept, or no path is found."""
@@ -183,7 +181,7 @@ def _compile_search() -> Callable[..., int]:
     import numba
 
     @numba.njit(cache=True)
-    def search(offsets, neighbours, labels, allowed, source, target, max_hops, max_nodes, seen, parent, queue, number, path):
+    def search(offsets, neighbours, is_transit, source, target, max_hops, max_nodes, seen, parent, queue, number, path):
         """Bidirectional breadth-first search, which expands the smaller frontier by one level at a time.
 
         Returns the number of nodes of the path; 0 if there is none, LIMIT if the search reached a limit.
@@ -217,10 +215,8 @@ def _compile_search() -> Callable[..., int]:
                 expanded += 1
                 node = queue[side, at]
                 for edge in range(offsets[node], offsets[node + 1]):
-                    if not allowed[labels[edge]]:
-                        continue
                     other = neighbours[edge]
-                    if seen[side, other] == number:
+                    if seen[side, other] == number or not (is_transit[other] or other == ends[1 - side]):
                         continue
                     seen[side, other] = number
                     parent[side, other] = node
@@ -247,10 +243,12 @@ def _compile_search() -> Callable[..., int]:
 
 
 def add_search_flags(cli: Parser) -> None:
-    """Add `--max_hops` and `--max_nodes`, the `SearchLimits`."""
+    """Add the flags of `SearchLimits`."""
     hops, nodes = SearchLimits.max_hops, SearchLimits.max_nodes
     cli.add_argument("--max_hops", type=at_least(1), default=hops, metavar="N", help=f"most relations of a path ({hops})")
     cli.add_argument("--max_nodes", type=at_least(1), default=nodes, metavar="N", help=f"most concepts to expand ({nodes})")
+    degree = "most relations of a concept inside a path (set by build_umls_graph.py)"
+    cli.add_argument("--max_degree", type=at_least(1), metavar="N", help=degree)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -263,7 +261,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if bool(args.pairs) == bool(args.terms) or len(args.terms) not in (0, 2):
         got = f"{len(args.terms)} terms{' and --pairs' if args.pairs else ''}"
         raise UserError(f"umls_graph.py: expected two terms or --pairs FILE, got {got}. Quote terms of several words.")
-    graph = Graph(args.graph, SearchLimits(args.max_hops, args.max_nodes))
+    graph = Graph(args.graph, SearchLimits(args.max_hops, args.max_nodes, args.max_degree))
     if args.terms:
         for term in args.terms:
             if graph.node_of_term(term) is None:
