@@ -102,7 +102,7 @@ def test_tokens_begin_at_their_positions(text: str) -> None:
         ("Gram negative pneumonia", ["pneumonia"], []),
         ("Pneumonia, no change. Not only fever", ["pneumonia", "fever"], []),
         ("- no fever\n- asthma", ["asthma"], ["fever"]),
-        ("fever; chest pain: none", ["fever", "chest pain"], []),
+        ("fever; chest pain: none", ["fever"], ["chest pain"]),
     ],
 )  # fmt: skip
 def test_negation(umls: DictionaryMatcher, text: str, asserted: list[str], negated: list[str]) -> None:
@@ -138,7 +138,7 @@ def test_umls_lexicon(umls: DictionaryMatcher) -> None:
 
 def test_every_span_is_found(umls: DictionaryMatcher) -> None:
     mentions = list(umls.mentions(NOTE))
-    assert set(mentions) == MENTIONS
+    assert {(m.concept, m.cui, m.negated) for m in mentions} == MENTIONS
     assert [m.concept for m in umls.mentions("asthma, asthma; ASTHMA")] == ["asthma"] * 3
     assert list(umls.mentions("")) == []
 
@@ -148,8 +148,8 @@ def test_a_cue_inside_a_name_negates_nothing(tmp_path: Path) -> None:
     name = "Diabetes mellitus without mention of complication, not stated as uncontrolled"
     (tmp_path / "map/hosp/d_icd_diagnoses.csv").write_text(f'icd_code,icd_version,long_title\n25000,9,"{name}"\n401,9,No\n')
     matcher = DictionaryMatcher(find_or_build(tmp_path / "lexicon", None, tmp_path / "map", tmp_path))
-    assert list(matcher.mentions(f"History of {name}.")) == [(name.casefold(), None, False)]
-    assert list(matcher.mentions(f"No {name}.")) == [(name.casefold(), None, True)]
+    assert [(m.concept, m.cui, m.cue) for m in matcher.mentions(f"History of {name}.")] == [(name.casefold(), None, None)]
+    assert [(m.concept, m.cui, m.cue) for m in matcher.mentions(f"No {name}.")] == [(name.casefold(), None, "No")]
 
 
 def test_free_lexicon(tmp_path: Path) -> None:
@@ -409,7 +409,7 @@ def inside(quickumls: tuple[Path, Path, dict[str, str]], monkeypatch: pytest.Mon
 
 def test_quickumls_finds_near_misses(inside: Path) -> None:
     matcher = QuickUMLSMatcher(inside)
-    found = list(matcher.mentions("Pneumonias? No. Congestive heart failures without feverr."))
+    found = list(matcher.mentions("Pneumonias. No. Congestive heart failures without feverr."))
     assert [(m.cui, m.negated) for m in found] == [("C0032285", False), ("C0018802", False), ("C0015967", True)]
     assert matcher.cui_of("FEVER") == "C0015967" and matcher.cui_of("high fever") is None
 

@@ -1,109 +1,425 @@
-"""Find the words of a note that are negated, about the family, or hypothetical.
+"""Find the mentions of a note that are not asserted of the patient: negated, of the family, or hypothetical.
 
-Follows ConText (Harkema et al., J Biomed Inform 2009; NegEx: Chapman et al. 2001): the scope of a cue is the words after (or
-before) it, up to the end of the sentence or a termination term such as "but". The table of cues is small; a new cue is one
-line. Phrases that only look like a cue ("gram negative") are in the table as pseudo-cues; the longest phrase counts. A cue
-that is part of the name of a concept ("diabetes without complications") has no scope.
+Follows ConText (Harkema et al., J Biomed Inform 2009; NegEx: Chapman et al. 2001). `assertion_cues.csv` is a table of cues:
+
+  category   negated, family or hypothetical; `pseudo`, which only looks like a cue ("gram negative"); or `end`, which ends
+             the scope of other cues
+  direction  forward
+             backward
+             either: backward if the clause has a mention before the cue, else forward
+             bound: the word after it ("non-smoker")
+             adjacent: the mention before it, and those joined with it ("DVT and PE prophylaxis")
+             result: backward, but a test is not its own result ("cultures were negative")
+             section: forward, or the whole section if it is a heading
+             label: forward if a colon, a dash or a mention follows ("Father: gout")
+  scope      most words it reaches; for adjacent: most words between mention and cue
+  ends       words that end its scope, besides the end of the sentence and the `end` cues; `,` is a comma that no "or"
+             follows. For an `end` cue: the categories that it ends
+  cues       phrases, separated by bars; a quoted phrase with a comma counts only after a comma. <classes> are `CLASSES`
+
+Where cues overlap, the longest counts. A cue that is part of the name of a concept ("diabetes without complications") has no
+scope. Possible, likely and historical mentions are asserted.
 """
 
 from __future__ import annotations
 
+import re
 import sys
-from bisect import bisect_right
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from thinking_graph_preprocess.term_search import COLON, PARAGRAPH, SENTENCE, PhraseTable, words_of
 
 if TYPE_CHECKING:
     import numpy as np
 
-# Kinds of cues: the scope is what follows; what precedes; what follows, or the whole paragraph if the cue is a heading;
-# a termination term, which ends the scope of other cues; a pseudo-cue, which only looks like one.
-AFTER, BEFORE, FAMILY, TURN, NOTHING = range(5)
+CUES_FILE = Path(__file__).with_name("assertion_cues.csv")
 
-CUES: dict[int, str] = {
-    AFTER: """
-        no | not | without | w/o | denies | denied | denying | deny | never had | never | nor | neither | absence of |
-        absent | lack of | lacks | lacking | free of | negative for | neg for | ruled out for | rules out | ruled out |
-        no evidence of | no evidence for | no sign of | no signs of | no history of | no hx of | not have | cannot see |
-        fails to reveal | failed to reveal | resolution of | rather than | instead of | non | none | declined | refused |
-        if | should he | should she | should you | should there | should the patient | return for | return to the ED for |
-        come back for | call for | watch for | monitor for | as needed for | prn | in case of | risk of | at risk for |
-        rule out | r/o | evaluate for | eval for | assess for | concern for | question of | screening for |
-        prevention of
-    """,
-    BEFORE: """
-        is negative | was negative | are negative | were negative | negative | neg | not seen | not identified |
-        not present | not detected | not visualized | not appreciated | not noted | is absent | are absent | was absent |
-        was ruled out | is ruled out | were ruled out | been ruled out | has been excluded | is excluded | unlikely |
-        is unlikely | was denied | were denied | prophylaxis
-    """,
-    FAMILY: """
-        family history | family hx | fam hx | fhx | fh | mother | father | mothers | fathers | brother | brothers |
-        sister | sisters | sibling | siblings | parents | grandmother | grandfather | grandparents | aunt | uncle |
-        cousin | son | daughter | niece | nephew | mom | dad | maternal | paternal | relatives
-    """,
-    TURN: """
-        but | however | although | though | except | except for | apart from | aside from | other than | yet |
-        nevertheless | which | who | secondary to | due to | because | because of | caused by | as a cause of |
-        presents with | presented with | presenting with | complains of | and the | and there is | and there are |
-        and is | and has | and had | and was | now with | consistent with
-    """,
-    NOTHING: """
-        gram negative | not only | no increase | no change | no changes | no significant change | no interval change |
-        not certain if | not certain whether | not necessarily | without difficulty | no further | not drain |
-        rh negative | non insulin dependent | non st | non contrast | if possible | if applicable | if tolerated | not all
-    """,
+_CONTRACTED = words_of("do does did is are was were has have had could would should ca wo")
+
+# Classes of words and phrases in the table of cues.
+CLASSES: dict[str, tuple[str, ...]] = {
+    "be": ("is", "are", "was", "were", "been", "being", "be"),
+    "not": ("not", "cannot", *(f"{verb}n't" for verb in _CONTRACTED), *(f"{verb}nt" for verb in _CONTRACTED)),
+    "surely": ("entirely", "completely", "definitively", "definitely", "fully", "reliably", "absolutely", "totally"),
+    "unseen": ("seen", "identified", "detected", "visualized", "appreciated", "noted", "demonstrated", "found", "evident",
+               "observed", "present", "visible", "apparent", "reported", "endorsed", "elicited", "palpated", "heard"),
+    "his": ("his", "her", "their", "the patient's", "pt's", "patient's", "both", "my"),
+    "relative": ("mother", "father", "mom", "dad", "parent", "parents", "brother", "brothers", "sister", "sisters", "sibling",
+                 "siblings", "half brother", "half sister", "grandmother", "grandfather", "grandparent", "grandparents", "mgm",
+                 "mgf", "pgm", "pgf", "aunt", "aunts", "uncle", "uncles", "cousin", "cousins", "niece", "nephew", "son",
+                 "sons", "daughter", "daughters", "children", "child", "relative", "relatives", "wife", "husband", "spouse",
+                 "first degree relative", "first degree relatives", "family members", "family member"),
+    "noticed": ("noticed", "noted", "called", "found", "seen", "reported", "witnessed", "brought", "stated", "to call",
+                "observed", "been concerned", "concerns", "concern"),
+    "doctor": ("your doctor", "the doctor", "your physician", "your pcp", "md", "ho", "us", "911", "the clinic", "the office",
+               "your surgeon", "your cardiologist", "your nurse", "your primary care doctor", "provider", "your provider"),
 }  # fmt: skip
+
+# A test whose result is negative has been done: the last words of such mentions.
+TESTS = frozenset(
+    words_of("""
+        culture cultures test tests testing screen smear smears stain biopsy serology serologies panel assay pcr antigen titer
+        titers workup up ua urinalysis cxr ct cta mri mra ekg ecg echo tte tee xray ray film films scan ultrasound us doppler
+        dopplers troponin troponins enzymes exam examination imaging study studies eeg lp colonoscopy endoscopy egd angiogram
+        angiography radiograph radiographs dimer guaiac cytology
+    """)
+)
+
+_BREAKS = (SENTENCE, PARAGRAPH)
+_LIST = ("or", "nor")
+_HISTORY = {"pmh", "pmhx", "hx", "history"}  # words before a list of diagnoses
+
+# Marks before or after a finding: (+), (-), [x], [ ], and + or - written next to it.
+_MARK = re.compile(
+    r"""\(\s?(?P<sign>[-+−–])\s?\) | \[(?P<box>[ xX+-]?)\]
+    | (?<![\w+/)-])(?P<before>[-+−])(?=[^\W\d_]) | (?<=\w)\s?(?P<after>[-+−])(?=[,;.)]|$)""",
+    re.MULTILINE | re.VERBOSE,
+)
+_QUERY = re.compile(r"(?:(?<=^)|(?<=[\s(/,:]))\?+ ?(?=\w)|(?<=\w)\?+", re.MULTILINE)
+_CLAUSE_BEFORE = re.compile(r"(?:^|[,;:.(/])\s*\Z", re.MULTILINE)
+_CLAUSE_AFTER = re.compile(r"\s*(?:[,;.)]|$)", re.MULTILINE)
+_BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
+
+
+class Rule(NamedTuple):
+    """A row of the table of cues; see the module."""
+
+    category: str
+    direction: str
+    scope: int
+    ends: frozenset[str]
+
+
+class Cue(NamedTuple):
+    """A cue in a text: (start, end) in tokens, and its rule."""
+
+    start: int
+    end: int
+    rule: Rule
 
 
 @cache
-def _cues() -> PhraseTable:
-    return PhraseTable.build((words_of(cue), effect) for effect, cues in CUES.items() for cue in cues.split("|"))
+def _table() -> tuple[PhraseTable, list[Rule], frozenset[int]]:
+    """The phrases of the cues, with numbers of rules; the rules; which of them count only after a comma."""
+    import csv
+
+    rules: list[Rule] = []
+    phrases: list[tuple[list[str], int]] = []
+    after_comma = set()
+    with CUES_FILE.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            ends = re.findall(r"[\w']+|,", row["ends"])
+            rule = Rule(row["category"], row["direction"], int(row["scope"] or 0), frozenset(ends))
+            for with_comma in (False, True):
+                cues = [cue for cue in row["cues"].split("|") if ("," in cue) == with_comma]
+                if with_comma:
+                    after_comma.add(len(rules))
+                phrases += ((words_of(phrase), len(rules)) for cue in cues for phrase in _expand(cue))
+                rules.append(rule)
+    return PhraseTable.build(phrases), rules, frozenset(after_comma)
 
 
-def not_asserted(words: Sequence[str], hashed: np.ndarray, mentions: Sequence[tuple[int, int]] = ()) -> np.ndarray:
-    r"""For each word of a text, whether it is negated, about the family, or hypothetical.
+def _expand(cue: str) -> Iterator[str]:
+    """The phrases of a cue with classes of words.
+
+    >>> list(_expand("<relative> <be> deceased"))[:2]
+    ['mother is deceased', 'mother are deceased']
+    """
+    parts = re.split(r"<(\w+)>", cue)
+    choices = [CLASSES[part] if i % 2 else (part,) for i, part in enumerate(parts)]
+    yield from ("".join(choice) for choice in product(*choices))
+
+
+@dataclass(frozen=True)
+class _Note:
+    """A text, its tokens (`term_search.tokens`), the mentions in it, and where scopes end."""
+
+    text: str
+    words: Sequence[str]
+    starts: Sequence[int]
+    mentions: Sequence[tuple[int, int]]
+    ends: dict[int, frozenset[str]]  # token at which an `end` cue begins → the categories that it ends
+    last_of_ends: dict[int, frozenset[str]]  # the same by the last token of the cue
+    marks: frozenset[int]  # tokens before which a mark such as (+) or ? begins a new scope
+    cue_starts: frozenset[int]
+
+    def gap(self, i: int) -> str:
+        """The text between token i - 1 and token i."""
+        if i == 0 or i >= len(self.words):
+            return ""
+        before = self.words[i - 1]
+        return self.text[self.starts[i - 1] + (1 if before == PARAGRAPH else len(before)) : self.starts[i]]
+
+    def comma(self, i: int) -> bool:
+        """Whether a comma or a double slash is before token i."""
+        gap = self.gap(i)
+        return "," in gap or "//" in gap
+
+    def is_clause_end(self, i: int) -> bool:
+        """Whether a clause ends before token i."""
+        return i >= len(self.words) or self.words[i] in _BREAKS or bool(set(self.gap(i)) & set(",;)"))
+
+    def lower(self, i: int) -> str:
+        return self.words[i].lower()
+
+    def mention_before(self, start: int, end: int) -> int | None:
+        """The number of the last mention that ends in tokens start … end, or None."""
+        i = bisect_left(self.mentions, (end, 0)) - 1
+        return i if i >= 0 and start < self.mentions[i][1] <= end else None
+
+    def is_test(self, mention: int) -> bool:
+        return self.lower(self.mentions[mention][1] - 1) in TESTS
+
+    def list_goes_on(self, i: int) -> bool:
+        """Whether the list with a comma before token i ends with "or" in this clause."""
+        for at in range(i, min(i + 40, len(self.words))):
+            if self.words[at] in _BREAKS or "all" in self.ends.get(at, ()) or at in self.cue_starts:
+                return False
+            if self.lower(at) in _LIST:
+                return True
+        return False
+
+    def forward(self, cue: Cue, commas_end: bool = False) -> tuple[int, int]:
+        """The tokens that a cue reaches after it."""
+        _, end, rule = cue
+        negated = rule.category == "negated"
+        at = end
+        while at < min(end + rule.scope, len(self.words)):
+            ends = self.ends.get(at, ()) if at > end or negated else ()
+            if self.words[at] in _BREAKS or (at in self.marks and at > end) or "all" in ends or rule.category in ends:
+                break
+            if self.lower(at) in rule.ends and at > end:
+                break
+            if at > end and (COLON in self.words[at : at + 2] or "//" in self.gap(at)):
+                break  # a label such as "Lungs:" begins
+            if (commas_end or "," in rule.ends) and at > end and self.comma(at) and not self.list_goes_on(at):
+                break
+            at += 1
+        return end, at
+
+    def backward(self, cue: Cue) -> tuple[int, int]:
+        """The tokens that a cue reaches before it. Only a list ("A, B and C were ruled out") reaches across a comma."""
+        start, _, rule = cue
+        is_list, at = False, start
+        singular = self.lower(start) in ("is", "was", "has")
+        while at > max(start - rule.scope, 0):
+            ends = self.last_of_ends.get(at - 1, ())
+            if self.words[at - 1] in (*_BREAKS, COLON) or "all" in ends or self.lower(at - 1) in rule.ends:
+                break
+            if self.lower(at - 1) in ("has", "had", "have") and at < start:
+                break
+            if (self.comma(at) and not is_list) or "//" in self.gap(at):
+                break
+            if self.lower(at - 1) in ("and", "or"):
+                if singular and self.lower(at - 1) == "and":
+                    break
+                is_list = True
+            at -= 1
+        return at, start
+
+    def answer(self, cue: Cue) -> tuple[int, int] | None:
+        """The tokens of the question that a cue answers ("Fever: no", "Cough? none."), if it is an answer."""
+        start, end, _ = cue
+        if start == 0 or not self.is_clause_end(end):
+            return None
+        before = self.words[start - 1]
+        is_question = before == COLON or (before == SENTENCE and self.text[self.starts[start - 1]] == "?")
+        if not is_question and not re.fullmatch(r"\s+[-–]\s+", self.gap(start)):
+            return None
+        last = start - 1 if is_question else start
+        at = last
+        while at > 0 and self.words[at - 1] not in (*_BREAKS, COLON) and not (at < last and self.comma(at)):
+            at -= 1
+        return at, last
+
+    def is_heading(self, cue: Cue) -> bool:
+        """Whether a cue is a heading: a colon follows, or it is a line of its own."""
+        _, end, _ = cue
+        following = self.words[end : end + 1]
+        return following == [COLON] or (bool(following) and following[0] in _BREAKS and self.text[self.starts[end]] == "\n")
+
+    def section(self, cue: Cue) -> tuple[int, int]:
+        """The tokens of the section that a heading begins: up to a blank line or a heading that is not a relative's."""
+        _, end, _ = cue
+        at = end + 1
+        while at < len(self.words):
+            if self.words[at] in _BREAKS:
+                following = self.words[at + 1 : at + 6]
+                label = following[: following.index(COLON)] if COLON in following else []
+                if label and not any(word in _BREAKS for word in label) and not _names_relative(label):
+                    break
+                has_begun = any(word not in (*_BREAKS, COLON) for word in self.words[end:at])
+                if has_begun and _BLANK_LINE.match(self.text, self.starts[at]):
+                    break
+            at += 1
+        return end, at
+
+    def items(self, cue: Cue) -> tuple[int, int]:
+        """The tokens of the list items that follow a cue with a colon at the end of a line, up to a blank line or heading."""
+        at = cue.end + 2
+        while at < len(self.words) and self.words[at] != PARAGRAPH:
+            at += 1
+        return cue.end, at
+
+
+def _names_relative(words: Sequence[str]) -> bool:
+    """Whether the words of a label name a relative ("Father", "Maternal aunt")."""
+    return any(word.lower() in CLASSES["relative"] for word in words)
+
+
+def unasserted(
+    text: str, words: Sequence[str], starts: Sequence[int], hashed: np.ndarray, mentions: Sequence[tuple[int, int]]
+) -> list[str | None]:
+    r"""For each mention in a text, the cue by which it is not asserted of the patient, or None.
 
     >>> from thinking_graph_preprocess.term_search import hashes, tokens
-    >>> def plain(text, *mentions):
-    ...     words, _ = tokens(text)
-    ...     flags = not_asserted(words, hashes(words), mentions)
-    ...     return " ".join(word for word, flag in zip(words, flags) if not flag and word.isalpha())
-    >>> plain("No fever or cough, but chest pain.")
-    'No but chest pain'
-    >>> plain("Pneumonia was ruled out. Gram negative sepsis")
-    'was ruled out Gram negative sepsis'
-    >>> plain("Family History:\nFather had gout.\nAnd asthma.\n\nHypertension")
-    'Family History Hypertension'
-    >>> plain("diabetes without complications"), plain("diabetes without complications", (0, 3))
-    ('diabetes without', 'diabetes without complications')
+    >>> def cues(text, *terms):
+    ...     words, starts = tokens(text)
+    ...     mentions = [(words.index(term), words.index(term) + 1) for term in terms]
+    ...     return unasserted(text, words, starts, hashes(words), mentions)
+    >>> cues("No fever or cough, but chest pain.", "fever", "cough", "pain")
+    ['No', 'No', None]
+    >>> cues("Pneumonia was ruled out. Gram negative sepsis", "Pneumonia", "sepsis")
+    ['was ruled out', None]
+    >>> cues("Family History:\nFather had gout.\nAnd asthma.\n\nHypertension", "gout", "asthma", "Hypertension")
+    ['Family History', 'Family History', None]
 
     Args:
-        words, hashed: the n tokens of the text, breaks included, and their hashes; the result has shape (n,).
+        words, starts, hashed: the n tokens of the text, breaks included, where each begins, and their hashes.
         mentions: (start, end) in tokens of the concepts in the text, from left to right, without overlap.
     """
-    import numpy as np
+    result: list[str | None] = [None] * len(mentions)
+    if not mentions:
+        return result
+    table, rules, after_comma = _table()
+    found = [(s, e, number) for s, e, number in table.find_longest(hashed) if not _inside(s, e, mentions)]
+    marks = list(_marks(text, starts))
+    negations = frozenset(start for start, _, number in found if rules[number].category == "negated")
+    note = _Note(text, words, starts, mentions, {}, {}, frozenset(at for at, _, _, _ in marks), negations)
+    cues = []
+    for start, end, number in found:
+        rule = rules[number]
+        if rule.category == "end":
+            if number not in after_comma or (note.comma(start) and not note.list_goes_on(start)):
+                note.ends[start] = note.last_of_ends[end - 1] = rule.ends
+        elif rule.category != "pseudo":
+            cues.append(Cue(start, end, rule))
 
-    flags = np.zeros(len(words), bool)
-    cues = _cues().find(hashed)
-    if not cues:
-        return flags
-    paragraphs = [i for i, word in enumerate(words) if word == PARAGRAPH] + [len(words)]
-    sentences = [i for i, word in enumerate(words) if word in (SENTENCE, PARAGRAPH)]
-    turns = [start for start, _, effect in cues if effect == TURN]
-    stops = np.array(sorted([*sentences, *turns, len(words)]))
-    for start, end, effect in cues:
-        turn = int(np.searchsorted(stops, end))
-        if effect == FAMILY:
-            heading = words[end : end + 1] == [COLON]
-            flags[end : next(i for i in paragraphs if i >= end) if heading else stops[turn]] = True
-        elif effect in (AFTER, BEFORE) and not _inside(start, end, mentions):
-            begin, until = (end, stops[turn]) if effect == AFTER else (stops[turn - 1] if turn else 0, start)
-            flags[begin:until] = True
-    return flags
+    def mark(span: tuple[int, int], cue: str, spare_tests: bool = False) -> None:
+        i = max(bisect_right(mentions, (span[0], sys.maxsize)) - 1, 0)
+        while i < len(mentions) and mentions[i][0] < span[1]:
+            if mentions[i][1] > span[0] and not (spare_tests and note.is_test(i)):
+                result[i] = result[i] or cue
+            i += 1
+
+    for cue in cues:
+        start, end, rule = cue
+        cue_text = text[starts[start] : starts[end - 1] + len(words[end - 1])]
+        if rule.category == "negated" and (span := note.answer(cue)):
+            mark(span, cue_text)
+        elif rule.direction == "adjacent":
+            for span in _adjacent(note, cue):
+                mark(span, cue_text)
+        elif (span := _span(note, cue)) is not None:
+            mark(span, cue_text, rule.direction == "result" or rule.direction == "either")
+    for at, sign, cue_text, is_before in marks:
+        if sign in "-−–? ":
+            rule = Rule("negated", "", 40, frozenset("," if sign == "?" or len(cue_text) == 1 else ()))
+            mark(note.forward(Cue(at, at, rule)) if is_before else _one_before(note, at), cue_text)
+    return result
+
+
+def _span(note: _Note, cue: Cue) -> tuple[int, int] | None:
+    """The tokens that a cue reaches, or None."""
+    start, end, rule = cue
+    match rule.direction:
+        case "forward":
+            if note.words[end : end + 1] == [COLON] and end + 1 < len(note.words) and note.words[end + 1] in _BREAKS:
+                return note.items(cue)
+            return note.forward(cue, commas_end=rule.category == "negated" and _is_in_history(note, start))
+        case "backward":
+            return note.backward(cue)
+        case "either":
+            back = note.backward(cue)
+            last = note.mention_before(*back)
+            return note.forward(cue) if last is None or note.is_test(last) else back
+        case "result":
+            is_alone = end - start == 1
+            is_after_mention = note.mention_before(start - 1, start) is not None and not note.comma(start)
+            return note.backward(cue) if not is_alone or note.is_clause_end(end) or is_after_mention else None
+        case "bound":
+            return (end, end + 1) if any(mention[0] == end for mention in note.mentions) else None
+        case "section":
+            return note.section(cue) if note.is_heading(cue) else note.forward(cue)
+        case "label":
+            is_mention = any(mention[0] == end for mention in note.mentions)
+            is_label = note.words[end : end + 1] == [COLON] or re.match(r"\s*[-–(]", note.gap(end))
+            return note.forward(cue) if is_label or (is_mention and not note.gap(end).strip()) else None
+    raise AssertionError(rule.direction)
+
+
+def _is_in_history(note: _Note, at: int) -> bool:
+    """Whether the list before a token is one of past diagnoses ("PMH: gout, no diabetes, asthma")."""
+    if not note.comma(at):
+        return False
+    while at > 0 and note.words[at - 1] not in _BREAKS:
+        at -= 1
+        if note.lower(at) in _HISTORY:
+            return True
+    return False
+
+
+def _adjacent(note: _Note, cue: Cue) -> Iterator[tuple[int, int]]:
+    """Yield the tokens of the mention before a cue and of those joined with it by "and", "or" or a slash."""
+    at, words_between = cue.start, cue.rule.scope
+    while at > 0 and (number := note.mention_before(at - 1 - words_between, at)) is not None:
+        start, end = note.mentions[number]
+        if any(note.comma(i) or note.words[i - 1] in (*_BREAKS, COLON) for i in range(end, at + 1)):
+            return
+        yield start, end
+        is_joined = note.lower(start - 1) in ("and", "or") if start else False
+        at, words_between = (start - 1, 0) if is_joined else (start, 0)
+        if not is_joined and "/" not in note.gap(start):
+            return
+
+
+def _one_before(note: _Note, at: int) -> tuple[int, int]:
+    """The tokens of a mention that ends before token `at`, else none."""
+    number = note.mention_before(at - 1, at)
+    return (at, at) if number is None else note.mentions[number]
+
+
+def _marks(text: str, starts: Sequence[int]) -> Iterator[tuple[int, str, str, bool]]:
+    """Yield (token after it, sign, text, whether it is before its finding) of marks such as (+), (-), [x] and "?"."""
+    previous_line, is_before = -1, True
+    for match in _MARK.finditer(text):
+        line_start = text.rfind("\n", 0, match.start()) + 1
+        line = text[line_start : text.find("\n", match.end()) if "\n" in text[match.end() :] else len(text)]
+        kind, sign = match.lastgroup, match[match.lastgroup].lower() or " "
+        if kind == "before" and not text[line_start : match.start()].strip():
+            continue  # a list item
+        if (kind in ("before", "after") and "+" not in line) or (kind == "box" and "[x]" not in line.lower()):
+            continue  # a dash, a task to do
+        if kind in ("before", "after"):
+            before = kind == "before"
+        elif _CLAUSE_BEFORE.search(text, line_start, match.start()):
+            before = True
+        elif _CLAUSE_AFTER.match(text, match.end()):
+            before = False
+        else:
+            before = is_before if line_start == previous_line else True
+        previous_line, is_before = line_start, before
+        yield bisect_left(starts, match.end() if before else match.start()), sign, match.group().strip(), before
+    for match in _QUERY.finditer(text):
+        before = match.start() == 0 or not text[match.start() - 1].isalnum()
+        if before or not text[match.end() :].lstrip().lower().startswith("yes"):
+            yield bisect_left(starts, match.end() if before else match.start()), "?", "?", before
 
 
 def _inside(start: int, end: int, mentions: Sequence[tuple[int, int]]) -> bool:

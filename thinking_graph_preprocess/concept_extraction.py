@@ -48,7 +48,7 @@ from thinking_graph_preprocess.concept_lexicon import build_lexicon, lexicon_rec
 from thinking_graph_preprocess.matchers import Matcher, check_quickumls, make_matcher
 from thinking_graph_preprocess.sources import quickumls_source
 
-STEP, RULES = "thinking_graph_preprocess/concept_extraction.py", 1
+STEP, RULES = "thinking_graph_preprocess/concept_extraction.py", 2
 WRITE_ROWS = 200_000  # least number of rows of concepts to write at a time, whole patients
 
 
@@ -99,7 +99,8 @@ class ConceptExtraction:
                 for name in names or ():
                     concepts[Concept(position, task.name, normalise(name), self.matcher.cui_of(name), False)] = None
             for text in free_texts(timeline, i):
-                concepts.update((Concept(position, TEXT, *mention), None) for mention in self.matcher.mentions(text))
+                mentions = self.matcher.mentions(text)
+                concepts.update((Concept(position, TEXT, m.concept, m.cui, m.negated), None) for m in mentions)
             yield from concepts
 
 

@@ -138,10 +138,10 @@ class Evidence:
         if (node := graph.node_of_term(term)) is not None or self._matcher is None:
             return node
         best, longest = None, 0
-        for concept, cui, negated in self._matcher.mentions(term):
-            node = graph.node_of_term(concept) if cui is None else graph.node_of_cui(cui)
-            if node is not None and not negated and len(concept) > longest:
-                best, longest = node, len(concept)
+        for mention in self._matcher.mentions(term):
+            node = graph.node_of_term(mention.concept) if mention.cui is None else graph.node_of_cui(mention.cui)
+            if node is not None and not mention.negated and len(mention.concept) > longest:
+                best, longest = node, len(mention.concept)
         return best
 
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from pipeline.errors import UserError
 from pipeline.files import require
 from pipeline.work import ONE_PROCESS, Workers
-from thinking_graph_preprocess.assertions import not_asserted
+from thinking_graph_preprocess.assertions import unasserted
 from thinking_graph_preprocess.concept_files import normalise
 from thinking_graph_preprocess.concept_lexicon import Lexicon
 from thinking_graph_preprocess.term_search import hashes, tokens
@@ -25,9 +25,16 @@ from thinking_graph_preprocess.term_search import hashes, tokens
 class Mention(NamedTuple):
     """A mention of a concept in a text."""
 
+    begin: int  # position in the text
+    end: int
     concept: str  # normalised name
     cui: str | None
-    negated: bool  # negated, about the family, or hypothetical
+    cue: str | None  # by which it is negated, of the family, or hypothetical; None if it is asserted
+
+    @property
+    def negated(self) -> bool:
+        """Whether the mention is negated, of the family, or hypothetical."""
+        return self.cue is not None
 
 
 class DictionaryMatcher:
@@ -38,12 +45,13 @@ class DictionaryMatcher:
 
     def mentions(self, text: str) -> Iterator[Mention]:
         """Yield the mentions in a text, from left to right."""
-        words, _ = tokens(text)
+        words, starts = tokens(text)
         hashed = hashes(words)
         terms = self.lexicon.table.find(hashed)
-        flags = not_asserted(words, hashed, [(start, end) for start, end, _ in terms])
-        for start, end, concept in terms:
-            yield Mention(self.lexicon.name(concept), self.lexicon.cui(concept), bool(flags[start:end].any()))
+        cues = unasserted(text, words, starts, hashed, [(start, end) for start, end, _ in terms])
+        for (start, end, concept), cue in zip(terms, cues, strict=True):
+            span = starts[start], starts[end - 1] + len(words[end - 1])
+            yield Mention(*span, self.lexicon.name(concept), self.lexicon.cui(concept), cue)
 
     def cui_of(self, name: str) -> str | None:
         """The CUI of a complete name, or None."""
@@ -70,9 +78,9 @@ class QuickUMLSMatcher:
         words, starts = tokens(text)
         best = sorted((candidates[0] for candidates in self._quickumls.match(text)), key=lambda match: match["start"])
         spans = [(max(bisect_right(starts, m["start"]) - 1, 0), bisect_left(starts, m["end"])) for m in best]
-        flags = not_asserted(words, hashes(words), spans)
-        for match, (start, end) in zip(best, spans, strict=True):
-            yield Mention(self._name(match), match["cui"], bool(flags[start:end].any()))
+        cues = unasserted(text, words, starts, hashes(words), spans)
+        for match, cue in zip(best, cues, strict=True):
+            yield Mention(match["start"], match["end"], self._name(match), match["cui"], cue)
 
     def _name(self, match: dict) -> str:
         concept = self._lexicon.of_cui(match["cui"]) if self._lexicon else None

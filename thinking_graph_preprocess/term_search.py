@@ -25,15 +25,18 @@ WRAPPED = 50  # notes are wrapped at about 75 characters: a line that is shorter
 
 _HEADING = r"[A-Z][A-Za-z/&() -]{0,40}:"
 _ITEM = r"[-*•#+>]|\d{1,2}[.)]\s"
+# Not the period of a title, nor that of a letter before a small one ("E. coli", "e.g. this").
+_PERIOD = r"(?<!\b[DM]r)(?<!\bMs)(?<!\bMrs)(?<!\bvs)(?:(?<!\b[A-Za-z])(?<!\bpt)|(?!\.\s+[a-z]))\."
 _TOKEN = re.compile(
     rf"""(?P<word>[^\W_]+)
     | (?P<paragraph>\n(?=[^\S\n]*(?:\n|{_HEADING})))
-    | (?P<sentence>[.!?;](?=\s|\Z) | \n(?=[^\S\n]*(?:{_ITEM})))
+    | (?P<sentence>(?:{_PERIOD}|[!?;])(?=\s|\Z) | \n(?=[^\S\n]*(?:{_ITEM})))
     | (?P<colon>:)
     | (?P<line>\n)""",
     re.VERBOSE,
 )
 _WORD = re.compile(r"[^\W_]+")
+_CONTINUES = re.compile(r"(?:,|\b(?:and|or|no|of|the|with|without|for|denies|a|an))\s*\Z", re.IGNORECASE)  # an unfinished line
 _BREAKS = {"paragraph": PARAGRAPH, "sentence": SENTENCE, "colon": COLON, "line": SENTENCE}
 _MULTIPLIER = 0x9E3779B97F4A7C15  # odd, so that multiplication by it is invertible
 _MASK = (1 << 64) - 1
@@ -51,7 +54,8 @@ def words_of(term: str) -> list[str]:
 def tokens(text: str) -> tuple[list[str], list[int]]:
     r"""The words and breaks of a text, and the position at which each begins.
 
-    A line end is a break before a blank line, a heading or a list item, and after a line too short to have been wrapped.
+    A line end is a break before a blank line, a heading or a list item, and after a line too short to have been wrapped,
+    unless it ends with a comma or a word such as "or".
 
     >>> tokens("No fever.\nPMH: CAD")[0]
     ['No', 'fever', '.', '\n\n', 'PMH', ':', 'CAD']
@@ -63,7 +67,7 @@ def tokens(text: str) -> tuple[list[str], list[int]]:
     line_start = 0
     for match in _TOKEN.finditer(text):
         kind, start = match.lastgroup, match.start()
-        is_wrapped = kind == "line" and start - line_start >= WRAPPED
+        is_wrapped = kind == "line" and (start - line_start >= WRAPPED or bool(_CONTINUES.search(text, line_start, start)))
         if match.group() == "\n":
             line_start = start + 1
         if not is_wrapped:
@@ -144,13 +148,8 @@ class PhraseTable:
         slot = position_of(np.uint64(key), self.keys)
         return -1 if slot is None else int(self.values[slot])
 
-    def find(self, words: np.ndarray) -> list[tuple[int, int, int]]:
-        """The phrases in a text, given by the `hashes` of its words, as (start, end, value): leftmost, then longest.
-
-        >>> table = PhraseTable.build([(["heart"], 1), (["heart", "failure"], 0), (["acute"], 2)])
-        >>> table.find(hashes("acute heart failure of the Heart".split()))
-        [(0, 1, 2), (1, 3, 0), (5, 6, 1)]
-        """
+    def matches(self, words: np.ndarray) -> list[tuple[int, int, int]]:
+        """The longest phrase that begins at each word of a text, given by the `hashes` of its words: (start, end, value)."""
         import numpy as np
 
         if not len(self.keys):
@@ -168,10 +167,34 @@ class PhraseTable:
             ends[at[matched]], values[at[matched]] = at[matched] + length, value[matched]  # replaces shorter phrases
             extensible = at + length < len(words)
             at, key = at[extensible], key[extensible]
-        phrases, free = [], 0
         starts = np.flatnonzero(ends)
-        for start, end, value in zip(starts.tolist(), ends[starts].tolist(), values[starts].tolist(), strict=True):
+        return list(zip(starts.tolist(), ends[starts].tolist(), values[starts].tolist(), strict=True))
+
+    def find(self, words: np.ndarray) -> list[tuple[int, int, int]]:
+        """The phrases in a text, given by the `hashes` of its words, as (start, end, value): leftmost, then longest.
+
+        >>> table = PhraseTable.build([(["heart"], 1), (["heart", "failure"], 0), (["acute"], 2)])
+        >>> table.find(hashes("acute heart failure of the Heart".split()))
+        [(0, 1, 2), (1, 3, 0), (5, 6, 1)]
+        """
+        phrases, free = [], 0
+        for start, end, value in self.matches(words):
             if start >= free:
                 phrases.append((start, end, value))
                 free = end
         return phrases
+
+    def find_longest(self, words: np.ndarray) -> list[tuple[int, int, int]]:
+        """The phrases in a text as (start, end, value): of those that overlap the longest, then the leftmost.
+
+        >>> table = PhraseTable.build([(["no", "signs"], 0), (["signs", "of", "free"], 1), (["free"], 2)])
+        >>> table.find_longest(hashes("no signs of free air".split()))
+        [(1, 4, 1)]
+        """
+        taken = [False] * len(words)
+        phrases = []
+        for start, end, value in sorted(self.matches(words), key=lambda phrase: phrase[0] - phrase[1]):
+            if not any(taken[start:end]):
+                taken[start:end] = [True] * (end - start)
+                phrases.append((start, end, value))
+        return sorted(phrases)
