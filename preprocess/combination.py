@@ -176,7 +176,7 @@ def digest_trajectories(
             content = hashlib.sha256(f"{subject_id}[".encode())
             content.update(about[starts[first] : starts[end] - len(", ")])
             content.update(b"]")
-            content.update(objects.write(lists, slice(first, end)).data)
+            content.update(objects.write(lists, slice(first, end)).text)
             total += int(content.hexdigest()[:32], 16)
         return total
 

@@ -2,6 +2,10 @@
 
 Texts are given as Arrow has them: `starts` (n + 1 offsets) into the bytes `data`, and which of the n texts are not missing.
 Kernels refuse what is not in MIMIC-IV's usual form; other code then reads it. numba caches the machine code between runs.
+
+Texts are copied eight bytes at a time, from and to the words (`words_of`) of arrays of bytes. Up to seven bytes after a text
+are copied, too, for which such arrays have `SPARE` bytes at their ends. The loops that copy are written out: in calls of
+functions, numba counts references to arrays, which takes longer than all else.
 """
 
 from __future__ import annotations
@@ -12,7 +16,9 @@ import numpy as np
 NO_TIME = np.iinfo(np.int64).min  # a missing time, in milliseconds; the same as numpy's NaT
 UNUSUAL, AS_IS, WHOLE = 0, 1, 2  # forms of a number: for other code; as Python writes a float; a float without its `.0`
 _DIGIT, _NINE, _QUOTE, _BACKSLASH, _COMMA, _OPEN, _CLOSE = (ord(c) for c in '09"\\,[]')
-_MISSING = np.frombuffer(b'"nan"', np.uint8)
+_NAN = np.frombuffer(b'"nan",  ', np.uint64)[0]
+_ONES = np.uint64(0x0101010101010101)  # times a byte: eight of it
+_QUOTES, _BACKSLASHES, _HIGHEST_BITS = (_ONES * np.uint64(byte) for byte in (_QUOTE, _BACKSLASH, 128))
 _HEX = np.frombuffer(b"0123456789abcdef", np.uint8)
 _SHORT_ESCAPES = np.zeros(128, np.uint8)
 for _text, _letter in zip(b'"\\\b\t\n\f\r', b'"\\btnfr', strict=True):
@@ -20,7 +26,18 @@ for _text, _letter in zip(b'"\\\b\t\n\f\r', b'"\\btnfr', strict=True):
 _MONTH_DAYS = np.array([31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31])
 _YEAR_DAYS = np.concatenate([[0], np.cumsum(_MONTH_DAYS)])[:12]  # days of a year before each month
 
+SPARE = 8  # bytes after the texts
+
 kernel = numba.njit(cache=True, nogil=True)
+
+
+def words_of(data: np.ndarray) -> np.ndarray:
+    """The eight bytes from each byte on as a number, but for the last seven bytes; it shares the memory of `data`.
+
+    >>> [int(word).to_bytes(8, "little") for word in words_of(np.frombuffer(b"123456789", np.uint8))]
+    [b'12345678', b'23456789']
+    """
+    return np.ndarray(max(len(data) - 7, 0), np.uint64, data, strides=(1,))
 
 
 @kernel
@@ -125,12 +142,13 @@ def count_escaped(data):
 
 
 @kernel
-def write_lists(order, columns, starts, data, valid, whole, escaped, out, out_starts):
+def write_lists(order, columns, starts, data, words, valid, whole, escaped, out, out_words, out_starts):
     """Write rows as JSON lists of texts; a missing one becomes "nan".
 
     Args:
         order: the rows to write.
         columns: number of columns. The text of a row in a column is that at `column * len(order) + row`.
+        words, out_words: the words of `data` and `out`, which have `SPARE` bytes at their ends.
         whole: the texts after which `.0` is written.
         escaped: the columns with bytes that JSON escapes.
         out, out_starts: are filled with the lists.
@@ -142,27 +160,25 @@ def write_lists(order, columns, starts, data, valid, whole, escaped, out, out_st
         at += 1
         for column in range(columns):
             i = column * rows + order[k]
-            if not valid[i]:
-                for j in range(5):
-                    out[at + j] = _MISSING[j]
-                at += 5
-            else:
+            if valid[i]:
                 out[at] = _QUOTE
                 at += 1
                 if escaped[column]:
                     for j in range(starts[i], starts[i + 1]):
                         at = _write_escaped(data[j], out, at)
                 else:
-                    for j in range(starts[i], starts[i + 1]):
-                        out[at] = data[j]
-                        at += 1
+                    size = starts[i + 1] - starts[i]
+                    for j in range(0, size, 8):
+                        out_words[at + j] = words[starts[i] + j]
+                    at += size
                 if whole[i]:
                     out[at], out[at + 1] = ord("."), _DIGIT
                     at += 2
-                out[at] = _QUOTE
-                at += 1
-            out[at] = _COMMA
-            at += 1
+                out[at], out[at + 1] = _QUOTE, _COMMA
+                at += 2
+            else:
+                out_words[at] = _NAN
+                at += len('"nan",')
         out[at - 1] = _CLOSE
     out_starts[rows] = at
 
@@ -183,24 +199,40 @@ def _write_escaped(byte, out, at):
 
 
 @kernel
-def place(starts, data, targets, out):
-    """Copy texts to the positions `targets`, each after a comma."""
+def place(starts, data, words, targets, out, out_words):
+    """Copy texts to the positions `targets` of `out`, each after a comma, and no byte more."""
     for i in range(len(targets)):
-        at = targets[i]
+        at, begin, size = targets[i], starts[i], starts[i + 1] - starts[i]
         out[at - 1] = _COMMA
-        for j in range(starts[i], starts[i + 1]):
-            out[at] = data[j]
-            at += 1
+        for j in range(0, size - 7, 8):
+            out_words[at + j] = words[begin + j]
+        for j in range(size & ~7, size):
+            out[at + j] = data[begin + j]
 
 
 @kernel
-def write_objects(data, starts, tables, keys, key_starts, first_keys, as_list, out, out_starts):
+def _plain_bytes(word):
+    """How many of eight bytes come before the first quotation mark or backslash; 8 if there is none.
+
+    The highest bit of a byte becomes set by subtracting 1 from it if it is zero, and in no byte before that.
+    """
+    quotes, backslashes = word ^ _QUOTES, word ^ _BACKSLASHES  # such bytes become zero
+    zeros = (((quotes - _ONES) & ~quotes) | ((backslashes - _ONES) & ~backslashes)) & _HIGHEST_BITS
+    lowest = (zeros & (~zeros + np.uint64(1))) >> np.uint64(7)  # a one at the begin of the first such byte
+    before = (lowest - np.uint64(1)) & _ONES  # a one at the begin of each byte before
+    return int((before * _ONES) >> np.uint64(56))  # the sum of its bytes
+
+
+@kernel
+def write_objects(data, words, starts, tables, keys, key_words, key_starts, first_keys, as_list, out, out_words, out_starts):
     """Write the records of events as JSON objects, given as JSON lists of JSON lists of texts.
 
     Args:
         data, starts: the text of the events.
         tables: number of the table of each event.
-        keys, key_starts: what comes before each value of a record, and at its end; of table t from number `first_keys[t]` on.
+        keys, key_starts: what comes before each value of a record, and at its end, with the quotation marks of the values;
+            those of table t are from number `first_keys[t]` on.
+        words, key_words, out_words: the words of `data`, `keys` and `out`, which have `SPARE` bytes at their ends.
         as_list: write the objects of an event as a JSON list, instead of one after the other.
         out, out_starts: are filled with the text of each event.
     """
@@ -214,29 +246,27 @@ def write_objects(data, starts, tables, keys, key_starts, first_keys, as_list, o
                 at += 1
             i += 1
             key = first_keys[tables[event]]
-            while data[i] != _CLOSE:  # of the record
-                for j in range(key_starts[key], key_starts[key + 1]):
-                    out[at] = keys[j]
-                    at += 1
+            while True:
+                size = key_starts[key + 1] - key_starts[key]
+                for j in range(0, size, 8):
+                    out_words[at + j] = key_words[key_starts[key] + j]
+                at += size
                 key += 1
-                i += 1  # the bracket of the record, or the comma before a value
-                out[at] = _QUOTE
-                at += 1
+                if data[i] == _CLOSE:  # of the record
+                    break
+                i += 2  # the bracket of the record, or the comma before a value; and a quotation mark
+                while True:
+                    out_words[at] = words[i]
+                    plain = _plain_bytes(words[i])
+                    at += plain
+                    i += plain
+                    if plain < 8:
+                        if data[i] == _QUOTE:
+                            break
+                        out[at], out[at + 1] = _BACKSLASH, data[i + 1]
+                        at += 2
+                        i += 2
                 i += 1
-                while data[i] != _QUOTE:
-                    if data[i] == _BACKSLASH:
-                        out[at] = _BACKSLASH
-                        at += 1
-                        i += 1
-                    out[at] = data[i]
-                    at += 1
-                    i += 1
-                out[at] = _QUOTE
-                at += 1
-                i += 1
-            for j in range(key_starts[key], key_starts[key + 1]):
-                out[at] = keys[j]
-                at += 1
             i += 1
         if as_list:
             out[at] = _CLOSE

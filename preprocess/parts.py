@@ -87,8 +87,9 @@ def json_lists(texts: Texts, order: np.ndarray, whole: np.ndarray | None = None)
     escapes = np.array([kernels.count_escaped(data[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)])
     # quotation marks, a comma and `.0`, or "nan" and a comma, beside each text, and the brackets
     size = int(bounds[-1] - bounds[0] + escapes.sum() * (_LONGEST_ESCAPE - 1)) + 6 * len(valid) + 2 * rows
-    out, out_starts = np.empty(size, np.uint8), np.empty(rows + 1, np.int32)
-    kernels.write_lists(order, columns, starts, data, valid, whole, escapes > 0, out, out_starts)
+    out, out_starts = np.empty(size + kernels.SPARE, np.uint8), np.empty(rows + 1, np.int32)
+    words, out_words = kernels.words_of(data), kernels.words_of(out)
+    kernels.write_lists(order, columns, starts, data, words, valid, whole, escapes > 0, out, out_words, out_starts)
     return pa.StringArray.from_buffers(rows, pa.py_buffer(out_starts), pa.py_buffer(out[: out_starts[-1]]))
 
 

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Texts:
-    """A table whose columns are all text. In `block`, the text of a row in a column is number `column * rows + row`."""
+    """A table whose columns are all text.
+
+    In `block`, the text of a row in a column is number `column * rows + row`, and after all texts are spare bytes for kernels.
+    """
 
     table: pa.Table
 
@@ -34,7 +37,11 @@ class Texts:
         """All columns, one after the other."""
         import pyarrow as pa
 
-        return block_of(pa.concat_arrays([chunk for column in self.table.columns for chunk in column.chunks]))
+        from preprocess.kernels import SPARE
+
+        chunks = [chunk for column in self.table.columns for chunk in column.chunks]
+        starts, data, valid = block_of(pa.concat_arrays([*chunks, pa.array([" " * SPARE])]))
+        return starts[:-1], data, valid[:-1]
 
     def column(self, name: str) -> Block:
         """One column."""

@@ -103,11 +103,11 @@ def test_lists_and_objects(rows: list[list[str | None]], random) -> None:
     frame = pl.DataFrame(values, schema=["a", 'b"'], orient="row").with_columns(file_name=pl.lit(name))
     expected = frame.select(pl.struct(pl.all()).struct.json_encode()).to_series().to_list()
     objects = ObjectKeys({name: ["a", 'b"']}, np.full(len(counts), TABLE_NUMBERS[name]), counts)
-    assert bytes(objects.write(events).data).decode() == "".join(expected)
+    assert bytes(objects.write(events).text).decode() == "".join(expected)
     as_lists = objects.write(events, as_lists=True).to_arrow().to_pylist()
     assert as_lists == [f"[{','.join(part)}]" for part in (expected[:1], expected[1:]) if part]
     last = slice(len(counts) - 1, len(counts))
-    assert bytes(objects.write(events, last).data).decode() == "".join(expected[-counts[-1] :])
+    assert bytes(objects.write(events, last).text).decode() == "".join(expected[-counts[-1] :])
 
 
 whole_numbers = st.integers(-(2**63), 2**63 - 1) | st.integers(-2, 2)
