@@ -115,15 +115,17 @@ def write_bucket(folder: Path, tables: Sequence[str], bucket: int, path: Path, t
 
 def count_records(keys: pl.DataFrame, events: pa.Table) -> dict[str, Any]:
     """The records of each table of a bucket, and what `main` reports."""
+    import numpy as np
     import polars as pl
 
-    names = list(TABLE_NUMBERS)
     timed = [number for name, number in TABLE_NUMBERS.items() if EVENTS[name].timed]
-    of_table = keys.group_by(TABLE).agg(pl.len(), (pl.len() - pl.col(CONTENT).n_unique()).alias("identical")).sort(TABLE)
+    contents = {}  # of the records of each table, in ascending order
+    for (number,), of_table in keys.select(TABLE, CONTENT).partition_by(TABLE, as_dict=True, include_key=False).items():
+        contents[list(TABLE_NUMBERS)[number]] = np.sort(of_table[CONTENT].to_numpy())
     firsts = pl.from_arrow(events.select(["subject_id", "file_name"])).group_by("subject_id").agg(pl.col("file_name").first())
     return {
-        **{names[number]: count for number, count, _ in of_table.iter_rows()},
-        "_identical": {names[number]: count for number, _, count in of_table.iter_rows()},
+        **{name: len(values) for name, values in contents.items()},
+        "_identical": {name: int((values[1:] == values[:-1]).sum()) for name, values in contents.items()},
         "_untimed": keys.select((pl.col(TIME).is_null() & pl.col(TABLE).is_in(timed)).sum()).item(),
         "_no_patient": int((firsts["file_name"] != "patients").sum()),
     }
