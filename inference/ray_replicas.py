@@ -12,16 +12,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import ray
-from ray.exceptions import RayError, RayTaskError
-
 from inference.backends import Generation, load_backend
 from inference.generation import SamplePrompt, Tally, answered, outcome, read_samples
 from inference.prompt_workers import sample_prompts
 from inference.settings import InferenceSettings
 from pipeline.errors import UserError
 from pipeline.files import Line
-from pipeline.ray_engine import POLL_SECONDS, RETRIES, connect, enter, explained, surroundings
+from pipeline.progress import counted
+from pipeline.ray_engine import (
+    POLL_SECONDS,
+    RETRIES,
+    RayError,
+    RayTaskError,
+    connect,
+    enter,
+    explained,
+    ray,
+    surroundings,
+)
 
 FIX = "See the logs of Ray (session_latest/logs in its temporary directory), and run again with --resume"
 
@@ -127,6 +135,8 @@ def answer_on_ray(shares: Sequence[Sequence[str]], replica: Replica, write: Call
                     if share.deaths > RETRIES:
                         got = f"one that died {share.deaths} times in a row ({type(error).__name__}; out of memory?)"
                         raise UserError(f"--engine ray: expected replicas that answer, got {got}. {FIX}.") from None
+                    lost = counted(len(share.sample_ids), "sample")
+                    print(f"warning: a replica has died ({type(error).__name__}). Another one answers its {lost}.", flush=True)
                     del streams[stream]
                     streams[share.ask()] = share
                 else:

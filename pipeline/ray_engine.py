@@ -17,17 +17,22 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from multiprocessing import spawn
 from pathlib import Path
 from typing import Any
 
-import ray
-from ray.exceptions import RayError, RayTaskError
-
 from pipeline.errors import UserError
 from pipeline.work import POLL_SECONDS, Unit, do_unit, usable_cpus
+
+# What Ray prints for a command, read when Ray is imported: what units print, as it is, but not pages of its own logs when a
+# machine dies, of which a warning tells here.
+os.environ["RAY_DISABLE_WORKER_LOG_PREFIX"] = "1"
+os.environ["RAY_DEDUP_LOGS_SKIP_REGEX"] = "^(Raylet is terminated|The node with node id|Task _do failed|The autoscaler failed)"
+
+import ray
+from ray.exceptions import RayError, RayTaskError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 ADDRESS = re.compile(r"(?P<host>[^/]+):(?P<port>\d+)")
@@ -65,9 +70,10 @@ def run_on_ray(units: Sequence[Unit], locks: Path, number: int | None, bar: Any)
     connect()
     # The units are stored once, not with each task: they may share an object with the identifiers of all patients.
     stored = ray.put((surroundings(), pickle.dumps((list(units), locks))))
-    waiting, running = deque(range(len(units))), {}
+    waiting, running, machines = deque(range(len(units))), {}, {}
     try:
         while waiting or running:
+            machines = _machines(machines)
             limit = number or max(1, int(ray.cluster_resources().get("CPU", 1)))  # machines come and go
             while waiting and len(running) < limit:
                 position = waiting.popleft()
@@ -90,6 +96,14 @@ def run_on_ray(units: Sequence[Unit], locks: Path, number: int | None, bar: Any)
             ray.cancel(task, force=isinstance(sys.exception(), KeyboardInterrupt))
         ray.wait(list(running), num_returns=len(running), timeout=SEEN_SECONDS) if running else None
     _wait_for(units, locks)
+
+
+def _machines(before: Mapping[str, str]) -> dict[str, str]:
+    """The names of the machines of the cluster, by their ids; warns of each of those `before` that is not there now."""
+    machines = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
+    for name in [name for node, name in before.items() if node not in machines]:
+        print(f"warning: {name}: this machine has left the Ray cluster. Others do its unfinished units.", flush=True)
+    return machines
 
 
 def _wait_for(units: Sequence[Unit], locks: Path) -> None:
