@@ -54,7 +54,8 @@ python="$repo/.venv/bin/python"
 # python_command SCRIPT FLAGS... or -m MODULE FLAGS...: set the array `command` to python with these words.
 python_command() {
   export PYTHONPATH="$repo${PYTHONPATH:+:$PYTHONPATH}"
-  if [ "${1:-}" = -m ]; then command=("$python" "$@"); return; fi
-  [ -f "$repo/${1:-}" ] || fail "$repo/${1:-}: no such file. Name a script of the repository."
+  [ $# -gt 0 ] || fail "expected a script of the repository and its flags, got none."
+  if [ "$1" = -m ]; then command=("$python" "$@"); return; fi
+  [ -f "$repo/$1" ] || fail "$repo/$1: expected a script of the repository, got no such file. Check its name."
   command=("$python" "$repo/$1" "${@:2}")
 }

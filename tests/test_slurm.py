@@ -10,6 +10,7 @@ import pytest
 from conftest import REPO, command
 from slurm_cluster import Cluster, slurm_cluster
 from test_evaluation_cli import flags, lines, same
+from test_pipeline import ALL, WORK, done_units, logged
 from test_resume import STEPS, digests, whole  # noqa: F401  a fixture
 from test_training_cli import losses, words
 from test_training_samples import index_of
@@ -19,6 +20,9 @@ from pipeline.files import read_json
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]
 
 ARRAY, TEST, TRAIN, RAY = (REPO / f"scripts/slurm/{name}.slurm" for name in ("array", "test_array", "train", "ray"))
+
+
+WELL = {"PENDING", "RUNNING", "COMPLETING", "COMPLETED"}  # states of jobs
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +38,7 @@ def wait_for(happened: Callable[[], bool], cluster: Cluster, job: str, timeout: 
     end = time.monotonic() + timeout
     while not happened():
         states = {task["JobState"] for task in cluster.tasks(job)}
-        assert states <= {"PENDING", "RUNNING", "COMPLETED"} and time.monotonic() < end, f"{states}\n{cluster.logs()}"
+        assert states <= WELL and time.monotonic() < end, f"{states}\n{cluster.logs()}"
         time.sleep(0.05)
 
 
@@ -51,21 +55,34 @@ def test_data_steps_as_arrays(cluster: Cluster, whole: Path, tmp_path: Path) -> 
         assert digests(tmp_path / output) == digests(whole / output)
 
 
-def test_data_steps_under_ray_on_an_allocation(cluster: Cluster, whole: Path, tmp_path: Path) -> None:  # noqa: F811
-    """Ray on both nodes of a job, brought up and stopped by the script; the job ends as its command does."""
+def test_a_data_step_under_ray_on_an_allocation(cluster: Cluster, whole: Path, tmp_path: Path) -> None:  # noqa: F811
+    """Ray on both nodes of a job, brought up and stopped by the script; the job ends as its command does, with its output."""
     pytest.importorskip("ray")
     (tmp_path / "mimiciv").symlink_to(whole / "mimiciv")
-    jobs: list[str] = []
-    for script in ("preprocess/merge_patient.py", "preprocess/rank.py"):
-        after = [f"--dependency=afterok:{jobs[-1]}"] if jobs else []
-        jobs.append(cluster.submit(*after, "--cpus-per-task=1", RAY, script, "--root_dir", tmp_path, *STEPS[script][1]))
-    jobs.append(cluster.submit("--nodes=1", "--cpus-per-task=1", RAY, "preprocess/rank.py", "--root_dir", tmp_path / "none"))
-    for job, script in zip(jobs[:2], STEPS, strict=False):
-        assert cluster.complete(job) == {"n[1-2]"}
-        assert "Ray runtime started" in (cluster.work / f"ehr-ray-{job}-n2.log").read_text()
-        assert digests(tmp_path / STEPS[script][0]) == digests(whole / STEPS[script][0])
-    (failed,) = cluster.wait(jobs[-1])
-    assert failed["ExitCode"] == "2:0", "that of the command"
+    script, one_cpu = "preprocess/merge_patient.py", "--cpus-per-task=1"
+    done = cluster.submit(one_cpu, RAY, script, "--root_dir", tmp_path, *STEPS[script][1])
+    failed = cluster.submit("--nodes=1", one_cpu, RAY, "preprocess/rank.py", "--root_dir", tmp_path / "none")
+    assert cluster.complete(done) == {"n[1-2]"}
+    log = (cluster.work / f"ehr-ray-{done}-n2.log").read_text()
+    assert "Ray runtime started" in log
+    assert digests(tmp_path / STEPS[script][0]) == digests(whole / STEPS[script][0])
+    (task,) = cluster.wait(failed)
+    assert task["ExitCode"] == "2:0", "that of the command"
+    (line,) = (cluster.work / f"ehr-ray-{failed}.log").read_text().splitlines()
+    assert line.startswith(f"error: {tmp_path}/none/patients: expected the finished output of preprocess/merge_patient.py")
+
+
+def test_wrong_submissions_are_one_line(cluster: Cluster, tmp_path: Path) -> None:
+    jobs = {
+        cluster.submit("--array=0", ARRAY): "error: expected a script of the repository and its flags, got none.",
+        cluster.submit("--array=0", ARRAY, "preprocess/rank.py", "--root", "x"): "error: unknown flag --root. Did you mean",
+        cluster.submit(RAY, "preprocess/no.py"): f"error: {REPO}/preprocess/no.py: expected a script of the repository, got",
+    }
+    for job, message in jobs.items():
+        assert {task["ExitCode"] for task in cluster.wait(job)} == {"2:0"}
+        (log,) = cluster.work.glob(f"*-{job}*.log")
+        (line,) = log.read_text().splitlines()
+        assert line.startswith(message)
 
 
 def test_an_evaluation_array_with_a_killed_task(cluster: Cluster, small_root: Path, tiny_model: Path, tmp_path: Path) -> None:
@@ -116,3 +133,25 @@ def test_training_on_two_nodes_resumes(cluster: Cluster, small_root: Path, tiny_
     assert "24 steps of 8 samples" in log, log[-3000:]
     command("sft.py", *given(tmp_path / "once", 8), **env)
     assert losses(output) == pytest.approx(losses(tmp_path / "once"), rel=1e-3)
+
+
+def test_a_node_that_crashes_under_ray(cluster: Cluster, tmp_path: Path) -> None:
+    """The other node does its units, and the job ends well; the last test, because the node does not come back."""
+    pytest.importorskip("ray")
+    (tmp_path / "work.py").write_text(WORK.replace("*sys.argv[4:]", "sys.argv[-1]"))  # after --engine
+    output = tmp_path / "out"
+    output.mkdir()
+    for number in ALL:
+        (output / f"event-{number}").write_text("slow")
+    soon = {"RAY_health_check_period_ms": "500", "RAY_health_check_failure_threshold": "4"}
+    words = ("--cpus-per-task=1", RAY, "-m", "work", output, 2, 0)
+    job = cluster.submit(*words, PYTHONPATH=str(tmp_path), **soon)
+    wait_for(lambda: (output / "log").exists() and len(logged(output)) >= 4, cluster, job)
+    cluster.crash(2)
+    wait_for(lambda: cluster.tasks(job)[0]["JobState"] in ("COMPLETING", "COMPLETED"), cluster, job)
+    assert cluster.tasks(job)[0]["ExitCode"] == "0:0", cluster.logs()
+    assert done_units(output) == set(ALL)
+    assert len(logged(output)) <= 13, "no unit is done again but that of the node"
+    printed = (cluster.work / f"ehr-ray-{job}.log").read_text()
+    assert "warning: n2: this machine has left the Ray cluster. Others do its unfinished units.\n" in printed
+    assert "raylet" not in printed, "nor any log of Ray"
