@@ -6,13 +6,15 @@
 #   --maps_from DIR    existing CCS and ATC maps for it (docs/data.md)
 #   --patients N       number of synthetic patients (400)
 #   --seed N           seed of the synthetic patients, from 1 (1); the model has seen those of seed 0
+#   --samples N        samples of each task in the benchmark (200; of your own data 6)
+#   --max_steps N      end each training stage after N steps, to try the script
 #   --synthesis_url URL --synthesis_model NAME    your own server, which writes the reasoning chains (otherwise a template)
 set -euo pipefail
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-root=./datas/quickstart mimic="" maps="" patients=400 seed=1 url="" chain_model="" synthetic=""
+root=./datas/quickstart mimic="" maps="" patients=400 seed=1 url="" chain_model="" synthetic="" samples="" steps=()
 while [ $# -gt 0 ]; do
-  case "$1" in --*_dir|--maps_from|--patients|--seed|--synthesis_*)
+  case "$1" in --*_dir|--maps_from|--patients|--seed|--samples|--max_steps|--synthesis_*)
     [ $# -gt 1 ] || { echo "error: $1: expected a value, got none." >&2; exit 2; } ;;
   esac
   case "$1" in
@@ -21,9 +23,11 @@ while [ $# -gt 0 ]; do
     --maps_from) maps=$2; shift 2 ;;
     --patients) patients=$2; shift 2 ;;
     --seed) seed=$2; shift 2 ;;
+    --samples) samples=$2; shift 2 ;;
+    --max_steps) steps=(--max_steps "$2"); shift 2 ;;
     --synthesis_url) url=$2; shift 2 ;;
     --synthesis_model) chain_model=$2; shift 2 ;;
-    -h|--help) sed -n '2,9p' "${BASH_SOURCE[0]}" | sed 's/^# \{0,1\}//'; exit 0 ;;
+    -h|--help) sed -n '2,11p' "${BASH_SOURCE[0]}" | sed 's/^# \{0,1\}//'; exit 0 ;;
     *) echo "error: unknown flag $1. See --help." >&2; exit 2 ;;
   esac
 done
@@ -75,9 +79,9 @@ step "Candidate answers from the training patients"
 # Synthetic patients: five tasks of ED visits, whose inputs are short enough for a tiny model, and samples enough for intervals.
 # Your patients: a few samples of every task that they have.
 if [ -n "$synthetic" ]; then
-  decision_config=quickstart risk_config=quickstart test_samples=200 training_samples=160 balance=()
+  decision_config=quickstart risk_config=quickstart test_samples=${samples:-200} training_samples=160 balance=()
 else
-  decision_config=decision_making risk_config=risk_prediction test_samples=6 training_samples=8 balance=(--balance_force)
+  decision_config=decision_making risk_config=risk_prediction test_samples=${samples:-6} training_samples=8 balance=(--balance_force)
 fi
 draw() {  # PATIENTS OUTPUT SAMPLES FLAGS: samples of each task, in a file for each kind of task
   local kind config=$decision_config
@@ -135,7 +139,7 @@ look "less $start/README.md"
 step "Training: stage 1 on answers, stage 2 on chains, stage 3 with GRPO (a few steps each, a minute or two)"
 stage() {  # SCRIPT OUTPUT FLAGS; small enough for a laptop. See scripts/recipes/ for real settings
   (cd "$repo" && "$python" "$1" --root_dir "$root" --output_dir "$root/models/$2" --bf16 False --report_to none \
-    --dtype float32 --gradient_checkpointing False --save_strategy no --logging_steps 10 --warmup_steps 0.1 "${@:3}" >> "$root/models/$2.log" 2>&1) \
+    --dtype float32 --gradient_checkpointing False --save_strategy no --logging_steps 10 --warmup_steps 0.1 "${@:3}" "${steps[@]}" >> "$root/models/$2.log" 2>&1) \
     || { code=$?; [ $code = 130 ] && interrupted; tail -n 20 "$root/models/$2.log" >&2; exit $code; }
   tail -n 1 "$root/models/$2.log"
 }

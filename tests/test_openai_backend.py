@@ -315,6 +315,7 @@ def test_a_server_with_shorter_sequences_is_refused(small_root: Path, tiny_model
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
+@pytest.mark.xdist_group("vllm")
 def test_a_vllm_server_answers_as_transformers_does(
     vllm_server: str, small_root: Path, tiny_model: Path, local: Path, tmp_path: Path
 ) -> None:

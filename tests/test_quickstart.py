@@ -70,7 +70,7 @@ def test_the_recipe_of_the_model_runs(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_quickstart_ends_with_a_verdict_and_resumes(checkout: Path, tmp_path: Path) -> None:
-    words = (checkout / "scripts/quickstart.sh", "--root_dir", tmp_path, "--patients", 80)
+    words = (checkout / "scripts/quickstart.sh", "--root_dir", tmp_path, "--patients", 80, "--samples", 100)
     done = bash(*words)
     models = ("untrained", "stage1", "stage3")
     tasks = {name: json.loads((tmp_path / f"results/{name}/result.json").read_text())["tasks"] for name in models}
@@ -96,7 +96,8 @@ def test_the_quickstart_on_a_small_cohort_says_what_cannot_be_concluded(
     checkout: Path, tmp_path: Path, test_data: Path
 ) -> None:
     mimic, maps = test_data / "data/mimic-iv-demo", test_data / "data/index_mapping/hosp"
-    done = bash(checkout / "scripts/quickstart.sh", "--root_dir", tmp_path, "--mimic_dir", mimic, "--maps_from", maps)
+    size = ("--samples", 2, "--max_steps", 2)  # for time: no training makes the cohort larger
+    done = bash(checkout / "scripts/quickstart.sh", "--root_dir", tmp_path, "--mimic_dir", mimic, "--maps_from", maps, *size)
     assert "too few" in done.stdout.rpartition("The verdict on this run:")[2]
 
 

@@ -354,6 +354,7 @@ def test_bad_input_is_said(evidence: Path, small_root: Path, tmp_path: Path, cha
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
+@pytest.mark.xdist_group("vllm")
 def test_a_real_server(vllm_server: str, small_root: Path, evidence: Path, tiny_model: Path, tmp_path: Path) -> None:
     """vLLM with an untrained model: three chains a row, counted tokens; all of them nonsense, which the filter says."""
     flags = words(small_root, evidence, tmp_path / "out", "--base_url", vllm_server, "--tokenizer", tiny_model,

@@ -17,6 +17,7 @@ from inference.settings import DecodingSettings, InferenceSettings, ModelSetting
 
 pytestmark = [
     pytest.mark.slow,  # vLLM alone takes half a minute to start
+    pytest.mark.xdist_group("vllm"),  # one engine and one server of vLLM for all tests that need them
     pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed"),
 ]
 
