@@ -112,7 +112,7 @@ def test_a_job_array_covers_every_row(small_root: Path, tmp_path: Path) -> None:
     done = bash(ARRAY, "filter_reasoning", "--root_dir", root, **one)
     assert done.returncode == 0 and len(rows(root / "evidence_datas/kept/reasoning.csv")) == 5
     done = bash(ARRAY, "no_such_step", **one)
-    assert done.returncode == 2 and "no_such_step.py: no such file" in done.stderr
+    assert done.returncode == 2 and "no_such_step.py: expected a script of the repository" in done.stderr
     alone = bash(ARRAY, "filter_reasoning", SLURM_SUBMIT_DIR=str(REPO))
     assert alone.returncode != 0 and "expected to run in a job array" in alone.stderr
 
