@@ -23,6 +23,11 @@ VITALS = (("temperature", 98.2, 0.6), ("heartrate", 86, 11), ("resprate", 18, 2)
 DISPOSITIONS = ("ADMITTED", "HOME", "OTHER", "LEFT AGAINST MEDICAL ADVICE")
 TITLES = DIAGNOSES["title"].str.to_uppercase()
 MAX_DIAGNOSES = 3  # of an ED stay
+# the drugs of `vocab.DRUGS` as the drug cabinets name them: those of signs by their names alone
+PYXIS_NAMES = [
+    name if name in SIGN_ITEMS else f"{name} {strength.split()[0]} {form}"
+    for name, strength, form in DRUGS.select("name", "strength", "form").iter_rows()
+]
 ROUND = 50 * 60  # seconds between an ED stay's vital signs; a drug is taken out between two of them
 
 
@@ -104,12 +109,10 @@ def pyxis(batch: Batch) -> pl.DataFrame:
     rows = [(visit, time, drug)]
     for sign, visit, time in batch.timed_signs("pyxis", "ed"):
         rows.append((visit, time // 60 * 60, np.full(len(visit), DRUG_AT[sign.item])))
-    strengths = zip(DRUGS["name"], DRUGS["strength"], DRUGS["form"], strict=True)
-    names = [name if name in SIGN_ITEMS else f"{name} {strength.split()[0]} {form}" for name, strength, form in strengths]
     parts = []
     for visit, time, drug in rows:
         med_rn = batch.integers(1, 12, len(visit))
-        parts.append(_rows(batch, visit, time, med_rn=med_rn, gsn_rn="1", name=pick(names, drug), gsn=pick(GSN, drug)))
+        parts.append(_rows(batch, visit, time, med_rn=med_rn, gsn_rn="1", name=pick(PYXIS_NAMES, drug), gsn=pick(GSN, drug)))
     return table(*parts)
 
 
