@@ -28,9 +28,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("--png", action="store_true", help="also write the main figure as an image, beside the page")
     cli.add_argument("--markdown", action="store_true", help="also write tables for a paper, beside the page")
     cli.add_argument("--resamples", type=at_least(1), default=5000, help="bootstrap resamples of the comparison (5000)")
+    text = "also show the result.json of scripts/reproduce/graph_ablation.sh"
+    cli.add_argument("--graph_ablation", type=Path, metavar="FILE", help=text)
     args = cli.parse_args(argv)
     from evaluation.finished_runs import read_runs
     from evaluation.pages.charts import check_suffix, save
+    from evaluation.report_ablation import read_ablation
     from evaluation.report_data import Report
     from evaluation.report_page import build
     from evaluation.report_paper import main_figure, markdown
@@ -40,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     figures = [*([args.figure] if args.figure else []), *([target.with_suffix(".png")] if args.png else [])]
     for path in figures:
         check_suffix(path)
-    report = Report(read_runs(args.dirs), args.resamples)
+    ablation = read_ablation(args.graph_ablation) if args.graph_ablation else None
+    report = Report(read_runs(args.dirs), args.resamples, ablation)
     texts = {target: build(report)}
     if args.markdown:
         texts[target.with_suffix(".md")] = markdown(report.runs)

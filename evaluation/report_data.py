@@ -60,10 +60,12 @@ class Report:
     Attributes:
         runs: models in the order given, then baselines.
         resamples: of the comparisons.
+        ablation: the result of scripts/reproduce/graph_ablation.sh, if the page shows it.
     """
 
     runs: Sequence[FinishedRun]
     resamples: int
+    ablation: Mapping[str, Any] | None = None
 
     @cached_property
     def models(self) -> list[FinishedRun]:

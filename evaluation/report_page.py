@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from evaluation.pages import document
+from evaluation.report_ablation import ablation
 from evaluation.report_clinical import CLINICAL_SECTIONS
 from evaluation.report_comparison import comparison
 from evaluation.report_curves import calibration, roc
@@ -14,6 +15,7 @@ from pipeline.progress import counted
 
 SECTIONS = (
     Section("Overview", overview),
+    Section("From graph to score", ablation),
     Section("Tasks", scores),
     Section("Groups of tasks", groups),
     Section("Comparison", comparison),

@@ -1,8 +1,8 @@
 """Serve a script that writes reasoning chains, in place of a strong model, as an OpenAI-compatible API on loopback.
 
-For scripts/reproduce/graph_ablation.sh. The script knows no medicine: it reads what the prompt of reasoning_generation.py shows,
-and cites --events events of the record, first those that mention a term of the relations in the prompt, then random ones. Each
-chain is drawn from the record, the question and the answer, so that chains with and without relations have the same random
+For scripts/reproduce/graph_ablation.sh. The script knows no medicine: it reads what the prompt of reasoning_generation.py
+shows, and cites --events events of the record, first those that mention a term of the relations in the prompt, then random
+ones. Chains are drawn from record, question, answer and number, so that chains with and without relations have the same random
 events and the same mistakes. A share --mistakes of the chains has a fault that filter_reasoning.py should find.
 """
 
@@ -127,7 +127,7 @@ def statements(event: str) -> list[str]:
 
     >>> statements("## Triage [2150-01-01 08:00:00]\\n- Pain: 5\\n- Sbp: nan")
     ['Pain: 5']
-    >>> statements("## Labotary Test Events [None]\\n| Item_Name | Valuenum | Unit |\\n| --- | --- | --- |\\n| pH | 7.4 | nan |")
+    >>> statements("## Labotary Test Events [None]\\n| Item | Value | Unit |\\n| - | - | - |\\n| pH | 7.4 | nan |")
     ['pH, 7.4']
     """
     lines = event.splitlines()[1:]
