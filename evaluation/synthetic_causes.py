@@ -1,15 +1,16 @@
 """The true causes of the diagnoses of a synthetic ED stay: the events of its record that its hidden condition wrote.
 
-The condition of a visit decides its diagnoses and favours a chief complaint, drugs, and laboratory values (docs/synthetic.md).
-An event of the stay that shows one of these is a cause of every diagnosis; all other events are the same for all conditions.
+The condition of a visit decides its diagnoses, and favours a chief complaint, drugs, laboratory values, exams and a ward
+(docs/synthetic.md). An event of the stay that shows one of these is a cause of its diagnoses; all other events are drawn alike
+for all conditions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cache
 
-from mimiciv_dataset.events import EVENTS
+from mimiciv_dataset.events import EVENTS, MISSING
 from mimiciv_dataset.text import SampleText
 from preprocess.synthetic.emergency import PYXIS_NAMES
 from preprocess.synthetic.vocab import CONDITIONS, DRUGS, LABS, Condition
@@ -30,7 +31,7 @@ def true_causes(text: SampleText, condition: str) -> frozenset[int]:
 
 
 def is_cause(event: str, condition: Condition) -> bool:
-    """Whether a rendered event shows the chief complaint, a drug, or a laboratory value moved by the condition.
+    """Whether a rendered event shows something that the condition favours.
 
     >>> sepsis = condition_named("sepsis")
     >>> is_cause("## Triage [2150-01-01 08:00:00]\\n- Pain: 5\\n- Chiefcomplaint: Fever", sepsis)
@@ -39,8 +40,27 @@ def is_cause(event: str, condition: Condition) -> bool:
     False
     """
     title, records = read_event(event)
-    shows = _SHOWS.get(title)
-    return shows is not None and any(shows(record, condition) for record in records)
+    if title == EVENTS["radiology"].title:
+        return f"Findings in keeping with {condition.name}." in event
+    if title == EVENTS["labevents"].title:
+        return any(is_moved(record["Item_Name"], record["Valuenum"], condition) for record in records)
+    if title not in _FAVOURED:
+        return False
+    column, favoured = _FAVOURED[title]
+    return any(record[column] in favoured(condition) for record in records)
+
+
+def is_moved(label: str, value: str, condition: Condition) -> bool:
+    """Whether a laboratory value lies outside the reference range, on the side to which the condition moves it.
+
+    >>> is_moved("Albumin", "2.1", condition_named("sepsis")), is_moved("Albumin", "6.1", condition_named("sepsis"))
+    (True, False)
+    """
+    if value == MISSING:
+        return False
+    low, high = _RANGES[label]
+    is_raised = label in condition.raised_labs and float(value) > high
+    return is_raised or (label in condition.lowered_labs and float(value) < low)
 
 
 def read_event(event: str) -> tuple[str, list[dict[str, str]]]:
@@ -53,9 +73,9 @@ def read_event(event: str) -> tuple[str, list[dict[str, str]]]:
     title = heading.removeprefix("## ").partition(" [")[0]
     if lines and lines[0].startswith("| "):
         names, _, *rows = ([cell.strip() for cell in line.strip("|").split(" | ")] for line in lines)
-        return title, [dict(zip(names, row, strict=False)) for row in rows]
+        return title, [dict(zip(names, row, strict=True)) for row in rows]
     pairs = (line.removeprefix("- ").partition(": ") for line in lines)
-    return title, [{name: value for name, _, value in pairs}] if lines else []
+    return title, [{name: value for name, _, value in pairs}]
 
 
 @cache
@@ -64,27 +84,18 @@ def condition_named(name: str) -> Condition:
     return next(condition for condition in CONDITIONS if condition.name == name)
 
 
-def _shows_complaint(record: dict[str, str], condition: Condition) -> bool:
-    return record.get("Chiefcomplaint") == condition.complaint
-
-
-def _shows_drug(record: dict[str, str], condition: Condition) -> bool:
-    return _DRUGS.get(record.get("Name", "")) in condition.drugs
-
-
-def _shows_lab(record: dict[str, str], condition: Condition) -> bool:
-    label, value = record.get("Item_Name", ""), record.get("Valuenum", "nan")
-    if value == "nan" or label not in _RANGES:
-        return False
-    low, high = _RANGES[label]
-    raised, lowered = label in condition.raised_labs, label in condition.lowered_labs
-    return (raised and float(value) > high) or (lowered and float(value) < low)
-
-
-_DRUGS = dict(zip(PYXIS_NAMES, DRUGS["name"], strict=True))
+_CABINET = dict(zip(DRUGS["name"], PYXIS_NAMES, strict=True))
 _RANGES = {label: (low, high) for label, low, high in LABS.select("label", "low", "high").iter_rows()}
-_SHOWS: dict[str, Callable[[dict[str, str], Condition], bool]] = {
-    EVENTS["triage"].title: _shows_complaint,
-    EVENTS["pyxis"].title: _shows_drug,
-    EVENTS["labevents"].title: _shows_lab,
+# Title of an event → the column of its text in which a condition shows, and the values that it favours.
+_FAVOURED: dict[str, tuple[str, Callable[[Condition], Collection[str]]]] = {
+    EVENTS[table].title: (column, favoured)
+    for table, column, favoured in (
+        ("triage", "Chiefcomplaint", lambda condition: [condition.complaint]),
+        ("pyxis", "Name", lambda condition: [_CABINET[drug] for drug in condition.drugs]),
+        ("pharmacy", "Medication", lambda condition: condition.drugs),
+        ("prescriptions", "Drug", lambda condition: condition.drugs),
+        ("emar", "Medication", lambda condition: condition.drugs),
+        ("services", "Curr_Service", lambda condition: [condition.service]),
+        ("transfers", "Careunit", lambda condition: [condition.unit]),
+    )
 }

@@ -15,8 +15,10 @@
 #                       knows only what the prompt shows
 #   --writer NAME       name of the model on that server
 # Flags after -- are passed to test.py. After an interruption, run the same command again to resume.
-# Data:     none; the patients are made.
-# Time:     about 15 minutes on two cores.
+# Data:     none; the patients are synthetic.
+# Weights:  none to download: scripts/quickstart_model is trained.
+# GPUs:     none.
+# Time:     about 15 minutes on two cores; with --seeds 3 half an hour.
 # Prints:   chains written and kept, the share of cited events that are true causes, and held-out F1; the same in
 #           ROOT_DIR/graph_ablation/result.json and ROOT_DIR/report.html.
 set -euo pipefail
