@@ -72,6 +72,7 @@ FLAGS = {  # command → more flags: smaller sets, and a site on loopback
     "python -m evaluation.synthetic_benchmark make": "--patients 60 --samples 5",
     "python scripts/download_code_maps.py": "--base_url {AHRQ}",
     "scripts/slurm/test_array.slurm": "--limit 20",
+    "bash scripts/reproduce/graph_ablation.sh": "--patients 150 --steps 2 --rows 40 --test_rows 12 -- --max_new_tokens 8",
 }
 CHECKED = (  # command → what runs where the machine or the time is missing
     (r"sbatch --nodes \d+ scripts/slurm/ray.slurm (.*)", r"python \1 --engine ray"),
