@@ -12,7 +12,7 @@
 set -euo pipefail
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-root=./datas/quickstart mimic="" maps="" patients=400 seed=1 url="" chain_model="" synthetic="" samples="" steps=()
+root=./datas/quickstart mimic="" maps="" patients=400 seed=1 url="" chain_model="" synthetic="" samples="" max_steps=()
 while [ $# -gt 0 ]; do
   case "$1" in --*_dir|--maps_from|--patients|--seed|--samples|--max_steps|--synthesis_*)
     [ $# -gt 1 ] || { echo "error: $1: expected a value, got none." >&2; exit 2; } ;;
@@ -24,7 +24,7 @@ while [ $# -gt 0 ]; do
     --patients) patients=$2; shift 2 ;;
     --seed) seed=$2; shift 2 ;;
     --samples) samples=$2; shift 2 ;;
-    --max_steps) steps=(--max_steps "$2"); shift 2 ;;
+    --max_steps) max_steps=(--max_steps "$2"); shift 2 ;;
     --synthesis_url) url=$2; shift 2 ;;
     --synthesis_model) chain_model=$2; shift 2 ;;
     -h|--help) sed -n '2,11p' "${BASH_SOURCE[0]}" | sed 's/^# \{0,1\}//'; exit 0 ;;
@@ -139,7 +139,7 @@ look "less $start/README.md"
 step "Training: stage 1 on answers, stage 2 on chains, stage 3 with GRPO (a few steps each, a minute or two)"
 stage() {  # SCRIPT OUTPUT FLAGS; small enough for a laptop. See scripts/recipes/ for real settings
   (cd "$repo" && "$python" "$1" --root_dir "$root" --output_dir "$root/models/$2" --bf16 False --report_to none \
-    --dtype float32 --gradient_checkpointing False --save_strategy no --logging_steps 10 --warmup_steps 0.1 "${@:3}" "${steps[@]}" >> "$root/models/$2.log" 2>&1) \
+    --dtype float32 --gradient_checkpointing False --save_strategy no --logging_steps 10 --warmup_steps 0.1 "${@:3}" "${max_steps[@]}" >> "$root/models/$2.log" 2>&1) \
     || { code=$?; [ $code = 130 ] && interrupted; tail -n 20 "$root/models/$2.log" >&2; exit $code; }
   tail -n 1 "$root/models/$2.log"
 }

@@ -70,7 +70,7 @@ def test_the_recipe_of_the_model_runs(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_quickstart_ends_with_a_verdict_and_resumes(checkout: Path, tmp_path: Path) -> None:
-    words = (checkout / "scripts/quickstart.sh", "--root_dir", tmp_path, "--patients", 80, "--samples", 100)
+    words = (checkout / "scripts/quickstart.sh", "--root_dir", tmp_path, "--patients", 80)
     done = bash(*words)
     models = ("untrained", "stage1", "stage3")
     tasks = {name: json.loads((tmp_path / f"results/{name}/result.json").read_text())["tasks"] for name in models}
