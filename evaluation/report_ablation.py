@@ -10,10 +10,11 @@ from markupsafe import Markup
 
 from evaluation.comparisons import Comparison
 from evaluation.pages.charts import chart, colour
-from evaluation.pages.document import Cell, grid, table
+from evaluation.pages.document import grid, table
 from evaluation.report_comparison import forest
 from evaluation.report_data import MODEL_STYLES, Report, Style, note, sizes_text, value_cell
 from evaluation.report_figures import Dot, described, dot_plot, dot_rows
+from evaluation.verdict import LEVEL
 from pipeline.errors import UserError
 from pipeline.files import read_json, require
 from pipeline.progress import counted
@@ -53,7 +54,12 @@ def ablation(report: Report) -> Markup | None:
         f"are the events that it caused. {writer} Each F1 is the mean over {counted(result['seeds'], 'training seed')}; "
         "intervals are over patients."
     )
-    return text + grid([_causes_figure(result), _f1_figure(result), _differences_figure(result)], 420) + _table(result)
+    return (
+        text
+        + grid([_causes_figure(result), _f1_figure(result), _differences_figure(result)], 420)
+        + _chains_table(result)
+        + _scores_table(result)
+    )
 
 
 def _causes_figure(result: Mapping[str, Any]) -> Markup:
@@ -73,11 +79,10 @@ def _causes_figure(result: Mapping[str, Any]) -> Markup:
 
 
 def _f1_figure(result: Mapping[str, Any]) -> Markup:
-    runs = {name: result["arms"][arm] for arm, name in ARMS.items()} | {OPTIMUM: result["optimum"]}
     tasks = list(result["optimum"]["tasks"])
     dots = []
     for task in [*tasks, MACRO]:
-        for name, values in runs.items():
+        for name, values in _runs(result).items():
             of_task = values["macro"] if task == MACRO else values["tasks"][task]
             numbers = [each["n"] for each in values["tasks"].values()]
             number = sizes_text(sum(numbers) if task == MACRO else of_task["n"])
@@ -94,29 +99,40 @@ def _differences_figure(result: Mapping[str, Any]) -> Markup:
     rows = {}
     for each in result["differences"]:
         comparison = Comparison(**each["macro"])
-        rows[f"{ARMS[each['a']]}\n− {ARMS[each['b']]}"] = (comparison, comparison.p)
-    words = "The mean F1 of an arm minus that of another one on the same samples, with 95 % intervals. Significant: p < 0.05."
+        rows[f"{ARMS[each['a']]}\n− {ARMS[each['b']]}"] = (comparison, comparison.p_holm)
+    words = (
+        "The mean F1 of an arm minus that of another one on the same samples, with 95 % intervals. Significant: p < "
+        f"{LEVEL} after Holm's correction over the differences."
+    )
     return chart(forest(rows), "Difference of mean F1", words)
 
 
-def _table(result: Mapping[str, Any]) -> Markup:
+def _chains_table(result: Mapping[str, Any]) -> Markup:
+    rows = []
+    for arm in [arm for arm in ARMS if "chains" in result["arms"][arm]]:
+        chains, answers = (result["arms"][arm][key] for key in CITING)
+        counts = [chains[key] for key in ("chains", "passed", "kept", "cited")]
+        shares = [value_cell(chains, "share"), answers["cited"], value_cell(answers, "share")]
+        rows.append([ARMS[arm], *counts, *shares])
+    caption = (
+        "Chains that were written and accepted, rows with an accepted one, the events that these cite, and the share of true "
+        "causes among them; then the same of held-out answers. 95 % intervals below."
+    )
+    columns = ["arm", "written", "accepted", "rows kept", "events cited", "true causes", "cited in answers", "true causes"]
+    return table(caption, columns, rows)
+
+
+def _scores_table(result: Mapping[str, Any]) -> Markup:
     tasks = list(result["optimum"]["tasks"])
     rows = []
-    for arm, name in ARMS.items():
-        values = result["arms"][arm]
-        chains, answers = values.get("chains", {}), values.get("answers", {})
-        counts = [chains.get(key) for key in ("chains", "passed", "kept", "cited")]
-        shares = [value_cell(of, "share") if of else Cell(None, None) for of in (chains, answers)]
+    for name, values in _runs(result).items():
         scores = [value_cell(of, "f1") for of in (*(values["tasks"][task] for task in tasks), values["macro"])]
-        to_answers = next((each["macro"] for each in result["differences"] if each["a"] == arm), {})
-        difference = {"d": to_answers.get("difference"), "d_ci": to_answers.get("ci")} if to_answers else {}
-        rows.append([name, *counts, *shares, *scores, value_cell(difference, "d")])
-    optimum = [value_cell(of, "f1") for of in (*result["optimum"]["tasks"].values(), result["optimum"]["macro"])]
-    rows.append([OPTIMUM, *[None] * 6, *optimum, None])
-    columns = ["arm", "chains", "passed", "rows kept", "cited events", "true causes", "true causes in answers"]
-    columns += [*(f"F1 {task}" for task in tasks), "F1, mean", "minus answers only"]
-    caption = (
-        "Chains written, accepted by the filter, and rows with an accepted one; the events that these cite, and the share "
-        "of true causes in them and in held-out answers; held-out F1. 95 % intervals below."
-    )
-    return table(caption, columns, rows)
+        gain = next((each["macro"] for each in result["differences"] if ARMS[each["a"]] == name), None)
+        rows.append([name, *scores, value_cell({"d": gain["difference"], "d_ci": gain["ci"]}, "d") if gain else None])
+    caption = "Held-out F1, and the difference to answers only on the same samples. 95 % intervals below."
+    return table(caption, ["arm", *tasks, MACRO, "minus answers only"], rows)
+
+
+def _runs(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The scores of the arms and of a perfect model, by the name on the page."""
+    return {name: result["arms"][arm] for arm, name in ARMS.items()} | {OPTIMUM: result["optimum"]}

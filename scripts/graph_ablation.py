@@ -262,7 +262,7 @@ def measure(root: Path, output: Path, seeds: int) -> dict[str, Any]:
         "any_event": share_of_causes(window_events(test, conditions)),
         "arms": arms,
         "optimum": held_out(best_predictions(predictions[WITHOUT_CHAINS], conditions)),
-        "differences": [difference(a, b, predictions) for a, b in DIFFERENCES],
+        "differences": with_holm([difference(a, b, predictions) for a, b in DIFFERENCES]),
     }
 
 
@@ -307,6 +307,14 @@ def difference(a: str, b: str, predictions: Mapping[str, Sequence[Prediction]]) 
         pairs[task] = Pair([p.subject_id for p in of_a], main_scores(task, of_a), main_scores(task, of_b))
     tasks, means = compare(pairs, {"macro": TASKS}, RESAMPLES)
     return {"a": a, "b": b} | {name: each._asdict() for name, each in {**tasks, **means}.items()}
+
+
+def with_holm(differences: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The differences, with p_holm of their means corrected over all of them."""
+    from evaluation.comparisons import holm
+
+    corrected = holm([each["macro"]["p"] for each in differences])
+    return [each | {"macro": each["macro"] | {"p_holm": p}} for each, p in zip(differences, corrected, strict=True)]
 
 
 def print_result(result: Mapping[str, Any]) -> None:

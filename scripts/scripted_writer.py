@@ -188,7 +188,7 @@ class Handler(BaseHTTPRequestHandler):
 
 def main(argv: Sequence[str] | None = None) -> None:
     cli = Parser(__doc__)
-    cli.add_argument("--url_file", type=Path, help="file to write the URL to, once the server listens")
+    cli.add_argument("--url_file", type=Path, required=True, help="file to write the URL to, once the server listens")
     cli.add_argument("--port", type=at_least(0), default=0, help="port on 127.0.0.1 (a free one)")
     default = Writer()
     cli.add_argument("--events", type=at_least(1), default=default.events, help=f"events a chain cites ({default.events})")
@@ -198,9 +198,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = cli.parse_args(argv)
     server = ThreadingHTTPServer(("127.0.0.1", args.port), partial(Handler, Writer(args.events, args.mistakes)))
     url = f"http://127.0.0.1:{server.server_port}/v1"
-    if args.url_file:
-        with atomic_path(args.url_file) as temporary:
-            temporary.write_text(url, encoding="utf-8")
+    with atomic_path(args.url_file) as temporary:
+        temporary.write_text(url, encoding="utf-8")
     print(f"scripted_writer: {MODEL} at {url}", flush=True)
     server.serve_forever()
 

@@ -13,12 +13,15 @@ import httpx
 import numpy as np
 import pytest
 from test_launchers import bash
+from written_runs import write_ablation, write_run
 
+from evaluation.report import main as report
 from evaluation.synthetic_causes import true_causes
 from evaluation.synthetic_truth import rows_of
 from mimiciv_dataset.index_files import normalise_row, sample_id
 from mimiciv_dataset.mimiciv import MIMICIV
 from mimiciv_dataset.text import SampleText
+from pipeline.errors import UserError
 from pipeline.files import read_json
 from preprocess.split_patients import main as split_patients
 from preprocess.synthetic.knowledge import statements, synonyms
@@ -259,8 +262,6 @@ def test_the_arms_have_the_same_rows(ablation: Path, tmp_path: Path) -> None:
 
 
 def test_seeds_are_averaged(tmp_path: Path) -> None:
-    from written_runs import write_run
-
     runs = [write_run(tmp_path / f"{skill}", f"m{skill}", skill, ("diagnosis", "diagnosis_ccs"), n=80) for skill in (0.3, 0.9)]
     f1 = [read_json(run / "result.json")["tasks"]["diagnosis"]["f1"] for run in runs]
     both, better = of_several_seeds(runs), of_several_seeds(runs[1:])
@@ -268,6 +269,28 @@ def test_seeds_are_averaged(tmp_path: Path) -> None:
     assert scores["tasks"]["diagnosis"]["f1"] == pytest.approx(np.mean(f1)) and scores["macro"]["f1_ci"]
     gain = difference("a", "b", {"a": better, "b": both})
     assert gain["diagnosis"]["difference"] == pytest.approx(f1[1] - np.mean(f1)) and gain["macro"]["ci"][0] > 0
+
+
+# --- the page
+
+
+@pytest.mark.parametrize("with_intervals", [True, False])
+def test_the_report_shows_the_ablation(tmp_path: Path, with_intervals: bool) -> None:
+    run = write_run(tmp_path / "run", tasks=["diagnosis"])
+    result = write_ablation(tmp_path / "result.json", with_intervals)
+    report([str(run), "--resamples", "20", "--graph_ablation", str(result)])
+    page = (run / "report.html").read_text(encoding="utf-8")
+    section = page[page.index('id="from-graph-to-score"') : page.index('id="tasks"')]
+    assert "A script wrote the chains" in section and "0.870" in section and "1,880 rows" in section
+    assert ("[0.830, 0.920]" in section) == with_intervals == ("too few" not in section.replace("Too few", ""))
+    report([str(run), "--resamples", "20"])
+    assert "From graph to score" not in (run / "report.html").read_text(encoding="utf-8")
+
+
+def test_another_result_is_refused(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", tasks=["diagnosis"])
+    with pytest.raises(UserError, match=r"result\.json: expected the result of a graph ablation, got other JSON\. Name"):
+        report([str(run), "--graph_ablation", str(run / "result.json")])
 
 
 # --- the whole ablation

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from browser import Browser
-from written_runs import write_run
+from written_runs import write_ablation, write_run
 
 from evaluation.report import main
 
@@ -16,13 +16,14 @@ MAX_BYTES = 5_000_000
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A page with every part: three models with long names, baselines, all tasks."""
+    """A page with every part: three models with long names, baselines, all tasks, a graph ablation."""
     root = tmp_path_factory.mktemp("runs")
     names = ("organisation/a-model-with-quite-a-long-name-70B-Instruct", "Qwen3-8B", "EHR-R1-8B")
     folders = [write_run(root / f"run{number}", name, 0.3 + 0.2 * number) for number, name in enumerate(names)]
     for name in ("majority", "copy_last", "logistic_regression"):
         write_run(folders[0] / "baselines" / name, name, 0.1)
-    main([*map(str, folders), "--resamples", "50"])
+    ablation = write_ablation(root / "result.json")
+    main([*map(str, folders), "--resamples", "50", "--graph_ablation", str(ablation)])
     return folders[0] / "report.html"
 
 
@@ -110,7 +111,7 @@ def test_the_page_can_be_used_without_a_mouse_or_sight(browser: Browser, report:
     assert browser.js("[...document.querySelectorAll('th')].every(th => th.scope)")
     assert browser.js("[...document.querySelectorAll('.plot')].every(plot => plot.ariaLabel)")
     links = browser.js("[...document.querySelectorAll('nav a')].map(a => !!document.querySelector(a.getAttribute('href')))")
-    assert len(links) == 13 and all(links)
+    assert len(links) == 14 and all(links)
     browser.js("document.querySelector('#tasks details').open = true")
     browser.js("document.querySelector('#tasks th button').focus()")
     for kind in ("keyDown", "keyUp"):

@@ -10,6 +10,7 @@ from typing import Any
 
 from evaluation.score import score_dir
 from mimiciv_dataset.tasks import TASKS
+from pipeline.files import write_json
 
 SECRET = "Zebrafish extract"
 """Part of every answer and reply: text about patients, which must not be on a page."""
@@ -52,6 +53,32 @@ def write_run(
     more = {"instructions_sha256": "a" * 64, "trajectories": "b" * 64} | result
     score_dir(folder, resamples=40, expected=len(lines), extra={"arguments": arguments, **more})
     return folder
+
+
+def write_ablation(path: Path, with_intervals: bool = True) -> Path:
+    """Write the result.json of a graph ablation."""
+
+    def value(name: str, number: float, **more: Any) -> dict[str, Any]:
+        return {name: number, f"{name}_ci": [number - 0.04, number + 0.05] if with_intervals else None, **more}
+
+    def scores(number: float) -> dict[str, Any]:
+        tasks = {task: value("f1", number, n=300, patients=280) for task in ("diagnosis", "diagnosis_ccs")}
+        return {"tasks": tasks, "macro": value("f1", number + 0.01)}
+
+    arms = {"without_chains": scores(0.61)}
+    for arm, f1, share in (("without_graph", 0.55, 0.21), ("with_graph", 0.66, 0.87)):
+        counts = {"rows": 2000, "chains": 4000, "passed": 3006, "kept": 1890, "in_record": 3000, "causes": 2000}
+        of_answers = value("share", share - 0.1, cited=1100, patients=290)
+        arms[arm] = scores(f1) | {"chains": counts | value("share", share, cited=3780, patients=900), "answers": of_answers}
+    differences = []
+    for a, b, d in (("without_graph", "without_chains", -0.06), ("with_graph", "without_chains", 0.05),
+                    ("with_graph", "without_graph", 0.11)):  # fmt: skip
+        ci, p, few = ([d - 0.04, d + 0.04], 0.01, None) if with_intervals else (None, None, "9 patients of at least 30")
+        differences.append({"a": a, "b": b, "macro": {"difference": d, "ci": ci, "p": p, "p_holm": p, "too_few": few}})
+    result = {"graph_ablation": 1, "writer": "scripted-writer", "seeds": 3, "trained_on": 1880, "arms": arms,
+              "any_event": value("share", 0.2), "optimum": scores(0.74), "differences": differences}  # fmt: skip
+    write_json(path, result)
+    return path
 
 
 def _label(metric: str, number: int) -> Any:
