@@ -31,11 +31,27 @@ from preprocess.raw_tables import RawTable, find_tables
 
 REPO = Path(__file__).resolve().parent.parent
 STEPS = ("merge_patient", "rank", "combination")
-PATIENTS_PER_SHARD = 500  # of MEDS-Extract, which holds the records of a shard in memory
-# The columns that MEDS-Extract makes codes of, the first that a table has, and those of values, by their name in MEDS. With
-# all columns, as our trajectories have them, it takes several times as long and runs out of memory on the largest set.
-CODES = ("itemid", "icd_code", "drug", "medication", "order_type", "test_name", "eventtype", "name", "result_name")
-VALUES = {"text": "text_value", "value": "text_value", "valuenum": "numeric_value", "hadm_id": "hadm_id", "stay_id": "stay_id"}
+# What MEDS-Extract extracts: of every table, the columns that its configuration for MIMIC-IV (MIMIC_IV_MEDS 0.2.0) has of the
+# tables that it covers, and as there a second event for the end of what takes time. With all columns, as our trajectories have
+# them, it runs out of memory on the largest set.
+CODES = ("itemid", "icd_code", "drg_code", "drug", "medication", "order_type", "test_name", "eventtype", "name", "result_name",
+         "short_description")  # fmt: skip
+VALUES = {"text": "text_value", "value": "text_value", "result_value": "text_value", "valuenum": "numeric_value"}
+COLUMNS = (
+    "hadm_id", "stay_id", "admission_type", "admission_location", "discharge_location", "insurance", "language",
+    "marital_status", "race", "gender", "icd_version", "drg_type", "description", "drg_severity", "drg_mortality", "event_txt",
+    "emar_id", "emar_seq", "priority", "valueuom", "route", "frequency", "doses_per_24_hrs", "poe_id", "careunit",
+    "first_careunit", "last_careunit", "orderid", "linkorderid", "rate", "rateuom", "amount", "amountuom",
+    "ordercategorydescription", "statusdescription", "patientweight",
+)  # fmt: skip
+ENDS = {
+    "admissions": "dischtime",
+    "labevents": "storetime",
+    "pharmacy": "stoptime",
+    "icustays": "outtime",
+    "procedureevents": "endtime",
+    "inputevents": "endtime",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -119,34 +135,37 @@ def measure(mimic: Path, root: Path, workers: Workers, meds_extract: Path | None
 
 
 def run_meds_extract(environment: Path, mimic: Path, root: Path) -> Run:
-    """Convert the same files with MEDS-Extract, in its default settings."""
+    """Convert the same files with MEDS-Extract, in its default settings, also for the size of shards."""
     import yaml
 
     tables, _ = find_tables(mimic)
-    spec, output = root / "meds_extract.yaml", root / "meds_extract"
+    spec, output = root.resolve() / "meds_extract.yaml", root.resolve() / "meds_extract"
     spec.write_text(yaml.safe_dump(meds_extract_spec(tables), sort_keys=False), encoding="utf-8")
     binaries = environment.resolve() / "bin"
-    flags = (f"spec={spec}", f"output_dir={output}", "do_download=false", f"input_dir={mimic}")
+    flags = (f"spec={spec}", f"output_dir={output}", "do_download=false", f"input_dir={mimic.resolve()}")
     return Run.of(binaries / "meds-extract-run", *flags, PATH=f"{binaries}{os.pathsep}{os.environ['PATH']}", PYTHONPATH="")
 
 
 def meds_extract_spec(tables: Sequence[RawTable]) -> dict[str, Any]:
-    """What MEDS-Extract makes of the tables: an event for each record, with its code, time and value, and ids of stays."""
+    """What MEDS-Extract makes of the tables: events with their code, time, values and further columns."""
     spec: dict[str, Any] = {
         "sources": {"dataset_version": "1"},
-        "etl": {"dataset_name": "MIMIC-IV", "n_subjects_per_shard": PATIENTS_PER_SHARD},
+        "etl": {"dataset_name": "MIMIC-IV"},
         "_defaults": {"subject_id": "$subject_id"},
     }
     for table in tables:
         event, form = table.event, "%Y-%m-%d" if (table.event.time or "").endswith("date") else "%Y-%m-%d %H:%M:%S"
         code = next((column for column in CODES if column in table.columns), None)
-        values = {name: column for column, name in VALUES.items() if column in table.columns}
+        names = {column: VALUES.get(column, column) for column in (*VALUES, *COLUMNS) if column in table.columns}
+        times = {"record": event.time, "end": ENDS.get(event.name)}
         spec[f"{event.module}/{event.name}"] = {
-            "record": {
-                "code": f"f\"{event.name}//{{${code} ?? 'UNK'}}\"" if code else f'"{event.name}"',
-                "time": f'${event.time} as "{form}"' if event.time else None,
-                **{name: f"${column}" for name, column in values.items()},
+            name: {
+                "code": f"f\"{event.name}//{name}//{{${code} ?? 'UNK'}}\"" if code else f'"{event.name}//{name}"',
+                "time": f'${time} as "{form}"' if time else None,
+                **{name: f"${column}" for column, name in names.items()},
             }
+            for name, time in times.items()
+            if time or name == "record"
         }
     return spec
 

@@ -31,9 +31,9 @@ from pipeline.progress import Summary, print_table, progress
 from pipeline.provenance import Provenance, Source
 from pipeline.records import folder_record, read_record
 from pipeline.work import Tick, Unit, Workers, run_units
-from preprocess.parts import write_part
+from preprocess.parts import Memory, write_part
 from preprocess.raw_tables import RawTable, find_tables, read_batches
-from preprocess.raw_values import REFERENCES, Counts, prepare, read_references, read_stays
+from preprocess.raw_values import REFERENCES, Counts, Prepared, prepare, read_references, read_stays
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -133,24 +133,25 @@ def merge_table(table: RawTable, output: Path, buckets: int, tick: Tick) -> None
     stamp, digest = stamp_of(table.path), hashlib.sha256()
     references, stays = read_references(table), read_stays(table)
     counts = Counts(unknown=Counter(dict.fromkeys(references, 0)))
-    rows = written = parts = 0
+    memory, rows, written, parts = Memory(), 0, 0, 0
 
-    def write(batches: Sequence[pa.RecordBatch], part: int, first_row: int) -> int:
-        prepared = prepare(table, batches, first_row, counts, references, stays)
+    def write(prepared: Prepared, part: int) -> int:
         path = folder / f"part-{part:05d}.arrow"
-        return write_part(path, prepared.texts, prepared.keys(table.event), buckets, prepared.whole)
+        return write_part(path, prepared.texts, prepared.keys(table.event), buckets, prepared.whole, memory)
 
-    # parts are written in a thread while the next one is parsed
+    # a part is written in a thread while the next one is parsed and checked
     with atomic_dir(output) as folder, ThreadPoolExecutor(1) as thread:
         pending = thread.submit(int)
         try:
             for batches in group_batches(read_batches(table.path, table.header, tick, digest)):
-                written += pending.result()
-                pending = thread.submit(write, batches, parts, rows)
+                prepared = prepare(table, batches, rows, counts, references, stays)
                 rows, parts = rows + sum(batch.num_rows for batch in batches), parts + 1
                 del batches  # free the memory before the next part is read
+                written += pending.result()
+                pending = thread.submit(write, prepared, parts - 1)
+                del prepared
         finally:
-            written += pending.result()  # its error, if there is one, is about an earlier row than that of the reader
+            written += pending.result()
         if rows != written:
             raise RuntimeError(f"{table.path}: {rows} rows read, {written} rows written")
         if stamp != stamp_of(table.path):

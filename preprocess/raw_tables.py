@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import re
 import time
@@ -167,8 +166,11 @@ class _Stream(io.RawIOBase):
     """The decompressed bytes of a raw file. Checks quotation marks, and reports the bytes of the file that were read."""
 
     def __init__(self, path: Path, on_bytes: Callable[[int], None], digest: Any) -> None:
+        import pyarrow as pa
+
         self._file = path.open("rb") if digest is None else _HashedFile(path, digest)
-        self._data = gzip.GzipFile(fileobj=self._file) if path.suffix == ".gz" else self._file
+        is_gzipped = path.suffix == ".gz"
+        self._data = pa.CompressedInputStream(pa.PythonFile(self._file, "r"), "gzip") if is_gzipped else self._file
         self._on_bytes, self._seen = on_bytes, 0
         self.quotes, self.last, self.truncated = QuoteCheck(), b"\n", False
 
