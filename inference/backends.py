@@ -32,6 +32,7 @@ class Query:
     score: bool = False
     sample: int = 0  # which of several replies to the prompt, numbered from 0; sampling is seeded by it
     ids: Sequence[int] | None = None  # token ids of the prompt, if the sender knows them
+    choices: int | None = None  # choices of a server's reply; None: not asked for, which gives one
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Generation:
     p_yes: float | None = None
     yes_no_mass: float | None = None  # P(yes) + P(no) where p_yes was computed
     error: str | None = None  # why there is no reply
+    refused: bool = False  # the error is about this prompt, and would come again: a content filter, or moderation
     response: Any = None  # of the server as it came (all choices, usage); None from a model in this process
     prompt_tokens: int | None = None  # None: unknown, as a server does not report it
     completion_tokens: int | None = None  # reasoning included

@@ -9,36 +9,41 @@ chooses the server of a request.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import re
+import sys
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from inference.servers import FATAL, UNAVAILABLE, Server, Servers, connection_error
+from inference.dialects import usage_of
+from inference.server_errors import (
+    ACCOUNT,
+    RETRY,
+    ServerError,
+    error_in_reply,
+    parsed,
+    read_error,
+    retry_after,
+    server_message,
+    without_prompt,
+)
+from inference.servers import UNAVAILABLE, Server, Servers, connection_error
 from inference.settings import ServerSettings
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
+    from openai import APIStatusError
     from openai.types import Completion
     from openai.types.chat import ChatCompletion
     from tenacity import RetryCallState
 
 MAX_TRIES = 7  # of a request, before its error is reported
 MAX_WAIT = 60.0  # seconds between two tries, unless the server asks for more
-# Terms of error messages that are logged although the request may have them too.
-COMMON_TERMS = frozenset(
-    re.findall(
-        r"\w+",
-        "a an and any are as at be by can cannot could does exceed exceeded exceeds expected failed following for "
-        "found from got has have in input invalid is it length limit logprobs long longer longest maximum model "
-        "must no not of on only or output please prompt request requested requests s server should support "
-        "supported t than that the this to token tokens too unsupported use value was with you your ",
-    )
-)
-RETRIED = {408, 409, 425, 429}  # statuses that another try may not get; and all from 500 on
+LONGEST_PAUSE = 900.0  # seconds that a server may ask to wait; if it asks for more, the run ends
 MAX_FAILURES = 20  # requests that failed in all tries before a run ends: the first ones, or consecutive ones later on
+MAX_LISTED = 10  # models of a server that an error names
+MAX_ACCOUNT_ERRORS = 3  # consecutive errors of the account before a run ends that had replies; without any it ends at once
+RESUME = "Run the same command again to resume"
 
 
 @dataclass(frozen=True)
@@ -49,16 +54,25 @@ class Request:
     body: dict[str, Any]
     tokens: int = 0  # of prompt and reply, estimated, for a limit of tokens a minute; the server's count corrects it
     text: str = ""  # of the prompt, if the body has its token ids: no message of the server that quotes it is logged
-    refusable: tuple[str, ...] = ()  # a refusal (HTTP 4xx) that names one of these is no failure: the sender deals with it
+    refusable: tuple[str, ...] = ()  # fields that a server may refuse by name: no failure, as the sender deals with it
+
+    @property
+    def prompt(self) -> str:
+        """What is left out of messages of the server."""
+        return f"{self.text} {self.body.get('messages', '')}"
 
 
 @dataclass(frozen=True)
 class Reply:
-    """The response of the server, or why all tries failed, and how many tries there were."""
+    """The response of the server, or why all tries failed, and how many tries there were.
+
+    `cause` is the error that the server reported, if it was one.
+    """
 
     response: ChatCompletion | Completion | None
     error: str | None = None
     tries: int = 1
+    cause: ServerError | None = None
 
 
 @dataclass
@@ -75,16 +89,26 @@ class RequestError(Exception):
     """A try that failed.
 
     Attributes:
-        retry: whether another try may succeed.
+        cause: the error that the server reported; None: there was another one, which another try may not get.
         retry_after: seconds that the server asks to wait.
         elsewhere: whether the server is at fault and there is another one, so that the next try need not wait.
     """
 
     def __init__(
-        self, reason: str, server: Server, retry: bool = True, retry_after: float | None = None, elsewhere: bool = False
+        self,
+        reason: str,
+        server: Server,
+        cause: ServerError | None = None,
+        retry_after: float | None = None,
+        elsewhere: bool = False,
     ) -> None:
         super().__init__(reason)
-        self.server, self.retry, self.retry_after, self.elsewhere = server, retry, retry_after, elsewhere
+        self.server, self.cause = server, cause
+        self.retry_after, self.elsewhere = retry_after, elsewhere
+
+    @property
+    def retry(self) -> bool:
+        return self.cause is None or self.cause.kind == RETRY
 
 
 class Client:
@@ -95,7 +119,10 @@ class Client:
         self.usage = Usage()
         self.servers = Servers(settings, model)
         self.is_local = all(server.is_local for server in self.servers.servers)
-        self._answered, self._failures, self._consecutive_failures = False, 0, 0
+        self._answered, self._failures, self._consecutive_failures, self._account_errors = False, 0, 0, 0
+        self._end: BaseException | None = None  # why no more requests are sent
+        self._workers: list[asyncio.Task[None]] = []
+        self._sending: set[asyncio.Task[None]] = set()  # workers whose request is on its way
         self._runner = asyncio.Runner()
 
     def served_model(self) -> dict[str, Any]:
@@ -106,6 +133,9 @@ class Client:
         """Send requests and yield (position, reply) as replies come.
 
         Requests are drawn when one may be sent. Closing the iterator cancels those in flight.
+
+        Raises:
+            UserError: no request can succeed. By then, all replies to requests that were on their way have been yielded.
         """
         stream = self._stream(requests)
 
@@ -124,18 +154,20 @@ class Client:
         replies: asyncio.Queue[tuple[int, Reply] | None] = asyncio.Queue()
         # Bounds the requests that were sent and whose reply was not taken: a killed process loses no more than these.
         free = asyncio.Semaphore(self.servers.capacity)
+        self._end = None
 
         async def work() -> None:
             try:
-                while await free.acquire() and (item := next(numbered, None)):
+                while self._end is None and await free.acquire() and (item := next(numbered, None)):
                     position, request = item
                     reply = await self._ask(request)
-                    replies.put_nowait((position, reply))
-                    self._check(request, reply)
+                    self._check(reply)
+                    if reply.response is not None or self._end is None:  # errors that end a run are not about a request
+                        replies.put_nowait((position, reply))
             finally:
                 replies.put_nowait(None)
 
-        workers = [asyncio.create_task(work()) for _ in range(self.servers.capacity)]
+        self._workers = workers = [asyncio.create_task(work()) for _ in range(self.servers.capacity)]
         running = len(workers)
         try:
             while running:
@@ -143,23 +175,32 @@ class Client:
                 if reply is None:
                     running -= 1
                     for worker in workers:
-                        if worker.done() and worker.exception():
-                            raise worker.exception()
+                        if worker.done() and not worker.cancelled() and (error := worker.exception()):
+                            self._stop(error)
                 else:
                     yield reply
                     free.release()
+            if self._end is not None:
+                raise self._end
         finally:
             for worker in workers:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
 
+    def _stop(self, error: BaseException) -> None:
+        """Send no more requests. Those on their way are paid for, so they are awaited."""
+        if self._end is None:
+            self._end = error
+            for worker in {*self._workers} - self._sending - {asyncio.current_task()}:
+                worker.cancel()
+
     async def _ask(self, request: Request) -> Reply:
         """Send one request, repeated if need be."""
         from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
 
-        retry = retry_if_exception(lambda error: isinstance(error, RequestError) and error.retry)
+        retry = retry_if_exception(lambda error: isinstance(error, RequestError) and error.retry and not self._end)
         attempts = AsyncRetrying(stop=stop_after_attempt(self.max_tries), wait=_wait, retry=retry, reraise=True)
-        response, reason, failed = None, None, None
+        failed = None
         try:
             async for attempt in attempts:
                 with attempt:
@@ -170,65 +211,93 @@ class Client:
                         failed = error.server
                         raise
         except RequestError as error:
-            reason = str(error)
-        return Reply(response, reason, attempts.statistics["attempt_number"])
+            return Reply(None, str(error), attempts.statistics["attempt_number"], error.cause)
+        return Reply(response, tries=attempts.statistics["attempt_number"])
 
     async def _try(self, request: Request, avoid: Server | None) -> ChatCompletion | Completion:
         """Send a request once, when limits and pauses allow it; a `RequestError` if there is no usable response."""
         async with self.servers.slot(request.tokens, avoid) as server:
             self.usage.requests += 1
-            response = await self._respond(server, request)
-            if not getattr(response, "choices", None):
-                raise RequestError("the reply of the server has no choices", server)
+            worker = asyncio.current_task()
+            self._sending.add(worker)
+            try:
+                response = await self._respond(server, request)
+            finally:
+                self._sending.discard(worker)
             self.servers.answered(server)
-            if response.usage is not None:
-                self.usage.prompt_tokens += response.usage.prompt_tokens or 0
-                self.usage.completion_tokens += response.usage.completion_tokens or 0
-                server.tokens.correct((response.usage.total_tokens or 0) - request.tokens)
+            if counts := usage_of(response):
+                self.usage.prompt_tokens += counts["prompt_tokens"]
+                self.usage.completion_tokens += counts["completion_tokens"]
+                server.tokens.correct(sum(counts.values()) - request.tokens)
             return response
 
     async def _respond(self, server: Server, request: Request) -> ChatCompletion | Completion:
-        """The response of a server, whatever it is."""
+        """The response of a server, which has choices; a `RequestError` if it has none."""
         import openai
 
         endpoint = server.openai.chat.completions if request.endpoint == "chat" else server.openai.completions
         try:
-            return await endpoint.create(**request.body)
+            response = await endpoint.create(**request.body, extra_headers=server.headers)
         except openai.APIStatusError as error:
-            status = error.status_code
-            if status in FATAL:
-                raise UserError(f"{server.url}: HTTP {status}: {FATAL[status]}") from None
-            wait = retry_after(error.response.headers)
-            retry = status in RETRIED or status >= 500
-            if retry and wait is not None:
-                server.resume_at = max(server.resume_at, time.monotonic() + wait)
-            if status in UNAVAILABLE:
-                self.servers.unavailable(server, f"HTTP {status}")
-            elif status < 500:
-                self.servers.answered(server)
-            elsewhere = (status in UNAVAILABLE or status == 429) and bool(self.servers.others(server))
-            reason = f"HTTP {status}: {error_message(error.body, request)}"
-            raise RequestError(reason, server, retry, wait, elsewhere) from None
+            raise await self._refusal(server, request, error) from None
         except openai.APIConnectionError as error:
-            reason = str(connection_error(error, self.settings.timeout))
+            reason = str(connection_error(server.url, error, self.settings.timeout))
             self.servers.unavailable(server, reason)
             raise RequestError(reason, server, elsewhere=bool(self.servers.others(server))) from None
         except (openai.APIResponseValidationError, ValueError):  # ValueError: not JSON
-            raise RequestError("the reply of the server is not readable", server) from None
+            raise RequestError("the reply of the server is not readable: expected JSON, got a part of it", server) from None
+        if isinstance(response, str):
+            page = without_prompt(server_message(response), request.prompt) or "nothing"
+            raise RequestError(f"the reply of the server is not readable: expected JSON, got text ({page})", server)
+        if reported := error_in_reply(response):
+            error = read_error(*reported, request.prompt, request.refusable)
+            raise RequestError(f"HTTP 200 with the error {error.status}: {error.message}", server, error)
+        if not isinstance(response.choices, list) or not response.choices:
+            raise RequestError("the reply of the server has no choices", server)
+        return response
 
-    def _check(self, request: Request, reply: Reply) -> None:
+    async def _refusal(self, server: Server, request: Request, error: APIStatusError) -> RequestError:
+        """What follows from a response with an error."""
+        body = parsed(error.body) if isinstance(error.body, str) else error.body
+        refusal = read_error(error.status_code, body, request.prompt, request.refusable)
+        wait = retry_after(error.response.headers) if refusal.kind == RETRY else None
+        if wait is not None:
+            if MAX_WAIT < wait <= LONGEST_PAUSE and server.resume_at < time.monotonic():
+                print(f"warning: {server.url} asks to wait for {wait:.0f} s: {refusal}.", file=sys.stderr)
+            server.resume_at = max(server.resume_at, time.monotonic() + wait)
+        if refusal.status in UNAVAILABLE:
+            self.servers.unavailable(server, f"HTTP {refusal.status}")
+        elif refusal.status < 500:
+            self.servers.answered(server)
+        others = self.servers.others(server, within=LONGEST_PAUSE)
+        elsewhere = (refusal.status in UNAVAILABLE or refusal.status == 429) and bool(others)
+        if wait is not None and wait > LONGEST_PAUSE and not others:
+            until = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + min(wait, 1e8)))
+            got = f"{refusal}, and a request to wait for {wait / 3600:,.3g} hours"
+            self._stop(UserError(f"{server.url}: expected replies, got {got}. Run the same command again after {until}."))
+        reason = str(refusal)
+        if 300 <= refusal.status < 400:
+            reason = f"HTTP {refusal.status}: a redirect, which is not followed. Give the URL of the API itself"
+        if refusal.status == 404 and (models := await server.models()):
+            reason += f"; the server has {', '.join(models[:MAX_LISTED])}"
+        return RequestError(reason, server, refusal, wait, elsewhere)
+
+    def _check(self, reply: Reply) -> None:
         """End a run that makes no progress: no request was ever answered, or the server has gone away."""
         if reply.response is not None:
-            self._answered, self._consecutive_failures = True, 0
+            self._answered, self._consecutive_failures, self._account_errors = True, 0, 0
             return
-        status = re.match(r"HTTP (4\d\d)", reply.error)  # may be the fault of the request, unless it was worth retrying
-        if status and any(name in reply.error for name in request.refusable):
-            return
+        if reply.cause and reply.cause.refused:
+            return  # the sender deals with it
         self._failures += 1
-        self._consecutive_failures += status is None or int(status[1]) in RETRIED
+        self._consecutive_failures += reply.cause is None or reply.cause.kind == RETRY
+        self._account_errors += reply.cause is not None and reply.cause.kind == ACCOUNT
+        got = reply.error.rstrip(". ")
+        if self._account_errors >= (MAX_ACCOUNT_ERRORS if self._answered else 1):
+            self._stop(UserError(f"{self.url}: expected replies, got {got}. {reply.cause.fix}. {RESUME}."))
         if self._consecutive_failures >= MAX_FAILURES or (self._failures >= MAX_FAILURES and not self._answered):
-            fix = "Fix the cause and run the same command again to resume"
-            raise UserError(f"{self.url}: expected replies, got errors only, such as {reply.error}. {fix}.")
+            fix = f"Fix the cause. {RESUME}"
+            self._stop(UserError(f"{self.url}: expected replies, got errors only, such as {got}. {fix}."))
 
     def close(self) -> None:
         """Close the connections."""
@@ -250,38 +319,3 @@ def _wait(state: RetryCallState) -> float:
         return error.retry_after
     half = {"multiplier": 0.5, "max": MAX_WAIT / 2}
     return (wait_exponential(**half) + wait_random_exponential(**half))(state)
-
-
-def retry_after(headers: Any) -> float | None:
-    """Seconds to wait by the Retry-After header of a response, a number or a date (RFC 9110, 10.2.3); None without one.
-
-    >>> retry_after({"retry-after": "1.5"}), retry_after({"retry-after": "soon"}), retry_after({})
-    (1.5, None, None)
-    """
-    from email.utils import parsedate_to_datetime
-
-    for read in (float, lambda date: parsedate_to_datetime(date).timestamp() - time.time()):
-        with contextlib.suppress(ValueError):
-            return max(0.0, read(headers.get("retry-after", "")))
-    return None
-
-
-def error_message(body: Any, request: Request) -> str:
-    """The error message of a server, shortened for the log, without the terms that the request has too: it is patient text.
-
-    Terms of `COMMON_TERMS` are kept.
-
-    >>> request = Request("completions", {"prompt": [17, 4, 22]}, text="An old man with chest pain, 9000 units of heparin")
-    >>> error_message({"message": "too many tokens: the prompt has 40000"}, request)
-    'too many tokens: the prompt has 40000'
-    >>> error_message({"message": "cannot parse 'Heparin' at 9000"}, request)
-    "cannot parse '…' at …"
-    """
-    message = str((body.get("message") if isinstance(body, dict) else body) or "no message")
-    prompt = f"{request.text} {request.body.get('messages', '')}".casefold()
-
-    def shown(term: re.Match[str]) -> str:
-        text = term[0].casefold()
-        return term[0] if text in COMMON_TERMS or text not in prompt else "…"
-
-    return " ".join(re.sub(r"\w+", shown, message).split())[:200]

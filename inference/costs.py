@@ -12,6 +12,10 @@ from pipeline.cli import between
 from pipeline.errors import UserError
 
 PRICE = between(0, float("inf"))
+NO_USAGE = (
+    "--max_cost: expected a server that reports the tokens it used, got one that does not. What it sent is recorded. "
+    "Omit --max_cost, and limit the rows with --limit."
+)
 
 
 @dataclass(frozen=True)
@@ -47,12 +51,15 @@ class Meter:
     requests: int = 0
     reserved: float = 0.0  # the cost of the requests in flight if their replies are as long as they can be
     stopped: bool = False  # because of the limit
+    problem: str | None = None  # why no more requests should be paid for: the error that ends the run
     start: float = field(default_factory=time.monotonic)
 
     def add_earlier(self, line: Mapping[str, Any]) -> None:
         """Count a line of an earlier run."""
         if line.get("usage"):
             self.cost_before += self.costs.of(line["usage"]["prompt_tokens"], line["usage"]["completion_tokens"])
+        elif line.get("choices") and self.costs.max_cost is not None:
+            self.problem = NO_USAGE
 
     @property
     def cost(self) -> float:
@@ -60,9 +67,10 @@ class Meter:
         return self.cost_before + self.costs.of(self.prompt_tokens, self.completion_tokens)
 
     def affords(self, prompt_tokens: int) -> bool:
-        """Whether a request can be sent that cannot exceed the limit."""
+        """Whether a request should be sent: it cannot exceed the limit, and there is no problem."""
         limit = self.costs.max_cost
-        return limit is None or self.cost + self.reserved + self.costs.of(prompt_tokens, self.reply_tokens) <= limit
+        most = self.cost + self.reserved + self.costs.of(prompt_tokens, self.reply_tokens)
+        return self.problem is None and (limit is None or most <= limit)
 
     def reserve(self, prompt_tokens: int) -> None:
         """Count a request that is sent."""
@@ -76,7 +84,7 @@ class Meter:
             self.prompt_tokens += usage["prompt_tokens"]
             self.completion_tokens += usage["completion_tokens"]
         elif self.costs.max_cost is not None and not failed:
-            raise UserError("--max_cost: expected a server that reports the tokens it used, got one that does not.")
+            self.problem = NO_USAGE
 
     def status(self, remaining: int = 0) -> str:
         """Pace, tokens, cost, and the projected cost if `remaining` requests are to come.

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from inference.answers import close_reasoning, read_items, split_reasoning
 from inference.backends import Backend, Generation, Query
-from inference.openai_backend import message_text
+from inference.dialects import is_whole, refusal_of, text_of, usage_of
 from inference.prompts import THINK, PromptBuilder, Truncation, evaluation_mode, open_think_prefix, with_candidates
+from inference.server_errors import without_prompt
 from inference.settings import InferenceSettings, PromptSettings
 from mimiciv_dataset.index_files import index_paths, sample_id
 from mimiciv_dataset.row_keys import row_keys
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from mimiciv_dataset.text import SampleText
 
 TOO_LONG = "does not fit"  # the error of a prompt that is too long for the model even after truncation
+MAX_USELESS = 30  # replies of the chat endpoint without a whole text, before a run ends that had none with one
 END_OF_REASONING = 8  # tokens reserved where p(yes) is computed after the reasoning, which is closed anew
 ID_COLUMNS = ("task", "subject_id", "period_begin", "period_end")  # identify a sample in index rows, lines and keys
 
@@ -55,6 +57,7 @@ class Prompt:
     ids: Sequence[int] | None = None  # token ids of the text, if they are known
     num_replies: int = 1  # how many replies are sampled
     sample: int = 0  # which of them a query asks for
+    choices: int | None = None  # choices that are still to come in a server's reply; None: one, which is not asked for
 
     @property
     def fits(self) -> bool:
@@ -77,14 +80,16 @@ class Tally:
     too_long: int = 0
     truncated: int = 0
     errors: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)  # errors that another request would get, too
+    cut_off: Counter[str] = field(default_factory=Counter)  # choices that are not whole, by finish reason
 
-    def add(self, is_truncated: bool, error: str | None) -> None:
+    def add(self, is_truncated: bool, error: str | None, is_refused: bool = False) -> None:
         """Count a prompt by its `outcome`."""
         self.truncated += is_truncated
         self.too_long += error == TOO_LONG
         self.answered += error is None
         if error not in (None, TOO_LONG):
-            self.errors[error] += 1
+            (self.refused if is_refused else self.errors)[error] += 1
 
 
 def generate_and_record(
@@ -97,6 +102,8 @@ def generate_and_record(
 ) -> Tally:
     """Answer prompts, which are drawn as the backend needs them, and record each one when its replies are there.
 
+    If a server sends fewer choices than a prompt asks for, they are recorded, and the others are asked for.
+
     Args:
         write: appends a line to the log (`pipeline.files.append_jsonl`).
         line_of: makes the line of a prompt and its replies; None: none is written. A prompt that does not fit has one reply,
@@ -104,16 +111,32 @@ def generate_and_record(
         bar: a progress bar, which counts prompts.
         meter: counts tokens and cost, and stops the run at the limit.
     """
-    tally = Tally()
-    for prompt, of_prompt in answered(prompts, backend, meter):
+    tally, again, num_useless = Tally(), deque(), 0  # None: there was a useful reply
+    for prompt, of_prompt in answered(prompts, backend, meter, again):
         line = line_of(prompt, of_prompt)
         if line is not None:
             write(line)
-        tally.add(*outcome(prompt, of_prompt, line))
+            tally.cut_off.update(str(reason) for reason in line.get("finish_reasons") or () if not is_whole(reason))
+            if meter and line.get("finish_reasons"):
+                num_useless = None if num_useless is None or is_useful(line) else num_useless + 1
+                meter.problem = useless_replies(line) if num_useless == MAX_USELESS else meter.problem
+        error, missing = (line or {}).get("error"), missing_choices(prompt, of_prompt)
+        if missing and not error:
+            again.append(replace(prompt, choices=missing))
+            continue
+        tally.add(*outcome(prompt, of_prompt, line), is_refused=bool((line or {}).get("refused")))
         if meter:
             bar.set_postfix_str(meter.status(bar.total - bar.n - 1 if bar.total else 0), refresh=False)
         bar.update()
+    if meter and meter.problem:
+        raise UserError(meter.problem)
     return tally
+
+
+def missing_choices(prompt: Prompt, replies: Sequence[Generation]) -> int:
+    """How many of the choices that a prompt asks for its reply does not have."""
+    response = replies[0].response
+    return 0 if prompt.choices is None or response is None else max(0, prompt.choices - len(response.choices))
 
 
 def outcome(prompt: Prompt, replies: Sequence[Generation], line: Line | None) -> tuple[bool, str | None]:
@@ -122,8 +145,13 @@ def outcome(prompt: Prompt, replies: Sequence[Generation], line: Line | None) ->
     return prompt.truncation is not None and prompt.fits, error
 
 
-def answered(prompts: Iterable[P], backend: Backend, meter: Meter | None = None) -> Iterator[tuple[P, Sequence[Generation]]]:
-    """Yield each prompt with its replies when all are there; one that does not fit has one, with the error `TOO_LONG`."""
+def answered(
+    prompts: Iterable[P], backend: Backend, meter: Meter | None = None, again: deque[P] | None = None
+) -> Iterator[tuple[P, Sequence[Generation]]]:
+    """Yield each prompt with its replies when all are there; one that does not fit has one, with the error `TOO_LONG`.
+
+    Prompts that the caller puts into `again` are answered next.
+    """
     too_long: deque[P] = deque()
 
     def fitting() -> Iterator[P]:
@@ -138,7 +166,7 @@ def answered(prompts: Iterable[P], backend: Backend, meter: Meter | None = None)
             yield too_long.popleft(), [Generation("", TOO_LONG, error=TOO_LONG)]
 
     incomplete: dict[str, dict[int, Generation]] = defaultdict(dict)  # key of a prompt → its replies so far
-    for prompt, reply in replies(fitting(), backend, meter):
+    for prompt, reply in replies(fitting(), backend, meter, again):
         yield from unfit()
         incomplete[prompt.key][prompt.sample] = reply
         if len(incomplete[prompt.key]) == prompt.num_replies:
@@ -147,7 +175,9 @@ def answered(prompts: Iterable[P], backend: Backend, meter: Meter | None = None)
     yield from unfit()
 
 
-def replies(prompts: Iterable[P], backend: Backend, meter: Meter | None = None) -> Iterator[tuple[P, Generation]]:
+def replies(
+    prompts: Iterable[P], backend: Backend, meter: Meter | None = None, again: deque[P] | None = None
+) -> Iterator[tuple[P, Generation]]:
     """Yield each prompt with its reply, as replies come; where p(yes) follows the reasoning, the reply has both.
 
     If the next prompt might exceed the limit of cost, replies in flight are awaited, as they mostly cost less than they
@@ -165,14 +195,14 @@ def replies(prompts: Iterable[P], backend: Backend, meter: Meter | None = None) 
                 sent[position] = prompt, reply
                 yield Query(text, score=True, sample=prompt.sample)
                 continue
-            next_prompt = next_prompt or next(source, None)
+            next_prompt = next_prompt or (again.popleft() if again else next(source, None))
             if next_prompt is None or (meter and not meter.affords(next_prompt.tokens)):
                 return
             prompt, next_prompt = next_prompt, None
             if meter:
                 meter.reserve(prompt.tokens)
             sent[position] = prompt, None
-            yield Query(prompt.text, prompt.scored, sample=prompt.sample, ids=prompt.ids)
+            yield Query(prompt.text, prompt.scored, sample=prompt.sample, ids=prompt.ids, choices=prompt.choices)
 
     while True:
         finished = False
@@ -191,7 +221,7 @@ def replies(prompts: Iterable[P], backend: Backend, meter: Meter | None = None) 
                 reasoned.append((prompt, reply, text))
             else:
                 yield prompt, reply
-        if not reasoned and (next_prompt is None or not finished):
+        if not reasoned and not (again and finished) and (next_prompt is None or not finished):
             if meter:
                 meter.stopped = next_prompt is not None
             return
@@ -209,8 +239,11 @@ def after_reasoning(prompt: str, reply: str, thinking_open: bool | str = False, 
     return None if closed is None else prompt + closed
 
 
-def finished_keys(path: Path, meter: Meter | None = None, name: str = "key") -> set[str]:
-    """The field `name` of each line that has a reply, in the logs of all chunks of `path`; a meter counts all lines' cost."""
+def finished_keys(path: Path, meter: Meter | None = None, name: str = "key", retry_refused: bool = False) -> set[str]:
+    """The field `name` of each line that has a reply, in the logs of all chunks of `path`; a meter counts all lines' cost.
+
+    A line that is `refused` counts as a reply unless `retry_refused`.
+    """
     keys = set()
     for file in chunk_paths(path):
         for number, (_, line) in enumerate(read_jsonl(file), 1):
@@ -218,7 +251,7 @@ def finished_keys(path: Path, meter: Meter | None = None, name: str = "key") -> 
                 raise UserError(f"{file}, line {number}: expected a field {name}, got none. Remove that line and run again.")
             if meter:
                 meter.add_earlier(line)
-            if line.get("error") in (None, TOO_LONG):
+            if line.get("error") in (None, TOO_LONG) or (line.get("refused") and not retry_refused):
                 keys.add(line[name])
     return keys
 
@@ -403,24 +436,37 @@ def output_line(prompt: SamplePrompt, replies: Sequence[Generation], scorer: Sco
 # --- lines of the chat endpoint
 
 
+def is_useful(line: Line) -> bool:
+    """Whether a line of `chat_line` has a choice that is whole."""
+    return not line["error"] and any(map(is_whole, line["finish_reasons"]))
+
+
+def useless_replies(line: Line) -> str:
+    """The error of a run whose replies, which are paid for, are all like that of this line."""
+    got = line["error"] or f"replies that were cut off ({', '.join(sorted(set(map(str, line['finish_reasons']))))})"
+    fix = "What came is recorded. Raise --max_new_tokens, or check how the server takes its limit and reports reasoning"
+    return f"the first {MAX_USELESS} replies: expected texts that are whole, got only {got.rstrip('.')}. {fix}."
+
+
 def chat_line(prompt: Prompt, replies: Sequence[Generation]) -> Line | None:
     """The line of a prompt to the chat endpoint: `choices` (texts), `finish_reasons`, `usage` and `error`; None if too long.
 
-    A reply without any text is an error too. Several choices are one reply of the server.
+    A reply without any text is an error too. Several choices are one reply of the server. `refused` is there, and true, if the
+    error would come again.
     """
     (reply,) = replies
     if reply.error == TOO_LONG:
         return None
     if reply.response is None:
-        return prompt.line | {"choices": [], "finish_reasons": [], "usage": None, "error": reply.error}
-    texts = [message_text(choice).strip() for choice in reply.response.choices]
-    reasons = [getattr(choice, "finish_reason", None) for choice in reply.response.choices]
-    error = None if any(texts) else f"no text ({', '.join(sorted(set(map(str, reasons))))})"
-    usage = usage_of(reply.response)
-    return prompt.line | {"choices": [] if error else texts, "finish_reasons": reasons, "usage": usage, "error": error}
-
-
-def usage_of(response: Any) -> dict[str, int] | None:
-    """The tokens that the server counted; None if it does not say."""
-    usage = getattr(response, "usage", None)
-    return usage and {name: getattr(usage, name, None) or 0 for name in ("prompt_tokens", "completion_tokens")}
+        line = prompt.line | {"choices": [], "finish_reasons": [], "usage": None, "error": reply.error}
+        return line | ({"refused": True} if reply.refused else {})
+    choices = reply.response.choices
+    texts, reasons = list(map(text_of, choices)), [getattr(choice, "finish_reason", None) for choice in choices]
+    line = prompt.line | {"choices": texts, "finish_reasons": reasons, "usage": usage_of(reply.response), "error": None}
+    if any(texts):
+        return line
+    refusal = next(filter(None, map(refusal_of, choices)), None)
+    error = f"no text ({', '.join(sorted(set(map(str, reasons))))})"
+    if refusal is None:
+        return line | {"choices": [], "error": error}
+    return line | {"choices": [], "error": f"{error}: {without_prompt(refusal, prompt.text)}", "refused": True}

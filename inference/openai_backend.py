@@ -8,7 +8,6 @@ tokenizer or completions endpoint is unavailable.
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,8 +16,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from inference.backends import NEUTRAL_SAMPLING, Generation, Query, end_token_ids, load_builder, sampling_seed
-from inference.client import Client, Request
+from inference.client import Client, Reply, Request
+from inference.dialects import content_of, is_whole, reasoning_of
 from inference.p_yes import p_yes_from_top_tokens, yes_no_tokens
+from inference.server_errors import REFUSED
 from inference.settings import InferenceSettings
 from mimiciv_dataset.tasks import NO, YES
 
@@ -34,12 +35,23 @@ MAX_SEED = 1 << 31  # some servers take seeds of 32 bits
 NO_PENALTIES = {"presence_penalty": 0.0, "frequency_penalty": 0.0}
 SWITCH_FIELDS = ("chat_template_kwargs", "reasoning_effort")
 TOKEN_ID = "token_id:"
+# The limit of a reply's length: hosted models that reason take its newer name only; other servers refuse that, or ignore it.
+MAX_TOKENS, MAX_COMPLETION_TOKENS = "max_tokens", "max_completion_tokens"
+LIMITS = {MAX_TOKENS, MAX_COMPLETION_TOKENS}
+# Fields of the API that a server may refuse, and what happens then.
+STANDARD_FIELDS = {
+    "temperature": "the model's own temperature applies",
+    "seed": "sampling is not seeded",
+    "n": "choices are asked for one by one, and the prompt is paid for each time",
+    MAX_TOKENS: f"{MAX_COMPLETION_TOKENS} is sent",
+}
 
 
 class OpenAIBackend:
     """A model behind `--url`."""
 
-    def __init__(self, settings: InferenceSettings) -> None:
+    def __init__(self, settings: InferenceSettings, extra_body: Mapping[str, Any] | None = None) -> None:
+        """`extra_body`: fields of every request, which replace ours; one that is None is not sent."""
         model, server = settings.model, settings.server
         self.client = Client(server, model.model_name_or_path)
         self.decoding = settings.decoding
@@ -52,6 +64,8 @@ class OpenAIBackend:
         is_neutral = not model.model_sampling and (not server.chat or self.client.is_local)
         self._neutral: dict[str, Any] = NEUTRAL_SAMPLING | NO_PENALTIES if is_neutral else {}
         self._refused: set[str] = set()  # optional fields that the server does not know
+        self._extra_body = dict(extra_body or {})
+        self._sends_all_choices = True
 
     def answer(self, queries: Iterable[Query]) -> Iterator[tuple[int, Generation]]:
         """See `Backend.answer`.
@@ -82,14 +96,15 @@ class OpenAIBackend:
         while True:
             for position, reply in self.client.send(requests()):
                 number, query, score, request = sent.pop(position)
-                if reply.response is None and (fields := refused_fields(request, reply.error)):
-                    self._omit(fields)
+                if reply.response is None and (fields := self._refused_fields(request, reply)):
+                    self._omit(fields, reply.error)
                     again.append((number, query, score))
                 elif reply.response is None and score and "logprobs" in reply.error:  # as hosted reasoning models answer
                     self._refusals += 1
                     again.append((number, query, False))
                 elif reply.response is None:
-                    yield number, Generation("", "error", error=reply.error)
+                    is_refused = reply.cause is not None and reply.cause.kind == REFUSED
+                    yield number, Generation("", "error", error=reply.error, refused=is_refused)
                 elif score:
                     self._num_scored += 1
                     scored = p_yes_from_top_tokens(self._form.first_position(reply.response.choices[0]))
@@ -98,6 +113,7 @@ class OpenAIBackend:
                     else:
                         yield number, replace(Generation.scored(*scored), **tokens_of(reply.response))
                 else:
+                    self._check_choices(query, len(reply.response.choices))
                     text, reason = self._form.read(reply.response.choices[0])
                     yield number, Generation(text, reason, response=reply.response, **tokens_of(reply.response))
             if not again:
@@ -117,28 +133,46 @@ class OpenAIBackend:
             body["extra_body"] = extra
         if temperature > 0 and self.decoding.seed is not None:
             body["seed"] = sampling_seed(self.decoding.seed, query.prompt, query.sample) % MAX_SEED
-        if self.decoding.n is not None:
-            body["n"] = self.decoding.n
+        if query.choices is not None:
+            body["n"] = query.choices
+        body = {name: value for name, value in body.items() if name not in self._refused}
+        if self._form.endpoint == "chat" and MAX_TOKENS in self._refused:
+            body[MAX_COMPLETION_TOKENS] = max_new_tokens
+        refusable = [*names_in(extra), *(name for name in STANDARD_FIELDS if name in body), *(["logprobs"] if score else [])]
+        if self._extra_body:
+            replaced = {*self._extra_body, *(LIMITS if LIMITS & self._extra_body.keys() else ())}
+            own = {name: value for name, value in self._extra_body.items() if value is not None}
+            body = {name: value for name, value in body.items() if name not in replaced}
+            body["extra_body"] = {name: value for name, value in extra.items() if name not in replaced} | own
+            refusable = [name for name in refusable if name not in replaced]
         tokens = 0
         if self.client.settings.max_tpm:
-            tokens = self.builder.tokens(query.prompt) + max_new_tokens * (self.decoding.n or 1)
-        refusable = [*names_in(extra), *(["logprobs"] if score else [])]
+            tokens = self.builder.tokens(query.prompt) + max_new_tokens * (query.choices or 1)
         text = "" if "messages" in body else query.prompt
         return Request(self._form.endpoint, body, tokens, text, tuple(refusable))
 
-    def _omit(self, fields: Sequence[str]) -> None:
+    def _refused_fields(self, request: Request, reply: Reply) -> list[str]:
+        """The optional fields of a request that the server refused: by their name, or that of a key of one."""
+        names = reply.cause.refused if reply.cause else ()
+        extra = {name: value for name, value in request.body.get("extra_body", {}).items() if name not in self._extra_body}
+        fields = [field for field in extra if any(name in names for name in names_in({field: extra[field]}))]
+        return fields + [name for name in STANDARD_FIELDS if name in names]
+
+    def _omit(self, fields: Sequence[str], error: str) -> None:
         """Send the following requests without these fields, which the server refused."""
         for name in sorted(set(fields) - self._refused):
             effect = "the model's own setting may apply" if name in self._neutral else "it is not sent"
-            effect = "thinking is not switched" if name in SWITCH_FIELDS else effect
-            print(f"warning: {self.client.url} refuses the field {name}: {effect}.", file=sys.stderr)
+            effect = "thinking is not switched" if name in SWITCH_FIELDS else STANDARD_FIELDS.get(name, effect)
+            print(f"warning: {self.client.url} refuses the field {name}: {effect} ({error.rstrip('.')}).", file=sys.stderr)
         self._refused.update(fields)
+        self._sends_all_choices &= "n" not in fields
 
-
-def refused_fields(request: Request, error: str) -> list[str]:
-    """The optional fields of a request that an error (HTTP 4xx) of the server names, or of which it names a key."""
-    fields = request.body.get("extra_body", {}) if error.startswith("HTTP 4") else {}
-    return [field for field in fields if any(re.search(rf"\b{name}\b", error) for name in names_in({field: fields[field]}))]
+    def _check_choices(self, query: Query, number: int) -> None:
+        """Report a server that sends fewer choices than it was asked for."""
+        if self._sends_all_choices and number < (query.choices or 1):
+            effect = "the others are asked for, and the prompt is paid for again each time"
+            print(f"warning: {self.client.url} sends {number} of {query.choices} choices: {effect}.", file=sys.stderr)
+            self._sends_all_choices = False
 
 
 def names_in(fields: Mapping[str, Any]) -> list[str]:
@@ -177,7 +211,7 @@ class CompletionForm:
         if self._end_ids:
             extra["stop_token_ids"] = self._end_ids
         ids = query.ids or self.tokenizer(query.prompt, add_special_tokens=False)["input_ids"]
-        body: dict[str, Any] = {"prompt": list(ids), "max_tokens": max_new_tokens, "extra_body": extra}
+        body: dict[str, Any] = {"prompt": list(ids), MAX_TOKENS: max_new_tokens, "extra_body": extra}
         if score:
             body["logprobs"] = TOP_LOGPROBS
             extra |= {"logprob_token_ids": list(self._words), "return_tokens_as_token_ids": True}
@@ -203,7 +237,7 @@ class ChatForm:
     def body(self, query: Query, max_new_tokens: int, score: bool) -> dict[str, Any]:
         content = json.loads(query.prompt)
         switches = content if isinstance(content, dict) else {"messages": content}
-        body: dict[str, Any] = {"messages": switches.pop("messages"), "max_completion_tokens": max_new_tokens}
+        body: dict[str, Any] = {"messages": switches.pop("messages"), MAX_TOKENS: max_new_tokens}
         body |= {"extra_body": switches} if switches else {}
         return body | {"logprobs": True, "top_logprobs": TOP_LOGPROBS} if score else body
 
@@ -212,11 +246,10 @@ class ChatForm:
 
         Reasoning that the server separates from the answer becomes a think block again, open if it was cut off there.
         """
-        message, finish_reason = getattr(choice, "message", None), getattr(choice, "finish_reason", None)
-        text = message_text(choice)
-        reasoning = getattr(message, "reasoning", None) or getattr(message, "reasoning_content", None)
+        finish_reason = getattr(choice, "finish_reason", None)
+        text, reasoning = content_of(choice), reasoning_of(choice)
         if reasoning:
-            cut_off = finish_reason == "length" and not text
+            cut_off = not is_whole(finish_reason) and not text
             text = f"<think>\n{reasoning}" + ("" if cut_off else f"\n</think>\n\n{text}")
         return text, finish_reason or "stop"
 
@@ -224,9 +257,3 @@ class ChatForm:
         positions = choice.logprobs.content if choice.logprobs else None
         for entry in positions[0].top_logprobs if positions else ():
             yield entry.token, entry.logprob
-
-
-def message_text(choice: Any) -> str:
-    """The text of a choice of the chat endpoint; "" if the choice does not have the form of the API."""
-    text = getattr(getattr(choice, "message", None), "content", None)
-    return text if isinstance(text, str) else ""

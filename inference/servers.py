@@ -12,27 +12,24 @@ import contextlib
 import ipaddress
 import os
 import socket
+import ssl
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit, urlunsplit
+from urllib.request import getproxies_environment, proxy_bypass_environment
 
+from inference.server_errors import KEY_VARIABLE, read_error
 from inference.settings import ServerSettings
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from openai import APIConnectionError, AsyncOpenAI
 
-KEY_VARIABLE = "OPENAI_API_KEY"
-# Statuses that every other request would get too, so that the run ends, and what to do about them.
-FATAL = {
-    401: f"expected a key that the server accepts, got another one or none. Set ${KEY_VARIABLE}.",
-    403: f"expected a key that may use this model, got a refusal. Check the key in ${KEY_VARIABLE}.",
-    404: "expected this model and endpoint on the server, got neither. Check the URL (…/v1) and the name of the model.",
-}
-UNAVAILABLE = {502, 503, 504}  # statuses of a server that is stopped, or not started yet
+UNAVAILABLE = {502, 503, 504, 529}  # statuses of a server that is stopped, or not started yet
+API_VERSION = "api-version"  # in the query of a URL: Azure
 REPORTED = ("id", "root", "parent", "max_model_len")  # fields of a listed model that are not the time of the listing
 CONNECT_TIMEOUT = 30.0  # seconds to wait for a connection
 LIST_TIMEOUT = 10.0  # seconds to wait for the list of models
@@ -95,11 +92,36 @@ class Server:
             if not key and not self.is_local:
                 raise UserError(f"{self.url}: expected a key in ${KEY_VARIABLE}, got none.")
             # Neither a redirect nor a proxy of the environment may carry patient text from a local server elsewhere.
-            http = DefaultAsyncHttpxClient(follow_redirects=False, trust_env=not self.is_local)
+            options = {"follow_redirects": False, "trust_env": not self.is_local, "verify": certificates()}
+            http = DefaultAsyncHttpxClient(**options)
             timeout = Timeout(self.timeout, connect=min(self.timeout, CONNECT_TIMEOUT))
-            key = key or "none"
-            self._openai = AsyncOpenAI(base_url=self.url, api_key=key, max_retries=0, timeout=timeout, http_client=http)
+            parts = urlsplit(self.url)
+            options = {"default_query": self.query, "timeout": timeout, "http_client": http, "max_retries": 0}
+            self._openai = AsyncOpenAI(base_url=urlunsplit(parts._replace(query="")), api_key=key or "none", **options)
         return self._openai
+
+    @property
+    def query(self) -> dict[str, str]:
+        """The query of the URL, which each request has."""
+        return dict(parse_qsl(urlsplit(self.url).query))
+
+    @property
+    def headers(self) -> dict[str, Any]:
+        """Further headers of a request: Azure takes the key in a header of its own."""
+        from openai import Omit
+
+        key = os.environ.get(KEY_VARIABLE) or "none"
+        return {"api-key": key, "Authorization": Omit()} if API_VERSION in self.query else {}
+
+    async def models(self) -> list[str]:
+        """The names of the models that the server lists; none if it does not."""
+        import openai
+
+        try:
+            page = await self.openai.with_options(timeout=LIST_TIMEOUT).models.list(extra_headers=self.headers)
+            return [entry.id for entry in page.data if isinstance(entry.id, str)]
+        except (openai.OpenAIError, ValueError, TypeError, AttributeError):  # another kind of reply
+            return []
 
     async def report(self, model: str) -> dict[str, Any]:
         """What the server says of a model; empty if it does not list it.
@@ -111,16 +133,17 @@ class Server:
         import openai
 
         try:
-            page = await self.openai.with_options(timeout=LIST_TIMEOUT).models.list()
+            page = await self.openai.with_options(timeout=LIST_TIMEOUT).models.list(extra_headers=self.headers)
             listed = [entry.model_dump() for entry in page.data]
         except openai.APIStatusError as error:
-            if error.status_code in (401, 403):
-                raise UserError(f"{self.url}: HTTP {error.status_code}: {FATAL[error.status_code]}") from None
+            if error.status_code == 401:
+                refusal = read_error(401, error.body)
+                raise UserError(f"{self.url}: expected a list of models, got {refusal}. {refusal.fix}.") from None
             if error.status_code in UNAVAILABLE:
                 raise UnavailableError(f"HTTP {error.status_code}") from None
-            return {}
+            return {}  # some servers list nothing, or not to every key
         except openai.APIConnectionError as error:
-            raise connection_error(error, LIST_TIMEOUT) from None
+            raise connection_error(self.url, error, LIST_TIMEOUT) from None
         except (openai.OpenAIError, ValueError, TypeError, AttributeError):  # another kind of reply
             return {}
         entry = next((entry for entry in listed if entry.get("id") == model), {})
@@ -261,9 +284,10 @@ class Servers:
         if server.try_at is None and server.unanswered >= MAX_UNANSWERED and self.others(server):
             self._leave_out(server, reason)
 
-    def others(self, server: Server) -> Sequence[Server]:
-        """The other servers that are not left out."""
-        return [other for other in self.servers if other is not server and other.try_at is None]
+    def others(self, server: Server, within: float = float("inf")) -> Sequence[Server]:
+        """The other servers that are not left out, and take requests again `within` these seconds."""
+        latest = time.monotonic() + within
+        return [other for other in self.servers if other is not server and other.try_at is None and other.resume_at <= latest]
 
     def _leave_out(self, server: Server, reason: str) -> None:
         self._postpone(server)
@@ -279,14 +303,42 @@ class Servers:
             await server.close()
 
 
-def connection_error(error: APIConnectionError, timeout: float) -> UnavailableError:
-    """What a connection error of the `openai` package says, which names no class for the several kinds."""
+def certificates() -> ssl.SSLContext:
+    """The authorities whose certificates are accepted: those of $SSL_CERT_FILE or $SSL_CERT_DIR, or the usual ones."""
+    file, folder = (os.environ.get(name) or None for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"))
+    try:
+        if file or folder:
+            return ssl.create_default_context(cafile=file, capath=folder)
+    except OSError:
+        name, kind = ("SSL_CERT_FILE", "a file") if file else ("SSL_CERT_DIR", "a directory")
+        raise UserError(f"${name}: expected {kind} of certificates (PEM), got none at {file or folder}.") from None
+    import certifi
+
+    return ssl.create_default_context(cafile=certifi.where())
+
+
+def connection_error(url: str, error: APIConnectionError, timeout: float) -> UnavailableError:
+    """What a connection error of the `openai` package says, which names no class for the several kinds.
+
+    Raises:
+        UserError: the certificate of the server cannot be verified, or a proxy refuses.
+    """
     import openai
 
-    cause = type(error.__cause__ or error).__name__
-    if cause not in ("ConnectError", "ConnectTimeout") and isinstance(error, openai.APITimeoutError):
+    causes, cause = [], error
+    while cause is not None and cause not in causes:
+        causes.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    if refused := next((cause for cause in causes if isinstance(cause, ssl.SSLCertVerificationError)), None):
+        fix = "Set $SSL_CERT_FILE to a file (PEM) with the certificate of its authority"
+        raise UserError(f"{url}: expected a certificate that can be verified, got: {refused.verify_message}. {fix}.")
+    name = type(error.__cause__ or error).__name__
+    if name == "ProxyError":
+        fix = "Check $HTTPS_PROXY and $HTTP_PROXY, or add the host to $NO_PROXY"
+        raise UserError(f"{url}: expected a connection by the proxy, got: {error.__cause__}. {fix}.")
+    if name not in ("ConnectError", "ConnectTimeout") and isinstance(error, openai.APITimeoutError):
         return UnavailableError(f"no reply within {timeout:g} s")
-    return UnavailableError(f"no connection: {cause}", connected=cause not in ("ConnectError", "ConnectTimeout"))
+    return UnavailableError(f"no connection: {name}", connected=name not in ("ConnectError", "ConnectTimeout"))
 
 
 def check_host(url: str, allow_remote: bool = False) -> bool:
@@ -307,11 +359,14 @@ def check_host(url: str, allow_remote: bool = False) -> bool:
     except ValueError:  # brackets, port or host name are malformed
         is_url = False
     except OSError:
-        raise UserError(f"{url}: expected a host with an address, got no address for {parts.hostname}.") from None
+        entries = []  # only a proxy may know its address
+        if not uses_proxy(parts):
+            raise UserError(f"{url}: expected a host with an address, got no address for {parts.hostname}.") from None
     if not is_url:
         raise UserError(f"{url}: expected the URL of an API, such as http://127.0.0.1:8000/v1, got something else.")
     addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in entries]
-    if all(address.is_loopback or (address.is_private and not address.is_unspecified) for address in addresses):
+    is_near = [address.is_loopback or (address.is_private and not address.is_unspecified) for address in addresses]
+    if is_near and all(is_near):
         return True
     if not allow_remote:
         raise UserError(
@@ -321,3 +376,9 @@ def check_host(url: str, allow_remote: bool = False) -> bool:
             "yourself: python -m vllm.entrypoints.openai.api_server --model MODEL"
         )
     return False
+
+
+def uses_proxy(parts: SplitResult) -> bool:
+    """Whether the environment (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY) has a proxy for a URL."""
+    proxies = getproxies_environment()
+    return any(proxies.get(name) for name in (parts.scheme, "all")) and not proxy_bypass_environment(parts.hostname)

@@ -7,6 +7,7 @@ help is their documentation (`add_flags`). Libraries take the dataclasses, and r
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
@@ -112,6 +113,31 @@ class ServerSettings(Settings):
     def urls(self) -> tuple[str, ...]:
         """The URLs of all servers."""
         return (self.url,) if isinstance(self.url, str) else tuple(self.url or ())
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """Parse a flag whose value is a JSON object."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError("expected a JSON object, got something else")
+    return value
+
+
+@dataclass(frozen=True)
+class RequestSettings(Settings):
+    """What requests to the chat endpoint have besides our fields, and which are sent again."""
+
+    extra_body: Mapping[str, Any] | None = flag(
+        None, help="JSON object of fields of every request; they replace ours, and null removes one", type=json_object
+    )
+    retry_refused: bool = flag(False, help="send requests again that a content filter or moderation refused")
+
+    def __post_init__(self) -> None:
+        if names := {"messages", "model", "stream"} & (self.extra_body or {}).keys():
+            raise UserError(f"--extra_body: expected fields that may change, got {', '.join(sorted(names))}. Remove them.")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +95,7 @@ class ReplySettings:
     without_knowledge: bool
     without_format: bool
     prompts: Mapping[str, str]  # name of the prompt file → SHA-256 of its text
+    extra_body: Mapping[str, Any] | None = None  # further fields of a request
 
     def variant(self, paths: Paths) -> str:
         """The prompt file for a row with these paths."""
@@ -108,14 +109,26 @@ class ReplySettings:
         variant = self.variant(paths)
         sample = [*(columns[name] for name in ID_COLUMNS), str(text), question, label_list(columns["target"])]
         shown = paths if "knowledge" in SLOTS[variant] else ()
-        settings = [self.model, self.temperature, self.n, self.max_new_tokens, self.max_seq_len, self.tokenizer]
+        settings: list[Any] = [self.model, self.temperature, self.n, self.max_new_tokens, self.max_seq_len, self.tokenizer]
+        settings += [self.extra_body] if self.extra_body else []
         return sha256(json.dumps([sample, shown, self.prompts[variant], settings]))
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """The settings as the record of an output has them."""
+        return {name: value for name, value in asdict(self).items() if name != "extra_body" or value}
 
 
 class ChainPrompter:
     """Makes the prompts of evidence rows."""
 
-    def __init__(self, evidence: EvidenceFiles, chains: ChainSettings, settings: InferenceSettings) -> None:
+    def __init__(
+        self,
+        evidence: EvidenceFiles,
+        chains: ChainSettings,
+        settings: InferenceSettings,
+        extra_body: Mapping[str, Any] | None = None,
+    ) -> None:
         self.evidence, self.settings = evidence, settings
         self.templates = {name: read_prompt(chains.prompts, name) for name in SLOTS if name != VERIFIER}
         self.count = token_counter(settings.server.tokenizer)
@@ -130,6 +143,7 @@ class ChainPrompter:
             chains.without_knowledge,
             chains.without_format,
             {name: sha256(text) for name, text in self.templates.items()},
+            extra_body,
         )
 
     def key(self, row: EvidenceRow) -> str:
@@ -137,8 +151,8 @@ class ChainPrompter:
         evidence = self.evidence
         return self.replies.key(evidence.columns(row), evidence.text(row), evidence.question(row))
 
-    def __call__(self, row: EvidenceRow) -> Prompt:
-        """The prompt of a row."""
+    def __call__(self, row: EvidenceRow, choices: int) -> Prompt:
+        """The prompt of a row, for this number of chains."""
         columns, text, question = self.evidence.columns(row), self.evidence.text(row), self.evidence.question(row)
         paths = read_graph(columns.get("graph"))
         variant, key = self.replies.variant(paths), self.replies.key(columns, text, question)
@@ -147,7 +161,8 @@ class ChainPrompter:
         line |= {"model": self.settings.model.model_name_or_path, "prompt": variant}
         answer = "\n".join(f"- {name}" for name in label_list(columns["target"]))
         values = {"question": question, "knowledge": knowledge(paths), "answer": answer}
-        return chat_prompt(self.templates[variant], text, self.count, max_tokens, key, line, **values)
+        prompt = chat_prompt(self.templates[variant], text, self.count, max_tokens, key, line, **values)
+        return replace(prompt, choices=choices)
 
 
 def token_counter(tokenizer: str | None) -> TokenCounter:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import fields, replace
 from pathlib import Path
 
+from inference.costs import Meter
 from pipeline.cli import Chunk, chunk_paths
 from pipeline.digests import DIGESTS_CACHE, FileDigests
+from pipeline.errors import UserError
+from pipeline.files import read_jsonl
 from pipeline.provenance import Provenance, Source, check_sources, output_of, unknown_origin
 from pipeline.records import differences, folder_record, read_record
 from thinking_graph_preprocess.chain_prompts import ReplySettings
 
 STEP = "thinking_graph_preprocess/reasoning_generation.py"
 REPLIES = "reasoning.jsonl"
+ALL = 1 << 30  # chains of a row that gets no more
 
 
 class RepliesDirectory:
@@ -21,6 +26,22 @@ class RepliesDirectory:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.log = folder / REPLIES
+
+    def received(self, meter: Meter, retry_refused: bool = False) -> dict[str, int]:
+        """The number of chains in the logs by key, 0 if there are errors only; a meter counts the cost of all lines.
+
+        It is `ALL` for a row that was refused, unless `retry_refused`.
+        """
+        numbers: Counter[str] = Counter()
+        for path in chunk_paths(self.log):
+            for number, (_, line) in enumerate(read_jsonl(path), 1):
+                if "key" not in line:
+                    fix = "Remove that line and run again"
+                    raise UserError(f"{path}, line {number}: expected a field key, got none. {fix}.")
+                meter.add_earlier(line)
+                is_refused = line.get("refused") and not retry_refused
+                numbers[line["key"]] += ALL if is_refused else len(line["choices"])
+        return numbers
 
     def begin(self, provenance: Provenance, overwrite: bool, verify: bool) -> bool:
         """As `Provenance.begin`; but if the inputs have changed, or with --overwrite, replies are kept and compared anew."""
@@ -42,7 +63,8 @@ class RepliesDirectory:
     def settings(self) -> ReplySettings | None:
         """The settings of the present requests; None without a record."""
         recorded = (read_record(folder_record(self.folder)) or {}).get("settings")
-        return recorded and ReplySettings(**{field.name: recorded[field.name] for field in fields(ReplySettings)})
+        names = [field.name for field in fields(ReplySettings)]
+        return recorded and ReplySettings(**{name: recorded[name] for name in names if name in recorded})
 
     def source(self, verify: bool = False) -> Source:
         """The replies as an input, by the content of the logs; they can be unfinished."""

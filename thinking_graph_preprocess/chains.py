@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from inference.answers import read_items
+from inference.dialects import is_whole
 from inference.prompts import SECTIONS
 from mimiciv_dataset.text import SampleText
 
@@ -34,6 +35,20 @@ _CITED = re.compile(_CITATION)
 _CITED_LINE = re.compile(rf"\s*(?:(?:\d+[.)]|[-*])\s+)?{_CITATION}")
 _LIST_MARKER = re.compile(r"\n\s*(?:\d+[.)]|[-*])\s+")
 _HEADING = re.compile(r"## (.+) \[([^\]\n]*)\]")
+# A code block, also one that does not end.
+_FENCED = re.compile(r"^[ \t]*(`{3,}|~{3,})[^\n`]*\n(.*?)(?:^[ \t]*\1[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
+
+
+def _heading_variants(heading: str) -> re.Pattern[str]:
+    """Lines that may stand for a heading: marked in another way, or its name and a colon. Group 1: the text after a colon."""
+    name = heading.removeprefix("## ").replace(" ", r"[ \t]+").removesuffix("s") + "s?"
+    marks = r"(?=[#*_\d])[*_]*[ \t]*#{0,6}[ \t]*[*_]*(?:\d+[.)][ \t]*)?[*_]*"
+    after_colon = r"[ \t]*:[ \t]*[*_]*[ \t]*([^\n]*)"
+    marked = rf"{marks}{name}[ \t]*[*_#]*(?:{after_colon})?"
+    return re.compile(rf"^[ \t]*(?:{marked}|{name}[ \t]*:)[ \t]*$", re.MULTILINE | re.IGNORECASE)
+
+
+_VARIANTS = {heading: _heading_variants(heading) for heading in SECTIONS}
 _CONCLUSION = re.compile(rf"^\s*{FINAL}\s*$", re.MULTILINE)
 _NUMBER = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d*\.\d+|\d+")
 _IN_WORD = re.compile(r"[A-Za-z_]\d+(?:\.\d+)?")  # CO2, B12: part of a name
@@ -127,11 +142,11 @@ def faults(
     """All faults of a chain; none if it can be trained on.
 
     Args:
-        reason: why the model ended: `stop` if it was done.
+        reason: why the model ended, as the server says.
         target: the right answers.
         sections: whether all sections were asked for, or the last one only.
     """
-    if reason != "stop" or not chain.strip():
+    if not is_whole(reason) or not chain.strip():
         return [Fault("unfinished", str(reason))]
     result = [*mentions_given(chain), *citation_faults(chain, events)]
     parts = split_sections(chain, SECTIONS if sections else (FINAL,))
@@ -139,6 +154,29 @@ def faults(
         return [Fault("sections"), *result]
     result += answer_faults(parts[FINAL], target, limits)
     return result + (extraction_faults(parts[EXTRACTION], events) if sections else [])
+
+
+def normalised(chain: str, sections: bool = True) -> str:
+    r"""A chain as it was asked for: without a code fence around it, its headings as in `SECTIONS`, nothing before the first.
+
+    Headings of another level, in bold, in another case, with a number or a colon are replaced where the right one is missing.
+
+    >>> normalised("Here it is:\n```\n### Extraction\na\n**Reasoning:**\nb\n## Final Results: c\n```\nI hope it helps.")
+    '## Extraction\na\n## Reasoning\nb\n## Final Results\nc'
+    """
+    headings = SECTIONS if sections else (FINAL,)
+    chain = "\n".join(chain.splitlines()) if "\r" in chain else chain
+    for fenced in _FENCED.finditer(chain):
+        if all(_VARIANTS[heading].search(fenced[2]) for heading in headings):
+            chain = fenced[2] if sections else f"{chain[: fenced.start()]}{fenced[2]}"
+            break
+    for heading in headings:
+        if not re.search(rf"^\s*{heading}\s*$", chain, re.MULTILINE):
+            chain = _VARIANTS[heading].sub(lambda line, heading=heading: f"{heading}\n{line[1] or ''}".rstrip("\n"), chain)
+    first = re.search(rf"^\s*{EXTRACTION}\s*$", chain, re.MULTILINE) if sections else None
+    if first and not any(heading in chain[: first.start()] for heading in SECTIONS):
+        chain = chain[first.start() :]
+    return chain.strip()
 
 
 def split_sections(chain: str, headings: Sequence[str] = SECTIONS) -> dict[str, str] | None:

@@ -28,8 +28,18 @@ from typing import Any
 
 from inference.answers import split_reasoning
 from inference.costs import CostSettings, Meter
+from inference.dialects import is_whole
 from inference.generation import ID_COLUMNS, Prompt, chat_line, finished_keys, generate_and_record
-from inference.settings import DecodingSettings, InferenceSettings, ServerSettings, Settings, add_flags, as_json, flag
+from inference.settings import (
+    DecodingSettings,
+    InferenceSettings,
+    RequestSettings,
+    ServerSettings,
+    Settings,
+    add_flags,
+    as_json,
+    flag,
+)
 from mimiciv_dataset.index_files import SAMPLE_COLUMNS, sample_id
 from mimiciv_dataset.patients import DATA_USE
 from mimiciv_dataset.samples import label_list
@@ -56,7 +66,7 @@ from thinking_graph_preprocess.chains import REASONS, AnswerLimits, CitedEvents,
 from thinking_graph_preprocess.evidence_rows import EvidenceFiles, EvidenceFileSettings, EvidenceRow
 from thinking_graph_preprocess.reasoning_generation import NO_URL, add_server_flags
 
-STEP, RULES = "thinking_graph_preprocess/filter_reasoning.py", 1
+STEP, RULES = "thinking_graph_preprocess/filter_reasoning.py", 2
 VERDICTS = "verified.jsonl"
 # Counts of the table before the reasons: rows of the index, those with chains, those with one to keep; chains, good ones.
 COUNTS = ("rows", "answered", "kept", "chains", "passed")
@@ -112,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     recorded = {"min_right": settings.min_right, "max_wrong": settings.max_wrong, "chunk": asdict(chunk)}
     recorded |= {"instructions": evidence.instructions, "verifier": None}
     if settings.verifier_model:
-        judge.verifier = Verifier(settings, inference)
+        judge.verifier = Verifier(settings, inference, RequestSettings.from_flags(vars(args)))
         recorded["verifier"] = judge.verifier.recorded
     output = chunk.path(args.output_path)
     sources = [*evidence.sources(args.verify), replies.source(args.verify)]
@@ -209,14 +219,17 @@ class Judge:
         columns, text = self.evidence.columns(row), self.evidence.text(row)
         judged, events = JudgedRow(columns, text, self.evidence.question(row), []), CitedEvents(text)
         key = self.replies and self.replies.key(columns, text, judged.question)
+        numbers: Counter[str] = Counter()  # a server can send the chains of a row in several replies
         for path, offset in offsets:
             line = read_jsonl_line(path, offset)
             if key not in (None, line["key"]):
                 judged.earlier += 1
                 continue
             sections = line.get("prompt") != WITHOUT_FORMAT
-            for number, (reply, finish_reason) in enumerate(zip(line["choices"], line["finish_reasons"], strict=True)):
-                chain = split_reasoning(reply)[1] or ""  # after the think block of a model that thinks first
+            for reply, finish_reason in zip(line["choices"], line["finish_reasons"], strict=True):
+                number, numbers[line["key"]] = numbers[line["key"]], numbers[line["key"]] + 1
+                # after the think block of a model that thinks first
+                chain = chains.normalised(split_reasoning(reply)[1] or "", sections)
                 chain_faults = chains.faults(chain, finish_reason, events, judged.target, self.limits, sections)
                 right = chains.right_answers(chains.split_conclusion(chain)[1], judged.target)
                 judged.chains.append(Chain(line["key"], number, chain, chain_faults, right, chains.cited_events(chain)))
@@ -272,8 +285,8 @@ def write_outputs(
 class Verifier:
     """A verifier model, which does not see the conclusion of a chain, and its verdicts."""
 
-    def __init__(self, settings: FilterSettings, inference: InferenceSettings) -> None:
-        self.inference = inference
+    def __init__(self, settings: FilterSettings, inference: InferenceSettings, requests: RequestSettings) -> None:
+        self.inference, self.requests = inference, requests
         self.log = settings.reasoning_path / VERDICTS
         self.template = read_prompt(settings.prompts, VERIFIER)
 
@@ -284,8 +297,9 @@ class Verifier:
     def settings(self) -> list[Any]:
         """What decides a reply besides the prompt."""
         inference = self.inference
-        settings = [inference.model.model_name_or_path, inference.decoding.max_new_tokens]
-        return [*settings, inference.prompt.max_seq_len, inference.server.tokenizer]
+        settings: list[Any] = [inference.model.model_name_or_path, inference.decoding.max_new_tokens]
+        extra = [self.requests.extra_body] if self.requests.extra_body else []
+        return [*settings, inference.prompt.max_seq_len, inference.server.tokenizer, *extra]
 
     @property
     def recorded(self) -> list[Any]:
@@ -303,7 +317,7 @@ class Verifier:
         for path in chunk_paths(self.log):
             for _, line in read_jsonl(path):
                 if not line.get("error"):
-                    finished = line["finish_reasons"][0] == "stop"
+                    finished = is_whole(line["finish_reasons"][0])
                     answers[line["key"]] = (finished and split_reasoning(line["choices"][0])[1]) or ""
         return answers
 
@@ -330,10 +344,10 @@ def verify(judge: Judge, rows: Sequence[tuple[EvidenceRow, Offsets]], chunk: Chu
     from inference.openai_backend import OpenAIBackend
 
     verifier = judge.verifier
-    backend = OpenAIBackend(verifier.inference)
+    backend = OpenAIBackend(verifier.inference, verifier.requests.extra_body)
     keys: set[str] = set()
     with append_jsonl(chunk.path(verifier.log)) as write, progress(desc="verifier", unit="chain") as bar:
-        finished = finished_keys(verifier.log, meter)
+        finished = finished_keys(verifier.log, meter, retry_refused=verifier.requests.retry_refused)
 
         def prompts() -> Iterator[Prompt]:
             for row, offsets in rows:
@@ -349,6 +363,8 @@ def verify(judge: Judge, rows: Sequence[tuple[EvidenceRow, Offsets]], chunk: Chu
             tally = generate_and_record(prompts(), backend, write, chat_line, bar, meter)
     for reason, number in tally.errors.most_common():
         print(f"no reply on {number:,} chains: {reason}; the same command sends them again", file=sys.stderr)
+    for reason, number in tally.refused.most_common():
+        print(f"refused {number:,} chains: {reason}; --retry_refused sends them again", file=sys.stderr)
     if meter.stopped:
         print(f"stopped before --max_cost {meter.costs.max_cost:g}: not all chains are verified", file=sys.stderr)
     print(f"verifier: {len(keys):,} chains, {meter.status()}", flush=True)

@@ -18,15 +18,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
 
+import contextlib
+import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from inference.checks import served_model
 from inference.costs import CostSettings, Meter
-from inference.generation import chat_line, finished_keys, generate_and_record
-from inference.settings import URL_HELP, DecodingSettings, InferenceSettings, ServerSettings, add_flags
+from inference.generation import chat_line, generate_and_record
+from inference.settings import URL_HELP, DecodingSettings, InferenceSettings, RequestSettings, ServerSettings, add_flags
 from pipeline.cli import Chunk, Parser, at_least, between, run
 from pipeline.errors import UserError
 from pipeline.files import append_jsonl
@@ -73,6 +74,7 @@ def add_server_flags(cli: Any) -> None:
     cli.add_argument("--base_url", action="append", help=URL_HELP)
     cli.add_argument("--tokenizer", help="Hub id or folder, to count tokens (an estimate of 3 bytes per token)")
     add_flags(cli, ServerSettings, omit=("url", "chat", "tokenizer"))
+    add_flags(cli, RequestSettings)
     add_flags(cli, CostSettings)
 
 
@@ -81,28 +83,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = cli.parse_args(argv)
     if args.base_url is None and not args.dry_run:
         raise UserError(NO_URL)
-    server, decoding = (
-        ServerSettings.from_flags(vars(args), url=args.base_url),
-        DecodingSettings.from_flags(vars(args), seed=None),
-    )
+    server, requests = ServerSettings.from_flags(vars(args), url=args.base_url), RequestSettings.from_flags(vars(args))
+    decoding = DecodingSettings.from_flags(vars(args), seed=None)
     settings = InferenceSettings.of_chat(args.model, server, args.max_seq_len, decoding)
     summary = Summary("reasoning_generation")
     evidence = EvidenceFiles(EvidenceFileSettings.from_flags(vars(args)))
-    prompter = ChainPrompter(evidence, ChainSettings.from_flags(vars(args)), settings)
+    prompter = ChainPrompter(evidence, ChainSettings.from_flags(vars(args)), settings, requests.extra_body)
     backend = None
     if not args.dry_run:
         from inference.openai_backend import OpenAIBackend
 
-        backend = OpenAIBackend(settings)  # refuses a remote host before anything is read
+        backend = OpenAIBackend(settings, requests.extra_body)  # refuses a remote host before anything is read
     meter = Meter(CostSettings.from_flags(vars(args)), settings.decoding.n * settings.decoding.max_new_tokens)
     chunk = Chunk(args.chunk_num, args.chunk_idx)
     replies = RepliesDirectory(args.output_path)
     if backend is not None:
         sources = evidence.sources(args.verify)
         rows_and_questions = {"filter_nograph": args.filter_nograph, "instructions": evidence.instructions}
-        recorded = asdict(prompter.replies) | rows_and_questions
+        recorded = prompter.replies.recorded | rows_and_questions
         provenance = Provenance(args.output_path, STEP, sources, recorded, RULES, cli.arguments)
-        if not replies.begin(provenance, args.overwrite, args.verify):
+        if not replies.begin(provenance, args.overwrite or args.retry_refused, args.verify):
             backend.close()
             return 0
         served_model(settings)
@@ -113,30 +113,40 @@ def main(argv: Sequence[str] | None = None) -> int:
         omitted = "rows of discharge, which has no list of answers, and with --filter_nograph rows without a graph"
         raise UserError(f"{args.data_index_dir}: expected rows to write chains for, got none in this chunk besides {omitted}.")
     if backend is None:
-        prompt = next((prompt for prompt in map(prompter, rows) if prompt.fits), None)
+        prompt = next((prompt for prompt in (prompter(row, args.n) for row in rows) if prompt.fits), None)
         if prompt is None:
             raise UserError(f"--max_seq_len {args.max_seq_len}: expected room for an input, got none for any row. Raise it.")
         print(json.loads(prompt.text)[0]["content"])
         return 0
     log = chunk.path(replies.log)
     with append_jsonl(log) as write:
-        finished, pending = finished_keys(replies.log, meter), rows
-        if finished:
+        received, pending = replies.received(meter, args.retry_refused), [(row, args.n) for row in rows]
+        if received:
             keys = {prompter.key(row): row for row in progress(rows, desc="compare with replies", unit="row")}
-            pending = [row for key, row in keys.items() if key not in finished]
-            if chunk.number == 1 and not is_part and (earlier := finished - keys.keys()):
-                print(f"{len(earlier):,} replies of earlier inputs or settings are not used")
-        with progress(total=len(pending), desc="reasoning_generation", unit="row") as bar:
-            tally = generate_and_record(map(prompter, pending), backend, write, chat_line, bar, meter)
-    backend.close()
+            pending = [(row, args.n - received.get(key, 0)) for key, row in keys.items() if received.get(key, 0) < args.n]
+            earlier = sum(number > 0 for key, number in received.items() if key not in keys)
+            if chunk.number == 1 and not is_part and earlier:
+                print(f"{earlier:,} replies of earlier inputs or settings are not used")
+        with contextlib.closing(backend), progress(total=len(pending), desc="reasoning_generation", unit="row") as bar:
+            try:
+                tally = generate_and_record(itertools.starmap(prompter, pending), backend, write, chat_line, bar, meter)
+            except UserError:
+                print(f"ended after {bar.n:,} of {len(pending):,} rows; {meter.status()} → {log}", file=sys.stderr)
+                raise
     if not (tally.errors or meter.stopped or is_part):
         replies.complete(provenance, chunk)
     for reason, count in tally.errors.most_common():
         print(f"no reply to {count:,} rows: {reason}; the same command sends them again", file=sys.stderr)
+    for reason, count in tally.refused.most_common():
+        print(f"refused {count:,} rows: {reason}; --retry_refused sends them again", file=sys.stderr)
+    if tally.cut_off:
+        reasons = ", ".join(f"{count:,} by {reason}" for reason, count in tally.cut_off.most_common())
+        fix = f"If it is their length, raise --max_new_tokens {args.max_new_tokens}"
+        print(f"warning: {tally.cut_off.total():,} chains were cut off ({reasons}). {fix}.", file=sys.stderr)
     if tally.too_long:
         print(f"omitted {tally.too_long:,} rows that do not fit into --max_seq_len {args.max_seq_len}", file=sys.stderr)
     if meter.stopped:
-        remaining = len(pending) - tally.too_long - meter.requests
+        remaining = len(pending) - tally.too_long - tally.answered - tally.errors.total() - tally.refused.total()
         print(f"stopped before --max_cost {args.max_cost:g}: {remaining:,} rows remain", file=sys.stderr)
     done = f"{tally.answered:,} rows answered, {len(rows) - len(pending):,} already finished, {tally.truncated:,} truncated"
     summary.print(f"{done}; {meter.status()} → {log}", tally.answered, "rows")
