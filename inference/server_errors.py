@@ -66,7 +66,7 @@ COMMON_TERMS = frozenset(
         "message messages minute moderation more name one our out overloaded parameter parameters per permitted plan policy "
         "provider quota rate reached refused requires response retry returned route service size such support temporarily "
         "time timeout try triggering type unavailable unexpected unknown unrecognized up upstream usage values wait we "
-        "were will i m sorry help assist comply answer",
+        "were will low read i m sorry help assist comply answer",
     )
 )
 _SECRET = re.compile(r"\b(?:sk|pk|gsk|hf|xai|nvapi)[-_]\S+|\S*\*{3,}\S*")  # keys, and keys that a server has masked
@@ -161,7 +161,7 @@ def without_prompt(message: str, prompt: str, known: Collection[str] = ()) -> st
     if key := os.environ.get(KEY_VARIABLE):
         message = message.replace(key, "…")
     message = re.sub(r"\w+", shown, _SECRET.sub("…", message))
-    message = re.sub(r"…(?:[\s,.;:/-]*…)+", "…", " ".join(message.split()))
+    message = re.sub(r"…(?:[^\w…]*…)+", "…", " ".join(message.split()))
     return message if len(message) <= MESSAGE_LENGTH else message[:MESSAGE_LENGTH] + "…"
 
 

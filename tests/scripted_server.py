@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import json
+import ssl
 import sys
 import threading
 import time
@@ -31,10 +32,12 @@ class ScriptedServer:
     models: list[dict[str, Any]] | None = None  # what GET /models lists; None: it is refused, with HTTP 404
     models_status: int = 200
     asked: list[tuple[float, str, dict[str, Any]]] = field(default_factory=list)
+    heads: list[dict[str, str]] = field(default_factory=list)  # the headers of each, names in lower case
+    tls: ssl.SSLContext | None = None  # speaks HTTPS
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/v1"
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}/v1"
 
     def __enter__(self) -> ScriptedServer:
         self._loop = asyncio.new_event_loop()
@@ -56,7 +59,7 @@ class ScriptedServer:
         self._thread.join()
 
     async def listen(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self.tls)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -74,6 +77,7 @@ class ScriptedServer:
                     await writer.drain()
                     continue
                 body = json.loads(data)
+                self.heads.append(headers)
                 self.asked.append((time.monotonic(), path, body))
                 answer = self.script(body, len(self.asked) - 1)
                 await asyncio.sleep(answer.get("delay", 0))
@@ -91,7 +95,7 @@ def response(path: str, body: dict[str, Any], answer: Answer) -> bytes:
     """The HTTP response of an answer."""
     status, payload = answer.get("status", 200), answer.get("body")
     if payload is None and status == 200:
-        payload = json.dumps(completion(path.endswith("/chat/completions"), body, answer)).encode()
+        payload = json.dumps(completion(path.partition("?")[0].endswith("/chat/completions"), body, answer)).encode()
     elif payload is None:
         payload = json.dumps({"error": {"message": answer.get("message", "no"), "type": "scripted"}}).encode()
     headers = {"Content-Type": "application/json", "Content-Length": len(payload)} | answer.get("headers", {})
