@@ -460,8 +460,8 @@ def test_times_to_wait() -> None:
 # --- a server that others wrote
 
 GOOD = """
-    good mct_422 mct_ignored temp_400 fr_eos fr_none fr_empty fr_stop_sequence parts rc_stop rc_both n_ignored n_400 fence pre h3
-    hcolon hbold crlf halfthink nousage nulltok azure surrogate
+    good mct_422 mct_ignored temp_400 fr_eos fr_none fr_empty fr_stop_sequence parts rc_stop rc_both n_ignored n_400 fence pre
+    h3 hcolon hbold crlf halfthink nousage nulltok azure surrogate
 """
 # Rows that are not kept, and what is said of them.
 BAD = {
