@@ -80,13 +80,15 @@ def audit_risk(task: Task, t: Timeline, anchor: int, window: tuple[int, int], ou
 class ShownValues:
     """Which values the text of the events of a patient shows, and when they were stored.
 
-    Each event must have been read: all by `read_all`, or one by one by a caller who has its records at hand.
+    Events are read in the order of their positions: all by `read_all`, or one by one by a caller who has their records at
+    hand. What is asked of a window needs its events and those before it.
     """
 
     def __init__(self, t: Timeline, lookups: Lookups) -> None:
         self._t, self._lookups = t, lookups
         self._positions: dict[tuple[str, str], list[int]] = defaultdict(list)  # of the events that show a value, by table
-        self._stored: list[float] = [-math.inf] * len(t)  # of each event: when the last of its values was stored
+        self._stored: list[float] = []  # of each event: when the last of its values was stored
+        self._latest_stored: list[float] = []  # the same of it and all events before it
 
     def read_all(self) -> ShownValues:
         """Read the events of the patient, once; return this object."""
@@ -95,15 +97,16 @@ class ShownValues:
         return self
 
     def read(self, position: int) -> None:
-        """Read an event; those of a table in the order of their positions."""
+        """Read the next event."""
         table = self._t.file_names[position]
         event = EVENTS[table]
-        if event.stored and (time := last_stored(event, self._t.records(position), self._lookups)) is not None:
-            self._stored[position] = time
+        time = last_stored(event, self._t.records(position), self._lookups) if event.stored else None
+        self._stored.append(-math.inf if time is None else time)
+        self._latest_stored.append(max(self._stored[-1], self._latest_stored[-1]) if position else self._stored[0])
         if table in _RELATED_TABLES:
             columns, rows = self._t.records(position)
-            getters = [self._lookups.getter(event, key, columns) for key in event.shown]
-            for value in {str(get(row)).strip() for row in rows for get in getters} - {MISSING, "None"}:
+            values = {value for get in self._lookups.getters(event, event.shown, columns) for value in map(get, rows)}
+            for value in {str(value).strip() for value in values} - {MISSING, "None"}:
                 self._positions[table, value].append(position)
 
     def target_in_context(self, task: Task, begin: int, end: int, answers: Sequence[str]) -> bool:
@@ -140,8 +143,10 @@ class ShownValues:
         (begin, end), now = window, self._t.prediction_time(*window)
         if now is None:
             return False
+        if self._latest_stored[end - 1] <= now:
+            return False
         if last_discharge is not None and self._stored[last_discharge] > now:
             return True
         if not task.hidden:
-            return self._stored[end - 1] > now or max(self._stored[begin:end]) > now
+            return max(self._stored[begin:end]) > now
         return any(self._stored[i] > now for i in range(begin, end) if self._t.file_names[i] not in task.hidden)

@@ -46,14 +46,15 @@ def last_stored(event: EventType, records: Records, lookups: Lookups) -> int | N
     """
     if event.stored is None:
         return None
-    times = store_times(event, records)
-    for latest in sorted({*times} - {MISSING}, reverse=True):
-        for key in event.stored.keys:
-            get = lookups.getter(event, key, records.columns)
-            for row, time in zip(records.rows, times, strict=True):
-                if time == latest and get(row) not in (MISSING, None):
-                    return seconds_of(latest, event.name, event.stored.time)
-    return None
+    getters = lookups.getters(event, event.stored.keys, records.columns)
+    latest = ""
+    for row, time in zip(reversed(records.rows), reversed(store_times(event, records)), strict=True):  # mostly ascending
+        if time > latest and time != MISSING:
+            for get in getters:
+                if get(row) not in (MISSING, None):
+                    latest = time
+                    break
+    return seconds_of(latest, event.name, event.stored.time) if latest else None
 
 
 def hide_unknown(event: EventType, records: Records, values: Sequence[list[Any]], time: int) -> None:

@@ -120,7 +120,7 @@ class Lookups:
         self.folder = Path(folder)
         self._dictionaries: dict[str, dict[Any, str]] = {}
         self._warnings: dict[str, list[str]] = {}
-        self._getters: dict[tuple[str, str, tuple[str, ...]], Callable[[list[Any]], Any]] = {}
+        self._getters: dict[tuple[str, tuple[str, ...], tuple[str, ...]], list[Callable[[list[Any]], Any]]] = {}
         self._names: dict[tuple[str, tuple[str, ...], tuple[str, ...]], Callable[[list[list[Any]]], list[str]]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -156,11 +156,14 @@ class Lookups:
 
         The value is text, or a list of names for `exam_name`; None if the record lacks the column or the dictionary the code.
         """
-        if (event.name, key, columns) not in self._getters:
-            get = self._make_getter(event, key, columns)
-            own = itemgetter(columns.index(key)) if event.lookup(key) and key in columns else None
-            self._getters[event.name, key, columns] = get if own is None else lambda row: get(row) or own(row)
-        return self._getters[event.name, key, columns]
+        return self.getters(event, (key,), columns)[0]
+
+    def getters(self, event: EventType, keys: tuple[str, ...], columns: tuple[str, ...]) -> list[Callable[[list[Any]], Any]]:
+        """`getter` of each key."""
+        getters = self._getters.get((event.name, keys, columns))
+        if getters is None:
+            getters = self._getters[event.name, keys, columns] = [self._make_getter(event, key, columns) for key in keys]
+        return getters
 
     def names(
         self, event: EventType, keys: tuple[str, ...], columns: tuple[str, ...]
@@ -175,7 +178,7 @@ class Lookups:
         return names
 
     def _make_names(self, event: EventType, keys: tuple[str, ...], columns: tuple[str, ...]) -> Callable[[Any], list[str]]:
-        getters = [self.getter(event, key, columns) for key in keys]
+        getters = self.getters(event, keys, columns)
         lookups = filter(None, map(event.lookup, keys))
         needed = {*keys, *(column for lookup in lookups for column in lookup.by)}
         positions = [position for position, column in enumerate(columns) if column in needed]
@@ -192,16 +195,23 @@ class Lookups:
             return []
 
         def distinct_names(rows: list[list[Any]]) -> list[str]:
-            if len(remembered) > MAX_REMEMBERED:
-                remembered.clear()
-            by_code = dict(zip(map(code, rows), rows, strict=True))
-            for new in by_code.keys() - remembered.keys():
-                remembered[new] = names_of(by_code[new])
-            return list(dict.fromkeys(chain.from_iterable(map(remembered.__getitem__, by_code))))
+            codes = [*map(code, rows)]
+            try:
+                return [*dict.fromkeys(chain.from_iterable(map(remembered.__getitem__, codes)))]
+            except KeyError:  # a new code
+                if len(remembered) > MAX_REMEMBERED:
+                    remembered.clear()
+                remembered.update(zip(codes, map(names_of, rows), strict=True))
+                return distinct_names(rows)
 
         return distinct_names
 
     def _make_getter(self, event: EventType, key: str, columns: tuple[str, ...]) -> Callable[[list[Any]], Any]:
+        get = self._make_own_getter(event, key, columns)
+        own = itemgetter(columns.index(key)) if event.lookup(key) and key in columns else None
+        return get if own is None else lambda row: get(row) or own(row)
+
+    def _make_own_getter(self, event: EventType, key: str, columns: tuple[str, ...]) -> Callable[[list[Any]], Any]:
         lookup = event.lookup(key)
         needed = lookup.by if lookup else (key,)
         if any(column not in columns for column in needed):

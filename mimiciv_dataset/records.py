@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 
@@ -62,6 +64,11 @@ class Event(NamedTuple):
         """
         if self.columns is None:  # released records can have NaN, which only `json` reads
             return Records.of(json.loads(self.items))
-        import orjson
+        return Records(self.columns, _loads()(self.items))
 
-        return Records(self.columns, orjson.loads(self.items))
+
+@cache
+def _loads() -> Callable[[str], Any]:
+    import orjson  # an import statement in each call of `records` would take a tenth of its time
+
+    return orjson.loads

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from mimiciv_dataset.audit import ShownValues, audit_risk
+from mimiciv_dataset.audit import RELATED, ShownValues, audit_risk
 from mimiciv_dataset.events import EVENTS, MISSING
 from mimiciv_dataset.lookups import Lookups
 from mimiciv_dataset.tasks import NO, TASKS, YES, Task
@@ -83,41 +83,47 @@ def find_samples(
     emar 2 (1, 2) ['Aspirin']
     next_event 2 (1, 2) emar
     """
-    admissions_ids, discharge_ids = t.anchors()
+    earlier = list(zip(*t.anchors(), strict=True))
     shown = ShownValues(t, lookups)
     anchors: dict[str, list[int]] = defaultdict(list)  # positions of the events of each table
     predicting = [task for task in tasks if task.kind != "risk"]
     tasks_of = {table: [task for task in predicting if task.event in (None, table)] for table in {*t.file_names}}
-    answered: dict[str, list[tuple[int, int, Target]]] = defaultdict(list)  # of each task: (window's begin, position, target)
+    samples: dict[str, list[Sample]] = {task.name: [] for task in predicting}
     for position, table in enumerate(t.file_names):  # one event after the other, as long as its records are in the cache
         begin = t.decision_begin(position) if position else None
         if position:
             anchors[table].append(position)
         if begin is not None:
+            hadm_id, (admission, discharge) = t.hadm_ids[position], earlier[position]
+            late: dict[tuple[str, ...], bool] = {}  # whether the input shows a value not yet stored, by the tables it omits
             for task in tasks_of[table]:
-                if (target := decision_target(task, t, position, lookups)) is not None:
-                    answered[task.name].append((begin, position, target))
+                if (target := decision_target(task, t, position, lookups)) is None:
+                    continue
+                flags: tuple[str, ...] = ()
+                if audit:
+                    if task.hidden not in late:
+                        late[task.hidden] = shown.not_yet_stored(task, (begin, position), discharge)
+                    if task.event in RELATED and shown.target_in_context(task, begin, position, target):
+                        flags = ("target_in_context",)
+                    if late[task.hidden]:
+                        flags += ("not_yet_stored",)
+                samples[task.name].append(
+                    Sample(task.name, table, position, hadm_id, begin, position, admission, discharge, target, flags)
+                )
         if audit:
             shown.read(position)
         t.forget(position)
-
-    def sample(task: Task, position: int, window: tuple[int, int], target: Target, flags: Sequence[str]) -> Sample:
-        event, hadm_id = t.file_names[position], t.hadm_ids[position]
-        earlier = admissions_ids[position], discharge_ids[position]
-        if audit and shown.not_yet_stored(task, window, discharge_ids[position]):
-            flags = (*flags, "not_yet_stored")
-        return Sample(task.name, event, position, hadm_id, *window, *earlier, target, tuple(flags))
-
     for task in tasks:
-        for begin, position, target in answered[task.name]:
-            leaks = audit and shown.target_in_context(task, begin, position, target)
-            yield sample(task, position, (begin, position), target, ("target_in_context",) if leaks else ())
+        yield from samples.get(task.name, ())
         for position in anchors[task.event] if task.kind == "risk" else ():
             window = risk_window(task, t, position)
             outcome = task.rule(t, position, window[1]) if window else None
             if outcome is not None:
-                flags = audit_risk(task, t, position, window, outcome) if audit else ()
-                yield sample(task, position, window, YES if outcome.yes else NO, flags)
+                flags = tuple(audit_risk(task, t, position, window, outcome)) if audit else ()
+                if audit and shown.not_yet_stored(task, window, earlier[position][1]):
+                    flags += ("not_yet_stored",)
+                target, hadm_id = YES if outcome.yes else NO, t.hadm_ids[position]
+                yield Sample(task.name, task.event, position, hadm_id, *window, *earlier[position], target, flags)
 
 
 def target_of_row(task: Task, begin: int, end: int, t: Timeline, lookups: Lookups) -> Target | None:

@@ -14,33 +14,24 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
 
 import argparse
-import contextlib
-import gc
-import shutil
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from collections.abc import Iterable, Sequence
 
 from mimiciv_dataset.audit import FLAG_HEADERS, FLAGS
 from mimiciv_dataset.events import EVENTS
-from mimiciv_dataset.index_parts import HEADER, TaskRows, read_rows
+from mimiciv_dataset.index_build import Index, divide
 from mimiciv_dataset.lookups import HOW_TO_GET_DICTIONARIES, Lookups
-from mimiciv_dataset.patients import DATA_USE, read_subject_ids
-from mimiciv_dataset.samples import find_samples
+from mimiciv_dataset.patients import read_subject_ids
 from mimiciv_dataset.sources import index_mapping_source, patients_source, trajectories_source
 from mimiciv_dataset.tasks import TASKS, Task, task_table
 from mimiciv_dataset.trajectory import Trajectories
 from pipeline.cli import Parser, run
 from pipeline.errors import UserError
-from pipeline.files import atomic_dir, atomic_path, read_json, write_json
 from pipeline.progress import Summary, print_table
 from pipeline.provenance import Provenance
 from pipeline.records import require_complete
-from pipeline.work import Tick, Unit, Workers, run_units
+from pipeline.work import Workers
 
 STEP, RULES = "mimiciv_dataset/task_sample_info_gen.py", 2
-UNIT_PATIENTS = 200  # of a work unit: what an interrupted process has to index again
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -81,16 +72,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     for warning in lookups.warnings():
         print(f"warning: {warning}")
-    subjects, short, long = select_patients(candidates, trajectories, *traj_len)
-    parts = tuple(tuple(subjects[i : i + UNIT_PATIENTS]) for i in range(0, len(subjects), UNIT_PATIENTS))
-    Index(args.output_path, provenance, trajectories, lookups, parts).make(workers)
+    events, short, long = select_patients(candidates, trajectories, *traj_len)
+    Index(args.output_path, provenance, trajectories, lookups, divide(events)).make(workers)
     record = require_complete(provenance.path, STEP)
     counts = record["tasks"].items()
     table = [(name, c["rows"], c["labels"], c.get("yes"), *(c["flags"][flag] for flag in FLAGS)) for name, c in counts]
     print_table(("task", "rows", "labels", "yes", *FLAG_HEADERS), table)
-    made = f"{sum(c['rows'] for _, c in counts):,} rows of {len(subjects):,} patients → {args.output_path}"
+    made = f"{sum(c['rows'] for _, c in counts):,} rows of {len(events):,} patients → {args.output_path}"
     omitted = f"{short:,} patients with fewer than {args.traj_len_min} events and {long:,} with more than {args.traj_len_max}"
-    summary.print(f"{made}; omitted {omitted}", len(subjects), "patients")
+    summary.print(f"{made}; omitted {omitted}", len(events), "patients")
 
 
 def supported_tasks(chosen: Sequence[str] | None, trajectories: Trajectories) -> tuple[str, ...]:
@@ -116,12 +106,12 @@ def read_patients(path: Path | None, trajectories: Trajectories) -> list[str]:
 
 def select_patients(
     subjects: Sequence[str], trajectories: Trajectories, traj_len_min: int, traj_len_max: int
-) -> tuple[list[str], int, int]:
-    """The patients with a number of events in the range, and how many others have too few and too many."""
+) -> tuple[dict[str, int], int, int]:
+    """The patients with a number of events in the range, with that number, and how many have too few and too many."""
     lengths = {subject_id: trajectories.length(subject_id) for subject_id in subjects}
     short = sum(length < traj_len_min for length in lengths.values())
     long = sum(length > traj_len_max for length in lengths.values())
-    return [subject_id for subject_id in subjects if traj_len_min <= lengths[subject_id] <= traj_len_max], short, long
+    return {subject: length for subject, length in lengths.items() if traj_len_min <= length <= traj_len_max}, short, long
 
 
 def missing_dictionaries(tasks: Iterable[Task], lookups: Lookups, trajectories: Trajectories) -> dict[str, str]:
@@ -145,126 +135,6 @@ def warn_of_empty_tasks(tasks: Sequence[Task], lookups: Lookups, trajectories: T
     for file in dict.fromkeys(needed.values()):
         empty = [task for task, name in needed.items() if name == file]
         print(f"warning: {lookups.folder}: no {file}, so no rows for {', '.join(empty)}{unless}. {HOW_TO_GET_DICTIONARIES}.")
-
-
-@dataclass(frozen=True)
-class Index:
-    """An index that is being made, first in parts of some patients each, then as CSVs with weights."""
-
-    output: Path  # directory of the index; `.work/` holds the parts until the index is complete
-    provenance: Provenance  # its record, with the settings
-    trajectories: Trajectories
-    lookups: Lookups
-    parts: tuple[tuple[str, ...], ...]  # the patients of each part
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        return self.provenance.settings["tasks"]
-
-    @property
-    def by_task(self) -> bool:
-        return self.provenance.settings["group"] == "task"
-
-    def make(self, workers: Workers) -> None:
-        """Do what is missing, together with other processes that make the same index."""
-        share = partial(run_units, locks=self.output / ".locks", workers=workers)
-        todo = [part for part in range(len(self.parts)) if not self.is_indexed(part)]
-        units = [Unit(f"index-{part}", partial(self.is_indexed, part), partial(self.index, part)) for part in todo]
-        share(units, total=sum(len(self.parts[part]) for part in todo), desc="task_sample_info_gen", unit="patient")
-        # the largest tasks first, so that the processes finish together
-        names = sorted(self.tasks, key=self.size, reverse=True) if self.by_task else range(len(self.parts))
-        units = [Unit(f"write-{name}", partial(self.is_written, name), partial(self.write, name)) for name in names]
-        share(units, desc="write the index", unit="task" if self.by_task else "part")
-        share([Unit("complete", lambda: self.provenance.is_complete, self.complete)], desc="complete", unit="index")
-        shutil.rmtree(self.output / ".work", ignore_errors=True)
-
-    def folder(self, part: int) -> Path:
-        """Where a part is: the rows of each task (`index_parts.py`), and `counts.json`."""
-        return self.output / ".work" / f"rows-{part:05d}"
-
-    def is_indexed(self, part: int) -> bool:
-        return self.folder(part).is_dir() or self.provenance.is_complete
-
-    def index(self, part: int, tick: Tick) -> None:
-        """Write a part: the samples of its patients."""
-        tasks, rows = [TASKS[name] for name in self.tasks], {name: TaskRows(name) for name in self.tasks}
-        with atomic_dir(self.folder(part)) as folder, no_garbage_collection():
-            for subject_id in self.parts[part]:
-                timeline = self.trajectories.timeline(subject_id)
-                for sample in find_samples(timeline, self.lookups, tasks, self.provenance.settings["audit"]):
-                    rows[sample.task].add(subject_id, sample)
-                tick(1)
-            for name, of_task in rows.items():
-                of_task.write(folder / f"{name}.arrow")
-            write_json(folder / "counts.json", {name: of_task.counts() for name, of_task in rows.items()})
-
-    @cached_property
-    def counts(self) -> dict[str, dict[str, Counter[str]]]:
-        """The counts of each task over all parts; see `TaskRows.counts`."""
-        counts = {name: {"rows": Counter(), "labels": Counter()} for name in self.tasks}
-        for part in range(len(self.parts)):
-            for name, of_part in read_json(self.folder(part) / "counts.json").items():
-                for key, values in of_part.items():
-                    counts[name][key].update(values)
-        return counts
-
-    def rows(self, part: int, task: str) -> tuple[list[str], list[str]]:
-        """The patients of the rows of a task in a part, and the rows as lines with weights."""
-        path = self.folder(part) / f"{task}.arrow"
-        if not path.exists():
-            return [], []
-        weighted = task != "radiology" and TASKS[task].kind != "generation"
-        return read_rows(path, self.counts[task]["labels"] if weighted else None)
-
-    def size(self, task: str) -> int:
-        """Bytes of the rows of a task in the parts."""
-        return sum(path.stat().st_size for path in (self.output / ".work").glob(f"rows-*/{task}.arrow"))
-
-    def _marker(self, name: str | int) -> Path:
-        return self.output / ".work" / f"written-{name}"
-
-    def is_written(self, name: str | int) -> bool:
-        return self._marker(name).exists() or self.provenance.is_complete
-
-    def write(self, name: str | int, tick: Tick) -> None:
-        """Write the CSV of task `name`, or those of the patients of part `name`."""
-        if self.by_task:
-            write_lines(self.output / f"{name}.csv", (self.rows(part, name)[1] for part in range(len(self.parts))))
-        else:
-            of_patient: dict[str, list[str]] = defaultdict(list)
-            for task in self.tasks:
-                for subject_id, line in zip(*self.rows(name, task), strict=True):
-                    of_patient[subject_id].append(line)
-            for subject_id, lines in of_patient.items():
-                write_lines(self.output / f"{subject_id}.csv", [lines])
-        self._marker(name).touch()
-
-    def complete(self, tick: Tick) -> None:
-        """Write the record of the complete index, with the counts of each task."""
-        report = {}
-        for name, counts in self.counts.items():
-            rows, labels = counts["rows"], counts["labels"]
-            yes = {"yes": labels["yes"]} if TASKS[name].kind == "risk" else {}
-            report[name] = {"rows": rows["all"], "labels": len(labels), **yes, "flags": {flag: rows[flag] for flag in FLAGS}}
-        self.provenance.complete(patients=sum(map(len, self.parts)), tasks=report, data_use=DATA_USE)
-
-
-def write_lines(path: Path, blocks: Iterable[Sequence[str]]) -> None:
-    """Write an index CSV from blocks of its lines."""
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        file.write(HEADER)
-        for lines in blocks:
-            file.writelines(f"{line}\r\n" for line in lines)
-
-
-@contextlib.contextmanager
-def no_garbage_collection() -> Iterator[None]:
-    """Reference counts alone free memory in this block: parsed records have no cycles, and are many to search for some."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import json
 import math
 import re
 from bisect import bisect_left, bisect_right
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from itertools import accumulate
@@ -48,6 +49,16 @@ def seconds_of(text: str | None, table: str, column: str) -> int | None:
         return seconds(text)
     except ValueError:
         raise _value_error(table, column, "time") from None
+
+
+def _all_seconds(texts: Sequence[str | None], tables: Sequence[str], column: str) -> list[int | None]:
+    """`seconds_of` of each text, of a table each."""
+    import pyarrow as pa
+
+    try:
+        return pa.array(texts, pa.string()).cast(pa.timestamp("s")).cast(pa.int64()).to_pylist()
+    except pa.ArrowInvalid:  # a time in another form
+        return [seconds_of(text, table, column) for text, table in zip(texts, tables, strict=True)]
 
 
 def _value_error(table: str, column: str, kind: str) -> UserError:
@@ -97,26 +108,22 @@ class Timeline:
     def __init__(self, events: Sequence[Event]) -> None:
         self.file_names = [event.file_name for event in events]
         self.hadm_ids = [event.hadm_id for event in events]
-        self.starts = [seconds_of(event.starttime, event.file_name, "starttime") for event in events]
-        ends = [
-            start if event.endtime == event.starttime else seconds_of(event.endtime, event.file_name, "endtime")
-            for event, start in zip(events, self.starts, strict=True)
-        ]
+        self.starts = _all_seconds([event.starttime for event in events], self.file_names, "starttime")
+        ends = _all_seconds([event.endtime for event in events], self.file_names, "endtime")
         self._ends = [-math.inf if end is None else end for end in ends]
         self._latest_end = list(accumulate(self._ends, max))
         self._events = events
         self._records: dict[int, Records] = {}
-        self._of_table: dict[str, list[int]] = {}
-        self._of_table_stay: dict[tuple[str, str | None], list[int]] = {}
-        for position, table in enumerate(self.file_names):
-            self._of_table.setdefault(table, []).append(position)
-            self._of_table_stay.setdefault((table, self.hadm_ids[position]), []).append(position)
-        timed: dict[str | None, list[int]] = {}
-        for position in range(1, len(self)):
-            if self.starts[position] is not None:
-                timed.setdefault(self.hadm_ids[position], []).append(position)
+        self._of_table: dict[str, list[int]] = defaultdict(list)
+        self._of_table_stay: dict[tuple[str, str | None], list[int]] = defaultdict(list)
+        timed: dict[str | None, list[int]] = defaultdict(list)
+        for position, (table, hadm_id, start) in enumerate(zip(self.file_names, self.hadm_ids, self.starts, strict=True)):
+            self._of_table[table].append(position)
+            self._of_table_stay[table, hadm_id].append(position)
+            if position and start is not None:
+                timed[hadm_id].append(position)
         self._of_stay = {hadm_id: self._positions(positions) for hadm_id, positions in timed.items()}
-        self._timed = self._positions(sorted(position for positions in timed.values() for position in positions))
+        self._timed = self._positions([i for i in range(1, len(self)) if self.starts[i] is not None])
 
     def __len__(self) -> int:
         return len(self.file_names)

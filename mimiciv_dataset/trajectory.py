@@ -233,7 +233,15 @@ class Trajectories:
 
     def trajectory(self, subject_id: str) -> list[Event]:
         """The events of a patient."""
-        return self.events(subject_id, range(self.length(subject_id)))
+        if not self.sharded:
+            return self.events(subject_id, range(self.length(subject_id)))
+        import pyarrow as pa
+
+        shard, first, length = self._find(subject_id)
+        batches = map(self._shard(shard).get_batch, range(first // BATCH_EVENTS, -(-(first + length) // BATCH_EVENTS)))
+        rows = pa.Table.from_batches(batches).slice(first % BATCH_EVENTS, length)
+        tables, *others = (column.to_pylist() for column in rows.columns)
+        return [*map(Event._make, zip(tables, *others, map(self._columns.__getitem__, tables), strict=True))]
 
     def timeline(self, subject_id: str) -> Timeline:
         """The events of a patient, for label rules and windows."""

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_mimic import TWO_PATIENTS, write_mimic
 
-from mimiciv_dataset import task_sample_info_gen
+from mimiciv_dataset import index_build, task_sample_info_gen
 from mimiciv_dataset.lookups import Lookups
 from mimiciv_dataset.mimiciv import MIMICIV
 from mimiciv_dataset.records import Event
@@ -136,18 +136,21 @@ def test_group_patient_holds_the_same_rows(demo: Path, tmp_path: Path) -> None:
 def test_the_index_does_not_depend_on_the_number_of_processes(
     demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Parts of 20 patients, made by two processes and resumed by a third, after one part was lost."""
-    monkeypatch.setattr(task_sample_info_gen, "UNIT_PATIENTS", 20)
+    """Parts of 20 patients in pieces of one part, made by two processes and resumed by a third, after parts of it were lost."""
+    monkeypatch.setattr(index_build, "UNIT_PATIENTS", 20)
+    monkeypatch.setattr(index_build, "PIECE_BYTES", 1)
     for group in ("task", "patient"):
         folders = [tmp_path / f"{group}{n}" for n in (1, 2)]
         flags = ["--root_dir", str(demo), "--group", group, "--output_path"]
         task_sample_info_gen.main([*flags, str(folders[0])])
         killed = partial(task_sample_info_gen.main, [*flags, str(folders[1]), "--num_workers", "2"])
         with monkeypatch.context() as patch:
-            patch.setattr(task_sample_info_gen.Provenance, "complete", lambda *_, **__: 1 / 0)
+            patch.setattr(index_build.Provenance, "complete", lambda *_, **__: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 killed()
-        shutil.rmtree(folders[1] / ".work" / "rows-00001")
+        shutil.rmtree(folders[1] / ".work" / "part-00001")
+        for name in ("written-emar", "written-next_event", "written-1"):
+            (folders[1] / ".work" / name).unlink(missing_ok=True)
         killed()
         files = [{path.name: path.read_bytes() for path in folder.glob("*.csv")} for folder in folders]
         assert files[0] == files[1] and len(files[0]) > 40
