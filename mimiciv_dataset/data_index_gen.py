@@ -25,12 +25,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
 
 import argparse
+import contextlib
 import csv
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from mimiciv_dataset.audit import FLAG_HEADERS, FLAGS
@@ -39,6 +39,7 @@ from mimiciv_dataset.filters import Exclusions, Filters, filter_rows, read_exclu
 from mimiciv_dataset.index_files import SAMPLE_COLUMNS, index_files
 from mimiciv_dataset.index_frames import read_frames, task_of_file
 from mimiciv_dataset.patients import DATA_USE, read_subject_ids
+from mimiciv_dataset.row_numbers import RowNumbers
 from mimiciv_dataset.sources import index_sources, patients_source
 from mimiciv_dataset.tasks import TASKS
 from pipeline.cli import Parser, run
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 TaskFiles = dict[str, list[Path]]  # the index files with the rows of each task
 STEP, RULES = "mimiciv_dataset/data_index_gen.py", 1
 FRAME_BYTES = 64 << 20  # of index rows that are held at a time
+PIECE_ROWS = 1 << 18  # of drawn rows that are sorted at a time
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -100,7 +102,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.output_path.parent.mkdir(parents=True, exist_ok=True)
     scratch = scratch_dir(args.output_path.with_name(f".{args.output_path.name}.tasks"))
     with scratch as folder, atomic_path(args.output_path) as temporary, atomic_path(audit_path) as audit_file:
-        sampler = Sampler(folder, split_by_task(index, numbers, subjects, folder), numbers, subjects, filters, draw)
+        exclusions = read_exclusions(filters, numbers, subjects, folder / "window_ends")
+        files = split_by_task(index, numbers, subjects, folder)
+        sampler = Sampler(folder, files, numbers, subjects, filters, exclusions, draw)
         lines = map_lines(list(numbers), sampler.sample, folder, "draws", workers=workers, desc="data_index_gen", unit="task")
         with temporary.open("w", newline="", encoding="utf-8") as output:
             output.write(",".join(SAMPLE_COLUMNS) + "\n")
@@ -222,11 +226,8 @@ class Sampler:
     numbers: dict[str, float]  # rows to draw of each task, as `Draw.rows` takes them
     subjects: frozenset[str]  # patients to draw from
     filters: Filters
+    exclusions: Exclusions
     draw: Draw
-
-    @cached_property
-    def exclusions(self) -> Exclusions:
-        return read_exclusions(self.filters, self.numbers)
 
     def sample(self, task: str) -> Iterator[dict[str, Any]]:
         """Filter and draw the rows of a task.
@@ -241,15 +242,39 @@ class Sampler:
         excluded = sum(1 << FLAGS.index(flag) for flag in self.filters.exclude_audit)
         height = kept.rows.height
         kept.rows.keep(lambda rows: rows["flags"] & excluded == 0)
-        drawn, note = self.draw.choose(TASKS[task], kept.rows, kept.targets, self.numbers[task])
-        after = {f"drawn_{flag}": count for flag, count in count_flags([drawn]).items()}
-        counts = kept.counts | {"audit": kept.rows.height, "drawn": len(drawn)}
-        audit = {"task": task, "rows": height, **before, "drawn": len(drawn), **after}
-        yield {"counts": counts, "note": note, "audit": audit}
-        for rows in sorted_pieces(read_drawn(files, drawn), kept.sorted):
+        counts = kept.counts | {"audit": kept.rows.height}
+        note = self.draw.choose(TASKS[task], kept.rows, kept.targets, self.numbers[task])
+        drawn = {"drawn": kept.rows.height}
+        after = {f"drawn_{flag}": count for flag, count in count_flags(kept.rows).items()}
+        yield {"counts": counts | drawn, "note": note, "audit": {"task": task, "rows": height, **before, **drawn, **after}}
+        for rows in self.sorted_rows(read_drawn(files, kept.rows), kept.rows.height, folder):
             for piece in to_samples(rows).iter_slices():
                 yield {"rows": piece.write_csv(include_header=False)}
         shutil.rmtree(folder)
+
+    def sorted_rows(self, frames: Iterable[pl.DataFrame], height: int, folder: Path) -> Iterator[pl.DataFrame]:
+        """Yield rows, `height` in all, in pieces with ascending ranges of patients; several pieces go through `folder`."""
+        import polars as pl
+        import pyarrow as pa
+
+        patients = sorted(map(int, self.subjects))
+        number = -(-height // PIECE_ROWS)
+        firsts = [patients[len(patients) * i // number] for i in range(1, number)]  # of each piece but the first
+        paths = [folder / f"piece-{i}.arrow" for i in range(number)]
+        with contextlib.ExitStack() as stack:
+            writers: dict[Path, pa.RecordBatchStreamWriter] = {}
+            for frame in frames:
+                piece = pl.Series("piece", firsts, pl.Int64).search_sorted(frame["subject_id"].cast(pl.Int64), side="right")
+                for (i,), rows in (
+                    frame.with_columns(piece=piece).partition_by("piece", as_dict=True, include_key=False).items()
+                ):
+                    table = rows.to_arrow(compat_level=pl.CompatLevel.oldest())
+                    if paths[i] not in writers:
+                        writers[paths[i]] = stack.enter_context(pa.ipc.new_stream(paths[i], table.schema))
+                    writers[paths[i]].write_table(table)
+        for path in filter(Path.exists, paths):
+            with pa.OSFile(str(path)) as file:
+                yield pl.from_arrow(pa.ipc.open_stream(file).read_all())
 
 
 def count_flags(rows: Iterable[np.ndarray]) -> dict[str, int]:
@@ -261,38 +286,27 @@ def count_flags(rows: Iterable[np.ndarray]) -> dict[str, int]:
     return counts
 
 
-def read_drawn(files: Sequence[Path], drawn: np.ndarray) -> Iterator[pl.DataFrame]:
+def read_drawn(files: Sequence[Path], drawn: RowNumbers) -> Iterator[pl.DataFrame]:
     """Yield the rows drawn from index files, in the order of the files, in frames."""
     import numpy as np
     import polars as pl
 
-    for number, path in enumerate(files):
-        rows, offset = np.sort(drawn["row"][drawn["file"] == number]), 0
-        if not len(rows):
-            continue
-        for frame in read_frames(path):
-            start, end = np.searchsorted(rows, [offset, offset + frame.height])
+    is_drawn = [np.zeros(0, bool) for _ in files]  # of each file, by the number of the row
+    for part in drawn:
+        for number in np.unique(part["file"]):
+            rows = part["row"][part["file"] == number]
+            if (missing := int(rows.max()) + 1 - len(is_drawn[number])) > 0:
+                is_drawn[number] = np.append(is_drawn[number], np.zeros(missing, bool))
+            is_drawn[number][rows] = True
+    for path, of_file in zip(files, is_drawn, strict=True):
+        offset = 0
+        for frame in read_frames(path) if len(of_file) else ():
             # texts are copied: those of a polars frame would keep all of the file in memory
-            yield pl.from_arrow(frame[rows[start:end] - offset].to_arrow(compat_level=pl.CompatLevel.oldest()))
+            rows = frame[np.flatnonzero(of_file[offset : offset + frame.height])]
+            yield pl.from_arrow(rows.to_arrow(compat_level=pl.CompatLevel.oldest()))
             offset += frame.height
-            if end == len(rows):
+            if offset >= len(of_file):
                 break
-
-
-def sorted_pieces(frames: Iterable[pl.DataFrame], is_sorted: bool) -> Iterator[pl.DataFrame]:
-    """Join frames into pieces that can be sorted one by one: of whole patients if these ascend, otherwise one of all rows."""
-    import polars as pl
-
-    held: list[pl.DataFrame] = []
-    for frame in frames:
-        held.append(frame)
-        if is_sorted and sum(each.estimated_size() for each in held) > FRAME_BYTES:
-            rows = pl.concat(held)
-            first = (rows["subject_id"] == rows["subject_id"][-1]).arg_max()  # of the last patient, who may have more rows
-            yield rows[:first]
-            held = [rows[first:]]
-    if held:
-        yield pl.concat(held)
 
 
 def to_samples(rows: pl.DataFrame) -> pl.DataFrame:

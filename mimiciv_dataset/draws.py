@@ -6,11 +6,11 @@ What is drawn depends on the seed and on the content of the rows, not on their o
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mimiciv_dataset.row_numbers import COLUMNS, RowNumbers
+from mimiciv_dataset.row_numbers import RowNumbers
 from mimiciv_dataset.tasks import Task
 from pipeline.errors import UserError
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 ALL = -1  # as a number of rows: all of them
 KEY = ("subject_id", "event", "context_begin", "context_end")  # the columns that identify a row of a task
-MAX_HELD = 1 << 20  # rows beyond twice those to be drawn that are held while they are drawn
 
 
 @dataclass(frozen=True)
@@ -37,28 +36,34 @@ class Draw:
     balance_force: bool = False
     seed: int = 42
 
-    def choose(self, task: Task, rows: RowNumbers, targets: Sequence[str], number: float) -> tuple[np.ndarray, str]:
-        """Draw `number` of the rows of a task: `ALL`, a number, or a fraction of the rows if below 1.
+    def choose(self, task: Task, rows: RowNumbers, targets: Sequence[str], number: float) -> str:
+        """Draw `number` of the rows of a task, which are kept: `ALL`, a number, or a fraction of the rows if below 1.
 
         Args:
             targets: the target of each label number of the rows, for a draw that balances them.
 
         Returns:
-            The numbers of the rows drawn, in any order, and a note if there are fewer than requested.
+            A note if there are fewer than requested.
         """
         import numpy as np
 
-        nothing = np.zeros(0, COLUMNS)
+        def none_of(part: np.ndarray) -> np.ndarray:
+            return np.zeros(len(part), bool)
+
         if number == 0 or not rows.height:
-            return nothing, "" if number == 0 else "no rows"
+            rows.keep(none_of)
+            return "" if number == 0 else "no rows"
         number = rows.height if number == ALL else int(number) if number >= 1 else max(1, round(number * rows.height))
         if self.balances(task):
-            texts = np.array(targets, dtype=object)
-            best = _smallest(rows, lambda part: _of_each_label(part, number), number * len(targets))
-            chosen = draw_balanced(best["hash"], texts[best["label"]], number)
-            if chosen is None:
-                return nothing, f"not drawn: every row is {texts[best['label'][0]]}, AUROC is undefined"
-            drawn = best[chosen]
+            counts = sum(np.bincount(part["label"], minlength=len(targets)) for part in rows)
+            labels = np.flatnonzero(counts)
+            if len(labels) < 2:
+                rows.keep(none_of)
+                return f"not drawn: every row is {targets[labels[0]]}, AUROC is undefined"
+            if each := min(number // len(labels), int(counts[labels].min())):
+                keep_smallest(rows, lambda part: part["hash"], dict.fromkeys(labels.tolist(), each))
+            else:
+                rows.keep(none_of)
         elif self.balance_sample or task.weighted:
             for part in rows:
                 if not (np.isfinite(part["weight"]) & (part["weight"] > 0)).all():
@@ -66,44 +71,82 @@ class Draw:
                         f"{task.name}: expected target_weight > 0 in every row, as this task is drawn by weight, got rows "
                         "without one. Make the index with task_sample_info_gen.py."
                     )
-            drawn = _smallest(rows, lambda part: draw_weighted(part["hash"], part["weight"], number), number)
+            keep_smallest(rows, lambda part: weighted_keys(part["hash"], part["weight"]), {0: number})
         else:
-            drawn = _smallest(rows, lambda part: draw_uniform(part["hash"], number), number)
-        return drawn, "" if len(drawn) >= number else f"fewer than {number:,}"
+            keep_smallest(rows, lambda part: part["hash"], {0: number})
+        return "" if rows.height >= number else f"fewer than {number:,}"
 
     def balances(self, task: Task) -> bool:
         """Whether the draw from a task balances its labels."""
         return self.balance_force and task.kind == "risk"
 
 
-def _smallest(rows: Iterable[np.ndarray], draw: Callable[[np.ndarray], np.ndarray], number: int) -> np.ndarray:
-    """The rows that `draw` takes from all, given that it takes none that it would not take from fewer rows.
+def keep_smallest(rows: RowNumbers, key: Callable[[np.ndarray], np.ndarray], numbers: Mapping[int, int]) -> None:
+    """Keep the rows with the smallest keys, and among equal keys those with the smallest hashes, without holding them.
 
     Args:
-        draw: returns the positions of at most `number` rows.
+        key: unsigned 64-bit numbers of rows.
+        numbers: how many rows of each label number to keep; all if there are fewer.
     """
     import numpy as np
 
-    best: list[np.ndarray] = []
+    limits = {}  # of each label: the largest key and hash of a row that is kept
+    for label, number in numbers.items():
+        largest = number_at(lambda label=label: (values for values, _ in _keys(rows, key, label)), number)
+        if largest is not None:
+            below = sum(int((values < largest).sum()) for values, _ in _keys(rows, key, label))
+            equal = np.sort(np.concatenate([hashes[values == largest] for values, hashes in _keys(rows, key, label)]))
+            limits[label] = largest, equal[number - below - 1]
+
+    def is_kept(part: np.ndarray) -> np.ndarray:
+        values, kept = key(part), np.ones(len(part), bool)
+        for label, (largest, last) in limits.items():
+            smallest = (values < largest) | (values == largest) & (part["hash"] <= last)
+            kept &= smallest | (part["label"] != label)
+        return kept
+
+    rows.keep(is_kept)
+
+
+def _keys(
+    rows: Iterable[np.ndarray], key: Callable[[np.ndarray], np.ndarray], label: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the keys and hashes of the rows of a label."""
     for part in rows:
-        best.append(part)
-        if sum(map(len, best)) > 2 * number + MAX_HELD:
-            joined = np.concatenate(best)
-            best = [joined[draw(joined)]]
-    joined = np.concatenate(best)
-    return joined[draw(joined)]
+        of_label = part[part["label"] == label]
+        yield key(of_label), of_label["hash"]
 
 
-def _of_each_label(rows: np.ndarray, number: int) -> np.ndarray:
-    """Positions of `number` rows of each label."""
+def number_at(numbers: Callable[[], Iterable[np.ndarray]], position: int) -> np.uint64 | None:
+    """The number at a position, from 1, of the sorted unsigned 64-bit `numbers`; None if there are fewer.
+
+    They are read four times, and none is held: each time 16 further bits of the number are found by counting.
+
+    >>> import numpy as np
+    >>> parts = np.array([1 << 60, 7], np.uint64), np.array([7, 5, 1 << 20], np.uint64)
+    >>> [number_at(lambda: parts, position) for position in (1, 2, 3, 4, 5, 6)] == [5, 7, 7, 1 << 20, 1 << 60, None]
+    True
+    """
     import numpy as np
 
-    of_label = [np.flatnonzero(rows["label"] == label) for label in np.unique(rows["label"])]
-    return np.concatenate([positions[draw_uniform(rows["hash"][positions], number)] for positions in of_label])
+    found, digits = 0, np.uint64(0xFFFF)
+    for shift in (48, 32, 16, 0):
+        counts = np.zeros(1 << 16, np.int64)
+        for part in numbers():
+            if shift < 48:
+                part = part[part >> np.uint64(shift + 16) == np.uint64(found)]
+            counts += np.bincount((part >> np.uint64(shift) & digits).astype(np.int64), minlength=len(counts))
+        ends = np.cumsum(counts)
+        if position > ends[-1]:
+            return None
+        digit = int(np.searchsorted(ends, position))
+        position -= int(ends[digit] - counts[digit])
+        found = found << 16 | digit
+    return np.uint64(found)
 
 
-def row_hashes(task: str, rows: pl.DataFrame, seed: int) -> np.ndarray:
-    """A pseudorandom 64-bit number for each row, determined by the seed, the task and the columns `KEY`.
+def row_hashes(task: str, rows: pl.DataFrame, seed: int, key: Sequence[str] = KEY) -> np.ndarray:
+    """A pseudorandom 64-bit number for each row, determined by the seed, the task and the columns `key`.
 
     The number is the output of splitmix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA
     2014), applied to one column after the other.
@@ -120,7 +163,7 @@ def row_hashes(task: str, rows: pl.DataFrame, seed: int) -> np.ndarray:
     import polars as pl
 
     state = np.full(rows.height, text_hash(f"{seed}:{task}"), dtype=np.uint64)
-    for name in KEY:
+    for name in key:
         column = rows[name]
         if name in ("subject_id", "event"):
             hashes = {text: text_hash(text or "") for text in column.unique()}
@@ -156,44 +199,22 @@ def draw_uniform(hashes: np.ndarray, number: int) -> np.ndarray:
     return np.sort(np.argsort(hashes, kind="stable")[:number])
 
 
-def draw_weighted(hashes: np.ndarray, weights: np.ndarray, number: int) -> np.ndarray:
-    """Positions of a weighted sample without replacement, ascending.
+def weighted_keys(hashes: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Keys of which the smallest ones are those of a weighted sample without replacement, as unsigned 64-bit numbers.
 
     With u uniform in (0, 1), the rows with the smallest -log(u) / weight are distributed as if rows were drawn one after
     the other, each with probability proportional to its weight among the remaining ones (Efraimidis and Spirakis, "Weighted
-    random sampling with a reservoir", Information Processing Letters 97, 2006).
+    random sampling with a reservoir", Information Processing Letters 97, 2006). The bits of positive floats have their order.
 
-    With the same u in every row, the largest weights are drawn; with equal weights, the largest u:
+    With the same u in every row, the largest weight has the smallest key; with equal weights, the largest u:
 
     >>> import numpy as np
-    >>> draw_weighted(np.full(4, 2**63, dtype=np.uint64), np.array([0.1, 1.0, 0.2, 0.5]), 2).tolist()
-    [1, 3]
-    >>> draw_weighted(np.array([5, 9, 7], dtype=np.uint64) << np.uint64(60), np.ones(3), 2).tolist()
-    [1, 2]
+    >>> np.argsort(weighted_keys(np.full(4, 2**63, dtype=np.uint64), np.array([0.1, 1.0, 0.2, 0.5]))).tolist()
+    [1, 3, 2, 0]
+    >>> np.argsort(weighted_keys(np.array([5, 9, 7], dtype=np.uint64) << np.uint64(60), np.ones(3))).tolist()
+    [1, 2, 0]
     """
     import numpy as np
 
     u = ((hashes >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
-    keys = -np.log(u) / weights
-    return np.sort(np.lexsort((hashes, keys))[:number])
-
-
-def draw_balanced(hashes: np.ndarray, targets: np.ndarray, number: int) -> np.ndarray | None:
-    """Positions of a sample with equally many rows of each label, ascending; None if all rows have the same label.
-
-    Each of L labels gets number // L rows, or as many as the rarest label has.
-
-    >>> import numpy as np
-    >>> hashes, targets = np.arange(6, dtype=np.uint64), np.array(["no", "no", "yes", "no", "yes", "no"])
-    >>> draw_balanced(hashes, targets, 2).tolist(), draw_balanced(hashes, targets, 100).tolist()
-    ([0, 2], [0, 1, 2, 4])
-    >>> draw_balanced(hashes, np.array(["no"] * 6), 4)
-    """
-    import numpy as np
-
-    names, counts = np.unique(targets.astype(str), return_counts=True)
-    if len(names) < 2:
-        return None
-    each = min(int(number) // len(names), counts.min())
-    of_label = [np.flatnonzero(targets == name) for name in names]
-    return np.sort(np.concatenate([rows[draw_uniform(hashes[rows], each)] for rows in of_label]))
+    return (-np.log(u) / weights + 0.0).view(np.uint64)  # 0.0: u can be rounded to 1, whose logarithm becomes -0.0

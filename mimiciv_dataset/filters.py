@@ -11,7 +11,7 @@ from mimiciv_dataset.audit import FLAGS
 from mimiciv_dataset.draws import row_hashes
 from mimiciv_dataset.index_files import index_files
 from mimiciv_dataset.index_frames import read_frames, scan, target_labels, task_of_file
-from mimiciv_dataset.row_numbers import COLUMNS, RowNumbers
+from mimiciv_dataset.row_numbers import COLUMNS, RowNumbers, WindowEnds
 from mimiciv_dataset.tasks import TASKS, Task
 from pipeline.errors import UserError
 
@@ -49,33 +49,23 @@ class Filters:
 class Exclusions(NamedTuple):
     """What the filters take from other indexes, each None if there is no such index."""
 
-    seen: pl.DataFrame | None  # rows to exclude: task, subject_id and context_end
+    seen: WindowEnds | None  # rows to exclude
     allowed: pl.DataFrame | None  # labels to keep: task and label
 
-    def of_task(self, task: Task) -> TaskExclusions:
-        """Those of a task."""
+    def allowed_labels(self, task: Task) -> pl.Series | None:
+        """The labels to keep of a task."""
         import polars as pl
 
-        seen, allowed = (None if table is None else table.filter(pl.col("task") == task.name) for table in self)
-        return TaskExclusions(
-            None if seen is None else seen.select("subject_id", "context_end"), None if allowed is None else allowed["label"]
-        )
+        return None if self.allowed is None else self.allowed.filter(pl.col("task") == task.name)["label"]
 
 
-class TaskExclusions(NamedTuple):
-    """The exclusions of a task."""
-
-    seen: pl.DataFrame | None  # rows to exclude: subject_id and context_end
-    allowed: pl.Series | None  # labels to keep
-
-
-def read_exclusions(filters: Filters, tasks: Collection[str]) -> Exclusions:
-    """Read the other indexes that the filters name."""
+def read_exclusions(filters: Filters, tasks: Collection[str], subjects: Collection[str], folder: Path) -> Exclusions:
+    """Read what concerns the tasks and patients in the other indexes that the filters name; what is large goes to `folder`."""
     import polars as pl
 
     seen = allowed = None
     if filters.out_data_index_dir:
-        seen = _read_distinct(filters.out_data_index_dir, tasks, pl.col("task", "subject_id", "context_end"))
+        seen = read_window_ends(filters.out_data_index_dir, tasks, subjects, folder)
     if filters.in_label_data_index_dir:
         labelled = [name for name in tasks if TASKS[name].kind != "generation"]
         labels = pl.col("task"), target_labels().alias("label")
@@ -83,17 +73,40 @@ def read_exclusions(filters: Filters, tasks: Collection[str]) -> Exclusions:
     return Exclusions(seen, allowed)
 
 
-def _read_distinct(path: Path, tasks: Collection[str], *columns: pl.Expr, explode: str | None = None) -> pl.DataFrame:
+def read_window_ends(path: Path, tasks: Collection[str], subjects: Collection[str], folder: Path) -> WindowEnds:
+    """The ends of the windows of an index that concern the tasks and patients, read in batches."""
+    import polars as pl
+
+    ends, of_subjects = WindowEnds(folder), pl.Series(list(subjects), dtype=pl.String)
+    for file in _files_of_tasks(path, tasks):
+        for frame in read_frames(file, ("task", "subject_id", "context_end")):
+            of_frame = frame.filter(pl.col("task").is_in(list(tasks)) & pl.col("subject_id").is_in(of_subjects.implode()))
+            for (task,), rows in of_frame.partition_by("task", as_dict=True).items():
+                ends.add(window_end_hashes(task, rows))
+    return ends
+
+
+def window_end_hashes(task: str, rows: pl.DataFrame) -> np.ndarray:
+    """A hash of task, patient and end of the window of each row."""
+    return row_hashes(task, rows, 0, ("subject_id", "context_end"))
+
+
+def _files_of_tasks(path: Path, tasks: Collection[str]) -> list[Path]:
+    """The files of an index that can have rows of the tasks."""
+    files = [file for file in index_files(path) if task_of_file(file) in (None, *tasks)]
+    if not files:
+        raise UserError(f"{path}: expected an index of {', '.join(list(tasks)[:3])}, ..., got other tasks only.")
+    return files
+
+
+def _read_distinct(path: Path, tasks: Collection[str], *columns: pl.Expr, explode: str) -> pl.DataFrame:
+    """The distinct values of the columns for these tasks, of which `explode` has lists."""
     import polars as pl
 
     frames = []
-    for file in index_files(path):
-        if task_of_file(file) in (None, *tasks):
-            frame = scan(file).filter(pl.col("task").is_in(list(tasks))).select(*columns)
-            frame = frame.explode(explode) if explode else frame
-            frames.append(frame.unique().collect(engine="streaming"))
-    if not frames:
-        raise UserError(f"{path}: expected an index of {', '.join(list(tasks)[:3])}, ..., got other tasks only.")
+    for file in _files_of_tasks(path, tasks):
+        frame = scan(file).filter(pl.col("task").is_in(list(tasks))).select(*columns).explode(explode)
+        frames.append(frame.unique().collect(engine="streaming"))
     return pl.concat(frames).unique()
 
 
@@ -104,13 +117,11 @@ class Kept(NamedTuple):
         rows: their numbers.
         targets: the target of each label number; empty unless they were asked for.
         counts: the number of rows read (`rows`) and left by each filter.
-        sorted: whether the patients of the rows ascend over the files.
     """
 
     rows: RowNumbers
     targets: list[str]
     counts: dict[str, int]
-    sorted: bool
 
 
 def filter_rows(
@@ -133,9 +144,9 @@ def filter_rows(
     length = pl.col("context_end") - pl.col("context_begin")
     in_window = (length > filters.min_window) & (length < filters.max_window)
     allowed = pl.Series(list(subjects), dtype=pl.String)
-    of_others = exclusions.of_task(task)
+    allowed_labels = exclusions.allowed_labels(task)
     counts = dict.fromkeys(("rows", *FILTERS), 0)
-    rows, targets, is_sorted, last = RowNumbers(folder), {}, True, -1
+    rows, targets = RowNumbers(folder), {}
     for number, path in enumerate(files):
         offset = 0
         for frame in read_frames(path):
@@ -146,16 +157,14 @@ def filter_rows(
                 counts[name] += step.height
             offset += frame.height
             if passing.height:
-                rows.add(row_numbers(task, passing, number, of_others, seed, targets if with_targets else None))
-                ids = passing["subject_id"].cast(pl.Int64, strict=False)
-                is_sorted = is_sorted and not ids.null_count() and ids[0] >= last and ids.is_sorted()
-                last = ids[-1] if is_sorted else last
-    counts |= dict(zip(("distinct", *ROW_FILTERS), rows.keep_distinct(task, len(ROW_FILTERS)), strict=True))
-    return Kept(rows, list(targets), counts, is_sorted)
+                rows.add(row_numbers(task, passing, number, allowed_labels, seed, targets if with_targets else None))
+    left = rows.keep_distinct(task, len(ROW_FILTERS), exclusions.seen, ROW_FILTERS.index("unseen"))
+    counts |= dict(zip(("distinct", *ROW_FILTERS), left, strict=True))
+    return Kept(rows, list(targets), counts)
 
 
 def row_numbers(
-    task: Task, frame: pl.DataFrame, file: int, exclusions: TaskExclusions, seed: int, targets: dict[str, int] | None
+    task: Task, frame: pl.DataFrame, file: int, allowed: pl.Series | None, seed: int, targets: dict[str, int] | None
 ) -> np.ndarray:
     """The numbers of rows, as `RowNumbers` has them; new `targets` are numbered."""
     import numpy as np
@@ -164,8 +173,8 @@ def row_numbers(
     passes = {
         "admitted": is_admitted() if task.inside else pl.lit(True),
         "answers": target_labels().list.len() < MAX_CHART_NAMES if task.name == "chartevents" else pl.lit(True),
-        "unseen": is_unseen(frame, exclusions.seen) if exclusions.seen is not None else pl.lit(True),
-        "labels": has_labels(task, frame, exclusions.allowed) if exclusions.allowed is not None else pl.lit(True),
+        "unseen": pl.lit(True),  # `RowNumbers.keep_distinct` decides
+        "labels": has_labels(task, frame, allowed) if allowed is not None else pl.lit(True),
     }
 
     def bits(conditions: Iterable[pl.Expr | pl.Series]) -> np.ndarray:
@@ -175,6 +184,7 @@ def row_numbers(
 
     rows = np.zeros(frame.height, COLUMNS)
     rows["hash"] = row_hashes(task.name, frame, seed)
+    rows["window_end"] = window_end_hashes(task.name, frame)
     rows["content"] = frame.drop("row").hash_rows(seed=0).to_numpy()
     rows["weight"] = frame["target_weight"].to_numpy()
     rows["file"], rows["row"] = file, frame["row"].to_numpy()
@@ -197,22 +207,6 @@ def is_admitted() -> pl.Expr:
     import polars as pl
 
     return pl.col("admissions_id").is_null() | (pl.col("admissions_id") > pl.col("context_begin"))
-
-
-def is_unseen(rows: pl.DataFrame, seen: pl.DataFrame) -> pl.Series:
-    """Whether the subject_id and context_end of each row are not in `seen`.
-
-    >>> import polars as pl
-    >>> rows = pl.DataFrame({"subject_id": ["1", "1", "2"], "context_end": [20, 30, 20]})
-    >>> is_unseen(rows, rows[:1]).to_list()
-    [False, True, True]
-    """
-    import polars as pl
-
-    matched = rows.select("subject_id", "context_end").join(
-        seen.with_columns(pl.lit(True).alias("seen")), on=["subject_id", "context_end"], how="left", maintain_order="left"
-    )
-    return matched["seen"].is_null()
 
 
 def has_labels(task: Task, rows: pl.DataFrame, allowed: pl.Series) -> pl.Series:

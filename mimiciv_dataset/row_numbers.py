@@ -1,12 +1,13 @@
 """The rows of a task that can be drawn, as a few numbers each, on disk.
 
 An index can have more rows than fit in memory. A draw needs a hash of the key of each row, its weight and its place. These
-numbers are kept in files by the hash, so that repeated rows are in the same file; one file at a time is read.
+numbers are kept in files by a hash of patient and end of window, so that repeated rows are in the same file, and rows of
+another index with the same patient and end in the file of the same number; one file at a time is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,11 +17,12 @@ from pipeline.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
 
-PARTS_LOG2 = 6  # 64 files, which hold ascending ranges of the hash
+PARTS_LOG2 = 6  # 64 files, which hold ascending ranges of `window_end`
 
 COLUMNS = [
     ("hash", "u8"),  # of the key, pseudorandom by seed
     ("content", "u8"),  # hash of the whole row
+    ("window_end", "u8"),  # hash of task, patient and end of the window
     ("weight", "f8"),  # target_weight; NaN if there is none
     ("file", "u4"),  # number of the file
     ("row", "u4"),  # number of the row in it
@@ -30,29 +32,57 @@ COLUMNS = [
 ]
 
 
-class RowNumbers:
-    """Numbers of rows (`COLUMNS`), in files of ranges of their hash."""
+class WindowEnds:
+    """Hashes of task, patient and end of the window of the rows of an index, in files of ranges."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True)
-        self._paths = [folder / f"{part:02d}.bin" for part in range(1 << PARTS_LOG2)]
+        self._paths = _paths(folder)
+
+    def add(self, hashes: np.ndarray) -> None:
+        """Add hashes, which can repeat."""
+        _append(self._paths, hashes, hashes)
+
+    def part(self, number: int) -> np.ndarray:
+        """The hashes of a range."""
+        import numpy as np
+
+        path = self._paths[number]
+        return np.fromfile(path, "u8") if path.exists() else np.zeros(0, "u8")
+
+
+def _paths(folder: Path) -> list[Path]:
+    return [folder / f"{part:02d}.bin" for part in range(1 << PARTS_LOG2)]
+
+
+def _append(paths: Sequence[Path], values: np.ndarray, hashes: np.ndarray) -> None:
+    """Append values to the files of the ranges of their hashes."""
+    import numpy as np
+
+    parts = hashes >> np.uint64(64 - PARTS_LOG2)
+    values = values[np.argsort(parts, kind="stable")]
+    ends = np.cumsum(np.bincount(parts.astype(np.int64), minlength=len(paths)))
+    for path, start, end in zip(paths, [0, *ends[:-1]], ends, strict=True):
+        if end > start:
+            with path.open("ab") as file:
+                file.write(values[start:end].tobytes())
+
+
+class RowNumbers:
+    """Numbers of rows (`COLUMNS`), in files of ranges of their `window_end`."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        self._paths = _paths(folder)
         self.height = 0
 
     def add(self, rows: np.ndarray) -> None:
         """Add rows."""
-        import numpy as np
-
-        parts = rows["hash"] >> np.uint64(64 - PARTS_LOG2)
-        rows = rows[np.argsort(parts, kind="stable")]
-        ends = np.cumsum(np.bincount(parts.astype(np.int64), minlength=len(self._paths)))
-        for path, start, end in zip(self._paths, [0, *ends[:-1]], ends, strict=True):
-            if end > start:
-                with path.open("ab") as file:
-                    file.write(rows[start:end].tobytes())
+        _append(self._paths, rows, rows["window_end"])
         self.height += len(rows)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Yield the rows in parts, in ascending ranges of the hash."""
+        """Yield the rows in parts."""
         import numpy as np
 
         for path in self._paths:
@@ -67,8 +97,11 @@ class RowNumbers:
             kept.tofile(path)
             self.height += len(kept)
 
-    def keep_distinct(self, task: Task, steps: int) -> list[int]:
+    def keep_distinct(self, task: Task, steps: int, seen: WindowEnds | None, unseen: int) -> list[int]:
         """Keep the rows that pass the first `steps` filters, once each, and count those that pass the first 0, 1, … filters.
+
+        Args:
+            seen: rows whose patient and end of window are among these do not pass filter number `unseen`.
 
         Raises:
             UserError: two rows of the same sample differ, as those of different builds do.
@@ -76,13 +109,17 @@ class RowNumbers:
         import numpy as np
 
         counts, contradicting, height = [0] * (steps + 1), 0, 0
-        for path in filter(Path.exists, self._paths):
+        for number, path in enumerate(self._paths):
+            if not path.exists():
+                continue
             rows = np.fromfile(path, COLUMNS)
             rows = rows[np.lexsort((rows["content"], rows["hash"]))]
             same_key = np.append(False, rows["hash"][1:] == rows["hash"][:-1])
             repeated = same_key & np.append(False, rows["content"][1:] == rows["content"][:-1])
             rows, same_key = rows[~repeated], same_key[~repeated]
             contradicting += int((same_key | np.append(same_key[1:], False)).sum()) if len(rows) else 0
+            if seen is not None:
+                rows["passes"][np.isin(rows["window_end"], seen.part(number))] &= ~np.uint8(1 << unseen)
             for step in range(steps + 1):
                 bits = (1 << step) - 1
                 kept = rows[rows["passes"] & bits == bits]

@@ -9,6 +9,7 @@ import pickle
 import random
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,12 +18,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mimiciv_dataset import data_index_gen
 from mimiciv_dataset.data_index_gen import main, read_config
-from mimiciv_dataset.draws import draw_balanced, draw_uniform, draw_weighted, row_hashes
+from mimiciv_dataset.draws import draw_uniform, keep_smallest, row_hashes, weighted_keys
 from mimiciv_dataset.index_files import INDEX_COLUMNS, SAMPLE_COLUMNS, normalise_row, read_rows
+from mimiciv_dataset.row_numbers import COLUMNS, RowNumbers
 from mimiciv_dataset.tasks import TASKS
 from pipeline.digests import content_digest
 from pipeline.errors import UserError
@@ -223,13 +226,19 @@ def make_rows(count: int) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     "flags", [(), ("--balance_sample",), ("--balance_force", "--force_task_num", "0.3"), ("--num_workers", "2")]
 )
-def test_order_files_and_processes_do_not_matter(draw: Draw, tmp_path: Path, flags: tuple[str, ...]) -> None:
+def test_order_files_and_processes_do_not_matter(
+    draw: Draw, tmp_path: Path, flags: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows, config = make_rows(300), {"omr": 20, "emar": 20, "ICU_Readmission": 20}
     draw(write_index(tmp_path / "a", rows), config, *flags)
     first = draw.output.read_bytes()
     random.Random(1).shuffle(rows)
     for name, by in (("b", "task"), ("c", "subject_id")):
         draw(write_index(tmp_path / name, rows, by), config, *flags, "--num_workers", "1")
+        assert draw.output.read_bytes() == first
+    monkeypatch.setattr(data_index_gen, "PIECE_ROWS", 3)  # sorted in pieces
+    for name in ("a", "b", "c"):
+        draw(tmp_path / name, config, *flags, "--overwrite")
         assert draw.output.read_bytes() == first
     draw(tmp_path / "a", config, *flags, "--seed", "43")
     assert draw.output.read_bytes() != first
@@ -252,21 +261,24 @@ def frame(count: int) -> pl.DataFrame:
     return pl.DataFrame({"subject_id": ids, "event": "omr", "context_begin": range(count), "context_end": 5000})
 
 
-@given(st.permutations(range(40)), st.integers(0, 40), st.sampled_from(["uniform", "weighted", "balanced"]))
-def test_a_draw_follows_the_rows(order: list[int], number: int, how: str) -> None:
-    def chosen(positions: Sequence[int]) -> set[int]:
-        hashes = row_hashes("omr", frame(40)[list(positions)], 42)
-        if how == "uniform":
-            got = draw_uniform(hashes, number)
-        elif how == "weighted":
-            got = draw_weighted(hashes, np.array([1 + p % 3 for p in positions], dtype=float), number)
-        else:
-            got = draw_balanced(hashes, np.array(["yes" if p % 5 == 0 else "no" for p in positions]), number)
-        return {positions[i] for i in got}
-
-    assert chosen(order) == chosen(range(40))
-    if how != "balanced":
-        assert len(chosen(order)) == number
+@settings(deadline=None, max_examples=30)
+@given(st.permutations(range(40)), st.integers(1, 45), st.sampled_from(["uniform", "weighted", "balanced"]))
+def test_a_draw_is_that_of_the_sorted_rows(order: list[int], number: int, how: str) -> None:
+    """The rows kept on disk, whatever their order, are the first ones of all rows sorted by key and hash."""
+    rows = np.zeros(40, COLUMNS)
+    rows["hash"], rows["window_end"] = row_hashes("omr", frame(40), 42), row_hashes("omr", frame(40), 43)
+    rows["row"], rows["weight"] = range(40), [1 + i % 3 for i in range(40)]
+    rows["label"] = [how == "balanced" and i % 5 == 0 for i in range(40)]
+    keys = -np.log(((rows["hash"] >> np.uint64(11)) + 0.5) * 2.0**-53) / rows["weight"] if how == "weighted" else rows["hash"]
+    ranked = [[i for i in np.lexsort((rows["hash"], keys)) if rows["label"][i] == label] for label in (0, 1)]
+    expected = {i for of_label in ranked for i in of_label[:number]}
+    key = (lambda part: weighted_keys(part["hash"], part["weight"])) if how == "weighted" else lambda part: part["hash"]
+    with tempfile.TemporaryDirectory() as name:
+        kept = RowNumbers(Path(name) / "rows")
+        for start in range(0, 40, 10):
+            kept.add(rows[order][start : start + 10])
+        keep_smallest(kept, key, {0: number, 1: number})
+        assert {row for part in kept for row in part["row"]} == expected and kept.height == len(expected)
 
 
 @given(st.integers(1, 30), st.integers(0, 10))
@@ -282,7 +294,7 @@ def test_chances() -> None:
     for seed in range(draws):
         hashes = row_hashes("omr", rows, seed)
         uniform[draw_uniform(hashes, 1)] += 1
-        weighted[draw_weighted(hashes, weights, 1)] += 1
+        weighted[weighted_keys(hashes, weights).argmin()] += 1
     for drawn, chance in ((uniform, np.full(10, 0.1)), (weighted, weights / weights.sum())):
         deviation = np.sqrt(draws * chance * (1 - chance))
         assert (np.abs(drawn - draws * chance) < 4 * deviation).all()
