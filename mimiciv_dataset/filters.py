@@ -11,7 +11,7 @@ from mimiciv_dataset.audit import FLAGS
 from mimiciv_dataset.draws import row_hashes
 from mimiciv_dataset.index_files import index_files
 from mimiciv_dataset.index_frames import read_frames, scan, target_labels, task_of_file
-from mimiciv_dataset.row_numbers import COLUMNS, RowNumbers, WindowEnds
+from mimiciv_dataset.row_numbers import COLUMNS, RowHashes, RowNumbers
 from mimiciv_dataset.tasks import TASKS, Task
 from pipeline.errors import UserError
 
@@ -49,7 +49,7 @@ class Filters:
 class Exclusions(NamedTuple):
     """What the filters take from other indexes, each None if there is no such index."""
 
-    seen: WindowEnds | None  # rows to exclude
+    seen: RowHashes | None  # rows to exclude
     allowed: pl.DataFrame | None  # labels to keep: task and label
 
     def allowed_labels(self, task: Task) -> pl.Series | None:
@@ -73,11 +73,11 @@ def read_exclusions(filters: Filters, tasks: Collection[str], subjects: Collecti
     return Exclusions(seen, allowed)
 
 
-def read_window_ends(path: Path, tasks: Collection[str], subjects: Collection[str], folder: Path) -> WindowEnds:
+def read_window_ends(path: Path, tasks: Collection[str], subjects: Collection[str], folder: Path) -> RowHashes:
     """The ends of the windows of an index that concern the tasks and patients, read in batches."""
     import polars as pl
 
-    ends, of_subjects = WindowEnds(folder), pl.Series(list(subjects), dtype=pl.String)
+    ends, of_subjects = RowHashes(folder), pl.Series(list(subjects), dtype=pl.String)
     for file in _files_of_tasks(path, tasks):
         for frame in read_frames(file, ("task", "subject_id", "context_end")):
             of_frame = frame.filter(pl.col("task").is_in(list(tasks)) & pl.col("subject_id").is_in(of_subjects.implode()))

@@ -13,7 +13,9 @@ Targets are JSON and are parsed by `json`, never by `eval`.
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,31 +137,53 @@ def read_tables(path: Path, required: Sequence[str]) -> Iterator[pa.Table]:
         UserError: a column is missing; a row has another number of fields, no value in a column of `required` or no window; an
             id or position is no whole number; a window is empty; or a target is not JSON.
     """
-    import pyarrow as pa
-    import pyarrow.csv as pc
-
-    header = read_header(path)
-    window = window_columns(path, header, required)
-    names = [name or f"unnamed {number}" for number, name in enumerate(header)]  # pyarrow needs distinct names
-    options = {"parse_options": pc.ParseOptions(newlines_in_values=True), "convert_options": text_columns(names, ("", "nan"))}
-    first = 0
-    for number, block in enumerate(_blocks(path)):
-        # two threads parse the halves of a block; each half must hold a whole row
-        read_options = pc.ReadOptions(column_names=names, skip_rows_after_names=int(not number), block_size=BLOCK_BYTES // 2)
-        try:
-            table = pc.read_csv(pa.BufferReader(block), read_options=read_options, **options)
-        except pa.ArrowInvalid as error:
-            raise _table_error(path, len(header), error) from None
-        table = _clean(path, _without_empty_rows(table).select(list(filter(None, header))), first, window, required)
+    header, first = read_header(path), 0
+    window_columns(path, header, required)
+    for number, block in enumerate(_blocks(path, BLOCK_BYTES)):
+        table = _parse(path, header, block, not number, first, required)
         first += table.num_rows
         yield table
 
 
-def _blocks(path: Path) -> Iterator[bytes]:
-    """The bytes of a CSV in pieces that end at the end of a row; at least one."""
+def byte_ranges(path: Path, size: int) -> list[tuple[int, int]]:
+    """Ranges of bytes of a CSV, of about `size` each, that end at the end of a row; the first one begins with the header."""
+    return list(pairwise(accumulate(map(len, _blocks(path, size)), initial=0)))
+
+
+def read_range(path: Path, start: int, end: int, required: Sequence[str]) -> pa.Table:
+    """The rows in a range of `byte_ranges` of an index CSV, as `read_tables` yields them."""
+    with path.open("rb") as file:
+        file.seek(start)
+        block = file.read(end - start)
+    try:
+        return _parse(path, read_header(path), block if block.endswith(b"\n") else block + b"\n", not start, 0, required)
+    except UserError:
+        deque(read_tables(path, required), maxlen=0)  # raises the error with the number of the row in the file
+        raise
+
+
+def _parse(path: Path, header: Sequence[str], block: bytes, has_header: bool, first: int, required: Sequence[str]) -> pa.Table:
+    """The rows in bytes of an index CSV; `first` rows of the file come before them."""
+    import pyarrow as pa
+    import pyarrow.csv as pc
+
+    window = window_columns(path, header, required)
+    names = [name or f"unnamed {number}" for number, name in enumerate(header)]  # pyarrow needs distinct names
+    options = {"parse_options": pc.ParseOptions(newlines_in_values=True), "convert_options": text_columns(names, ("", "nan"))}
+    # two threads parse the halves of a block; each half must hold a whole row
+    read_options = pc.ReadOptions(column_names=names, skip_rows_after_names=int(has_header), block_size=BLOCK_BYTES // 2)
+    try:
+        table = pc.read_csv(pa.BufferReader(block), read_options=read_options, **options)
+    except pa.ArrowInvalid as error:
+        raise _table_error(path, len(header), error) from None
+    return _clean(path, _without_empty_rows(table).select(list(filter(None, header))), first, window, required)
+
+
+def _blocks(path: Path, size: int) -> Iterator[bytes]:
+    """The bytes of a CSV in pieces of about `size` that end at the end of a row; at least one."""
     rest = b""
     with path.open("rb") as file:
-        while data := file.read(BLOCK_BYTES):
+        while data := file.read(size):
             rest += data
             end = len(rest)
             quotes = rest.count(b'"')
@@ -334,6 +358,7 @@ class Rows(Sequence[dict[str, Any]]):
         self.path = path
         self.table = table
         self._lines = lines
+        self._values = _as_bytes(table) if lines else table  # lines are parsed as bytes, which a text would be copied to
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -345,19 +370,14 @@ class Rows(Sequence[dict[str, Any]]):
             index += len(self)
         if not 0 <= index < len(self):
             raise IndexError(index)
-        return self._row(index, {name: self.table[name][index].as_py() for name in self.table.column_names})
+        return self._row(index, self._values.slice(index, 1).to_pylist()[0])
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         index = 0
-        for batch in self.table.to_batches(max_chunksize=BATCH_ROWS):
+        for batch in self._values.to_batches(max_chunksize=BATCH_ROWS):
             for values in batch.to_pylist():
                 yield self._row(index, values)
                 index += 1
-
-    def at(self, positions: Sequence[int]) -> Iterator[dict[str, Any]]:
-        """The rows at some positions: a fourth of the time of one by one."""
-        for index, values in zip(positions, self.table.take(positions).to_pylist(), strict=True):
-            yield self._row(index, values)
 
     def _row(self, index: int, values: dict[str, Any]) -> dict[str, Any]:
         """The row at `index` from the values of the table."""
@@ -406,6 +426,13 @@ class Rows(Sequence[dict[str, Any]]):
             return []
         has = pc.match_substring(self.table["line"], json.dumps(name)) if self._lines else pc.is_valid(self.table[name])
         return pc.indices_nonzero(has).to_pylist()
+
+
+def _as_bytes(lines: pa.Table) -> pa.Table:
+    """The table of `line_table` with bytes instead of text, which are not copied."""
+    import pyarrow as pa
+
+    return lines.set_column(lines.column_names.index("line"), "line", lines["line"].cast(pa.large_binary()))
 
 
 def _task_info(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,9 +7,10 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mimiciv_dataset.cells import clean_id
+from mimiciv_dataset.csv_checks import BOM
 from mimiciv_dataset.values import canonical
 from pipeline.errors import UserError
 
@@ -20,24 +21,31 @@ BATCH_LINES = 1024  # of a JSONL that are in memory besides the table
 NO_OBJECT = "expected a JSON object, got something else. Fix the file."
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (line number, text) for the lines of a JSONL that are not blank; an error for a file that is one JSON array."""
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield (line number, bytes) for the lines of a JSONL that are not blank; an error for a file that is one JSON array."""
     if path.is_dir():
         raise UserError(f"{path}: expected a JSONL file, got a directory. Choose a file in it.")
     is_first = True
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
-                if is_first and line.lstrip().startswith("["):
-                    copy = path.stem + ("_lines" if path.suffix == ".jsonl" else "") + ".jsonl"  # not onto itself
-                    fix = f"Convert it: jq -c '.[]' {path.name} > {copy}"
-                    raise UserError(f"{path}: expected a JSON object in each line, got a JSON array. {fix}")
-                is_first = False
-                yield number, line
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: expected JSONL in UTF-8, got other bytes. Decompress or convert it.") from None
+    with path.open("rb") as file:
+        for number, line in enumerate(_lines(file), 1):
+            line = line.removeprefix(BOM) if number == 1 else line
+            if not line or line.isspace():
+                continue
+            if is_first and line.lstrip().startswith(b"["):
+                copy = path.stem + ("_lines" if path.suffix == ".jsonl" else "") + ".jsonl"  # not onto itself
+                fix = f"Convert it: jq -c '.[]' {path.name} > {copy}"
+                raise UserError(f"{path}: expected a JSON object in each line, got a JSON array. {fix}")
+            is_first = False
+            yield number, line
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """Yield the lines of a file, which end with \\n, \\r\\n or \\r."""
+    for line in file:
+        if b"\r" in line:
+            yield from line.removesuffix(b"\n").removesuffix(b"\r").split(b"\r")
+        else:
+            yield line
 
 
 def line_table(path: Path) -> pa.Table:
@@ -48,11 +56,15 @@ def line_table(path: Path) -> pa.Table:
     lines, batches = read_lines(path), []
     while batch := list(islice(lines, BATCH_LINES)):
         numbers, texts = zip(*batch, strict=True)
-        batches.append(pa.record_batch([numbers, texts], schema))
+        try:
+            batches.append(pa.record_batch([numbers, texts], schema))
+        except pa.ArrowInvalid:
+            fix = "Decompress or convert it"
+            raise UserError(f"{path}: expected JSONL in UTF-8, got other bytes. {fix}.") from None
     return pa.Table.from_batches(batches, schema)
 
 
-def parse_line(text: str) -> dict[str, Any]:
+def parse_line(text: str | bytes) -> dict[str, Any]:
     """The object in a line of a JSONL; errors do not name the line.
 
     >>> parse_line('{"task": "emar"}')
@@ -83,7 +95,7 @@ def _may_be_rounded(row: dict[str, Any]) -> bool:
     return False
 
 
-def _parse_unusual_line(text: str) -> dict[str, Any]:
+def _parse_unusual_line(text: str | bytes) -> dict[str, Any]:
     """`parse_line` of what orjson does not read as it is, such as NaN."""
     try:
         row = json.loads(text)

@@ -81,7 +81,9 @@ def check_row(row: Mapping[str, Any]) -> None:
             raise UserError(f"{name}: expected a text, got {_kind_of_field(row, name)}. {FIX}.")
     info = row["task_info"]
     for name in ("task", *_SCALARS):
-        values = row.get(name), info.get(name)
+        if name not in row or name not in info:
+            continue
+        values = row[name], info[name]
         if all(value not in (None, "") for value in values) and len(set(map(str, values))) > 1:
             raise UserError(f"task_info.{name}: expected the same as the row's own field {name}, got another value. {FIX}.")
     if "label" not in info:

@@ -32,8 +32,8 @@ COLUMNS = [
 ]
 
 
-class WindowEnds:
-    """Hashes of task, patient and end of the window of the rows of an index, in files of ranges."""
+class RowHashes:
+    """Hashes of rows, in files of ranges."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True)
@@ -42,6 +42,12 @@ class WindowEnds:
     def add(self, hashes: np.ndarray) -> None:
         """Add hashes, which can repeat."""
         _append(self._paths, hashes, hashes)
+
+    def repeated(self) -> int:
+        """How many hashes were added that equal an earlier one."""
+        import numpy as np
+
+        return sum(len(part) - len(np.unique(part)) for part in map(self.part, range(len(self._paths))))
 
     def part(self, number: int) -> np.ndarray:
         """The hashes of a range."""
@@ -97,7 +103,7 @@ class RowNumbers:
             kept.tofile(path)
             self.height += len(kept)
 
-    def keep_distinct(self, task: Task, steps: int, seen: WindowEnds | None, unseen: int) -> list[int]:
+    def keep_distinct(self, task: Task, steps: int, seen: RowHashes | None, unseen: int) -> list[int]:
         """Keep the rows that pass the first `steps` filters, once each, and count those that pass the first 0, 1, … filters.
 
         Args:

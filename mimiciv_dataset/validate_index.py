@@ -19,11 +19,25 @@ import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
-from typing import Any
+from itertools import groupby
+from typing import Any, NamedTuple
 
-from mimiciv_dataset.index_files import Rows, clean_window, index_files, index_paths, read_rows
+from mimiciv_dataset.cells import clean_id, row_number
+from mimiciv_dataset.draws import text_hash
+from mimiciv_dataset.index_files import (
+    Rows,
+    byte_ranges,
+    clean_window,
+    index_files,
+    index_paths,
+    read_header,
+    read_range,
+    read_rows,
+    window_columns,
+)
 from mimiciv_dataset.lookups import Lookups
 from mimiciv_dataset.no_future import NoFuture
+from mimiciv_dataset.row_numbers import RowHashes
 from mimiciv_dataset.samples import target_of_row
 from mimiciv_dataset.sources import index_mapping_source, index_sources, trajectories_source
 from mimiciv_dataset.tasks import TASKS
@@ -32,13 +46,14 @@ from mimiciv_dataset.timeline import Timeline
 from mimiciv_dataset.trajectory import Trajectories
 from pipeline.cli import Parser, run
 from pipeline.errors import UserError
+from pipeline.files import scratch_dir
 from pipeline.progress import Summary, print_table
 from pipeline.provenance import check_sources
 from pipeline.work import Workers, map_lines
 
-UNIT_PATIENTS = 20
+PART_BYTES, PART_LINES = 2 << 20, 1000  # of a CSV and of a JSONL that a process checks at a time
 AGREE = "agree"
-open_rows = lru_cache(maxsize=1)(read_rows)
+open_lines = lru_cache(maxsize=1)(read_rows)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,31 +65,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.add_argument("--show", type=int, default=5, help="disagreeing rows to print of each file (5)")
     cli.add_num_workers()
     args = cli.parse_args(argv)
+    import numpy as np
+
     workers = Workers(args.num_workers, args.engine)
     summary = Summary("validate_index")
-    open_rows.cache_clear()
+    open_lines.cache_clear()
     indexes = index_paths(args.index)
     files = [path for given in indexes for path in index_files(given)]
     counts: dict[str, Counter[str]] = defaultdict(Counter)
-    shown, repeated = Counter[Path](), Counter[Path]()
     trajectories, lookups = Trajectories(args.ehr_dir), Lookups(args.index_mapping)
     sources = [trajectories_source(args.ehr_dir), index_mapping_source(args.index_mapping)]
     sources += [source for given in indexes for source in index_sources(given)]
     check_sources(sources)
-    check = partial(check_block, trajectories, lookups, args.show, args.prove)
-    parts = [(path, block) for path in files for block in blocks(path)]
-    scratch = Path(tempfile.gettempdir()), f"validate_index-{os.getpid()}"
-    results = map_lines(parts, check, *scratch, workers=workers, desc="validate_index", unit="block")
-    for (path, _), result in zip(parts, results, strict=True):
-        for task, of_task in result["counts"].items():
-            counts[task].update(of_task)
-        repeated[path] += result["repeated"]
-        for position, reason in result["bad"][: args.show - shown[path]]:
-            print(f"{open_rows(path).where(position)}: {reason}")
-            shown[path] += 1
-    for path, number in repeated.items():
-        if number:
-            print(f"warning: {path}: {number:,} rows repeat the task, patient and window of another row.")
+    check = partial(check_part, trajectories, lookups, args.show, args.prove)
+    parts = [part for number, path in enumerate(files) for part in parts_of(number, path)]
+    with scratch_dir(Path(tempfile.gettempdir()) / f"validate_index-{os.getpid()}") as scratch:
+        results = map_lines(parts, check, scratch, "parts", workers=workers, desc="validate_index", unit="part")
+        for number, of_file in groupby(zip(parts, results, strict=True), lambda item: item[0].file):
+            path, first, shown, hashes = files[number], 0, 0, RowHashes(scratch / f"samples-{number}")
+            for _, result in of_file:
+                for task, of_task in result["counts"].items():
+                    counts[task].update(of_task)
+                for position, reason in result["bad"][: args.show - shown]:
+                    print(f"{where(path, first + position)}: {reason}")
+                    shown += 1
+                first += result["rows"]
+                hashes.add(np.array(result["samples"], np.uint64))
+            if repeated := hashes.repeated():
+                print(f"warning: {path}: {repeated:,} rows repeat the task, patient and window of another row.")
     agree = {task: of_task.pop(AGREE, 0) for task, of_task in counts.items()}
     rows = []
     for task in sorted(counts, key=lambda name: (list(TASKS).index(name) if name in TASKS else 99, name)):
@@ -87,47 +105,66 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(bad > 0)
 
 
-def blocks(path: Path) -> list[dict[str, list[int]]]:
-    """The positions of the rows of each patient in a file, in blocks of `UNIT_PATIENTS` patients."""
-    of_patient: dict[str, list[int]] = defaultdict(list)
-    for position, subject_id in enumerate(open_rows(path).subject_ids()):
-        of_patient[str(subject_id)].append(position)
-    patients = list(of_patient.items())
-    return [dict(patients[start : start + UNIT_PATIENTS]) for start in range(0, len(patients), UNIT_PATIENTS)]
+class Part(NamedTuple):
+    """Rows of a file: a range of bytes of a CSV, or of lines that are not blank of a JSONL."""
+
+    file: int  # its number
+    path: Path
+    start: int
+    end: int
+
+    def rows(self) -> Rows:
+        """The rows of the part, numbered from 0."""
+        if self.path.suffix == ".csv":
+            return Rows(self.path, read_range(self.path, self.start, self.end, ("subject_id", "task")), lines=False)
+        rows = open_lines(self.path)
+        return Rows(self.path, rows.table.slice(self.start, self.end - self.start), lines=True)
 
 
-def check_block(
-    trajectories: Trajectories, lookups: Lookups, show: int, prove: bool, part: tuple[Path, dict[str, list[int]]]
-) -> Iterator[dict[str, Any]]:
-    """Check a block of the rows of a file.
+def parts_of(number: int, path: Path) -> list[Part]:
+    """The parts of file `number`."""
+    if path.suffix == ".csv":
+        window_columns(path, read_header(path), ("subject_id", "task"))
+        return [Part(number, path, start, end) for start, end in byte_ranges(path, PART_BYTES)]
+    lines = len(open_lines(path))
+    return [Part(number, path, start, min(start + PART_LINES, lines)) for start in range(0, lines, PART_LINES)]
+
+
+def where(path: Path, position: int) -> str:
+    """The row of a file for a message."""
+    return f"{path}, row {row_number(path, position)}" if path.suffix == ".csv" else open_lines(path).where(position)
+
+
+def check_part(trajectories: Trajectories, lookups: Lookups, show: int, prove: bool, part: Part) -> Iterator[dict[str, Any]]:
+    """Check rows of a file.
 
     Yields:
-        `counts` of reasons by task; `bad`, the positions of at most `show` rows with their reasons; and how many rows are
-        `repeated`.
+        The number of `rows`; `counts` of reasons by task; `bad`, the positions of at most `show` rows with their reasons; and
+        `samples`, a hash of task, patient and window of each row that has them.
     """
-    path, block = part
-    rows = open_rows(path)
+    rows = part.rows()
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     bad: list[tuple[int, str]] = []
-    repeated = 0
-    read = rows.at([position for positions in block.values() for position in positions])
-    for subject_id, positions in block.items():
+    samples: list[int] = []
+    of_patient: dict[str, list[tuple[int, dict[str, Any]]]] = defaultdict(list)
+    for position, row in enumerate(rows):
+        row = flat(rows, position, row)
+        of_patient[str(clean_id(row.get("subject_id")))].append((position, row))
+    for subject_id, of_subject in of_patient.items():
         events = trajectories.trajectory(subject_id) if trajectories.has(subject_id) else None
         timeline = Timeline(events) if events else None
         proof = NoFuture(events, Renderer(lookups)) if prove and events else None
-        samples: set[tuple[str, int, int]] = set()
-        for position in positions:
-            row = flat(rows, position, next(read))
-            sample = str(row.get("task")), row.get("period_begin"), row.get("period_end")
-            repeated += None not in sample and sample in samples
-            samples.add(sample)
+        for position, row in of_subject:
+            task, begin, end = str(row.get("task")), row.get("period_begin"), row.get("period_end")
+            if None not in (begin, end):
+                samples.append(text_hash(f"{task}/{subject_id}/{begin}-{end}"))
             reason = disagreement(row, timeline, lookups)
-            if proof and not reason and (part_of_text := proof.difference(TASKS[row["task"]], row)):
+            if proof and not reason and (part_of_text := proof.difference(TASKS[task], row)):
                 reason = f"input depends on the future: {part_of_text}"
-            counts[sample[0] if sample[0] in TASKS else "?"][(reason or AGREE).partition(":")[0]] += 1
-            if reason and len(bad) < show:
+            counts[task if task in TASKS else "?"][(reason or AGREE).partition(":")[0]] += 1
+            if reason:
                 bad.append((position, reason))
-    yield {"counts": counts, "bad": bad, "repeated": repeated}
+    yield {"rows": len(rows), "counts": counts, "bad": sorted(bad)[:show], "samples": samples}
 
 
 def flat(rows: Rows, position: int, row: dict[str, Any]) -> dict[str, Any]:

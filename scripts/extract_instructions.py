@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     summary.print(f"{rows:,} rows, {len(instructions)} tasks → {args.output_path}{unchanged}")
 
 
-def task_and_instruction(line: str) -> tuple[str, str]:
+def task_and_instruction(line: str | bytes) -> tuple[str, str]:
     """The task of a line of a released JSONL, and its instruction."""
     row = parse_line(line)
     info, sentence = row.get("task_info"), row.get("instruction")

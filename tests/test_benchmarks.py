@@ -52,6 +52,21 @@ def test_eval_memory(tiny_model: Path) -> None:
     assert peaks.keys() == {"unbounded", "bounded", "one at a time"} and peaks["bounded"] < peaks["unbounded"]
 
 
+def test_sampling(capsys: pytest.CaptureFixture[str]) -> None:
+    from benchmarks.sampling import main
+
+    main(["--rows", "2000"])
+    header, row = cells(capsys.readouterr().out)
+    assert header == ["rows", "MB", "CPU s", "µs per row", "peak MiB"] and row[0] == "2,000" and int(row[4]) > 100
+
+
+def test_index_reading(small_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from benchmarks.index_reading import main
+
+    main([str(small_root / "task_index/all/emar.csv"), "--repeats", "1"])  # fails if the two ways differ
+    assert "emar.csv" in capsys.readouterr().out
+
+
 def test_viewer(capsys: pytest.CaptureFixture[str]) -> None:
     from benchmarks.viewer import INTERACTIONS, main
 

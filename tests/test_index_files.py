@@ -282,12 +282,19 @@ def test_audit_tables_are_no_index_files(small_root: Path, tmp_path: Path, capsy
         validate_index.main([str(audit)])
 
 
-def test_validation_counts_repeated_samples(small_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("part_bytes", [1, validate_index.PART_BYTES])
+def test_validation_counts_repeated_samples(
+    small_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], part_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(validate_index, "PART_BYTES", part_bytes)  # 1: a part for each row
     header, *rows = (small_root / "task_index/all/emar.csv").read_text().splitlines()
     path = tmp_path / "emar.csv"
     path.write_text("\n".join([header, *rows, *rows[:3]]) + "\n")
     assert validate_index.main(["--root_dir", str(small_root), str(path)]) == 0
     assert f"warning: {path}: 3 rows repeat the task, patient and window of another row." in capsys.readouterr().out
+    path.write_text("\n".join([header, *rows, rows[2].replace(",emar,emar,", ",emar,omr,")]) + "\n")
+    assert validate_index.main(["--root_dir", str(small_root), str(path)]) == 1
+    assert f"{path}, row {len(rows) + 2}: different event: got emar at" in capsys.readouterr().out
 
 
 def test_validation_compares_provenance(small_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -136,7 +136,7 @@ def test_group_patient_holds_the_same_rows(demo: Path, tmp_path: Path) -> None:
 def test_the_index_does_not_depend_on_the_number_of_processes(
     demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Parts of 20 patients in pieces of one part, made by two processes and resumed by a third, after parts of it were lost."""
+    """Parts of 20 patients in pieces of one part, made by two processes and resumed by a third after some were lost."""
     monkeypatch.setattr(index_build, "UNIT_PATIENTS", 20)
     monkeypatch.setattr(index_build, "PIECE_BYTES", 1)
     for group in ("task", "patient"):

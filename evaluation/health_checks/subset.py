@@ -55,7 +55,7 @@ def _row_writer(source: Path, path: Path) -> Iterator[tuple[Iterator[Any], Any]]
             writer.writerow(next(rows))
             yield rows, writer.writerow
         else:
-            yield (line.rstrip("\r\n") + "\n" for _, line in read_lines(source)), file.write
+            yield (line.decode().rstrip("\r\n") + "\n" for _, line in read_lines(source)), file.write
 
 
 # --- runs on the subset
