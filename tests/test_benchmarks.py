@@ -184,3 +184,15 @@ def test_the_engines_are_compared(small_root: Path) -> None:
     done = command("benchmarks/ray_engine.py", "--root_dir", small_root, "--workers", 2)
     rows = [line.split() for line in done.stdout.splitlines() if line.endswith("yes")]
     assert [row[:2] for row in rows] == [["processes", "2"], ["ray", "2"]], "both have the same bytes"
+
+
+@pytest.mark.slow
+def test_scale(tmp_path: Path) -> None:
+    done = command("benchmarks/scale.py", "--patients", 40, "--scales", 2, 1, "--figure", tmp_path / "scale.svg")
+    rows = cells(done.stdout)
+    steps = ["merge_patient", "rank", "combination", "index", "EHR-Bench", "EHR-Ins"]
+    assert [(row[0], row[2], row[-1]) for row in rows[1:13]] == [
+        (patients, step, "yes") for patients in ("20", "40") for step in steps
+    ]
+    assert [row[0] for row in rows[14:]] == steps, "the extrapolation"
+    assert "MIMIC-IV 3.1" in (tmp_path / "scale.svg").read_text()
