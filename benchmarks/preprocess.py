@@ -33,7 +33,8 @@ REPO = Path(__file__).resolve().parent.parent
 STEPS = ("merge_patient", "rank", "combination")
 # What MEDS-Extract extracts: of every table, the columns that its configuration for MIMIC-IV (MIMIC_IV_MEDS 0.2.0) has of the
 # tables that it covers, and as there a second event for the end of what takes time. With all columns, as our trajectories have
-# them, it runs out of memory on the largest set.
+# them, it runs out of memory on the largest set, and so it does with shards of its default size.
+PATIENTS_PER_SHARD = 500
 CODES = ("itemid", "icd_code", "drg_code", "drug", "medication", "order_type", "test_name", "eventtype", "name", "result_name",
          "short_description")  # fmt: skip
 VALUES = {"text": "text_value", "value": "text_value", "result_value": "text_value", "valuenum": "numeric_value"}
@@ -135,7 +136,7 @@ def measure(mimic: Path, root: Path, workers: Workers, meds_extract: Path | None
 
 
 def run_meds_extract(environment: Path, mimic: Path, root: Path) -> Run:
-    """Convert the same files with MEDS-Extract, in its default settings, also for the size of shards."""
+    """Convert the same files with MEDS-Extract, in its default settings but for the size of shards."""
     import yaml
 
     tables, _ = find_tables(mimic)
@@ -150,7 +151,7 @@ def meds_extract_spec(tables: Sequence[RawTable]) -> dict[str, Any]:
     """What MEDS-Extract makes of the tables: events with their code, time, values and further columns."""
     spec: dict[str, Any] = {
         "sources": {"dataset_version": "1"},
-        "etl": {"dataset_name": "MIMIC-IV"},
+        "etl": {"dataset_name": "MIMIC-IV", "n_subjects_per_shard": PATIENTS_PER_SHARD},
         "_defaults": {"subject_id": "$subject_id"},
     }
     for table in tables:
