@@ -109,13 +109,14 @@ def match(lexicon: Path, folder: Path, number: int, minimal: int, seed: int) -> 
         Words and mentions per note, share of negated mentions, notes per second, and memory in MiB: the process's own, and
         that of mapped files.
     """
+    from thinking_graph_preprocess.concept_lexicon import Lexicon
     from thinking_graph_preprocess.matchers import DictionaryMatcher
 
     rng = random.Random(seed)
     words, weights = vocabulary(random.Random(0))
     terms = (folder / "terms.txt").read_text().split("\n")
     notes = [write_note(rng, words, weights, terms, minimal) for _ in range(number)]
-    matcher = DictionaryMatcher(lexicon)
+    matcher = DictionaryMatcher(Lexicon.read(lexicon))
     list(matcher.mentions(notes[0]))
     start = time.perf_counter()
     mentions = [mention for note in notes for mention in matcher.mentions(note)]

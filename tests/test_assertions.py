@@ -1,15 +1,19 @@
-"""Which mentions are asserted of the patient: sentences by kind of cue, notes with marks, the shared sentences."""
+"""Which mentions are asserted of the patient: marked sentences and notes, the shared sentences, --text and its errors."""
 
 from __future__ import annotations
 
+import json
 import runpy
 from bisect import bisect_left
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from conftest import REPO, TEST_DATA
 
+from pipeline.errors import UserError
 from thinking_graph_preprocess.assertions import unasserted
+from thinking_graph_preprocess.concept_extraction import main
 from thinking_graph_preprocess.term_search import hashes, tokens
 
 benchmark = runpy.run_path(str(REPO / "benchmarks/assertions.py"))
@@ -31,6 +35,15 @@ def test_notes_of_four_kinds() -> None:
     assert all(right[kind] >= 0.95 * number for kind, number in mentions.items())
 
 
+@pytest.mark.parametrize("line", (REPO / "tests/assertion_sentences.txt").read_text(encoding="utf-8").splitlines())
+def test_sentences(line: str) -> None:
+    text, mentions = read_marks(line.replace("\\n", "\n"))
+    cues = cues_of(text, mentions)
+    wrong = [(text[begin:end], cue) for (begin, end, gold), cue in zip(mentions, cues, strict=True) if (cue is None) != gold]
+    assert not wrong
+    assert all(cue is None or cue in text for cue in cues)
+
+
 def test_shared_sentences() -> None:
     path = TEST_DATA / "cases/graph/negation_sentences.py"
     if not path.exists():
@@ -42,3 +55,49 @@ def test_shared_sentences() -> None:
         right += sum((cue is not None) == bool(value) for cue, (*_, value) in zip(cues, found, strict=True))
         total += len(found)
     assert total == 152 and right >= 0.95 * total
+
+
+# --- --text
+
+
+def mentions_in(capsys: pytest.CaptureFixture[str], text: str, *flags: object) -> list[dict]:
+    main(["--text", text, *map(str, flags)])
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    terms = tmp_path / "terms.txt"
+    terms.write_text("fever\n\nAIDS\nfracture\ndisplaced fracture\nsmoker\n", encoding="utf-8")
+    rows = mentions_in(capsys, "No fever.\nA non-displaced fracture. Hearing aids. AIDS; non-smoker", "--terms", terms)
+    keys = ("begin", "end", "concept", "name", "asserted", "cue")
+    expected = [
+        (3, 8, "fever", "fever", False, "No"), (26, 34, "fracture", "fracture", True, None),
+        (50, 54, "aids", "AIDS", True, None), (60, 66, "smoker", "smoker", False, "non"),
+    ]  # fmt: skip
+    assert rows == [dict(zip(keys, row, strict=True)) for row in expected]
+    assert mentions_in(capsys, "", "--terms", terms) == []
+
+
+def test_text_with_the_free_lexicon(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "index_mapping/hosp").mkdir(parents=True)
+    titles = 'icd_code,icd_version,long_title\nI26,10,Pulmonary embolism\nJ189,10,"Pneumonia, unspecified organism"\n'
+    (tmp_path / "index_mapping/hosp/d_icd_diagnoses.csv").write_text(titles, encoding="utf-8")
+    rows = mentions_in(capsys, "r/o PE. PNA, not pe teacher", "--root_dir", tmp_path)
+    assert [(row["name"], row["asserted"]) for row in rows] == [
+        ("pulmonary embolism", False), ("pneumonia, unspecified organism", True)
+    ]  # fmt: skip
+
+
+def test_text_without_terms_or_lexicon(tmp_path: Path) -> None:
+    def refused(*flags: object) -> str:
+        with pytest.raises(UserError) as error:
+            main([*map(str, flags), "--root_dir", str(tmp_path)])
+        return str(error.value)
+
+    (tmp_path / "empty.txt").write_text("\n--\n")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
+    assert "expected a list of names, one a line, got no such file" in refused("--text", "x", "--terms", tmp_path / "none")
+    assert "expected names, one a line, got none" in refused("--text", "x", "--terms", tmp_path / "empty.txt")
+    assert "expected a text file in UTF-8" in refused("--text", "x", "--terms", tmp_path / "latin.txt")
+    assert "or use UMLS with --umls_dir (--text can also use --terms)" in refused("--text", "x")
+    assert "--terms: expected --text with it" in refused("--terms", tmp_path / "empty.txt")

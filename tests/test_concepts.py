@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import REPO, command
+from conftest import REPO, TEST_DATA, command
 from hypothesis import given
 from hypothesis import strategies as st
 from test_resume import digests
@@ -107,8 +108,8 @@ def test_tokens_begin_at_their_positions(text: str) -> None:
 )  # fmt: skip
 def test_negation(umls: DictionaryMatcher, text: str, asserted: list[str], negated: list[str]) -> None:
     mentions = list(umls.mentions(text))
-    assert [m.concept for m in mentions if not m.negated] == asserted
-    assert [m.concept for m in mentions if m.negated] == negated
+    assert [m.name for m in mentions if not m.negated] == asserted
+    assert [m.name for m in mentions if m.negated] == negated
 
 
 # --- lexicons
@@ -121,7 +122,7 @@ def rrf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def umls(rrf: Path, tmp_path_factory: pytest.TempPathFactory) -> DictionaryMatcher:
-    return DictionaryMatcher(find_or_build(tmp_path_factory.mktemp("lexicon"), rrf, Path("none"), Path("none")))
+    return DictionaryMatcher(Lexicon.read(find_or_build(tmp_path_factory.mktemp("lexicon"), rrf, Path("none"), Path("none"))))
 
 
 def test_umls_lexicon(umls: DictionaryMatcher) -> None:
@@ -138,8 +139,8 @@ def test_umls_lexicon(umls: DictionaryMatcher) -> None:
 
 def test_every_span_is_found(umls: DictionaryMatcher) -> None:
     mentions = list(umls.mentions(NOTE))
-    assert {(m.concept, m.cui, m.negated) for m in mentions} == MENTIONS
-    assert [m.concept for m in umls.mentions("asthma, asthma; ASTHMA")] == ["asthma"] * 3
+    assert {(m.name, m.cui, m.negated) for m in mentions} == MENTIONS
+    assert [m.name for m in umls.mentions("asthma, asthma; ASTHMA")] == ["asthma"] * 3
     assert list(umls.mentions("")) == []
 
 
@@ -147,9 +148,9 @@ def test_a_cue_inside_a_name_negates_nothing(tmp_path: Path) -> None:
     (tmp_path / "map/hosp").mkdir(parents=True)
     name = "Diabetes mellitus without mention of complication, not stated as uncontrolled"
     (tmp_path / "map/hosp/d_icd_diagnoses.csv").write_text(f'icd_code,icd_version,long_title\n25000,9,"{name}"\n401,9,No\n')
-    matcher = DictionaryMatcher(find_or_build(tmp_path / "lexicon", None, tmp_path / "map", tmp_path))
-    assert [(m.concept, m.cui, m.cue) for m in matcher.mentions(f"History of {name}.")] == [(name.casefold(), None, None)]
-    assert [(m.concept, m.cui, m.cue) for m in matcher.mentions(f"No {name}.")] == [(name.casefold(), None, "No")]
+    matcher = DictionaryMatcher(Lexicon.read(find_or_build(tmp_path / "lexicon", None, tmp_path / "map", tmp_path)))
+    assert [(m.name, m.cui, m.cue) for m in matcher.mentions(f"History of {name}.")] == [(name.casefold(), None, None)]
+    assert [(m.name, m.cui, m.cue) for m in matcher.mentions(f"No {name}.")] == [(name.casefold(), None, "No")]
 
 
 def test_free_lexicon(tmp_path: Path) -> None:
@@ -158,7 +159,7 @@ def test_free_lexicon(tmp_path: Path) -> None:
     (tmp_path / "cache/item_set").mkdir(parents=True)
     (tmp_path / "cache/item_set/emar.csv").write_text("item\nHeparin  Sodium\n")
     folder = find_or_build(tmp_path / "lexicon", None, tmp_path / "map", tmp_path / "cache")
-    lexicon = Lexicon(folder)
+    lexicon = Lexicon.read(folder)
     names = {lexicon.name(i) for i in range(len(lexicon)) if lexicon.of_term(lexicon.name(i)) == i}
     assert names == {"heart rate", "heparin sodium"} and lexicon.cui(0) is None
     built = digests(folder)
@@ -166,6 +167,48 @@ def test_free_lexicon(tmp_path: Path) -> None:
     assert digests(folder) == built
     (tmp_path / "cache/item_set/emar.csv").write_text("item\nWarfarin\n")
     assert find_or_build(tmp_path / "lexicon", None, tmp_path / "map", tmp_path / "cache") != folder
+
+
+def test_terms_of_titles(tmp_path: Path) -> None:
+    """Notes do not write titles: rules and a table give other terms; acronyms count in capitals; junk is no term."""
+    (tmp_path / "map/hosp").mkdir(parents=True)
+    (tmp_path / "map/icu").mkdir()
+    titles = [
+        "Pneumonia, unspecified organism", "Essential (primary) hypertension", "Diabetes mellitus, type 2", "Sepsis",
+        "Unspecified asthma, uncomplicated", "Other ascites", "Pulmonary embolism", "Acute myocardial infarction", "Activity",
+        "Human immunodeficiency virus [HIV] disease", "Malignant neoplasm of stomach, unspecified",
+        "Sepsis, unspecified organism",
+    ]  # fmt: skip
+    lines = [f'{i},10,"{title}"\n' for i, title in enumerate(titles)]
+    (tmp_path / "map/hosp/d_icd_diagnoses.csv").write_text(f"icd_code,icd_version,long_title\n{''.join(lines)}")
+    (tmp_path / "map/icu/d_items.csv").write_text("itemid,label\n1,Behavior\n2,Foley\n")
+    lexicon = Lexicon.read(find_or_build(tmp_path / "lexicon", None, tmp_path / "map", tmp_path))
+    expected = {
+        "pneumonia": 0, "PNA": 0, "hypertension": 1, "essential hypertension": 1, "htn": 1, "type 2 diabetes mellitus": 2,
+        "T2DM": None, "sepsis": 3, "asthma": 4, "ascites": 5, "PE": 6, "myocardial infarction": 7, "MI": 7, "AIDS": 9,
+        "stomach cancer": 10, "activity": None, "behavior": None, "foley": None,
+    }  # fmt: skip
+    for term, number in expected.items():
+        concept = lexicon.of_term(term)
+        assert (concept if concept is None else lexicon.name(concept)) == (
+            None if number is None else titles[number].casefold()
+        )
+    found = [
+        m.name for m in DictionaryMatcher(lexicon).mentions("PE and MI, hearing aids, pe class. PEs. Stable activity.\nPE: ok")
+    ]
+    assert found == ["pulmonary embolism", "acute myocardial infarction", "pulmonary embolism"]
+
+
+def test_free_lexicon_knows_what_notes_say(tmp_path: Path) -> None:
+    """At least 85 % of the mentions of the shared sentences, with the titles of the MIMIC-IV demo."""
+    path, demo = TEST_DATA / "cases/graph/negation_sentences.py", TEST_DATA / "data/mimic-iv-demo/hosp/d_icd_diagnoses.csv.gz"
+    if not (path.exists() and demo.exists()):
+        pytest.skip(f"no sentences or demo in {TEST_DATA}: set EHR_TEST_DATA")
+    (tmp_path / "map/hosp").mkdir(parents=True)
+    shutil.copy(demo, tmp_path / "map/hosp")
+    lexicon = Lexicon.read(find_or_build(tmp_path / "lexicon", None, tmp_path / "map", tmp_path))
+    terms = [term for *_, gold in runpy.run_path(str(path))["S"] for term in gold]
+    assert len(terms) == 152 and sum(lexicon.of_term(term) is not None for term in terms) >= 0.85 * 152
 
 
 # --- the command

@@ -54,7 +54,7 @@ CLASSES: dict[str, tuple[str, ...]] = {
                  "siblings", "half brother", "half sister", "grandmother", "grandfather", "grandparent", "grandparents", "mgm",
                  "mgf", "pgm", "pgf", "aunt", "aunts", "uncle", "uncles", "cousin", "cousins", "niece", "nephew", "son",
                  "sons", "daughter", "daughters", "children", "child", "relative", "relatives", "wife", "husband", "spouse",
-                 "first degree relative", "first degree relatives", "family members", "family member"),
+                 "first degree relative", "first degree relatives"),
     "noticed": ("noticed", "noted", "called", "found", "seen", "reported", "witnessed", "brought", "stated", "to call",
                 "observed", "been concerned", "concerns", "concern"),
     "doctor": ("your doctor", "the doctor", "your physician", "your pcp", "md", "ho", "us", "911", "the clinic", "the office",
@@ -359,6 +359,8 @@ def _span(note: _Note, cue: Cue) -> tuple[int, int] | None:
             return note.section(cue) if note.is_heading(cue) else note.forward(cue)
         case "label":
             is_mention = any(mention[0] == end for mention in note.mentions)
+            if start and note.lower(start - 1) in ("from", "by", "per", "with", "to"):
+                return None  # "obtained from daughter:"
             is_label = note.words[end : end + 1] == [COLON] or re.match(r"\s*[-–(]", note.gap(end))
             return note.forward(cue) if is_label or (is_mention and not note.gap(end).strip()) else None
     raise AssertionError(rule.direction)
@@ -404,7 +406,7 @@ def _marks(text: str, starts: Sequence[int]) -> Iterator[tuple[int, str, str, bo
         kind, sign = match.lastgroup, match[match.lastgroup].lower() or " "
         if kind == "before" and not text[line_start : match.start()].strip():
             continue  # a list item
-        if (kind in ("before", "after") and "+" not in line) or (kind == "box" and "[x]" not in line.lower()):
+        if (kind in ("before", "after") and "+" not in line) or (kind == "box" and sign in " x" and "[x]" not in line.lower()):
             continue  # a dash, a task to do
         if kind in ("before", "after"):
             before = kind == "before"

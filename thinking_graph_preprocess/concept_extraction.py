@@ -9,7 +9,8 @@ searched for UMLS concepts by one of two matchers:
   quickumls    QuickUMLS, installed at $QUICKUMLS (or --quickumls), with NLTK's stop words at $NLTK_DATA. Concepts have their
                preferred names with --umls_dir, the matched terms without.
 
-Negated, family-history and hypothetical mentions are marked. Writes one Parquet file for each file of trajectories. An
+Negated, family-history and hypothetical mentions are marked. --text prints the mentions in one text, as JSON lines, and writes
+no concepts. Writes one Parquet file for each file of trajectories. An
 interrupted run resumes; processes (--num_workers, or the same command started several times) share the files.
 """
 
@@ -20,6 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
 
+import contextlib
 import functools
 import json
 import os
@@ -44,9 +46,10 @@ from pipeline.progress import Summary
 from pipeline.provenance import Provenance, Source
 from pipeline.work import Tick, Unit, Workers, run_units
 from thinking_graph_preprocess.concept_files import FREE_TEXT, GRAPH_TASKS, SHOWN_EVENTS, TEXT, concept_schema, normalise
-from thinking_graph_preprocess.concept_lexicon import build_lexicon, lexicon_record, lexicon_sources
-from thinking_graph_preprocess.matchers import Matcher, check_quickumls, make_matcher
+from thinking_graph_preprocess.concept_lexicon import build_lexicon, find_or_build, lexicon_record, lexicon_sources
+from thinking_graph_preprocess.matchers import DictionaryMatcher, Matcher, check_quickumls, make_matcher
 from thinking_graph_preprocess.sources import quickumls_source
+from thinking_graph_preprocess.text_mentions import mention_lines, read_terms
 
 STEP, RULES = "thinking_graph_preprocess/concept_extraction.py", 2
 WRITE_ROWS = 200_000  # least number of rows of concepts to write at a time, whole patients
@@ -100,7 +103,7 @@ class ConceptExtraction:
                     concepts[Concept(position, task.name, normalise(name), self.matcher.cui_of(name), False)] = None
             for text in free_texts(timeline, i):
                 mentions = self.matcher.mentions(text)
-                concepts.update((Concept(position, TEXT, m.concept, m.cui, m.negated), None) for m in mentions)
+                concepts.update((Concept(position, TEXT, m.name, m.cui, m.negated), None) for m in mentions)
             yield from concepts
 
 
@@ -115,6 +118,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_argument("--matcher", choices=("dictionary", "quickumls"), help="how free text is searched")
     cli.add_argument("--umls_dir", type=Path, help="UMLS install: the directory with MRCONSO.RRF and MRSTY.RRF")
     cli.add_argument("--quickumls", type=Path, help="QuickUMLS installation ($QUICKUMLS or $QUICK_UMLS)")
+    cli.add_argument("--text", help="print the mentions in this text and end: begin, end, concept, name, asserted, cue")
+    cli.add_argument("--terms", type=Path, metavar="FILE", help="with --text: names, one a line, in place of a lexicon")
     cli.add_num_workers("--num_worker")
     cli.add_chunks()
     cli.add_rerun_flags()
@@ -126,6 +131,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     installed = os.environ.get("QUICKUMLS") or os.environ.get("QUICK_UMLS")
     quickumls = args.quickumls or (Path(installed) if installed else None)
     matcher = args.matcher or ("quickumls" if quickumls else "dictionary")
+    if args.text is not None:
+        if args.terms:
+            searched: Matcher = DictionaryMatcher(read_terms(args.terms))
+        else:
+            with contextlib.redirect_stdout(sys.stderr):  # what building a lexicon reports
+                built = find_or_build(args.lexicon_dir, args.umls_dir, args.index_mapping, args.cache_dir)
+            searched = make_matcher(quickumls if matcher == "quickumls" else None, built)
+        for line in mention_lines(searched, args.text):
+            print(line)
+        return
+    if args.terms:
+        raise UserError("--terms: expected --text with it, got none. Add --text TEXT, or leave --terms out.")
     fix = f"make it with mimiciv_dataset/task_sample_info_gen.py --group patient --output_path {args.data_index_dir}"
     index = index_files(require(args.data_index_dir, "a task index by patient", fix))
     trajectories = Trajectories(args.ehr_dir)

@@ -2,7 +2,10 @@
 
 From UMLS (`--umls_dir`, the directory with MRCONSO.RRF and MRSTY.RRF): English terms that are not suppressed, of the semantic
 types in `SEMANTIC_TYPES`. Without a licence: the names in `index_mapping/` (ICD, CCS, ATC, laboratory and ICU items) and the
-drug names in `cache/item_set/`; each name is a concept of its own, without a CUI.
+drug names in `cache/item_set/`; each name is a concept of its own, without a CUI, and has further terms by the rules and the
+table of `title_rules`.
+
+A term of a few capitals is an acronym, which is found only where it is written in capitals: "AIDS" is not in "hearing aids".
 """
 
 from __future__ import annotations
@@ -10,9 +13,10 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mimiciv_dataset.lookups import DICTIONARIES, Lookups
 from pipeline.digests import DIGESTS_CACHE, FileDigests
@@ -23,11 +27,19 @@ from pipeline.provenance import Provenance, Source, content_of
 from pipeline.work import Tick, Unit, run_units
 from thinking_graph_preprocess.concept_files import normalise
 from thinking_graph_preprocess.sources import lexicon_source, umls_source
-from thinking_graph_preprocess.term_search import PhraseTable, position_of, words_of
+from thinking_graph_preprocess.term_search import COLON, PARAGRAPH, PhraseTable, hashes, leftmost, position_of, words_of
+from thinking_graph_preprocess.title_rules import JUNK, NAMES_FILE, clinical_names, variants
 from thinking_graph_preprocess.umls_files import rrf_path, scan_english_terms, scan_rrf
 
-FORMAT = 1  # version of the rules: raised when the same sources give another lexicon
+if TYPE_CHECKING:
+    import numpy as np
+
+FORMAT = 2  # version of the rules: raised when the same sources give another lexicon
 MIN_LETTERS = 3  # least number of letters of a term: shorter ones ("as", "ca") mostly mean something else
+ARRAYS = ("keys", "concepts", "names", "name_ends", "cuis")  # files of a lexicon
+MAX_ACRONYM = 5  # largest number of letters of an acronym: longer words in capitals are other names
+ACRONYM = "="  # before the word of an acronym in the table of terms, which no word of a text has
+CODE_SYSTEMS = ("d_icd_diagnoses", "d_icd_procedures", "d_ccs_diagnoses", "d_ccs_procedures")
 DRUG_TASKS = ("prescriptions", "emar", "medrecon", "pyxis")  # their answers are drug names, which no dictionary lists
 
 # Everyday words, which are not terms by themselves although a vocabulary may list them.
@@ -50,41 +62,108 @@ SEMANTIC_TYPES = words_of("""
 """)
 
 
+@dataclass(frozen=True)
 class Lexicon:
-    """The lexicon in a directory of `find_or_build`, memory-mapped, so that all processes share one copy.
+    """Terms and their concepts, which are numbers. `read` maps the lexicon of a directory, so that all processes share it."""
 
-    Concepts are numbers; `table` finds the terms of a text and gives their concepts.
-    """
+    table: PhraseTable
+    names: np.ndarray  # UTF-8 bytes of the preferred names
+    name_ends: np.ndarray  # where each name ends
+    cuis: np.ndarray  # (n,) ascending CUIs, or empty
 
-    def __init__(self, folder: Path) -> None:
+    @classmethod
+    def read(cls, folder: Path) -> Lexicon:
+        """The lexicon in a directory of `find_or_build`, memory-mapped."""
         import numpy as np
 
         require(folder / "keys.npy", "a lexicon", "concept_extraction.py makes one in evidence_datas/lexicon/")
-        files = (folder / f"{name}.npy" for name in ("keys", "concepts", "names", "name_ends", "cuis"))
-        keys, concepts, *arrays = (np.asarray(np.load(file, mmap_mode="r")) for file in files)
-        self.table = PhraseTable(keys, concepts)
-        self._names, self._ends, self._cuis = arrays
+        keys, concepts, *arrays = (np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in ARRAYS)
+        return cls(PhraseTable(keys, concepts), *arrays)
+
+    @classmethod
+    def of_terms(cls, terms: Sequence[str]) -> Lexicon:
+        """A lexicon in which each of some terms is a concept of its own."""
+        return cls.build([(term, "") for term in terms], ((words_of(term), i) for i, term in enumerate(terms)))
+
+    @classmethod
+    def build(cls, names: Sequence[tuple[str, str]], terms: Iterable[tuple[Sequence[str], int]]) -> Lexicon:
+        """A lexicon of (preferred name, CUI or "") of each concept, and (words of a term, concept)."""
+        import numpy as np
+
+        table = PhraseTable.build((_key(words), concept) for words, concept in terms)
+        encoded = [name.encode() for name, _ in names]
+        ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
+        return cls(table, np.frombuffer(b"".join(encoded), np.uint8), ends, np.array([cui for _, cui in names], "S8"))
 
     def __len__(self) -> int:
-        return len(self._ends)
+        return len(self.name_ends)
 
     def name(self, concept: int) -> str:
-        """The preferred name of a concept, normalised."""
-        start = self._ends[concept - 1] if concept else 0
-        return self._names[start : self._ends[concept]].tobytes().decode()
+        """The preferred name of a concept."""
+        start = self.name_ends[concept - 1] if concept else 0
+        return self.names[start : self.name_ends[concept]].tobytes().decode()
 
     def cui(self, concept: int) -> str | None:
         """The CUI of a concept, if it has one."""
-        return self._cuis[concept].decode() or None
+        return self.cuis[concept].decode() or None
 
     def of_term(self, term: str) -> int | None:
-        """The concept with this term; case, accents and punctuation are ignored."""
-        concept = self.table.value(words_of(term))
-        return None if concept < 0 else concept
+        """The concept with this term; case, accents and punctuation are ignored, but not the case of an acronym."""
+        words = words_of(term)
+        concepts = (self.table.value(key) for key in dict.fromkeys((tuple(_key(words)), tuple(words))))
+        return next((concept for concept in concepts if concept >= 0), None)
 
     def of_cui(self, cui: str) -> int | None:
         """The concept with this CUI."""
-        return position_of(cui.encode(), self._cuis)
+        return position_of(cui.encode(), self.cuis)
+
+    def find(self, words: Sequence[str], hashed: np.ndarray) -> list[tuple[int, int, int]]:
+        """The terms in a text, given by its words and their hashes, as (start, end, concept): leftmost, then longest.
+
+        >>> lexicon = Lexicon.of_terms(["AIDS", "hearing", "displaced fracture", "fracture"])
+        >>> def found(text):
+        ...     return [lexicon.name(concept) for *_, concept in lexicon.find(text.split(), hashes(text.split()))]
+        >>> found("hearing aids"), found("AIDS since 1990"), found("non displaced fracture")
+        (['hearing'], ['AIDS'], ['fracture'])
+        """
+        terms = {term[0]: term for term in self.table.matches(hashed)}
+        capitals = [i for i, word in enumerate(words) if is_acronym([_singular(word)])]
+        concepts = self.table.values_of(hashes(ACRONYM + _singular(words[i]) for i in capitals)) if capitals else ()
+        for i, concept in zip(capitals, concepts, strict=True):
+            if concept >= 0 and (i not in terms or terms[i][1] == i + 1) and not _is_heading(words, i):
+                terms[i] = i, i + 1, int(concept)
+        chosen = []
+        for start, end, concept in leftmost(terms[i] for i in sorted(terms)):
+            if end - start > 1 and start and words[start - 1].lower() == "non":  # "non-displaced fracture"
+                rest = [term for i in range(start + 1, end) if (term := terms.get(i)) and term[1] == end]
+                chosen += rest[:1] or [(start, end, concept)]
+            else:
+                chosen.append((start, end, concept))
+        return chosen
+
+
+def is_acronym(words: Sequence[str]) -> bool:
+    """Whether a term is one word of a few capitals.
+
+    >>> [is_acronym(words_of(term)) for term in ("PE", "DM2", "T", "Pain", "ASPIRIN", "PE protocol", "24")]
+    [True, True, False, False, False, False, False]
+    """
+    return len(words) == 1 and 2 <= len(words[0]) <= MAX_ACRONYM and words[0].isupper()
+
+
+def _key(words: Sequence[str]) -> Sequence[str]:
+    """The words that a term is filed under."""
+    return [ACRONYM + words[0]] if is_acronym(words) else words
+
+
+def _singular(word: str) -> str:
+    """An acronym without the ending of the plural ("DVTs")."""
+    return word[:-1] if word[-1] == "s" and len(word) > 2 and word[:-1].isupper() else word
+
+
+def _is_heading(words: Sequence[str], i: int) -> bool:
+    """Whether an acronym is a heading rather than a diagnosis: "PE:" begins the physical examination."""
+    return words[i] == "PE" and words[i + 1 : i + 2] == [COLON] and (i == 0 or words[i - 1] == PARAGRAPH)
 
 
 def lexicon_sources(
@@ -108,7 +187,8 @@ def lexicon_record(folder: Path, sources: Sequence[Source], arguments: Sequence[
     own, and none is ever outdated.
     """
     sources = [replace(source, by="files") for source in sources]
-    settings = {"format": FORMAT, "min_letters": MIN_LETTERS, "everyday": sorted(EVERYDAY)}
+    settings = {"format": FORMAT, "min_letters": MIN_LETTERS, "everyday": sorted(EVERYDAY), "junk": sorted(JUNK)}
+    settings["clinical_names"] = sha256(NAMES_FILE.read_text(encoding="utf-8"))
     settings["semantic_types"] = sorted(SEMANTIC_TYPES)
     step = "thinking_graph_preprocess/concept_extraction.py"
     record = Provenance(folder, step, sources, settings, arguments=arguments, flag="--lexicon_dir")
@@ -150,19 +230,13 @@ def write_lexicon(folder: Path, names: Sequence[tuple[str, str]], terms: Iterabl
     """
     import numpy as np
 
+    named = [(normalise(name), cui) for name, cui in names]
     phrases = ((words_of(term), concept) for term, concept in progress(terms, desc="lexicon", unit="term"))
-    table = PhraseTable.build((words, concept) for words, concept in phrases if is_usable(words))
-    encoded = [normalise(name).encode() for name, _ in names]
-    arrays = {
-        "keys": table.keys,
-        "concepts": table.values,
-        "names": np.frombuffer(b"".join(encoded), np.uint8),
-        "name_ends": np.cumsum([len(name) for name in encoded], dtype=np.int64),
-        "cuis": np.array([cui for _, cui in names], "S8"),
-    }
-    counts = {"terms": int((table.values >= 0).sum()), "concepts": len(encoded)}
+    lexicon = Lexicon.build(named, phrases)
+    arrays = (lexicon.table.keys, lexicon.table.values, lexicon.names, lexicon.name_ends, lexicon.cuis)
+    counts = {"terms": int((lexicon.table.values >= 0).sum()), "concepts": len(lexicon)}
     with atomic_dir(folder) as temporary:
-        for name, values in arrays.items():
+        for name, values in zip(ARRAYS, arrays, strict=True):
             np.save(temporary / f"{name}.npy", values)
         write_json(temporary / "about.json", counts | about)
     print(f"lexicon: {counts['terms']:,} terms of {counts['concepts']:,} concepts → {folder}", flush=True)
@@ -178,6 +252,11 @@ def is_usable(words: Sequence[str]) -> bool:
     return letters >= MIN_LETTERS and not all(word.isdecimal() or word.lower() in EVERYDAY for word in words)
 
 
+def usable(terms: Iterable[tuple[str, int]]) -> Iterator[tuple[str, int]]:
+    """Of terms (term, concept) those that are usable."""
+    return ((term, concept) for term, concept in terms if is_usable(words_of(term)))
+
+
 # --- free vocabularies
 
 
@@ -188,7 +267,8 @@ def free_files(index_mapping: Path, cache_dir: Path) -> list[Path]:
     files += [path for task in DRUG_TASKS if (path := cache_dir / "item_set" / f"{task}.csv").exists()]
     if not files:
         expected = "expected dictionaries such as hosp/d_icd_diagnoses.csv, got none"
-        raise UserError(f"{index_mapping}: {expected}. Run preprocess/build_index_mapping.py, or use UMLS with --umls_dir.")
+        fix = "Run preprocess/build_index_mapping.py, or use UMLS with --umls_dir (--text can also use --terms)"
+        raise UserError(f"{index_mapping}: {expected}. {fix}.")
     return files
 
 
@@ -196,12 +276,50 @@ def free_concepts(lookups: Lookups, files: Sequence[Path]) -> tuple[list[tuple[s
     """Concepts and terms for `write_lexicon`: every name is a concept of its own."""
     from mimiciv_dataset.candidates import Candidates
 
-    normalised = {normalise(name) for dictionary in DICTIONARIES for name in lookups.dictionary(dictionary).values()}
+    names: dict[str, str] = {}  # normalised → as written
+    for dictionary in DICTIONARIES:
+        names |= {normalise(name): name for name in lookups.dictionary(dictionary).values()}
     for path in files:
         if path.parent.name == "item_set":
-            normalised.update(map(normalise, Candidates(path.parent.parent).vocabulary(path.stem).items))
-    names = sorted(normalised - {""})
-    return [(name, "") for name in names], ((name, number) for number, name in enumerate(names))
+            names |= {normalise(name): name for name in Candidates(path.parent.parent).vocabulary(path.stem).items}
+    names.pop("", None)
+    concepts = sorted(names)
+    return [(name, "") for name in concepts], free_terms(concepts, names, _coded_titles(lookups))
+
+
+def _coded_titles(lookups: Lookups) -> dict[str, str]:
+    """The titles of codes, normalised, each with the version of ICD: rules apply to them alone."""
+    return {
+        normalise(title): version
+        for dictionary in CODE_SYSTEMS
+        for (_, version), title in sorted(lookups.dictionary(dictionary).items(), key=lambda item: item[0][1], reverse=True)
+    }
+
+
+def free_terms(concepts: Sequence[str], names: dict[str, str], titles: dict[str, str]) -> Iterator[tuple[str, int]]:
+    """Yield (term, concept): names, then clinical names of them, then terms by rule.
+
+    Of several titles with a term by rule the least changed counts, then one of ICD-10, then the shortest.
+    """
+    number = {name: i for i, name in enumerate(concepts)}
+    yield from _not_junk((names[name], i) for name, i in number.items())
+    yield from ((name, number[title]) for name, title in _clinical_names() if title in number)
+    terms = [
+        (rank, titles[name] != "10", len(name), name, term)
+        for name in concepts
+        if name in titles
+        for rank, term in variants(names[name])
+        if rank
+    ]
+    yield from _not_junk((term, number[name]) for *_, name, term in sorted(terms))
+
+
+def _not_junk(terms: Iterable[tuple[str, int]]) -> Iterator[tuple[str, int]]:
+    return ((term, concept) for term, concept in usable(terms) if " ".join(words_of(term)).lower() not in JUNK)
+
+
+def _clinical_names() -> Iterator[tuple[str, str]]:
+    return ((name, normalise(title)) for name, title in clinical_names())
 
 
 # --- UMLS
@@ -224,4 +342,4 @@ def umls_concepts(folder: Path) -> tuple[list[tuple[str, str]], Iterator[tuple[s
         raise UserError(f"{folder}: expected English terms of clinical concepts, got none. Add English sources to the subset.")
     names = rows.group_by("CUI", maintain_order=True).first()
     rows = rows.with_columns(concept=pl.col("CUI").rle_id()).sort("other", "concept", maintain_order=True)
-    return names.select("STR", "CUI").rows(), rows.select("STR", "concept").iter_rows()
+    return names.select("STR", "CUI").rows(), usable(rows.select("STR", "concept").iter_rows())

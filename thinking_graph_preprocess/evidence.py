@@ -139,9 +139,9 @@ class Evidence:
             return node
         best, longest = None, 0
         for mention in self._matcher.mentions(term):
-            node = graph.node_of_term(mention.concept) if mention.cui is None else graph.node_of_cui(mention.cui)
-            if node is not None and not mention.negated and len(mention.concept) > longest:
-                best, longest = node, len(mention.concept)
+            node = graph.node_of_term(mention.name) if mention.cui is None else graph.node_of_cui(mention.cui)
+            if node is not None and not mention.negated and len(mention.name) > longest:
+                best, longest = node, len(mention.name)
         return best
 
 

@@ -27,7 +27,7 @@ class Mention(NamedTuple):
 
     begin: int  # position in the text
     end: int
-    concept: str  # normalised name
+    name: str  # preferred name
     cui: str | None
     cue: str | None  # by which it is negated, of the family, or hypothetical; None if it is asserted
 
@@ -38,16 +38,16 @@ class Mention(NamedTuple):
 
 
 class DictionaryMatcher:
-    """Matches the terms of the lexicon in a directory."""
+    """Matches the terms of a lexicon."""
 
-    def __init__(self, lexicon: Path) -> None:
-        self.lexicon = Lexicon(lexicon)
+    def __init__(self, lexicon: Lexicon) -> None:
+        self.lexicon = lexicon
 
     def mentions(self, text: str) -> Iterator[Mention]:
         """Yield the mentions in a text, from left to right."""
         words, starts = tokens(text)
         hashed = hashes(words)
-        terms = self.lexicon.table.find(hashed)
+        terms = self.lexicon.find(words, hashed)
         cues = unasserted(text, words, starts, hashed, [(start, end) for start, end, _ in terms])
         for (start, end, concept), cue in zip(terms, cues, strict=True):
             span = starts[start], starts[end - 1] + len(words[end - 1])
@@ -70,7 +70,7 @@ class QuickUMLSMatcher:
         from quickumls import QuickUMLS
 
         self._quickumls = QuickUMLS(str(folder))
-        self._lexicon = Lexicon(lexicon) if lexicon else None
+        self._lexicon = Lexicon.read(lexicon) if lexicon else None
         self.cui_of = lru_cache(maxsize=1 << 18)(self._find_cui)
 
     def mentions(self, text: str) -> Iterator[Mention]:
@@ -99,7 +99,7 @@ Matcher = DictionaryMatcher | QuickUMLSMatcher
 
 def make_matcher(quickumls: Path | None, lexicon: Path | None) -> Matcher:
     """A `QuickUMLSMatcher` if there is an installation, else a `DictionaryMatcher`."""
-    return QuickUMLSMatcher(quickumls, lexicon) if quickumls else DictionaryMatcher(lexicon)
+    return QuickUMLSMatcher(quickumls, lexicon) if quickumls else DictionaryMatcher(Lexicon.read(lexicon))
 
 
 def check_quickumls(folder: Path, workers: Workers = ONE_PROCESS) -> None:

@@ -135,6 +135,15 @@ class PhraseTable:
         unique_keys, first = np.unique(all_keys[order], return_index=True)
         return cls(unique_keys, all_values[order[first]])
 
+    def values_of(self, hashed: np.ndarray) -> np.ndarray:
+        """The value of the phrase of one word that has each hash, or -1: (n,) int32."""
+        import numpy as np
+
+        if not len(self.keys):
+            return np.full(len(hashed), -1, np.int32)
+        slot = np.minimum(np.searchsorted(self.keys, hashed), len(self.keys) - 1)
+        return np.where(self.keys[slot] == hashed, self.values[slot], -1)
+
     def value(self, words: Iterable[str]) -> int:
         """The value of the phrase with exactly these words, or -1.
 
@@ -177,12 +186,7 @@ class PhraseTable:
         >>> table.find(hashes("acute heart failure of the Heart".split()))
         [(0, 1, 2), (1, 3, 0), (5, 6, 1)]
         """
-        phrases, free = [], 0
-        for start, end, value in self.matches(words):
-            if start >= free:
-                phrases.append((start, end, value))
-                free = end
-        return phrases
+        return leftmost(self.matches(words))
 
     def find_longest(self, words: np.ndarray) -> list[tuple[int, int, int]]:
         """The phrases in a text as (start, end, value): of those that overlap the longest, then the leftmost.
@@ -198,3 +202,13 @@ class PhraseTable:
                 taken[start:end] = [True] * (end - start)
                 phrases.append((start, end, value))
         return sorted(phrases)
+
+
+def leftmost(phrases: Iterable[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    """Of phrases (start, end, value) in the order of the text those that begin where the one before has ended."""
+    chosen, free = [], 0
+    for start, end, value in phrases:
+        if start >= free:
+            chosen.append((start, end, value))
+            free = end
+    return chosen
