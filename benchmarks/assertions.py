@@ -3,7 +3,8 @@
 Reads notes in the form of benchmarks/assertion_notes.txt. To compare with medspaCy's ConText (default rules, PyRuSH's
 sentences), install it in an environment of its own, because it needs an older spaCy:
 
-  python -m venv medspacy && medspacy/bin/pip install "spacy<3.8" click jsonschema PyRuSH pysbd unidecode nltk pysimstring
+  python -m venv medspacy && medspacy/bin/pip install "spacy<3.8" click jsonschema PyRuSH pysbd unidecode nltk six unqlite \
+    pysimstring
   medspacy/bin/pip install --no-deps medspacy==1.3.1 medspacy-quickumls
   python benchmarks/assertions.py --medspacy medspacy
 """
@@ -89,7 +90,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         for note, asserted in zip(notes, columns["here"][0], strict=True):
             for (begin, end, gold), value in zip(note.mentions, asserted, strict=True):
                 if value != gold:
-                    print(f"{note.kind}, expected {'' if gold else 'not '}asserted: {note.text[begin - 60 : end + 30]!r}")
+                    print(
+                        f"{note.kind}, expected {'' if gold else 'not '}asserted: {note.text[max(begin - 60, 0) : end + 30]!r}"
+                    )
 
 
 def read_notes(path: Path) -> list[Marked]:

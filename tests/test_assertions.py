@@ -57,6 +57,17 @@ def test_shared_sentences() -> None:
     assert total == 152 and right >= 0.95 * total
 
 
+def test_the_benchmark_prints_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("=== consult\nNo {-fever}. {+Cough}.\n=== other\nNo {+edema}\n", encoding="utf-8")
+    benchmark["main"](["--notes", str(notes), "--errors"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2:5] == ["| consult | 2 | 1 | 2 (100.0%) |", "| other | 1 | 0 | 0 (0.0%) |", "| all | 3 | 1 | 2 (66.7%) |"]
+    assert lines[-1].startswith("other, expected asserted: ")
+    with pytest.raises(UserError, match="expected a virtual environment"):
+        benchmark["main"](["--medspacy", str(tmp_path)])
+
+
 # --- --text
 
 
