@@ -16,6 +16,7 @@ from conftest import REPO
 from scripted_server import ScriptedServer
 from test_second_run import Change, edit, remove, truncate
 from tiny_evidence import answer_of, chain, record_of
+from tiny_primekg import write_primekg
 
 from pipeline.errors import UserError
 from pipeline.files import read_json
@@ -34,7 +35,7 @@ CHAIN = {
     ),
     "concepts": (f"{GRAPH}/concept_extraction.py", ""),
     "coexistence": (f"{GRAPH}/coexistence_concept.py", ""),
-    "graph": (f"{GRAPH}/build_umls_graph.py", "--free"),
+    "graph": (f"{GRAPH}/build_umls_graph.py", "--primekg {root}/kg/kg.csv --icd_map {root}/kg/mondo.sssom.tsv"),
     "evidence": (f"{GRAPH}/evidence_generation.py", "--data_index_path {root}/sets/set.csv --threshold 1 --min_support 1"),
     "chains": (f"{GRAPH}/reasoning_generation.py", "--model m --n 1 --base_url {url}"),
     "kept": (f"{GRAPH}/filter_reasoning.py", ""),
@@ -70,6 +71,7 @@ CHANGES = {
     "a raw laboratory value": Change(ALL, edit("mimiciv/hosp/labevents.csv.gz", ",mg/dL,", ",mg/dl,")),
     "a raw name of a drug": Change(f"{ALL} graph", edit("mimiciv/hosp/prescriptions.csv.gz", "spirin", "spirIn")),
     "an entry of a code map": Change(f"{FROM_INDEX} graph", edit("index_mapping/*/d_ccs_diagnoses.csv", "ension", "ENSION")),
+    "a map to the knowledge graph": Change(f"graph {FROM_EVIDENCE}", edit("kg/mondo.sssom.tsv", "ICD10CM:I10", "ICD10CM:I15")),
     "a drug of the vocabularies": Change(FROM_CONCEPTS, edit("cache/item_set/emar.csv", "a", "A")),
     "a training patient less": Change(f"coexistence {FROM_EVIDENCE}", drop_line(PATIENTS)),
     "the seed of the sampled set": Change(f"set template {FROM_EVIDENCE}", flags={"set": ["--seed", "1"]}),
@@ -158,6 +160,7 @@ def made(url: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     build_index_mapping.main(words)
     importlib.import_module("mimiciv_dataset.task_sample_info_gen").main(words)
     similar_item_gen.main(words)
+    write_primekg(root / "kg")
     assert list(run_chain(root, url)) == []
     kept = (root / "evidence_datas/kept/reasoning.csv").read_text(encoding="utf-8")
     evidence = (root / "evidence_datas/evidence/set.csv").read_text(encoding="utf-8")

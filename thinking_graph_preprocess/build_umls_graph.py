@@ -1,12 +1,17 @@
-"""Build the concept graph that umls_graph.py searches, from UMLS or from free vocabularies.
+"""Build the concept graph that umls_graph.py searches, from UMLS, from free vocabularies, or from these and PrimeKG.
 
     build_umls_graph.py --umls_dir META --output_path DIR    # directory with MRCONSO, MRREL, MRSTY and MRDOC
     build_umls_graph.py --free --output_path DIR             # no licence needed: ICD, CCS, ATC, categories of items
+    build_umls_graph.py --primekg kg.csv --icd_map mondo.sssom.tsv --loinc_map loinc2hpo-annotations.tsv \\
+      --labitem_map d_labitems_to_loinc.csv --output_path DIR    # the same and PrimeKG
 
 Nodes are the concepts with an English name that is not suppressed. Edges are the relations between them, in both directions:
 a row (CUI1, RELA, CUI2) of MRREL means "CUI2 RELA CUI1" (REL where RELA is empty); the inverse has its name from MRDOC, else
 `inverse_` and the name. The graph is written as memory-mapped arrays. Relations are streamed; memory is that of the names of
 the concepts, then 16 bytes for each relation.
+
+Diagnoses reach PrimeKG's diseases by code where --icd_map has it, drugs by ingredient, laboratory items by LOINC and HPO, and
+what has no code by its name. A table shows how many names of each vocabulary do.
 """
 
 from __future__ import annotations
@@ -16,68 +21,106 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from mimiciv_dataset.sources import index_mapping_source
 from pipeline.cli import Parser, run
 from pipeline.digests import DIGESTS_CACHE, FileDigests
-from pipeline.files import read_json
-from pipeline.progress import Summary
+from pipeline.errors import UserError
+from pipeline.files import read_json, require
+from pipeline.progress import Summary, print_table
 from pipeline.provenance import Provenance, Source
 from pipeline.work import Tick, Unit, run_units
-from thinking_graph_preprocess.sources import drug_tables_source, umls_source
+from thinking_graph_preprocess.sources import drug_tables_source, emergency_diagnoses, file_source, umls_source
 from thinking_graph_preprocess.umls_files import rrf_path
 
-STEP, RULES = "thinking_graph_preprocess/build_umls_graph.py", 2
+STEP, RULES = "thinking_graph_preprocess/build_umls_graph.py", 3
+MAPS = ("primekg", "icd_map", "loinc_map", "labitem_map")  # flags of files that are added to the free vocabularies
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     cli = Parser(__doc__)
-    source = cli.add_mutually_exclusive_group(required=True)
-    source.add_argument("--umls_dir", type=Path, help="directory with MRCONSO.RRF, MRREL.RRF, MRSTY.RRF, MRDOC.RRF")
-    source.add_argument("--free", action="store_true", help="use the free vocabularies of --index_mapping in place of UMLS")
-    cli.add_path("--index_mapping", default="index_mapping", help="dictionaries and code maps, for --free")
-    cli.add_path("--mimic_dir", default="mimiciv", help="raw MIMIC-IV, which links drugs to ATC classes, for --free")
+    cli.add_argument("--umls_dir", type=Path, help="directory with MRCONSO.RRF, MRREL.RRF, MRSTY.RRF, MRDOC.RRF")
+    cli.add_argument("--free", action="store_true", help="use the free vocabularies of --index_mapping in place of UMLS")
+    cli.add_argument("--primekg", type=Path, help="kg.csv of PrimeKG, to which the free vocabularies are linked")
+    cli.add_argument("--icd_map", type=Path, help="ICD codes → MONDO: an SSSOM file, or a table (with --primekg)")
+    cli.add_argument("--loinc_map", type=Path, help="LOINC codes → HPO: annotations of loinc2hpo, or a table (with --primekg)")
+    cli.add_argument("--labitem_map", type=Path, help="items of d_labitems → LOINC codes (with --loinc_map)")
+    cli.add_path("--index_mapping", default="index_mapping", help="dictionaries and code maps, without UMLS")
+    cli.add_path("--mimic_dir", default="mimiciv", help="raw MIMIC-IV, which links drugs to ATC classes, without UMLS")
     cli.add_path("--output_path", default="evidence_datas/graph", help="directory for the graph")
     cli.add_rerun_flags()
     args = cli.parse_args(argv)
     summary = Summary("build_umls_graph")
+    maps = {name: path for name in MAPS if (path := getattr(args, name))}
+    check_sources(args.umls_dir, args.free, maps)
     output: Path = args.output_path
     digests = FileDigests(output.parent / DIGESTS_CACHE, args.verify)
-    sources = graph_sources(args.umls_dir, args.index_mapping, args.mimic_dir, digests, args.verify)
-    settings = {"source": "UMLS" if args.umls_dir else "free vocabularies"}
+    sources = graph_sources(args.umls_dir, args.index_mapping, args.mimic_dir, maps, digests, args.verify)
+    settings = {
+        "source": "UMLS" if args.umls_dir else "free vocabularies and PrimeKG" if args.primekg else "free vocabularies"
+    }
     provenance = Provenance(output, STEP, sources, settings, RULES, cli.arguments)
     if not provenance.begin(args.overwrite, args.verify):
         return
     # a unit of work, so that of several processes that are started at once one builds the graph and the others wait for it
-    build = partial(build_graph, provenance, args.umls_dir, args.index_mapping, args.mimic_dir)
+    build = partial(build_graph, provenance, args.umls_dir, args.index_mapping, args.mimic_dir, maps)
     unit = Unit(output.name, lambda: provenance.is_complete, build)
     run_units([unit], output.parent / ".locks", desc="build_umls_graph", unit="graph")
     about = read_json(output / "about.json")
+    if coverage := about.get("coverage"):
+        print_coverage(coverage)
     dropped = "".join(f"; {count:,} {reason}" for reason, count in about["dropped"].items() if count)
     summary.print(f"{about['nodes']:,} concepts, {about['edges']:,} directed relations{dropped} → {output}")
 
 
+def check_sources(umls_dir: Path | None, free: bool, maps: Mapping[str, Path]) -> None:
+    """Check that the flags name one kind of graph, and the files that belong to it."""
+    if bool(umls_dir) == bool(free or maps):
+        got = "both" if umls_dir else "none of them"
+        raise UserError(f"build_umls_graph.py: expected --umls_dir, or --free or --primekg, got {got}. Choose one.")
+    for name, needed in (("icd_map", "primekg"), ("loinc_map", "primekg"), ("labitem_map", "loinc_map")):
+        if name in maps and needed not in maps:
+            raise UserError(f"--{name}: expected --{needed} with it, got none. Set both, or none.")
+    for name, path in maps.items():
+        require(path, f"the file of --{name}", "docs/thinking_graph.md says where to download it")
+
+
 def graph_sources(
-    umls_dir: Path | None, index_mapping: Path, mimic_dir: Path, digests: FileDigests, verify: bool
+    umls_dir: Path | None, index_mapping: Path, mimic_dir: Path, maps: Mapping[str, Path], digests: FileDigests, verify: bool
 ) -> list[Source]:
-    """What the graph is made from: UMLS if `umls_dir` is given, else free vocabularies."""
+    """What the graph is made from: UMLS if `umls_dir` is given, else free vocabularies and `maps` (the files of `MAPS`)."""
     if umls_dir is None:
-        return [index_mapping_source(index_mapping, verify), drug_tables_source(mimic_dir, digests)]
+        files = [file_source(path, name, digests) for name, path in maps.items()]
+        if (path := emergency_diagnoses(mimic_dir)) is not None:
+            files.append(file_source(path, "emergency_diagnoses", digests))
+        return [index_mapping_source(index_mapping, verify), drug_tables_source(mimic_dir, digests), *files]
     files = [rrf_path(umls_dir, name) for name in ("MRCONSO", "MRREL")]
     files += [path for name in ("MRSTY", "MRDOC") if (path := umls_dir / f"{name}.RRF").exists()]
     return [umls_source(umls_dir, files, digests)]
 
 
-def build_graph(provenance: Provenance, umls_dir: Path | None, index_mapping: Path, mimic_dir: Path, tick: Tick) -> None:
+def build_graph(
+    provenance: Provenance, umls_dir: Path | None, index_mapping: Path, mimic_dir: Path, maps: Mapping[str, Path], tick: Tick
+) -> None:
     """Write the graph directory and complete its record."""
-    from thinking_graph_preprocess.graph_sources import read_free, read_umls
+    from thinking_graph_preprocess.free_graph import FreeSources, read_free
+    from thinking_graph_preprocess.graph_sources import read_umls
     from thinking_graph_preprocess.graph_writer import write_graph
 
-    content = read_umls(umls_dir) if umls_dir else read_free(index_mapping, mimic_dir)
+    content = read_umls(umls_dir) if umls_dir else read_free(FreeSources(index_mapping, mimic_dir, **maps))
     write_graph(provenance.output, *content[:-1], made_from=provenance.settings["source"], **content.about)
     provenance.complete()
+
+
+def print_coverage(coverage: Mapping[str, Mapping[str, int]]) -> None:
+    """Print how many names of each vocabulary of MIMIC-IV are linked to PrimeKG."""
+    rows = []
+    for vocabulary, counts in coverage.items():
+        linked = counts["by code"] + counts["by name"]
+        rows.append([vocabulary, *counts.values(), f"{linked / max(counts['names'], 1):.1%}"])
+    print_table(["vocabulary", "names", "by code", "by name", "linked"], rows)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mimiciv_dataset.tasks import Task
 from pipeline.errors import UserError
 from pipeline.files import require
+from thinking_graph_preprocess import vocabularies
 from thinking_graph_preprocess.concept_files import GRAPH_TASKS, normalise
 from thinking_graph_preprocess.umls_graph import Graph, SearchLimits
 
@@ -109,7 +110,7 @@ class Evidence:
 
     def _paths(self, task: Task, row: dict[str, Any], count: Counter[str]) -> Iterator[list[str]]:
         for pair in self._pairs(task, row, count):
-            source, target = self._node(pair.history), self._node(pair.target)
+            source, target = self._node(pair.history), self._node(pair.target, vocabularies.OF_TASK.get(task.name))
             if source is None or target is None:
                 count["not in the graph"] += 1
             elif source == target:
@@ -132,10 +133,10 @@ class Evidence:
             pairs += strongest
         return sorted(pairs)[: self._settings.total_pair]
 
-    def _find_node(self, term: str) -> int | None:
-        """The node that a term names, else of the nodes that the matcher finds in it the one with the longest name."""
+    def _find_node(self, term: str, vocabulary: str | None = None) -> int | None:
+        """The node that a term names, of a vocabulary if there is one, else of the matcher's the one with the longest name."""
         graph = self._graph
-        if (node := graph.node_of_term(term)) is not None or self._matcher is None:
+        if (node := graph.node_of_term(term, vocabulary)) is not None or self._matcher is None:
             return node
         best, longest = None, 0
         for mention in self._matcher.mentions(term):

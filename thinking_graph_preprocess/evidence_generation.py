@@ -45,7 +45,7 @@ from thinking_graph_preprocess.matchers import check_quickumls, make_matcher
 from thinking_graph_preprocess.sources import concepts_source, lexicon_source, quickumls_source, step_output
 from thinking_graph_preprocess.umls_graph import HOW_TO_MAKE, Graph, SearchLimits, add_search_flags
 
-STEP, RULES = "thinking_graph_preprocess/evidence_generation.py", 1
+STEP, RULES = "thinking_graph_preprocess/evidence_generation.py", 2
 MADE_BY = {
     "coexistence": "thinking_graph_preprocess/coexistence_concept.py",
     "graph": "thinking_graph_preprocess/build_umls_graph.py",

@@ -1,25 +1,21 @@
-"""Read the concept graph of UMLS, or of vocabularies that need no licence."""
+"""What a graph is written from, and its reading from UMLS."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
-from mimiciv_dataset.events import MISSING
-from mimiciv_dataset.lookups import Lookups, ndc_key, read_text_csv
 from pipeline.errors import UserError
 from pipeline.progress import progress
 from thinking_graph_preprocess.graph_writer import MAX_DEGREE, Edges, term_table
-from thinking_graph_preprocess.sources import drug_tables
 from thinking_graph_preprocess.term_search import words_of
 from thinking_graph_preprocess.umls_files import scan_english_terms, scan_rrf
-from thinking_graph_preprocess.umls_graph import INVERSE, simplify_term
+from thinking_graph_preprocess.umls_graph import INVERSE
 
 # Values of REL that are not part of a graph: not related, siblings of one parent, MeSH qualifiers, deleted (UMLS Reference
 # Manual, "Abbreviations used in data elements").
@@ -47,17 +43,6 @@ class GraphContent(NamedTuple):
 
 
 READ_ROWS = 1 << 20  # rows of MRREL read at a time
-
-# Relations of the free graph, and their inverses.
-FREE_INVERSES = {
-    "isa": "inverse_isa",
-    "has_category": "category_of",
-    "in_ccs_category": "ccs_category_of",
-    "in_atc_class": "atc_class_of",
-}
-
-
-# --- UMLS
 
 
 def read_umls(folder: Path) -> GraphContent:
@@ -119,60 +104,3 @@ def read_inverses(folder: Path) -> dict[str, str]:
         return {}
     rows = scan_rrf(folder, "MRDOC").filter(pl.col("TYPE").is_in(["rela_inverse", "rel_inverse"])).select("VALUE", "EXPL")
     return {relation: inverse for relation, inverse in rows.collect().iter_rows() if relation and inverse}
-
-
-# --- free vocabularies
-
-
-def read_free(index_mapping: Path, mimic_dir: Path) -> GraphContent:
-    """The graph of vocabularies that need no licence.
-
-    ICD codes belong to shorter codes and to CCS categories, drugs to ATC classes, laboratory and charted items to categories.
-    """
-    names: dict[str, str] = {}  # by simplified name, in the order of the nodes
-    statements: dict[tuple[str, str, str], None] = {}
-    lookups = Lookups(index_mapping)
-    for child, relation, parent in chain(free_statements(lookups), drug_classes(lookups, mimic_dir)):
-        keys = simplify_term(child), simplify_term(parent)
-        if keys[0] != keys[1] and {"", MISSING}.isdisjoint(keys):
-            names.setdefault(keys[0], child.strip())
-            names.setdefault(keys[1], parent.strip())
-            statements[*keys, relation] = None
-    if not statements:
-        raise UserError(f"{index_mapping}: expected dictionaries, got none. Run preprocess/build_index_mapping.py.")
-    node, relations = {key: at for at, key in enumerate(names)}, list(FREE_INVERSES)
-    numbers = [(node[source], node[target], relations.index(relation)) for source, target, relation in statements]
-    frame = pl.DataFrame({"cui": [f"F{at:08}" for at in range(len(names))], "name": list(names.values())})
-    edges = Edges(len(numbers), [tuple(np.array(numbers, np.int32).T)], relations, FREE_INVERSES)
-    return GraphContent(frame, term_table((name, at) for at, name in enumerate(names.values())), edges)
-
-
-def free_statements(lookups: Lookups) -> Iterator[tuple[str, str, str]]:
-    """Yield (item, relation, category) of the dictionaries and code maps that exist."""
-    for kind in ("diagnoses", "procedures"):
-        titles, categories = lookups.dictionary(f"d_icd_{kind}"), lookups.dictionary(f"d_ccs_{kind}")
-        for (code, version), title in titles.items():
-            if (code, version) in categories:
-                yield title, "in_ccs_category", categories[code, version]
-            shorter = (titles.get((code[:size], version)) for size in range(len(code) - 1, 2, -1))
-            if (parent := next(filter(None, shorter), None)) is not None:
-                yield title, "isa", parent
-    for source, columns in (("d_labitems", ("fluid", "category")), ("d_items", ("category",))):
-        if (path := lookups.path(source)) is not None:
-            for label, *categories in zip(*read_text_csv(path, ("label", *columns)).to_pydict().values(), strict=True):
-                yield from ((label, "has_category", name) for name in categories if label and name)
-
-
-def drug_classes(lookups: Lookups, mimic_dir: Path) -> Iterator[tuple[str, str, str]]:
-    """Yield (drug, relation, ATC class) of the drugs that MIMIC-IV names with an NDC of the ATC map."""
-    classes = lookups.dictionary("d_atc_prescriptions")
-    for column, path in drug_tables(mimic_dir).items() if classes else ():
-        try:
-            drugs = pl.scan_csv(path, infer_schema=False).select(column, "ndc").unique()
-            rows = drugs.collect(engine="streaming").sort(column, "ndc").rows()
-        except pl.exceptions.PolarsError:  # its text can quote values
-            expected = f"expected a CSV with columns {column} and ndc, got another file"
-            raise UserError(f"{path}: {expected}. Download it again.") from None
-        for drug, ndc in rows:
-            if drug and (name := classes.get(ndc_key(ndc or ""))):
-                yield drug, "in_atc_class", name

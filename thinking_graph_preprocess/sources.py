@@ -39,6 +39,11 @@ def umls_source(folder: Path, files: Iterable[Path], digests: FileDigests) -> So
     return _files_source("umls", folder, files, digests)
 
 
+def file_source(path: Path, name: str, digests: FileDigests) -> Source:
+    """A large file without a record. Its digest is cached."""
+    return _files_source(name, path.parent, [path], digests)
+
+
 def drug_tables_source(mimic_dir: Path, digests: FileDigests) -> Source:
     """The raw tables that link names of drugs to their codes (`DRUG_TABLES`)."""
     return _files_source("drug_tables", mimic_dir, drug_tables(mimic_dir).values(), digests)
@@ -49,6 +54,11 @@ def drug_tables(mimic_dir: Path) -> dict[str, Path]:
     tables = {column: mimic_dir / table for table, column in DRUG_TABLES.items()}
     files = {column: find_table(path.parent, path.name) for column, path in tables.items()}
     return {column: path for column, path in files.items() if path}
+
+
+def emergency_diagnoses(mimic_dir: Path) -> Path | None:
+    """The raw table that links titles of the emergency department to ICD codes, if it exists."""
+    return find_table(mimic_dir / "ed", "diagnosis")
 
 
 def quickumls_source(folder: Path, digests: FileDigests) -> Source:

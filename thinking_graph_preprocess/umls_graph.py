@@ -27,6 +27,7 @@ from pipeline.files import read_json, require
 from pipeline.progress import Summary, progress
 from pipeline.records import folder_record, read_record
 from thinking_graph_preprocess.term_search import position_of, words_of
+from thinking_graph_preprocess.vocabularies import qualified
 
 if TYPE_CHECKING:
     import numpy as np
@@ -126,11 +127,15 @@ class Graph:
         """The node with a CUI, or None."""
         return position_of(cui.encode(), self._cuis)
 
-    def node_of_term(self, term: str) -> int | None:
-        """The node that a term names, verbatim or else simplified; None if there is none."""
+    def node_of_term(self, term: str, vocabulary: str | None = None) -> int | None:
+        """The node that a term names, verbatim or else simplified; None if there is none.
+
+        In a free graph, a term can name nodes of several vocabularies: that of `vocabulary` is preferred.
+        """
         import numpy as np
 
-        for spelling in (term, simplify_term(term)):
+        terms = [qualified(vocabulary, term), term] if vocabulary else [term]
+        for spelling in [spelling for name in terms for spelling in (name, simplify_term(name))]:
             at = position_of(np.uint64(term_hash(spelling)), self._term_hashes)
             if at is not None:
                 return int(self._term_nodes[at])
