@@ -1,9 +1,10 @@
-"""Share of samples that get a graph, per task, on the MIMIC-IV demo, with the free graph and with a UMLS-shaped one.
+"""Share of samples that get a graph, per task, on the MIMIC-IV demo: the free graph, one linked to PrimeKG, a UMLS-shaped one.
 
 The samples are all decision samples of the demo's patients, who are the training patients as well, since chains are written
-for training patients. The UMLS-shaped graph is random: RRF files in which every concept of the demo is a name, in a random
-hierarchy with random other relations. It has no medical meaning; it shows how many paths the lift and support thresholds
-leave if every name is known and linked.
+for training patients. PrimeKG and the maps to it are the test fixture: a few hundred textbook statements in their formats. The
+UMLS-shaped graph is random: RRF files in which every concept of the demo is a name, in a random hierarchy with random other
+relations. It has no medical meaning; it shows how many paths the lift and support thresholds leave if every name is known and
+linked. Printed are also the share of paths through a list of items (none), and paths drawn at random.
 
     python benchmarks/evidence.py --mimic_dir mimic-iv-demo [--maps_from DIR] [--work_dir DIR]
 """
@@ -16,6 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
 
 import csv
+import gzip
 import json
 import random
 import subprocess
@@ -26,6 +28,9 @@ from pipeline.cli import Parser, run
 
 REPO = Path(__file__).resolve().parent.parent
 MEASURES = ("with a graph", "paths each", "relations per path")
+RUNS = (("free", "free", 10), ("linked", "linked", 10), ("linked, 5 relations", "linked", 5), ("shaped", "shaped", 10))
+SHOWN = "linked, 5 relations"  # the run whose paths are shown
+LISTS = {"has_category", "category_of"}  # relations of items with their fluids and categories
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -38,17 +43,31 @@ def main(argv: Sequence[str] | None = None) -> None:
         root = args.work_dir or Path(temporary)
         prepare(root, args.mimic_dir, args.maps_from)
         concepts = write_shaped(root)
-        build = "thinking_graph_preprocess/build_umls_graph.py"
-        script(build, root, "--free", "--mimic_dir", args.mimic_dir, "--output_path", root / "free")
+        flags = write_linked(root)
+        build, mimic = "thinking_graph_preprocess/build_umls_graph.py", ("--mimic_dir", args.mimic_dir)
+        script(build, root, "--free", *mimic, "--output_path", root / "free")
+        script(build, root, *flags, *mimic, "--output_path", root / "linked")
         script(build, root, "--umls_dir", root / "META", "--output_path", root / "shaped")
-        results = {graph: measure(root, graph) for graph in ("free", "shaped")}
-    print(f"{concepts:,} concepts, {sum(row[0] for row in results['free'].values()):,} samples\n")
-    print("| task | samples |" + "".join(f" {graph}: {measure} |" for graph in results for measure in MEASURES))
-    print("|---|---:|" + "---:|" * 2 * len(MEASURES))
-    for task, (samples, *_) in results["free"].items():
-        measured = (by_task[task] for by_task in results.values())
-        cells = [f"{share:.1%} | {paths:.1f} | {hops:.1f}" for _, share, paths, hops in measured]
+        outputs = {name: add_graphs(root, graph, hops) for name, graph, hops in RUNS}
+        print_tables(outputs)
+    print(f"\n{concepts:,} concepts")
+
+
+def print_tables(outputs: dict[str, Path]) -> None:
+    """Print the measures of each task, the share of paths through lists, and some paths of the run `SHOWN`."""
+    results = {name: measure(path) for name, path in outputs.items()}
+    print("| task | samples |" + "".join(f" {name}: {value} |" for name in results for value in MEASURES))
+    print("|---|---:|" + "---:|" * len(results) * len(MEASURES))
+    for task, (samples, *_) in next(iter(results.values())).items():
+        cells = [f"{share:.1%} | {paths:.1f} | {hops:.1f}" for _, share, paths, hops in (r[task] for r in results.values())]
         print(f"| {task} | {samples:,} | " + " | ".join(cells) + " |")
+    for name, path in outputs.items():
+        paths = [each for graphs in read_graphs(path).values() for graph in graphs for each in graph]
+        through = sum(not LISTS.isdisjoint(each[1::2]) for each in paths)
+        print(f"\n{name}: {through:,} of {len(paths):,} paths through a list of items")
+    paths = sorted({tuple(each) for graphs in read_graphs(outputs[SHOWN]).values() for graph in graphs for each in graph})
+    for each in random.Random(0).sample(paths, min(20, len(paths))):
+        print(" → ".join(each))
 
 
 def script(path: str, root: Path, *flags: object) -> None:
@@ -99,19 +118,38 @@ def write_shaped(root: Path) -> int:
     return len(names)
 
 
-def measure(root: Path, graph: str) -> dict[str, tuple[int, float, float, float]]:
-    """By task: samples, share with a graph, paths per sample, relations per path."""
-    output = root / f"evidence-{graph}.csv"
-    flags = ("--data_index_path", root / "index.csv", "--graph", root / graph, "--output_path", output)
+def write_linked(root: Path) -> list[str]:
+    """Write the fixture of PrimeKG to `root/kg`, and return the flags that name its files."""
+    from tiny_primekg import write_primekg
+
+    with gzip.open(root / "index_mapping/hosp/d_labitems.csv.gz", "rt", encoding="utf-8", newline="") as file:
+        itemids = {row["label"].strip(): row["itemid"] for row in csv.DictReader(file) if row["fluid"] == "Blood"}
+    return write_primekg(root / "kg", itemids)
+
+
+def add_graphs(root: Path, graph: str, hops: int) -> Path:
+    """Add a column `graph` to the index, from the graph in a directory of `root`, and return the file."""
+    output = root / f"evidence-{graph}-{hops}.csv"
+    flags = ("--data_index_path", root / "index.csv", "--graph", root / graph, "--output_path", output, "--max_hops", hops)
     script("thinking_graph_preprocess/evidence_generation.py", root, *flags)
+    return output
+
+
+def read_graphs(path: Path) -> dict[str, list[list[list[str]]]]:
+    """By task, the paths of each sample."""
     graphs: dict[str, list[list[list[str]]]] = {}
-    with output.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             graphs.setdefault(row["task"], []).append(json.loads(row["graph"])["umls_graph"] if row["graph"] else [])
+    return graphs
+
+
+def measure(path: Path) -> dict[str, tuple[int, float, float, float]]:
+    """By task: samples, share with a graph, paths per sample, relations per path."""
     results = {}
-    for task, samples in graphs.items():
-        paths = [path for sample in samples for path in sample]
-        hops = sum(len(path) // 2 for path in paths) / max(len(paths), 1)
+    for task, samples in read_graphs(path).items():
+        paths = [each for sample in samples for each in sample]
+        hops = sum(len(each) // 2 for each in paths) / max(len(paths), 1)
         results[task] = (len(samples), sum(map(bool, samples)) / len(samples), len(paths) / len(samples), hops)
     return results
 

@@ -109,7 +109,7 @@ tg="$repo/thinking_graph_preprocess" evidence="$root/evidence_datas"
 "$python" "$tg/coexistence_concept.py" --root_dir "$root"
 "$python" "$tg/build_umls_graph.py" --free --root_dir "$root" --mimic_dir "$mimic"
 "$python" "$tg/evidence_generation.py" --root_dir "$root" --data_index_path "$ins/decision_making.csv"
-look "$python $tg/umls_graph.py --graph $evidence/graph 'Essential (primary) hypertension' 'Unspecified essential hypertension'"
+look "$python $tg/umls_graph.py --graph $evidence/graph 'Portal hypertension' 'Other liver diseases'"
 if [ -n "$url" ]; then
   step "Reasoning chains by $chain_model at $url, filtered"
   "$python" "$tg/reasoning_generation.py" --root_dir "$root" --model "$chain_model" --base_url "$url"
