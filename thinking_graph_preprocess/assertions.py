@@ -198,6 +198,8 @@ class _Note:
                 break
             if at > end and (COLON in self.words[at : at + 2] or "//" in self.gap(at)):
                 break  # a label such as "Lungs:" begins
+            if negated and at > end and self.lower(at) == "and" and self.comma(at) and self.comma(cue.start):
+                break  # "rales, no wheezes, and edema"
             if (commas_end or "," in rule.ends) and at > end and self.comma(at) and not self.list_goes_on(at):
                 break
             at += 1
