@@ -24,7 +24,8 @@ FILES = {
     "index_mapping/hosp/d_icd_diagnoses.csv": "icd_code,icd_version,long_title\nI10,10,Essential (primary) hypertension\n"
         "401,9,Essential hypertension\n4019,9,\"Hypertension, NOS\"\n4011,9,\nR18,10,Ascites\nR188,10,Other ascites\n"
         "E1165,10,Type 2 diabetes mellitus with hyperglycemia\nE11,10,Type 2 diabetes mellitus\nJ189,10,\"Pneumonia, "
-        "unspecified organism\"\nG4089,10,Other seizures\nT500,10,Poisoning\n41401,9,Coronary atherosclerosis\n",
+        "unspecified organism\"\nG4089,10,Other seizures\nT500,10,Poisoning\n"
+    "K746,10,Other cirrhosis\nK7460,10,Unspecified cirrhosis\n41401,9,Coronary atherosclerosis\n",
     "index_mapping/hosp/d_ccs_diagnoses.csv": "icd_code,icd_version,long_title\nI10,10,Essential hypertension\n"
         "4019,9,Essential hypertension\n4011,9,\nR18,10,Other gastrointestinal disorders\n"
     "T500,10,Other gastrointestinal disorders\n",
@@ -170,6 +171,7 @@ def test_no_path_through_a_grouping_of_diseases(linked: Graph) -> None:
         ("Hypertension, NOS", ["same_as", "hypertension"]),  # ICD-9
         ("Type 2 diabetes mellitus with hyperglycemia", ["isa", T2D, "same_as", T2D.casefold()]),
         ("Other seizures", ["isa", "epilepsy"]),  # G4089 by G40, which has no title here
+        ("Unspecified cirrhosis", ["isa", "cirrhosis of liver"]),  # not through K746, "Other cirrhosis"
         ("Coronary atherosclerosis", ["same_as", "coronary artery disorder"]),
         ("Metoprolol Tartrate", ["has_ingredient", "Metoprolol"]),
         ("drug: Vancomycin", ["has_ingredient", "Vancomycin"]),
@@ -205,7 +207,7 @@ def test_what_has_no_link(linked: Graph) -> None:
 def test_the_coverage_of_each_vocabulary(linked: Graph, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     coverage = read_json(linked.folder / "about.json")["coverage"]
     assert coverage["ICD-9 diagnoses"] == {"names": 3, "by code": 3, "by name": 0}
-    assert coverage["ICD-10 diagnoses"] == {"names": 8, "by code": 5, "by name": 2}
+    assert coverage["ICD-10 diagnoses"] == {"names": 10, "by code": 7, "by name": 2}
     assert coverage["ICU inputs"] == {"names": 1, "by code": 0, "by name": 1}
     assert coverage["laboratory items"] == {"names": 5, "by code": 4, "by name": 0}
     build(root, "again", *write_primekg(root / "kg-again"))

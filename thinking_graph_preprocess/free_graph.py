@@ -260,7 +260,7 @@ class Links:
     """Links the names of MIMIC-IV to the nodes of PrimeKG: by code where a map has it, then by name. Adds these nodes."""
 
     def __init__(self, nodes: Nodes, graph: primekg.PrimeKG) -> None:
-        self._nodes, first = nodes, len(nodes.names)
+        self._nodes, self._closed, first = nodes, set(nodes.closed), len(nodes.names)
         self._by_code: dict[tuple[str, int], int] = {}  # type and number in MONDO or HPO
         self._by_name: dict[tuple[str, str], int] = {}  # type and simplified name
         for number, (kind, code, name) in enumerate(graph.nodes.iter_rows(), first):
@@ -310,12 +310,14 @@ class Links:
     ) -> bool:
         """Link a diagnosis code to the diseases of the longest prefix of it that the map has.
 
-        A prefix that is a code itself has these links, and the longer code reaches it as its kind.
+        A shorter code has these links, too: a longer one reaches them through it, if a path can pass through it.
         """
         for size in range(len(code), 2, -1):
             diseases = icd_map.get((code[:size], version), ())
             known = [each for each in diseases if (primekg.DISEASE, each.mondo) in self._by_code]
-            for disease in known if size == len(code) or code[:size] not in codes else ():
+            shorter = [codes[code[:length]] for length in range(size, len(code)) if code[:length] in codes]
+            is_reached = bool(shorter) and shorter[-1] not in self._closed
+            for disease in known if not is_reached else ():
                 relation = disease.relation if size == len(code) else code_maps.BROADER
                 self._nodes.state(codes[code], relation, self._by_code[primekg.DISEASE, disease.mondo])
             if known:
