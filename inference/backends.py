@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+TOO_LONG = "does not fit"  # the error of a prompt that is too long for the model even after truncation
+
+
 @dataclass(frozen=True)
 class Query:
     """A rendered prompt to reply to, or (`score`) to compute p(yes) after. For the chat endpoint it is messages as JSON."""

@@ -16,10 +16,10 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from inference.answers import close_reasoning, read_items, split_reasoning
-from inference.backends import Backend, Generation, Query
-from inference.dialects import is_whole, refusal_of, text_of, usage_of
+from inference.backends import TOO_LONG, Backend, Generation, Query
+from inference.chat_lines import MAX_USELESS, is_useful, useless_replies
+from inference.dialects import is_whole, usage_of
 from inference.prompts import THINK, PromptBuilder, Truncation, evaluation_mode, open_think_prefix, with_candidates
-from inference.server_errors import without_prompt
 from inference.settings import InferenceSettings, PromptSettings
 from mimiciv_dataset.index_files import index_paths, sample_id
 from mimiciv_dataset.row_keys import row_keys
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from mimiciv_dataset.mimiciv import MIMICIV
     from mimiciv_dataset.text import SampleText
 
-TOO_LONG = "does not fit"  # the error of a prompt that is too long for the model even after truncation
-MAX_USELESS = 30  # replies of the chat endpoint without a whole text, before a run ends that had none with one
 END_OF_REASONING = 8  # tokens reserved where p(yes) is computed after the reasoning, which is closed anew
 ID_COLUMNS = ("task", "subject_id", "period_begin", "period_end")  # identify a sample in index rows, lines and keys
 
@@ -119,7 +117,7 @@ def generate_and_record(
             tally.cut_off.update(str(reason) for reason in line.get("finish_reasons") or () if not is_whole(reason))
             if meter and line.get("finish_reasons"):
                 num_useless = None if num_useless is None or is_useful(line) else num_useless + 1
-                meter.problem = useless_replies(line) if num_useless == MAX_USELESS else meter.problem
+                meter.problem = useless_replies(MAX_USELESS, line) if num_useless == MAX_USELESS else meter.problem
         error, missing = (line or {}).get("error"), missing_choices(prompt, of_prompt)
         if missing and not error:
             again.append(replace(prompt, choices=missing))
@@ -431,42 +429,3 @@ def output_line(prompt: SamplePrompt, replies: Sequence[Generation], scorer: Sco
         scores.append(scorer(prompt.task, prompt.label, answer, reply.p_yes, candidates))
     line = prompt.line | {"prompt_tokens": replies[0].prompt_tokens, "outputs": outputs, "score": fmean(scores)}
     return line | ({"error": replies[0].error} if replies[0].error else {})
-
-
-# --- lines of the chat endpoint
-
-
-def is_useful(line: Line) -> bool:
-    """Whether a line of `chat_line` has a choice that is whole."""
-    return not line["error"] and any(map(is_whole, line["finish_reasons"]))
-
-
-def useless_replies(line: Line) -> str:
-    """The error of a run whose replies, which are paid for, are all like that of this line."""
-    got = line["error"] or f"replies that were cut off ({', '.join(sorted(set(map(str, line['finish_reasons']))))})"
-    fix = "What came is recorded. Raise --max_new_tokens, or check how the server takes its limit and reports reasoning"
-    return f"the first {MAX_USELESS} replies: expected texts that are whole, got only {got.rstrip('.')}. {fix}."
-
-
-def chat_line(prompt: Prompt, replies: Sequence[Generation]) -> Line | None:
-    """The line of a prompt to the chat endpoint: `choices` (texts), `finish_reasons`, `usage` and `error`; None if too long.
-
-    A reply without any text is an error too. Several choices are one reply of the server. `refused` is there, and true, if the
-    error would come again.
-    """
-    (reply,) = replies
-    if reply.error == TOO_LONG:
-        return None
-    if reply.response is None:
-        line = prompt.line | {"choices": [], "finish_reasons": [], "usage": None, "error": reply.error}
-        return line | ({"refused": True} if reply.refused else {})
-    choices = reply.response.choices
-    texts, reasons = list(map(text_of, choices)), [getattr(choice, "finish_reason", None) for choice in choices]
-    line = prompt.line | {"choices": texts, "finish_reasons": reasons, "usage": usage_of(reply.response), "error": None}
-    if any(texts):
-        return line
-    refusal = next(filter(None, map(refusal_of, choices)), None)
-    error = f"no text ({', '.join(sorted(set(map(str, reasons))))})"
-    if refusal is None:
-        return line | {"choices": [], "error": error}
-    return line | {"choices": [], "error": f"{error}: {without_prompt(refusal, prompt.text)}", "refused": True}

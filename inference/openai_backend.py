@@ -138,7 +138,8 @@ class OpenAIBackend:
         body = {name: value for name, value in body.items() if name not in self._refused}
         if self._form.endpoint == "chat" and MAX_TOKENS in self._refused:
             body[MAX_COMPLETION_TOKENS] = max_new_tokens
-        refusable = [*names_in(extra), *(name for name in STANDARD_FIELDS if name in body), *(["logprobs"] if score else [])]
+        standard = [name for name in STANDARD_FIELDS if name in body and (self._form.endpoint == "chat" or name != MAX_TOKENS)]
+        refusable = [*names_in(extra), *standard, *(["logprobs"] if score else [])]
         if self._extra_body:
             replaced = {*self._extra_body, *(LIMITS if LIMITS & self._extra_body.keys() else ())}
             own = {name: value for name, value in self._extra_body.items() if value is not None}

@@ -44,6 +44,7 @@ _UNSUPPORTED = re.compile(
     r"no longer|extra|forbid|invalid|deprecated|only|instead|must be|cannot",
     re.IGNORECASE,
 )
+_TOO_LONG = re.compile(r"context|too (?:large|long|many)|max_model_len", re.IGNORECASE)  # this request only
 # What to do about errors of the account.
 FIXES = {
     401: f"Set a key that the server accepts in ${KEY_VARIABLE}",
@@ -111,7 +112,8 @@ def read_error(status: int, body: Any, prompt: str = "", fields: Collection[str]
     text = " ".join([message[:1000], *(label for label in labels if isinstance(label, str))])
     kind = next((kind for kind, of, pattern in _KINDS if status in of and re.search(pattern, text, re.IGNORECASE)), OTHER)
     named = [name for name in fields if re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text)]
-    refused = tuple(named) if 400 <= status < 500 and kind == OTHER and _UNSUPPORTED.search(text) else ()
+    is_about_fields = 400 <= status < 500 and kind == OTHER and _UNSUPPORTED.search(text) and not _TOO_LONG.search(text)
+    refused = tuple(named) if is_about_fields else ()
     return ServerError(status, kind, without_prompt(message, prompt, named) or "no message", refused)
 
 

@@ -255,6 +255,14 @@ def test_what_every_request_would_get_ends_the_run(name: str, num_worker: int, r
     assert set(run.chains.values()) == {3} and run.kept() == ROWS
 
 
+def test_a_server_that_asks_for_a_day_leaves_the_rows_to_the_others(run: Run) -> None:
+    pause = {"status": 429, "message": "tokens per day", "headers": {"Retry-After": "86400"}}
+    with ScriptedServer(lambda body, number: pause) as a, ScriptedServer(lambda body, number: good(body)) as b:
+        assert run.generate(a.url, "--base_url", b.url) == 0
+        assert len(a.asked) <= 1 and len(b.asked) == ROWS
+    assert set(run.chains.values()) == {3}
+
+
 # What may pass: retried, and reported if it stays.
 PASSING = {
     "overloaded": ({"status": 529, "message": "Overloaded"}, "HTTP 529: Overloaded"),
@@ -295,6 +303,8 @@ OTHERS = {
                                                         "Extra inputs are not permitted", "input": chain()}]}}).encode()},
         "HTTP 422: body.max_completion_tokens: Extra inputs are not permitted;",
     ),
+    "a limit of this request": ({"status": 400, "message": "max_tokens is too large: 4096, it must be at most 100"},
+                                "HTTP 400: max_tokens is too large: …"),
     "a call of a tool": (choices({"content": None, "tool_calls": []}, reason="tool_calls"), r"no text \(tool_calls\)"),
     "a choice without a message": ({"body": b'{"choices": [{"index": 0, "finish_reason": "stop"}]}'}, r"no text \(stop\)"),
 }  # fmt: skip

@@ -27,9 +27,10 @@ from functools import cached_property
 from typing import Any
 
 from inference.answers import split_reasoning
+from inference.chat_lines import chat_line
 from inference.costs import CostSettings, Meter
 from inference.dialects import is_whole
-from inference.generation import ID_COLUMNS, Prompt, chat_line, finished_keys, generate_and_record
+from inference.generation import ID_COLUMNS, Prompt, finished_keys, generate_and_record
 from inference.settings import (
     DecodingSettings,
     InferenceSettings,

@@ -24,9 +24,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from inference.chat_lines import chat_line
 from inference.checks import served_model
 from inference.costs import CostSettings, Meter
-from inference.generation import chat_line, generate_and_record
+from inference.generation import generate_and_record
 from inference.settings import URL_HELP, DecodingSettings, InferenceSettings, RequestSettings, ServerSettings, add_flags
 from pipeline.cli import Chunk, Parser, at_least, between, run
 from pipeline.errors import UserError

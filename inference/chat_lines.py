@@ -1,0 +1,52 @@
+"""Lines of the log of a run through the chat endpoint: the synthesis of reasoning chains, and their verifier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from inference.backends import TOO_LONG, Generation
+from inference.dialects import is_whole, refusal_of, text_of, usage_of
+from inference.server_errors import without_prompt
+
+if TYPE_CHECKING:
+    from inference.generation import Prompt
+    from pipeline.files import Line
+
+MAX_USELESS = 30  # replies of the chat endpoint without a whole text, before a run ends that had none with one
+
+
+def is_useful(line: Line) -> bool:
+    """Whether a line of `chat_line` has a choice that is whole."""
+    return not line["error"] and any(map(is_whole, line["finish_reasons"]))
+
+
+def useless_replies(number: int, line: Line) -> str:
+    """The error of a run whose first `number` replies, which are paid for, are all like that of this line."""
+    got = line["error"] or f"replies that were cut off ({', '.join(sorted(set(map(str, line['finish_reasons']))))})"
+    fix = "What came is recorded. Raise --max_new_tokens, or check how the server takes its limit and reports reasoning"
+    return f"the first {number} replies: expected texts that are whole, got only {got.rstrip('.')}. {fix}."
+
+
+def chat_line(prompt: Prompt, replies: Sequence[Generation]) -> Line | None:
+    """The line of a prompt to the chat endpoint: `choices` (texts), `finish_reasons`, `usage` and `error`; None if too long.
+
+    A reply without any text is an error too. Several choices are one reply of the server. `refused` is there, and true, if the
+    error would come again.
+    """
+    (reply,) = replies
+    if reply.error == TOO_LONG:
+        return None
+    if reply.response is None:
+        line = prompt.line | {"choices": [], "finish_reasons": [], "usage": None, "error": reply.error}
+        return line | ({"refused": True} if reply.refused else {})
+    choices = reply.response.choices
+    texts, reasons = list(map(text_of, choices)), [getattr(choice, "finish_reason", None) for choice in choices]
+    line = prompt.line | {"choices": texts, "finish_reasons": reasons, "usage": usage_of(reply.response), "error": None}
+    if any(texts):
+        return line
+    refusal = next(filter(None, map(refusal_of, choices)), None)
+    error = f"no text ({', '.join(sorted(set(map(str, reasons))))})"
+    if refusal is None:
+        return line | {"choices": [], "error": error}
+    return line | {"choices": [], "error": f"{error}: {without_prompt(refusal, prompt.text)}", "refused": True}
