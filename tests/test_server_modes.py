@@ -304,7 +304,7 @@ OTHERS = {
         "HTTP 422: body.max_completion_tokens: Extra inputs are not permitted;",
     ),
     "a limit of this request": ({"status": 400, "message": "max_tokens is too large: 4096, it must be at most 100"},
-                                "HTTP 400: max_tokens is too large: …"),
+                                "HTTP 400: max_tokens is too large: 4096"),
     "a call of a tool": (choices({"content": None, "tool_calls": []}, reason="tool_calls"), r"no text \(tool_calls\)"),
     "a choice without a message": ({"body": b'{"choices": [{"index": 0, "finish_reason": "stop"}]}'}, r"no text \(stop\)"),
 }  # fmt: skip
