@@ -91,10 +91,11 @@ def write_buckets(path: Path, table: pa.Table, sizes: np.ndarray) -> None:
     import pyarrow as pa
 
     (batch,) = table.combine_chunks().to_batches()
+    empty = pa.RecordBatch.from_pylist([], schema=batch.schema)  # a slice without rows is written with texts of others
     start = 0
     with pa.ipc.new_file(path, batch.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
         for size in sizes.tolist():
-            writer.write_batch(batch.slice(start, size))
+            writer.write_batch(batch.slice(start, size) if size else empty)
             start += size
 
 
