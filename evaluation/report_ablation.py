@@ -24,7 +24,11 @@ OPTIMUM = "a perfect model"
 STYLES = dict(zip(ARMS.values(), MODEL_STYLES[2::-1], strict=True)) | {
     OPTIMUM: Style(colour("grey-1"), [1, 0], "triangle-down")
 }
-CITING = {"chains": "chains that were kept", "answers": "held-out answers"}  # key of an arm → who cites
+CITING = {  # key of an arm → who cites, and by what
+    "chains": "chains that were kept\nby name and time",
+    "answers": "held-out answers\nby name and time",
+    "answers_by_content": "held-out answers\nby name and content",
+}
 MACRO = "mean of the tasks"
 SCRIPT = (
     "A script wrote the chains, not a language model. It knows only what its prompt shows: with the graph it cites the events "
@@ -71,7 +75,8 @@ def _causes_figure(result: Mapping[str, Any]) -> Markup:
                 number = f"{values['cited']:,} events of {counted(values['patients'], 'patient')}"
                 dots.append(Dot(who, name, values["share"], values["share_ci"], number))
     words = (
-        "Share of cited events that are true causes, with 95 % intervals. Dashed line: the share among all events of the "
+        "Share of cited events that are true causes, with 95 % intervals. A citation names an event and its time; by content, "
+        "an event of this name that says what the chain says, whatever its time. Dashed line: the share among all events of the "
         f"held-out windows ({result['any_event']['share']:.3f})."
     )
     plot = dot_plot(dots, STYLES, "share of true causes", reference=result["any_event"]["share"])
@@ -110,16 +115,18 @@ def _differences_figure(result: Mapping[str, Any]) -> Markup:
 def _chains_table(result: Mapping[str, Any]) -> Markup:
     rows = []
     for arm in [arm for arm in ARMS if "chains" in result["arms"][arm]]:
-        chains, answers = (result["arms"][arm][key] for key in CITING)
+        chains, *answers = (result["arms"][arm][key] for key in CITING)
         counts = [chains[key] for key in ("chains", "passed", "kept", "cited")]
-        shares = [value_cell(chains, "share"), answers["cited"], value_cell(answers, "share")]
-        rows.append([ARMS[arm], *counts, *shares])
+        of_answers = [cell for of in answers for cell in (of["cited"], of["in_record"], value_cell(of, "share"))]
+        rows.append([ARMS[arm], *counts, value_cell(chains, "share"), *of_answers])
     caption = (
         "Chains that were written and accepted, rows with an accepted one, the events that these cite, and the share of true "
-        "causes among them; then the same of held-out answers. 95 % intervals below."
+        "causes among them; then the events that held-out answers cite, and those that the record has, by name and time and "
+        "by name and content. 95 % intervals below."
     )
-    columns = ["arm", "written", "accepted", "rows kept", "events cited", "true causes", "cited in answers", "true causes"]
-    return table(caption, columns, rows)
+    cited = ("in record", "true causes")
+    columns = ["arm", "written", "accepted", "rows kept", "cited", "true causes"]
+    return table(caption, [*columns, "cited in answers", *cited, "by content", *cited], rows)
 
 
 def _scores_table(result: Mapping[str, Any]) -> Markup:

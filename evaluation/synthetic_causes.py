@@ -27,7 +27,8 @@ def true_causes(text: SampleText, condition: str) -> frozenset[int]:
     stay = condition_named(condition)
     triages = [number for number, event in enumerate(text.window) if event.startswith(f"## {EVENTS['triage'].title} [")]
     begin = triages[-1] if triages else 0
-    return frozenset(FIRST_EVENT + i for i, event in enumerate(text.window) if i >= begin and is_cause(event, stay))
+    in_stay = list(enumerate(text.window))[begin:]
+    return frozenset(FIRST_EVENT + at for at, event in in_stay if event and is_cause(event, stay))  # some tables have no text
 
 
 def is_cause(event: str, condition: Condition) -> bool:

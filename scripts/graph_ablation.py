@@ -31,6 +31,7 @@ from pipeline.progress import Summary, print_table
 if TYPE_CHECKING:
     from evaluation.predictions import Prediction
     from mimiciv_dataset.mimiciv import MIMICIV
+    from mimiciv_dataset.text import SampleText
 
 TASKS = ("diagnosis", "diagnosis_ccs")
 WITHOUT_CHAINS, WITHOUT_GRAPH, WITH_GRAPH = ARMS = ("without_chains", "without_graph", "with_graph")
@@ -180,8 +181,13 @@ def write_arms(output: Path) -> int:
 # --- result
 
 
-def citations_of(dataset: MIMICIV, chains: Mapping[str, str], conditions: Mapping[str, str]) -> Citations:
-    """The events that the chains (by sample_id) of rows cite, each once in a chain."""
+def citations_of(
+    dataset: MIMICIV, chains: Mapping[str, str], conditions: Mapping[str, str], by_content: bool = False
+) -> Citations:
+    """The events that the chains (by sample_id) of rows cite, each once in a chain.
+
+    An event is cited by name and time, or with `by_content` by name and what the chain says of it, whatever the time.
+    """
     from evaluation.synthetic_causes import true_causes
     from mimiciv_dataset.index_files import sample_id
     from thinking_graph_preprocess.chains import CitedEvents, citations
@@ -192,10 +198,35 @@ def citations_of(dataset: MIMICIV, chains: Mapping[str, str], conditions: Mappin
         if chain := chains.get(identity := sample_id(row)):
             text = dataset.text(index)
             events, causes = CitedEvents(text), true_causes(text, conditions[identity])
-            for name, time in dict.fromkeys((each.name, each.time) for each in citations(chain, events, with_numbers=False)):
-                parts = events.parts(name, time)
-                cited.append((row["subject_id"], bool(parts), not causes.isdisjoint(parts)))
+            parts = {}
+            for each in citations(chain, events, with_numbers=False):
+                if by_content:
+                    statement = chain[each.end :].partition("\n")[0].strip(" :")
+                    parts[each.name, statement] = events_that_say(text, each.name, statement)
+                else:
+                    parts[each.name, each.time] = events.parts(each.name, each.time)
+            cited += [(row["subject_id"], bool(numbers), not causes.isdisjoint(numbers)) for numbers in parts.values()]
     return cited
+
+
+def events_that_say(text: SampleText, name: str, statement: str) -> list[int]:
+    """The events of a window with this name and a record that has the values of a statement, numbered as parts of the input.
+
+    >>> from mimiciv_dataset.text import SampleText
+    >>> text = SampleText("", "", "", ("## Pyxis [2150-01-01 08:00:00]\\n- Name: Aspirin 81mg TAB",))
+    >>> events_that_say(text, "Pyxis", "Name: Aspirin 81mg TAB"), events_that_say(text, "Pyxis", "Name: Aspirin")
+    ([3], [])
+    """
+    from evaluation.synthetic_causes import FIRST_EVENT, read_event
+    from mimiciv_dataset.events import MISSING
+
+    values, numbers = statement.rpartition(": ")[2], []
+    for number, event in enumerate(text.window, FIRST_EVENT):
+        if event.startswith(f"## {name} ["):
+            records = (", ".join(value for value in record.values() if value != MISSING) for record in read_event(event)[1])
+            if any(f", {values}, " in f", {record}, " for record in records):
+                numbers.append(number)
+    return numbers
 
 
 def window_events(dataset: MIMICIV, conditions: Mapping[str, str]) -> Citations:
@@ -249,12 +280,13 @@ def measure(root: Path, output: Path, seeds: int) -> dict[str, Any]:
             counts = read_json(kept_file(output, arm).with_suffix(".reasons.json"))["all"]
             arms[arm]["chains"] = {name: counts[name] for name in ("rows", "chains", "passed", "kept")}
             arms[arm]["chains"] |= share_of_causes(citations_of(train, chains, conditions))
-            cited: Citations = []
+            replies = []
             for folder in runs[arm]:
                 lines = ((prediction.sample_id, line) for _, prediction, line in read_outputs(folder))
-                replies = {identity: (line.get("outputs") or [{}])[0].get("reasoning") for identity, line in lines}
-                cited += citations_of(test, {i: chain for i, chain in replies.items() if chain}, conditions)
-            arms[arm]["answers"] = share_of_causes(cited)
+                replies.append({i: (line.get("outputs") or [{}])[0].get("reasoning") or "" for i, line in lines})
+            for name, by_content in (("answers", False), ("answers_by_content", True)):
+                cited = [each for chains in replies for each in citations_of(test, chains, conditions, by_content)]
+                arms[arm][name] = share_of_causes(cited)
     return {
         "graph_ablation": 1,
         "seeds": seeds,
@@ -327,10 +359,19 @@ def print_result(result: Mapping[str, Any]) -> None:
             (each["macro"] for each in result["differences"] if (each["a"], each["b"]) == (arm, WITHOUT_CHAINS)), {}
         )
         cells = [arm, *(chains.get(name) for name in ("chains", "passed", "kept", "cited"))]
-        cells += [with_interval(chains, "share"), with_interval(values.get("answers", {}), "share")]
+        cells += [with_interval(chains, "share"), with_interval(values.get("answers_by_content", {}), "share")]
         cells += [with_interval(values["tasks"][task], "f1") for task in TASKS] + [with_interval(values["macro"], "f1")]
         rows.append([*cells, with_interval({"f1": to_none.get("difference"), "f1_ci": to_none.get("ci")}, "f1")])
-    headers = ["arm", "chains", "passed", "rows kept", "cited", "true causes", "in answers", *(f"F1 {task}" for task in TASKS)]
+    headers = [
+        "arm",
+        "chains",
+        "passed",
+        "rows kept",
+        "cited",
+        "true causes",
+        "in answers, by content",
+        *(f"F1 {task}" for task in TASKS),
+    ]
     print_table([*headers, "F1, mean", "to answers only"], rows)
     any_event, optimum = result["any_event"], result["optimum"]["macro"]
     print(f"of all events of the held-out windows {with_interval(any_event, 'share')} are true causes", end="; ")

@@ -148,11 +148,15 @@ def test_causes_and_shares_are_those_of_the_raw_tables(root: Path, ablation: Pat
     assert shares["too_few"] and shares["share_ci"] is None, "fewer than 30 patients"
 
 
-def test_citations_of_nothing_are_no_causes(root: Path, ablation: Path) -> None:
+def test_citations_by_time_and_by_content(root: Path, ablation: Path) -> None:
     dataset = MIMICIV(root, ablation / "test.csv", lazzy_mode=True, shuffle=False)
     chains = {sample_id(dataset.row(0)): "- **Pyxis [1999-01-01 00:00:00]**: x", "another sample": "- **Pyxis [x]**"}
     shares = share_of_causes(citations_of(dataset, chains, read_json(ablation / "conditions.json")))
     assert (shares["cited"], shares["in_record"], shares["causes"], shares["share"]) == (1, 0, 0, 0.0)
+    drug = re.search(r"## Pyxis \[.*?\]\n- (Name: .+)", str(dataset.text(0)))[1]
+    chains = {sample_id(dataset.row(0)): f"- **Pyxis [1999-01-01 00:00:00]**: {drug}\n- **Pyxis [x]**: Name: Unknown"}
+    by_content = citations_of(dataset, chains, read_json(ablation / "conditions.json"), by_content=True)
+    assert [known for _, known, _ in by_content] == [True, False]
     assert share_of_causes([]) == {"cited": 0, "in_record": 0, "causes": 0, "share": None}
 
 

@@ -68,8 +68,9 @@ def write_ablation(path: Path, with_intervals: bool = True) -> Path:
     arms = {"without_chains": scores(0.61)}
     for arm, f1, share in (("without_graph", 0.55, 0.21), ("with_graph", 0.66, 0.87)):
         counts = {"rows": 2000, "chains": 4000, "passed": 3006, "kept": 1890, "in_record": 3000, "causes": 2000}
-        of_answers = value("share", share - 0.1, cited=1100, patients=290)
-        arms[arm] = scores(f1) | {"chains": counts | value("share", share, cited=3780, patients=900), "answers": of_answers}
+        of_answers = value("share", share - 0.1, cited=1100, patients=290, in_record=900)
+        arms[arm] = scores(f1) | {"chains": counts | value("share", share, cited=3780, patients=900)}
+        arms[arm] |= {"answers": of_answers, "answers_by_content": of_answers}
     differences = []
     for a, b, d in (("without_graph", "without_chains", -0.06), ("with_graph", "without_chains", 0.05),
                     ("with_graph", "without_graph", 0.11)):  # fmt: skip
