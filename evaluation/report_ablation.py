@@ -76,8 +76,8 @@ def _causes_figure(result: Mapping[str, Any]) -> Markup:
                 dots.append(Dot(who, name, values["share"], values["share_ci"], number))
     words = (
         "Share of cited events that are true causes, with 95 % intervals. A citation names an event and its time; by content, "
-        "an event of this name that says what the chain says, whatever its time. Dashed line: the share among all events of the "
-        f"held-out windows ({result['any_event']['share']:.3f})."
+        "an event of this name that says what the chain says, whatever its time. Dashed line: the share among all "
+        f"events of the held-out windows ({result['any_event']['share']:.3f})."
     )
     plot = dot_plot(dots, STYLES, "share of true causes", reference=result["any_event"]["share"])
     return chart(plot, "Cited events that are true causes", described(words, dots), _columns("events"), dot_rows(dots))
