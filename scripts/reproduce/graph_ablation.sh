@@ -18,7 +18,7 @@
 # Data:     none; the patients are synthetic.
 # Weights:  none to download: scripts/quickstart_model is trained.
 # GPUs:     none.
-# Time:     about 15 minutes on two cores; with --seeds 3 half an hour.
+# Time:     not measured on quiet cores; an estimated 15 minutes, and 10 more for each further seed.
 # Prints:   chains written and kept, the share of cited events that are true causes, and held-out F1; the same in
 #           ROOT_DIR/graph_ablation/result.json and ROOT_DIR/report.html.
 set -euo pipefail
