@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import os
 import re
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,6 +165,13 @@ class _HashedFile(io.FileIO):
         return data
 
 
+def _is_padded(path: Path) -> bool:
+    """Whether zeros follow the data of a gzipped file, as some archives write them; Arrow refuses them."""
+    with path.open("rb") as file:
+        file.seek(-4, os.SEEK_END)
+        return not any(file.read())  # otherwise the number of bytes of text
+
+
 class _Stream(io.RawIOBase):
     """The decompressed bytes of a raw file. Checks quotation marks, and reports the bytes of the file that were read."""
 
@@ -169,8 +179,12 @@ class _Stream(io.RawIOBase):
         import pyarrow as pa
 
         self._file = path.open("rb") if digest is None else _HashedFile(path, digest)
-        is_gzipped = path.suffix == ".gz"
-        self._data = pa.CompressedInputStream(pa.PythonFile(self._file, "r"), "gzip") if is_gzipped else self._file
+        if path.suffix != ".gz":
+            self._data = self._file
+        elif _is_padded(path):
+            self._data = gzip.GzipFile(fileobj=self._file)
+        else:  # much faster
+            self._data = pa.CompressedInputStream(pa.PythonFile(self._file, "r"), "gzip")
         self._on_bytes, self._seen = on_bytes, 0
         self.quotes, self.last, self.truncated = QuoteCheck(), b"\n", False
 
@@ -240,7 +254,7 @@ def read_batches(
                 rows, last = rows + batch.num_rows, batch
                 yield batch
         finished = True
-    except (pa.ArrowInvalid, OSError, EOFError) as error:
+    except (pa.ArrowInvalid, OSError, EOFError, zlib.error) as error:
         if stream.quotes.finds_stray:
             raise stray_quotes_error(path) from None
         text = str(error)
@@ -256,7 +270,7 @@ def read_batches(
             got = "a longer one, probably because a quotation mark is never closed"
         else:
             expected = "a readable CSV file"
-            got = text.splitlines()[0][:120] if isinstance(error, OSError | EOFError) else "a malformed row"
+            got = "a malformed row" if isinstance(error, pa.ArrowInvalid) else text.splitlines()[0][:120]
         where = f"{path}, after row {rows:,}"
         raise UserError(f"{where}: expected {expected}, got {got}. Download the file again, or fix it.") from None
     finally:

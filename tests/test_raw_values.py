@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import gzip
 import io
 import re
 from collections.abc import Callable
@@ -169,6 +170,21 @@ def test_rewritten_times_give_the_same_trajectories(name: str, original: Path, t
 def test_a_file_that_is_a_header_only(tmp_path: Path) -> None:
     (tmp_path / "omr.csv").write_text(",".join(EVENTS["omr"].required_columns))
     assert list(read_batches(tmp_path / "omr.csv", ["subject_id"])) == []
+
+
+@pytest.mark.parametrize("cut", [None, 40])
+def test_gzipped_members_and_the_zeros_after_them(cut: int | None, tmp_path: Path) -> None:
+    text = "".join(f"{number},{'x' * (number % 9)}\n" for number in range(2000)).encode()
+    first, second = (gzip.compress(part) for part in (b"subject_id,text\n" + text[:7000], text[7000:]))
+    for padding in (b"", bytes(4), bytes(5000)):
+        (tmp_path / "omr.csv.gz").write_bytes(first + gzip.compress(b"") + second[:cut] + padding)
+        batches = read_batches(tmp_path / "omr.csv.gz", ["text"])
+        if cut:
+            with pytest.raises(UserError, match=r"omr\.csv\.gz, after row .* Download the file again"):
+                list(batches)
+        else:
+            sizes = [len(value or "") for batch in batches for value in batch["text"].to_pylist()]
+            assert sizes == [number % 9 for number in range(2000)]
 
 
 def test_rewritten_codes_give_the_same_trajectories(original: Path, tmp_path: Path) -> None:
