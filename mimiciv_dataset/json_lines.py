@@ -98,7 +98,7 @@ def _may_be_rounded(row: dict[str, Any]) -> bool:
 def _parse_unusual_line(text: str | bytes) -> dict[str, Any]:
     """`parse_line` of what orjson does not read as it is, such as NaN."""
     try:
-        row = json.loads(text)
+        row = json.loads(text if isinstance(text, str) else text.decode())  # of bytes, it would guess the encoding
     except (ValueError, RecursionError):
         row = None
     if not isinstance(row, dict):

@@ -126,6 +126,7 @@ def test_the_command_for_an_array_does_not_write_a_file_onto_itself(tmp_path: Pa
         (b'{\n"input": "Zebrawood"\n}', r"rows\.json, line 1: expected a JSON object, got something else"),
         (b'{"input": "Zebrawood"', r"rows\.json, line 1: expected a JSON object, got something else"),
         (b'"Zebrawood"', r"rows\.json, line 1: expected a JSON object, got something else"),
+        ('{"input": "Zebrawood"}'.encode("utf-16-le"), r"rows\.json, line 1: expected a JSON object, got something else"),
         (b'{"input": "\\ud800", "task_info": {}}', r"rows\.json, line 1: expected text in Unicode, got half of a surrogate"),
         ('{"input": "Zebrawood"}'.encode("utf-16"), r"rows\.json: expected JSONL in UTF-8, got other bytes"),
     ],
