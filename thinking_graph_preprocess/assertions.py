@@ -8,9 +8,11 @@ Follows ConText (Harkema et al., J Biomed Inform 2009; NegEx: Chapman et al. 200
              backward
              either: backward if the clause has a mention before the cue, else forward
              bound: the word after it ("non-smoker")
-             adjacent: the mention before it, and those joined with it ("DVT and PE prophylaxis")
-             result: backward, but a test is not its own result ("cultures were negative")
+             adjacent: the mention before it, and those joined with it ("DVT and PE prophylaxis"), or else, with a colon,
+               forward ("Precautions: fall")
+             result: backward, but a test is not its own result ("cultures were negative"), or the next word ("neg HSM")
              section: forward, or the whole section if it is a heading
+             opening: forward if it begins a clause ("Should fever recur, ...")
              label: forward if a colon, a dash or a mention follows ("Father: gout")
   scope      most words it reaches; for adjacent: most words between mention and cue
   ends       words that end its scope, besides the end of the sentence and the `end` cues; `,` is a comma that no "or"
@@ -57,6 +59,9 @@ CLASSES: dict[str, tuple[str, ...]] = {
                  "first degree relative", "first degree relatives"),
     "noticed": ("noticed", "noted", "called", "found", "seen", "reported", "witnessed", "brought", "stated", "to call",
                 "observed", "been concerned", "concerns", "concern"),
+    "show": ("show", "reveal", "demonstrate", "identify", "detect", "find", "suggest", "indicate", "yield"),
+    "suspected": ("suspected", "considered", "entertained", "questioned", "feared", "thought", "thought to be", "felt"),
+    "emergency": ("the ed", "ed", "the er", "er", "the emergency room", "the emergency department", "the hospital"),
     "doctor": ("your doctor", "the doctor", "your physician", "your pcp", "md", "ho", "us", "911", "the clinic", "the office",
                "your surgeon", "your cardiologist", "your nurse", "your primary care doctor", "provider", "your provider"),
 }  # fmt: skip
@@ -73,12 +78,14 @@ TESTS = frozenset(
 
 _BREAKS = (SENTENCE, PARAGRAPH)
 _LIST = ("or", "nor")
+_STATED = {"present", "persists", "persistent", "persisting", "continues", "remains", "worsening", "improving", "unchanged",
+           "is", "are", "was", "were"}
 _HISTORY = {"pmh", "pmhx", "hx", "history"}  # words before a list of diagnoses
 
 # Marks before or after a finding: (+), (-), [x], [ ], and + or - written next to it.
 _MARK = re.compile(
-    r"""\(\s?(?P<sign>[-+−–])\s?\) | \[(?P<box>[ xX+-]?)\]
-    | (?<![\w+/)-])(?P<before>[-+−])(?=[^\W\d_]) | (?<=\w)\s?(?P<after>[-+−])(?=[,;.)]|$)""",
+    r"""\(\s?(?P<sign>[-+−–])\s?\) | (?<!\w)(?P<sign_ve>[-+−–])ve\b(?:\s+for\b)? | \[(?P<box>[ xX+-]?)\]
+    | (?<![\w+/)-])(?P<before>[-+−]|(?<=[,;:.]\s)\+\s)(?=[^\W\d_]) | (?<=\w)\s?(?P<after>[-+−])(?=[,;.)]|$)""",
     re.MULTILINE | re.VERBOSE,
 )
 _QUERY = re.compile(r"(?:(?<=^)|(?<=[\s(/,:]))\?+ ?(?=\w)|(?<=\w)\?+", re.MULTILINE)
@@ -165,6 +172,10 @@ class _Note:
         """Whether a clause ends before token i."""
         return i >= len(self.words) or self.words[i] in _BREAKS or bool(set(self.gap(i)) & set(",;)"))
 
+    def is_clause_start(self, i: int) -> bool:
+        """Whether a clause begins with token i."""
+        return i == 0 or self.words[i - 1] in (*_BREAKS, COLON) or bool(set(self.gap(i)) & set(",;)"))
+
     def lower(self, i: int) -> str:
         return self.words[i].lower()
 
@@ -185,13 +196,18 @@ class _Note:
                 return True
         return False
 
+    def is_stated(self, i: int) -> bool:
+        """Whether the clause that begins at token i says that something is there ("rash present on the left")."""
+        end = next(at for at in range(i + 1, len(self.words) + 1) if self.is_clause_end(at))
+        return self.lower(i) not in ("and", *_LIST) and any(self.lower(at) in _STATED for at in range(i + 1, end))
+
     def forward(self, cue: Cue, commas_end: bool = False) -> tuple[int, int]:
         """The tokens that a cue reaches after it."""
         _, end, rule = cue
         negated = rule.category == "negated"
         at = end
         while at < min(end + rule.scope, len(self.words)):
-            ends = self.ends.get(at, ()) if at > end or negated else ()
+            ends = self.ends.get(at, ()) if at > end or rule.category != "family" else ()
             if self.words[at] in _BREAKS or (at in self.marks and at > end) or "all" in ends or rule.category in ends:
                 break
             if self.lower(at) in rule.ends and at > end:
@@ -200,8 +216,9 @@ class _Note:
                 break  # a label such as "Lungs:" begins
             if negated and at > end and self.lower(at) == "and" and self.comma(at) and self.comma(cue.start):
                 break  # "rales, no wheezes, and edema"
-            if (commas_end or "," in rule.ends) and at > end and self.comma(at) and not self.list_goes_on(at):
-                break
+            if at > end and self.comma(at) and not self.list_goes_on(at):
+                if commas_end or "," in rule.ends or (negated and self.is_stated(at)):
+                    break
             at += 1
         return end, at
 
@@ -216,7 +233,8 @@ class _Note:
                 break
             if self.lower(at - 1) in ("has", "had", "have") and at < start:
                 break
-            if (self.comma(at) and not is_list) or "//" in self.gap(at):
+            is_relative_clause = at == start and self.lower(at) == "which"
+            if (self.comma(at) and not is_list and not is_relative_clause) or "//" in self.gap(at):
                 break
             if self.lower(at - 1) in ("and", "or"):
                 if singular and self.lower(at - 1) == "and":
@@ -326,7 +344,8 @@ def unasserted(
         if rule.category == "negated" and (span := note.answer(cue)):
             mark(span, cue_text)
         elif rule.direction == "adjacent":
-            for span in _adjacent(note, cue):
+            is_label = note.words[end : end + 1] == [COLON]
+            for span in [*_adjacent(note, cue)] or [note.forward(cue)] * is_label:
                 mark(span, cue_text)
         elif (span := _span(note, cue)) is not None:
             mark(span, cue_text, rule.direction == "result" or rule.direction == "either")
@@ -354,11 +373,16 @@ def _span(note: _Note, cue: Cue) -> tuple[int, int] | None:
         case "result":
             is_alone = end - start == 1
             is_after_mention = note.mention_before(start - 1, start) is not None and not note.comma(start)
-            return note.backward(cue) if not is_alone or note.is_clause_end(end) or is_after_mention else None
+            if not is_alone or note.is_clause_end(end) or is_after_mention:
+                return note.backward(cue)
+            is_first = note.is_clause_start(start) or note.lower(start - 1) in ("and", "with", "had", "has")
+            return (end, end + 1) if is_first else None  # "negative Murphy's sign", but not "HER2 negative cancer"
         case "bound":
             return (end, end + 1) if any(mention[0] == end for mention in note.mentions) else None
         case "section":
             return note.section(cue) if note.is_heading(cue) else note.forward(cue)
+        case "opening":
+            return note.forward(cue) if note.is_clause_start(start) else None
         case "label":
             is_mention = any(mention[0] == end for mention in note.mentions)
             if start and note.lower(start - 1) in ("from", "by", "per", "with", "to"):
@@ -405,7 +429,7 @@ def _marks(text: str, starts: Sequence[int]) -> Iterator[tuple[int, str, str, bo
     for match in _MARK.finditer(text):
         line_start = text.rfind("\n", 0, match.start()) + 1
         line = text[line_start : text.find("\n", match.end()) if "\n" in text[match.end() :] else len(text)]
-        kind, sign = match.lastgroup, match[match.lastgroup].lower() or " "
+        kind, sign = match.lastgroup, match[match.lastgroup].strip().lower() or " "
         if kind == "before" and not text[line_start : match.start()].strip():
             continue  # a list item
         if (kind in ("before", "after") and "+" not in line) or (kind == "box" and sign in " x" and "[x]" not in line.lower()):
