@@ -10,6 +10,7 @@ Follows ConText (Harkema et al., J Biomed Inform 2009; NegEx: Chapman et al. 200
              bound: the word after it ("non-smoker")
              adjacent: the mention before it, and those joined with it ("DVT and PE prophylaxis"), or else, with a colon,
                forward ("Precautions: fall")
+             comma: for an `end` cue, which counts only after a comma ("No fever, new cough")
              result: backward, but a test is not its own result ("cultures were negative"), or the next word ("neg HSM")
              section: forward, or the whole section if it is a heading
              opening: forward if it begins a clause ("Should fever recur, ...")
@@ -17,7 +18,7 @@ Follows ConText (Harkema et al., J Biomed Inform 2009; NegEx: Chapman et al. 200
   scope      most words it reaches; for adjacent: most words between mention and cue
   ends       words that end its scope, besides the end of the sentence and the `end` cues; `,` is a comma that no "or"
              follows. For an `end` cue: the categories that it ends
-  cues       phrases, separated by bars; a quoted phrase with a comma counts only after a comma. <classes> are `CLASSES`
+  cues       phrases, separated by bars. <classes> are `CLASSES`
 
 Where cues overlap, the longest counts. A cue that is part of the name of a concept ("diabetes without complications") has no
 scope. Possible, likely and historical mentions are asserted.
@@ -50,7 +51,8 @@ CLASSES: dict[str, tuple[str, ...]] = {
     "not": ("not", "cannot", *(f"{verb}n't" for verb in _CONTRACTED), *(f"{verb}nt" for verb in _CONTRACTED)),
     "surely": ("entirely", "completely", "definitively", "definitely", "fully", "reliably", "absolutely", "totally"),
     "unseen": ("seen", "identified", "detected", "visualized", "appreciated", "noted", "demonstrated", "found", "evident",
-               "observed", "present", "visible", "apparent", "reported", "endorsed", "elicited", "palpated", "heard"),
+               "observed", "present", "visible", "confirmed", "documented", "diagnosed", "proven", "recorded",
+               "apparent", "reported", "endorsed", "elicited", "palpated", "heard"),
     "his": ("his", "her", "their", "the patient's", "pt's", "patient's", "both", "my"),
     "relative": ("mother", "father", "mom", "dad", "parent", "parents", "brother", "brothers", "sister", "sisters", "sibling",
                  "siblings", "half brother", "half sister", "grandmother", "grandfather", "grandparent", "grandparents", "mgm",
@@ -60,6 +62,10 @@ CLASSES: dict[str, tuple[str, ...]] = {
     "noticed": ("noticed", "noted", "called", "found", "seen", "reported", "witnessed", "brought", "stated", "to call",
                 "observed", "been concerned", "concerns", "concern"),
     "show": ("show", "reveal", "demonstrate", "identify", "detect", "find", "suggest", "indicate", "yield"),
+    "believe": ("think", "believe", "feel", "suspect", "thinks", "believes", "feels", "thought"),
+    "did": ("did", "does", "has", "had", "is", "was"),
+    "he": ("he", "she", "they", "the patient", "patient", "pt"),
+    "him": ("him", "her", "patient", "pt", "the patient", "closely", "carefully", "regularly"),
     "suspected": ("suspected", "considered", "entertained", "questioned", "feared", "thought", "thought to be", "felt"),
     "emergency": ("the ed", "ed", "the er", "er", "the emergency room", "the emergency department", "the hospital"),
     "doctor": ("your doctor", "the doctor", "your physician", "your pcp", "md", "ho", "us", "911", "the clinic", "the office",
@@ -112,24 +118,19 @@ class Cue(NamedTuple):
 
 
 @cache
-def _table() -> tuple[PhraseTable, list[Rule], frozenset[int]]:
-    """The phrases of the cues, with numbers of rules; the rules; which of them count only after a comma."""
+def _table() -> tuple[PhraseTable, list[Rule]]:
+    """The phrases of the cues, with numbers of rules, and the rules."""
     import csv
 
     rules: list[Rule] = []
     phrases: list[tuple[list[str], int]] = []
-    after_comma = set()
     with CUES_FILE.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             ends = re.findall(r"[\w']+|,", row["ends"])
             rule = Rule(row["category"], row["direction"], int(row["scope"] or 0), frozenset(ends))
-            for with_comma in (False, True):
-                cues = [cue for cue in row["cues"].split("|") if ("," in cue) == with_comma]
-                if with_comma:
-                    after_comma.add(len(rules))
-                phrases += ((words_of(phrase), len(rules)) for cue in cues for phrase in _expand(cue))
-                rules.append(rule)
-    return PhraseTable.build(phrases), rules, frozenset(after_comma)
+            phrases += ((words_of(phrase), len(rules)) for cue in row["cues"].split("|") for phrase in _expand(cue))
+            rules.append(rule)
+    return PhraseTable.build(phrases), rules
 
 
 def _expand(cue: str) -> Iterator[str]:
@@ -317,7 +318,7 @@ def unasserted(
     result: list[str | None] = [None] * len(mentions)
     if not mentions:
         return result
-    table, rules, after_comma = _table()
+    table, rules = _table()
     found = [(s, e, number) for s, e, number in table.find_longest(hashed) if not _inside(s, e, mentions)]
     marks = list(_marks(text, starts))
     negations = frozenset(start for start, _, number in found if rules[number].category == "negated")
@@ -326,7 +327,7 @@ def unasserted(
     for start, end, number in found:
         rule = rules[number]
         if rule.category == "end":
-            if number not in after_comma or (note.comma(start) and not note.list_goes_on(start)):
+            if rule.direction != "comma" or (note.comma(start) and not note.list_goes_on(start)):
                 note.ends[start] = note.last_of_ends[end - 1] = rule.ends
         elif rule.category != "pseudo":
             cues.append(Cue(start, end, rule))
