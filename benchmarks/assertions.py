@@ -68,10 +68,11 @@ class Marked(NamedTuple):
 def main(argv: Sequence[str] | None = None) -> None:
     cli = Parser(__doc__)
     cli.add_argument("--notes", type=Path, default=NOTES, help="marked notes (benchmarks/assertion_notes.txt)")
+    cli.add_argument("--sentences", action="store_true", help="each line of --notes is a note of its own")
     cli.add_argument("--errors", action="store_true", help="print the mentions that are wrong")
     cli.add_argument("--medspacy", type=Path, metavar="ENV", help="also run medspaCy, in this virtual environment")
     args = cli.parse_args(argv)
-    notes = read_notes(args.notes)
+    notes = read_notes(args.notes, args.sentences)
     columns = {"here": assertions(notes)}
     if args.medspacy:
         columns["medspaCy"] = medspacy_assertions(notes, args.medspacy)
@@ -95,13 +96,19 @@ def main(argv: Sequence[str] | None = None) -> None:
                     )
 
 
-def read_notes(path: Path) -> list[Marked]:
-    """The notes of a file of marked notes. A line "=== kind" begins a note; {+x} is an asserted mention, {-x} is not."""
+def read_notes(path: Path, sentences: bool = False) -> list[Marked]:
+    r"""The notes of a file of marked notes. A line "=== kind" begins a note; {+x} is an asserted mention, {-x} is not.
+
+    With `sentences`, every line is a note of its own, in which \\n stands for the end of a line.
+    """
     require(path, "marked notes", "use benchmarks/assertion_notes.txt")
     _, *parts = re.split(r"^=== (.*)\n", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
     if not parts:
         raise UserError(f"{path}: expected notes that begin with a line '=== kind', got none. Add such lines.")
-    return [Marked(kind, *read_marks(marked)) for kind, marked in zip(parts[::2], parts[1::2], strict=True)]
+    notes = list(zip(parts[::2], parts[1::2], strict=True))
+    if sentences:
+        notes = [(kind, line.replace("\\n", "\n")) for kind, lines in notes for line in lines.splitlines()]
+    return [Marked(kind, *read_marks(marked)) for kind, marked in notes]
 
 
 def read_marks(marked: str) -> tuple[str, list[tuple[int, int, bool]]]:

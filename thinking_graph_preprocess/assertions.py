@@ -84,8 +84,21 @@ TESTS = frozenset(
 
 _BREAKS = (SENTENCE, PARAGRAPH)
 _LIST = ("or", "nor")
-_STATED = {"present", "persists", "persistent", "persisting", "continues", "remains", "worsening", "improving", "unchanged",
-           "is", "are", "was", "were"}
+_STATED = {
+    "present",
+    "persists",
+    "persistent",
+    "persisting",
+    "continues",
+    "remains",
+    "worsening",
+    "improving",
+    "unchanged",
+    "is",
+    "are",
+    "was",
+    "were",
+}
 _HISTORY = {"pmh", "pmhx", "hx", "history"}  # words before a list of diagnoses
 
 # Marks before or after a finding: (+), (-), [x], [ ], and + or - written next to it.
@@ -128,15 +141,15 @@ def _table() -> tuple[PhraseTable, list[Rule]]:
         for row in csv.DictReader(file):
             ends = re.findall(r"[\w']+|,", row["ends"])
             rule = Rule(row["category"], row["direction"], int(row["scope"] or 0), frozenset(ends))
-            phrases += ((words_of(phrase), len(rules)) for cue in row["cues"].split("|") for phrase in _expand(cue))
+            phrases += ((words_of(phrase), len(rules)) for cue in row["cues"].split("|") for phrase in expand(cue))
             rules.append(rule)
     return PhraseTable.build(phrases), rules
 
 
-def _expand(cue: str) -> Iterator[str]:
+def expand(cue: str) -> Iterator[str]:
     """The phrases of a cue with classes of words.
 
-    >>> list(_expand("<relative> <be> deceased"))[:2]
+    >>> list(expand("<relative> <be> deceased"))[:2]
     ['mother is deceased', 'mother are deceased']
     """
     parts = re.split(r"<(\w+)>", cue)
