@@ -230,9 +230,9 @@ class _Note:
                 break  # a label such as "Lungs:" begins
             if negated and at > end and self.lower(at) == "and" and self.comma(at) and self.comma(cue.start):
                 break  # "rales, no wheezes, and edema"
-            if at > end and self.comma(at) and not self.list_goes_on(at):
-                if commas_end or "," in rule.ends or (negated and self.is_stated(at)):
-                    break
+            is_last = at > end and self.comma(at) and not self.list_goes_on(at)
+            if is_last and (commas_end or "," in rule.ends or (negated and self.is_stated(at))):
+                break
             at += 1
         return end, at
 
