@@ -15,7 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages 
 from collections.abc import Sequence
 
 from mimiciv_dataset.candidates import MAX_CANDIDATES, Candidates
-from mimiciv_dataset.index_files import index_files, read_rows
+from mimiciv_dataset.index_files import index_files
+from mimiciv_dataset.index_rows import read_rows
 from mimiciv_dataset.samples import label_list
 from mimiciv_dataset.tasks import TASKS
 from pipeline.cli import Parser, run

@@ -18,7 +18,8 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
-from mimiciv_dataset.index_files import Rows, read_rows, sample_id
+from mimiciv_dataset.index_files import sample_id
+from mimiciv_dataset.index_rows import Rows, read_rows
 from mimiciv_dataset.row_checks import check_rows, task_of_row
 from mimiciv_dataset.row_keys import row_keys
 from pipeline.cli import Parser, at_least, run

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mimiciv_dataset.index_files import EARLIER, INDEX_COLUMNS, REQUIRED, read_header, read_tables, window_columns
+from mimiciv_dataset.index_files import EARLIER, INDEX_COLUMNS, REQUIRED
+from mimiciv_dataset.index_tables import read_header, read_tables, window_columns
 from mimiciv_dataset.tasks import TASKS
 
 if TYPE_CHECKING:

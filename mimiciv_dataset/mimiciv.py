@@ -12,7 +12,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from mimiciv_dataset.candidates import Candidates
-from mimiciv_dataset.index_files import Rows, normalise_row, read_rows
+from mimiciv_dataset.index_rows import Rows, normalise_row, read_rows
 from mimiciv_dataset.lookups import Lookups
 from mimiciv_dataset.row_checks import check_row, check_rows, clean_label, task_of_row
 from mimiciv_dataset.samples import label_list, target_of_row

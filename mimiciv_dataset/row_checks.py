@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mimiciv_dataset.index_files import Rows, has_text
+from mimiciv_dataset.index_rows import Rows, has_text
 from mimiciv_dataset.samples import label_list
 from mimiciv_dataset.tasks import ALL_TASKS, NO, TASKS, YES, Task
 from pipeline.errors import UserError
@@ -70,7 +70,7 @@ def clean_label(task: Task, label: Any, field: str = "label") -> list[str] | str
 
 
 def check_row(row: Mapping[str, Any]) -> None:
-    """Check a row, as `index_files.normalise_row` returns it."""
+    """Check a row, as `index_rows.normalise_row` returns it."""
     task = task_of_row(row)
     if not has_text(row):
         if row.get("target") is not None:  # otherwise it is made from the trajectory

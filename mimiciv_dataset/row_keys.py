@@ -6,7 +6,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from mimiciv_dataset.index_files import Rows, sample_id
+from mimiciv_dataset.index_files import sample_id
+from mimiciv_dataset.index_rows import Rows
 from mimiciv_dataset.row_checks import check_rows, checked_rows, task_of_row
 from pipeline.errors import UserError
 

@@ -24,17 +24,9 @@ from typing import Any, NamedTuple
 
 from mimiciv_dataset.cells import clean_id, row_number
 from mimiciv_dataset.draws import text_hash
-from mimiciv_dataset.index_files import (
-    Rows,
-    byte_ranges,
-    clean_window,
-    index_files,
-    index_paths,
-    read_header,
-    read_range,
-    read_rows,
-    window_columns,
-)
+from mimiciv_dataset.index_files import index_files, index_paths
+from mimiciv_dataset.index_rows import Rows, clean_window, read_rows
+from mimiciv_dataset.index_tables import byte_ranges, read_header, read_range, window_columns
 from mimiciv_dataset.lookups import Lookups
 from mimiciv_dataset.no_future import NoFuture
 from mimiciv_dataset.row_numbers import RowHashes

@@ -24,7 +24,8 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 
-from mimiciv_dataset.index_files import HOW_TO_GET_INDEX, index_paths, read_rows
+from mimiciv_dataset.index_files import HOW_TO_GET_INDEX, index_paths
+from mimiciv_dataset.index_rows import read_rows
 from mimiciv_dataset.lookups import find_table
 from mimiciv_dataset.patients import read_subject_ids
 from mimiciv_dataset.sources import patients_source, trajectories_source

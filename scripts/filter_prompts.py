@@ -28,7 +28,9 @@ from typing import Any
 
 from inference.families import TRAINED, reasoning_marks
 from mimiciv_dataset.cells import read_cells
-from mimiciv_dataset.index_files import read_header, read_rows, sample_id
+from mimiciv_dataset.index_files import sample_id
+from mimiciv_dataset.index_rows import read_rows
+from mimiciv_dataset.index_tables import read_header
 from mimiciv_dataset.patients import DATA_USE
 from mimiciv_dataset.sources import index_sources
 from pipeline.cli import Parser, at_least, between, chunk_paths, run

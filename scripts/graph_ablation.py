@@ -82,7 +82,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def write_rows(root: Path, output: Path, settings: RowSettings) -> dict[str, int]:
     """Write train.csv, test.csv and conditions.json (sample_id → condition); returns the numbers of rows."""
     from evaluation.synthetic_truth import read_conditions, read_outcomes, rows_of, with_outcomes
-    from mimiciv_dataset.index_files import normalise_row, sample_id
+    from mimiciv_dataset.index_files import sample_id
+    from mimiciv_dataset.index_rows import normalise_row
     from mimiciv_dataset.patients import read_subject_ids
 
     of_stay = read_conditions(root / "mimiciv")
@@ -165,7 +166,8 @@ def kept_file(output: Path, arm: str) -> Path:
 def write_arms(output: Path) -> int:
     """Write the training sets: the rows that have a chain in both arms with chains; returns their number."""
     from evaluation.synthetic_truth import rows_of
-    from mimiciv_dataset.index_files import normalise_row, sample_id
+    from mimiciv_dataset.index_files import sample_id
+    from mimiciv_dataset.index_rows import normalise_row
 
     fix = "run filter_reasoning.py"
     kept = {arm: list(rows_of(require(kept_file(output, arm), "the chains that were kept", fix))) for arm in ARMS[1:]}
@@ -264,7 +266,8 @@ def measure(root: Path, output: Path, seeds: int) -> dict[str, Any]:
     """The result of the ablation (docs/reproduce.md describes the fields)."""
     from evaluation.predictions import read_outputs
     from evaluation.synthetic_truth import rows_of
-    from mimiciv_dataset.index_files import normalise_row, sample_id
+    from mimiciv_dataset.index_files import sample_id
+    from mimiciv_dataset.index_rows import normalise_row
     from mimiciv_dataset.mimiciv import MIMICIV
 
     conditions = read_json(output / "conditions.json")

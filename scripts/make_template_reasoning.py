@@ -16,7 +16,7 @@ import csv
 from collections.abc import Sequence
 
 from mimiciv_dataset.cells import read_cells
-from mimiciv_dataset.index_files import read_header
+from mimiciv_dataset.index_tables import read_header
 from mimiciv_dataset.sources import index_mapping_source, index_sources, trajectories_source
 from pipeline.cli import Parser, at_least, run
 from pipeline.errors import UserError

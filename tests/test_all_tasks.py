@@ -29,7 +29,7 @@ from inference.prompts import (
     training_mode,
 )
 from inference.settings import InferenceSettings, parse_model
-from mimiciv_dataset.index_files import Rows
+from mimiciv_dataset.index_rows import Rows
 from mimiciv_dataset.mimiciv import MIMICIV
 from mimiciv_dataset.tasks import NO, TASKS, YES
 from mimiciv_dataset.text import SampleText

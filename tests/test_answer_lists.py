@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from evaluation.metrics import sample_score
 from inference.answers import fold_name, read_items, split_reasoning
-from mimiciv_dataset.index_files import read_rows
+from mimiciv_dataset.index_rows import read_rows
 from mimiciv_dataset.samples import label_list
 from mimiciv_dataset.tasks import TASKS
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import command
 
-from mimiciv_dataset.index_files import read_rows
+from mimiciv_dataset.index_rows import read_rows
 
 
 def cells(said: str) -> list[list[str]]:

@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 from mimiciv_dataset import data_index_gen
 from mimiciv_dataset.data_index_gen import main, read_config
 from mimiciv_dataset.draws import draw_uniform, keep_smallest, row_hashes, weighted_keys
-from mimiciv_dataset.index_files import INDEX_COLUMNS, SAMPLE_COLUMNS, normalise_row, read_rows
+from mimiciv_dataset.index_files import INDEX_COLUMNS, SAMPLE_COLUMNS
+from mimiciv_dataset.index_rows import normalise_row, read_rows
 from mimiciv_dataset.row_numbers import COLUMNS, RowNumbers
 from mimiciv_dataset.tasks import TASKS
 from pipeline.digests import content_digest
@@ -465,7 +466,7 @@ def test_datasets_need_no_polars(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     path.write_text('subject_id,task,period_begin,period_end,target\n1,omr,2,30,"[""x""]"\n')
     code = (
-        "import sys; from mimiciv_dataset.index_files import read_rows;"
+        "import sys; from mimiciv_dataset.index_rows import read_rows;"
         "from mimiciv_dataset.candidates import Candidates;"
         "from mimiciv_dataset.tasks import TASKS;"
         f"rows = list(read_rows({str(path)!r})); Candidates('nowhere').of(TASKS['omr'], ['x'], 'k');"

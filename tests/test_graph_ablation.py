@@ -18,7 +18,8 @@ from written_runs import write_ablation, write_run
 from evaluation.report import main as report
 from evaluation.synthetic_causes import true_causes
 from evaluation.synthetic_truth import rows_of
-from mimiciv_dataset.index_files import normalise_row, sample_id
+from mimiciv_dataset.index_files import sample_id
+from mimiciv_dataset.index_rows import normalise_row
 from mimiciv_dataset.mimiciv import MIMICIV
 from mimiciv_dataset.text import SampleText
 from pipeline.errors import UserError

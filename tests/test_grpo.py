@@ -22,7 +22,8 @@ from test_training_samples import CHAIN, index_of
 from inference.backends import Query, load_backend, load_tokenizer
 from inference.families import reasoning_marks
 from inference.settings import InferenceSettings, ModelSettings, PromptSettings
-from mimiciv_dataset.index_files import read_rows, sample_id
+from mimiciv_dataset.index_files import sample_id
+from mimiciv_dataset.index_rows import read_rows
 from mimiciv_dataset.samples import label_list
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json

@@ -27,7 +27,8 @@ from evaluation.health_checks.texts import target_in_text
 from evaluation.metrics import set_scores
 from evaluation.score import score_dir, score_predictions
 from mimiciv_dataset.audit import FLAGS
-from mimiciv_dataset.index_files import read_rows, sample_id
+from mimiciv_dataset.index_files import sample_id
+from mimiciv_dataset.index_rows import read_rows
 from mimiciv_dataset.mimiciv import MIMICIV
 from mimiciv_dataset.samples import label_list
 from mimiciv_dataset.sources import index_sources

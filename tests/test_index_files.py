@@ -15,10 +15,11 @@ from conftest import command
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimiciv_dataset import data_index_gen, index_files, validate_index
+from mimiciv_dataset import data_index_gen, index_tables, validate_index
 from mimiciv_dataset.cells import whole_number
-from mimiciv_dataset.index_files import INDEX_COLUMNS, SAMPLE_COLUMNS, normalise_row, parse_target, read_rows, sample_id
+from mimiciv_dataset.index_files import INDEX_COLUMNS, SAMPLE_COLUMNS, parse_target, sample_id
 from mimiciv_dataset.index_frames import scan
+from mimiciv_dataset.index_rows import normalise_row, read_rows
 from mimiciv_dataset.mimiciv import MIMICIV
 from pipeline.errors import UserError
 
@@ -124,7 +125,7 @@ def test_rows_are_the_same_in_blocks_of_any_size(tmp_path: Path, monkeypatch: py
     whole = both(path)
     assert len(whole) == 100
     for size in (500, 1_000, 10_000):
-        monkeypatch.setattr(index_files, "BLOCK_BYTES", size)
+        monkeypatch.setattr(index_tables, "BLOCK_BYTES", size)
         assert both(path) == whole
 
 

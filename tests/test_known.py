@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from inference.settings import PromptSettings, as_json
 from mimiciv_dataset import data_index_gen
 from mimiciv_dataset.events import EVENTS, MISSING
-from mimiciv_dataset.index_files import read_rows
+from mimiciv_dataset.index_rows import read_rows
 from mimiciv_dataset.known import hide_unknown, last_stored
 from mimiciv_dataset.lookups import Lookups
 from mimiciv_dataset.mimiciv import MIMICIV

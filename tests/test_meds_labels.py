@@ -15,7 +15,7 @@ from conftest import command
 from meds import LabelSchema
 
 from evaluation.external.meds_labels import main, own_event
-from mimiciv_dataset.index_files import read_rows
+from mimiciv_dataset.index_rows import read_rows
 from mimiciv_dataset.tasks import TASKS
 from mimiciv_dataset.timeline import seconds
 from mimiciv_dataset.trajectory import Trajectories

@@ -16,7 +16,7 @@ from rendered_rows import rendered_rows, write_rows
 from evaluation.external import meds_labels
 from evaluation.external.meds_predictions import main
 from evaluation.score import score_dir
-from mimiciv_dataset.index_files import read_rows
+from mimiciv_dataset.index_rows import read_rows
 from pipeline.errors import UserError
 from pipeline.files import read_json
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from inference.prompts import NO_THINK, PLAIN, THINK, PromptBuilder
 from mimiciv_dataset import validate_index
-from mimiciv_dataset.index_files import read_rows
+from mimiciv_dataset.index_rows import read_rows
 from mimiciv_dataset.lookups import Lookups
 from mimiciv_dataset.mimiciv import MIMICIV
 from mimiciv_dataset.no_future import NoFuture, joined

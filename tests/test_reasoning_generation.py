@@ -19,7 +19,7 @@ from conftest import REPO, command
 from scripted_server import ScriptedServer
 from tiny_evidence import GRAPH, TARGET, chain, prompt_of, read_chains, record_of, write_evidence
 
-from mimiciv_dataset.index_files import read_rows
+from mimiciv_dataset.index_rows import read_rows
 from mimiciv_dataset.mimiciv import MIMICIV
 from pipeline.errors import UserError
 from pipeline.files import append_jsonl, read_jsonl

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from mimiciv_dataset.index_files import INDEX_COLUMNS, read_rows
+from mimiciv_dataset.index_files import INDEX_COLUMNS
+from mimiciv_dataset.index_rows import read_rows
 from mimiciv_dataset.tasks import TASKS
 from pipeline.provenance import Provenance
 from pipeline.records import digest_of

@@ -11,7 +11,7 @@ from rendered_rows import rendered_row, rendered_rows, write_rows
 
 from inference.generation import read_samples
 from inference.settings import PromptSettings
-from mimiciv_dataset.index_files import Rows, read_rows
+from mimiciv_dataset.index_rows import Rows, read_rows
 from mimiciv_dataset.json_lines import parse_line
 from mimiciv_dataset.row_keys import row_keys
 from pipeline.errors import UserError

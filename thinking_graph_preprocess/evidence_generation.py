@@ -28,7 +28,9 @@ from itertools import islice
 from typing import NamedTuple
 
 from mimiciv_dataset.cells import is_empty
-from mimiciv_dataset.index_files import REQUIRED, index_files, normalise_row, read_header, read_tables
+from mimiciv_dataset.index_files import REQUIRED, index_files
+from mimiciv_dataset.index_rows import normalise_row
+from mimiciv_dataset.index_tables import read_header, read_tables
 from mimiciv_dataset.sources import index_sources, trajectories_source
 from mimiciv_dataset.trajectory import Trajectories
 from pipeline.cli import Chunk, Parser, at_least, run

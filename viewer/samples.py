@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from inference.answers import read_items
 from inference.generation import DatasetRow, read_samples
 from inference.settings import PromptSettings
-from mimiciv_dataset.index_files import REQUIRED, read_tables, sample_id
+from mimiciv_dataset.index_files import REQUIRED, sample_id
+from mimiciv_dataset.index_tables import read_tables
 from mimiciv_dataset.samples import label_list
 from mimiciv_dataset.text import is_shown
 from mimiciv_dataset.timeline import Timeline

@@ -47,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     workers = Workers(args.num_workers, args.engine)
     summary = Summary("meds_labels")
 
-    from mimiciv_dataset.index_files import index_paths, read_rows
+    from mimiciv_dataset.index_files import index_paths
+    from mimiciv_dataset.index_rows import read_rows
 
     rows: dict[str, list[tuple[int, dict[str, Any]]]] = defaultdict(list)
     left_out: Counter[str] = Counter()

@@ -11,7 +11,9 @@ from typing import Any
 
 from mimiciv_dataset.cells import clean_id, row_number
 from mimiciv_dataset.draws import text_hash
-from mimiciv_dataset.index_files import Rows, clean_position, has_text, normalise_row, read_tables, sample_id
+from mimiciv_dataset.index_files import clean_position, sample_id
+from mimiciv_dataset.index_rows import Rows, has_text, normalise_row
+from mimiciv_dataset.index_tables import read_tables
 from mimiciv_dataset.json_lines import parse_line, read_lines
 from mimiciv_dataset.row_checks import check_row, clean_label, task_of_row
 from mimiciv_dataset.samples import label_list
