@@ -99,6 +99,7 @@ _STATED = {
     "was",
     "were",
 }
+_LABEL_SCOPE = 25  # words that a label such as "Precautions:" reaches
 _HISTORY = {"pmh", "pmhx", "hx", "history"}  # words before a list of diagnoses
 
 # Marks before or after a finding: (+), (-), [x], [ ], and + or - written next to it.
@@ -359,7 +360,8 @@ def unasserted(
             mark(span, cue_text)
         elif rule.direction == "adjacent":
             is_label = note.words[end : end + 1] == [COLON]
-            for span in [*_adjacent(note, cue)] or [note.forward(cue)] * is_label:
+            forward = note.forward(Cue(start, end, rule._replace(scope=_LABEL_SCOPE)))
+            for span in [*_adjacent(note, cue)] or [forward] * is_label:
                 mark(span, cue_text)
         elif (span := _span(note, cue)) is not None:
             mark(span, cue_text, rule.direction == "result" or rule.direction == "either")
