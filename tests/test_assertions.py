@@ -13,7 +13,8 @@ import pytest
 from conftest import REPO, TEST_DATA
 
 from pipeline.errors import UserError
-from thinking_graph_preprocess.assertions import CUES_FILE, expand, unasserted
+from thinking_graph_preprocess.assertion_cues import CUES_FILE, expand
+from thinking_graph_preprocess.assertions import unasserted
 from thinking_graph_preprocess.concept_extraction import main
 from thinking_graph_preprocess.term_search import hashes, tokens, words_of
 

@@ -1,24 +1,6 @@
 """Find the mentions of a note that are not asserted of the patient: negated, of the family, or hypothetical.
 
-Follows ConText (Harkema et al., J Biomed Inform 2009; NegEx: Chapman et al. 2001). `assertion_cues.csv` is a table of cues:
-
-  category   negated, family or hypothetical; `pseudo`, which only looks like a cue ("gram negative"); or `end`, which ends
-             the scope of other cues
-  direction  forward
-             backward
-             either: backward if the clause has a mention before the cue, else forward
-             bound: the word after it ("non-smoker")
-             adjacent: the mention before it, and those joined with it ("DVT and PE prophylaxis"), or else, with a colon,
-               forward ("Precautions: fall")
-             comma: for an `end` cue, which counts only after a comma ("No fever, new cough")
-             result: backward, but a test is not its own result ("cultures were negative"), or the next word ("neg HSM")
-             section: forward, or the whole section if it is a heading
-             opening: forward if it begins a clause ("Should fever recur, ...")
-             label: forward if a colon, a dash or a mention follows ("Father: gout")
-  scope      most words it reaches; for adjacent: most words between mention and cue
-  ends       words that end its scope, besides the end of the sentence and the `end` cues; `,` is a comma that no "or"
-             follows. For an `end` cue: the categories that it ends
-  cues       phrases, separated by bars. <classes> are `CLASSES`
+Follows ConText (Harkema et al., J Biomed Inform 2009; NegEx: Chapman et al. 2001). The cues are those of `assertion_cues`.
 
 Where cues overlap, the longest counts. A cue that is part of the name of a concept ("diabetes without complications") has no
 scope. Possible, likely and historical mentions are asserted.
@@ -31,46 +13,13 @@ import sys
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
-from itertools import product
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from thinking_graph_preprocess.term_search import COLON, PARAGRAPH, SENTENCE, PhraseTable, words_of
+from thinking_graph_preprocess.assertion_cues import CLASSES, Rule, cue_table
+from thinking_graph_preprocess.term_search import COLON, PARAGRAPH, SENTENCE, words_of
 
 if TYPE_CHECKING:
     import numpy as np
-
-CUES_FILE = Path(__file__).with_name("assertion_cues.csv")
-
-_CONTRACTED = words_of("do does did is are was were has have had could would should ca wo")
-
-# Classes of words and phrases in the table of cues.
-CLASSES: dict[str, tuple[str, ...]] = {
-    "be": ("is", "are", "was", "were", "been", "being", "be"),
-    "not": ("not", "cannot", *(f"{verb}n't" for verb in _CONTRACTED), *(f"{verb}nt" for verb in _CONTRACTED)),
-    "surely": ("entirely", "completely", "definitively", "definitely", "fully", "reliably", "absolutely", "totally"),
-    "unseen": ("seen", "identified", "detected", "visualized", "appreciated", "noted", "demonstrated", "found", "evident",
-               "observed", "present", "visible", "confirmed", "documented", "diagnosed", "proven", "recorded",
-               "apparent", "reported", "endorsed", "elicited", "palpated", "heard"),
-    "his": ("his", "her", "their", "the patient's", "pt's", "patient's", "both", "my"),
-    "relative": ("mother", "father", "mom", "dad", "parent", "parents", "brother", "brothers", "sister", "sisters", "sibling",
-                 "siblings", "half brother", "half sister", "grandmother", "grandfather", "grandparent", "grandparents", "mgm",
-                 "mgf", "pgm", "pgf", "aunt", "aunts", "uncle", "uncles", "cousin", "cousins", "niece", "nephew", "son",
-                 "sons", "daughter", "daughters", "children", "child", "relative", "relatives", "wife", "husband", "spouse",
-                 "first degree relative", "first degree relatives"),
-    "noticed": ("noticed", "noted", "called", "found", "seen", "reported", "witnessed", "brought", "stated", "to call",
-                "observed", "been concerned", "concerns", "concern"),
-    "show": ("show", "reveal", "demonstrate", "identify", "detect", "find", "suggest", "indicate", "yield"),
-    "believe": ("think", "believe", "feel", "suspect", "thinks", "believes", "feels", "thought"),
-    "did": ("did", "does", "has", "had", "is", "was"),
-    "he": ("he", "she", "they", "the patient", "patient", "pt"),
-    "him": ("him", "her", "patient", "pt", "the patient", "closely", "carefully", "regularly"),
-    "suspected": ("suspected", "considered", "entertained", "questioned", "feared", "thought", "thought to be", "felt"),
-    "emergency": ("the ed", "ed", "the er", "er", "the emergency room", "the emergency department", "the hospital"),
-    "doctor": ("your doctor", "the doctor", "your physician", "your pcp", "md", "ho", "us", "911", "the clinic", "the office",
-               "your surgeon", "your cardiologist", "your nurse", "your primary care doctor", "provider", "your provider"),
-}  # fmt: skip
 
 # A test whose result is negative has been done: the last words of such mentions.
 TESTS = frozenset(
@@ -114,48 +63,12 @@ _CLAUSE_AFTER = re.compile(r"\s*(?:[,;.)]|$)", re.MULTILINE)
 _BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
 
 
-class Rule(NamedTuple):
-    """A row of the table of cues; see the module."""
-
-    category: str
-    direction: str
-    scope: int
-    ends: frozenset[str]
-
-
 class Cue(NamedTuple):
     """A cue in a text: (start, end) in tokens, and its rule."""
 
     start: int
     end: int
     rule: Rule
-
-
-@cache
-def _table() -> tuple[PhraseTable, list[Rule]]:
-    """The phrases of the cues, with numbers of rules, and the rules."""
-    import csv
-
-    rules: list[Rule] = []
-    phrases: list[tuple[list[str], int]] = []
-    with CUES_FILE.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            ends = re.findall(r"[\w']+|,", row["ends"])
-            rule = Rule(row["category"], row["direction"], int(row["scope"] or 0), frozenset(ends))
-            phrases += ((words_of(phrase), len(rules)) for cue in row["cues"].split("|") for phrase in expand(cue))
-            rules.append(rule)
-    return PhraseTable.build(phrases), rules
-
-
-def expand(cue: str) -> Iterator[str]:
-    """The phrases of a cue with classes of words.
-
-    >>> list(expand("<relative> <be> deceased"))[:2]
-    ['mother is deceased', 'mother are deceased']
-    """
-    parts = re.split(r"<(\w+)>", cue)
-    choices = [CLASSES[part] if i % 2 else (part,) for i, part in enumerate(parts)]
-    yield from ("".join(choice) for choice in product(*choices))
 
 
 @dataclass(frozen=True)
@@ -332,7 +245,7 @@ def unasserted(
     result: list[str | None] = [None] * len(mentions)
     if not mentions:
         return result
-    table, rules = _table()
+    table, rules = cue_table()
     found = [(s, e, number) for s, e, number in table.find_longest(hashed) if not _inside(s, e, mentions)]
     marks = list(_marks(text, starts))
     negations = frozenset(start for start, _, number in found if rules[number].category == "negated")
