@@ -28,11 +28,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from benchmarks.preprocess import REPO, Run, make_set, size
-from evaluation.pages.charts import check_suffix, colour, save
 from pipeline.cli import Parser, at_least, run
 from pipeline.files import read_json
 from pipeline.records import record_path, require_complete
-from pipeline.work import Workers
+from pipeline.work import Workers, usable_cpus
 
 if TYPE_CHECKING:
     import altair
@@ -88,11 +87,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_argument("--figure", type=Path, help="write the curves as an image (.png, .svg, .pdf)")
     cli.add_num_workers()
     args = cli.parse_args(argv)
+    from evaluation.pages import charts
+
     if args.figure:
-        check_suffix(args.figure)
+        charts.check_suffix(args.figure)
     workers = Workers(args.num_workers, args.engine)
     rows: list[Row] = []
-    print(f"{os.cpu_count()} cores, {' '.join(workers.flags) or 'one process'}\n")
+    print(f"{usable_cpus()} cores, {' '.join(workers.flags) or 'one process'}\n")
     print(f"| {' | '.join(HEADERS)} |\n|{' ---: |' * len(HEADERS)}")
     with contextlib.ExitStack() as stack:
         work = args.work_dir or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="benchmark-")))
@@ -100,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             rows += measure(args.patients // scale, work, workers)
     print(f"\n{extrapolation(rows)}")
     if args.figure:
-        save(curves(rows), args.figure)
+        charts.save(curves(rows), args.figure)
         print(f"\ncurves: {args.figure}")
 
 
@@ -183,6 +184,8 @@ def extrapolation(rows: Sequence[Row]) -> str:
 def curves(rows: Sequence[Row]) -> altair.LayerChart:
     """Minutes by records for each step, both logarithmic: measured, and dashed the extrapolation."""
     import altair as alt
+
+    from evaluation.pages.charts import colour
 
     largest = max(row.records for row in rows)
     points = [{"step": row.step, "records": row.records, "minutes": row.seconds / 60, "kind": "measured"} for row in rows]
