@@ -31,7 +31,7 @@ from pipeline.progress import Summary, print_table, progress
 from pipeline.provenance import Provenance, Source
 from pipeline.records import folder_record, read_record
 from pipeline.work import Tick, Unit, Workers, run_units
-from preprocess.parts import Memory, write_part
+from preprocess.parts import write_part
 from preprocess.raw_tables import RawTable, find_tables, read_batches
 from preprocess.raw_values import REFERENCES, Counts, Prepared, prepare, read_references, read_stays
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 STEP, RULES = "preprocess/merge_patient.py", 4
 SOURCE_FILE = ".source.json"  # beside the parts of a table: digest of the raw file, and its size and times when it was read
 BUCKET_BYTES = 128 << 20  # raw text per bucket; rank.py and combination.py need about twelve times that in memory
-PART_BYTES = 48 << 20  # rows are collected up to about this size before they are distributed over the buckets and written
+PART_BYTES = 24 << 20  # rows are collected up to about this size before they are distributed over the buckets and written
 GZIP_RATIO = 10  # rough compression ratio of the files of MIMIC-IV; affects the number of buckets only
 RELEASES = {299_712: "2.2", 364_627: "3.0 or 3.1", 100: "demo 2.2"}  # by number of patients, from PhysioNet's release notes
 # Ids of MIMIC-IV are in the tables that they refer to, without exception in the demo; some may be missing where modules are of
@@ -133,11 +133,11 @@ def merge_table(table: RawTable, output: Path, buckets: int, tick: Tick) -> None
     stamp, digest = stamp_of(table.path), hashlib.sha256()
     references, stays = read_references(table), read_stays(table)
     counts = Counts(unknown=Counter(dict.fromkeys(references, 0)))
-    memory, rows, written, parts = Memory(), 0, 0, 0
+    rows, written, parts = 0, 0, 0
 
     def write(prepared: Prepared, part: int) -> int:
         path = folder / f"part-{part:05d}.arrow"
-        return write_part(path, prepared.texts, prepared.keys(table.event), buckets, prepared.whole, memory)
+        return write_part(path, prepared.texts, prepared.keys(table.event), buckets, prepared.whole)
 
     # a part is written in a thread while the next one is parsed and checked
     with atomic_dir(output) as folder, ThreadPoolExecutor(1) as thread:

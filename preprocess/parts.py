@@ -32,30 +32,12 @@ KEYS = (CONTENT, "subject_id", TIME, "hadm_id", *TIES)
 _LONGEST_ESCAPE = 6  # bytes of \u0000
 
 
-class Memory:
-    """Memory that is used again: the first use of new memory takes longer than what is written to it."""
-
-    def __init__(self) -> None:
-        import numpy as np
-
-        self._bytes = np.empty(0, np.uint8)
-
-    def get(self, size: int) -> np.ndarray:
-        """`size` bytes, which the next call overwrites."""
-        import numpy as np
-
-        if len(self._bytes) < size:
-            self._bytes = np.empty(size + size // 8, np.uint8)
-        return self._bytes[:size]
-
-
 def write_part(
     path: Path,
     texts: Texts,
     keys: pl.DataFrame,
     buckets: int,
     whole: np.ndarray | None = None,
-    memory: Memory | None = None,
 ) -> int:
     """Write records as a part; return their number.
 
@@ -63,12 +45,11 @@ def write_part(
         texts: their values.
         keys: their subject_id, `TIME`, and hadm_id and `TIES` as far as the table has them.
         whole: the texts of `Texts.block` after which `.0` is written.
-        memory: for the lists of parts that are written one after the other.
     """
     import polars as pl
 
     order, sizes = bucket_order(keys["subject_id"], buckets)
-    lists = json_lists(texts, order, whole, memory)
+    lists = json_lists(texts, order, whole)
     missing = [pl.lit(None).alias(name) for name in KEYS[1:] if name not in keys.columns]
     keys = keys[order].with_columns(pl.from_arrow(lists).hash().alias(CONTENT), *missing).select(KEYS)
     write_buckets(path, keys.to_arrow().add_column(0, LIST, lists), sizes)
@@ -99,10 +80,8 @@ def write_buckets(path: Path, table: pa.Table, sizes: np.ndarray) -> None:
             start += size
 
 
-def json_lists(
-    texts: Texts, order: np.ndarray, whole: np.ndarray | None = None, memory: Memory | None = None
-) -> pa.StringArray:
-    """Rows in some order as JSON lists of texts, "nan" if missing; `whole` and `memory` as in `write_part`."""
+def json_lists(texts: Texts, order: np.ndarray, whole: np.ndarray | None = None) -> pa.StringArray:
+    """Rows in some order as JSON lists of texts, "nan" if missing; `whole` as in `write_part`."""
     import numpy as np
     import pyarrow as pa
 
@@ -115,7 +94,7 @@ def json_lists(
     escapes = np.array([kernels.count_escaped(data[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)])
     # quotation marks, a comma and `.0`, or "nan" and a comma, beside each text, and the brackets
     size = int(bounds[-1] - bounds[0] + escapes.sum() * (_LONGEST_ESCAPE - 1)) + 6 * len(valid) + 2 * rows
-    out, out_starts = (memory or Memory()).get(size + kernels.SPARE), np.empty(rows + 1, np.int32)
+    out, out_starts = np.empty(size + kernels.SPARE, np.uint8), np.empty(rows + 1, np.int32)
     words, out_words = kernels.words_of(data), kernels.words_of(out)
     kernels.write_lists(order, columns, starts, data, words, valid, whole, escapes > 0, out, out_words, out_starts)
     return pa.StringArray.from_buffers(rows, pa.py_buffer(out_starts), pa.py_buffer(out[: out_starts[-1]]))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
-BLOCK_BYTES = 16 << 20  # text that is parsed at once; the longest row allowed
+BLOCK_BYTES = 8 << 20  # text that is parsed at once; the longest row allowed
 # Columns added to every table: number of the row in its file, from 0, and its time. No column of a file has such a name, as
 # names are stripped.
 ROW, TIME = " row", " time"
