@@ -136,7 +136,8 @@ def measure(patients: int, work: Path, workers: Workers) -> list[Row]:
 
 def command(script: str, flags: Sequence[str], root: Path, maps: Path | None = None) -> list[str | Path]:
     """The command line of a step, with the directories in place of {root} and {maps}."""
-    return [sys.executable, REPO / script, "--root_dir", root, *(flag.format(root=root, maps=maps) for flag in flags)]
+    places = {"root": root, "maps": maps}
+    return [sys.executable, REPO / script, "--root_dir", root, *(flag.format_map(places) for flag in flags)]
 
 
 def run_and_kill(line: Sequence[str | Path], seconds: float) -> float:

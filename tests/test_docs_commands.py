@@ -57,6 +57,7 @@ PAGES = (
     "docs/reproduce.md",
     "docs/synthetic.md",
     "docs/benchmarks.md",
+    "docs/scale.md",
     "docs/differences.md",
     "docs/index.md",
     "docs/faq.md",

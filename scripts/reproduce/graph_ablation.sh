@@ -28,7 +28,7 @@ options+=([root_dir]=./datas/graph_ablation [patients]=1500 [seed]=1 [seeds]=1 [
 options+=([model]="$repo/scripts/quickstart_model" [base_url]="" [writer]=scripted-writer)
 parse_flags "$@"
 [ ${#models[@]} -eq 0 ] || fail "expected flags, got ${models[0]}. Pass the model with --model."
-[ -z "$results$dataset" ] || fail "expected neither --output_path nor --dataset_name, got one. Everything is below --root_dir."
+[ -z "$results$dataset" ] || fail "expected neither --dataset_name nor --output_path, got one. Everything is below --root_dir."
 [[ ${options[seed]} =~ ^[1-9][0-9]*$ ]] || fail "--seed ${options[seed]}: expected a whole number from 1."
 make_directory "$root"
 root=$(cd "$root" && pwd)
