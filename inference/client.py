@@ -252,7 +252,7 @@ class Client:
         if reported := error_in_reply(response):
             error = read_error(*reported, request.prompt, request.refusable)
             raise RequestError(f"HTTP 200 with the error {error.status}: {error.message}", server, error)
-        if not isinstance(response.choices, list) or not response.choices:
+        if not isinstance(choices := getattr(response, "choices", None), list) or not choices:
             raise RequestError("the reply of the server has no choices", server)
         return response
 

@@ -8,7 +8,7 @@ from typing import Any
 # Finish reasons of a reply that the model did not end itself: its length, a filter, an error, a call of a tool. Others (stop,
 # eos, stop_sequence, end_turn, …) say that it is whole; so does none at all, which servers send that do not know.
 _CUT_OFF = re.compile(
-    r"length|max|limit|budget|filter|safety|moderat|polic|prohibit|recit|block|refus|sensitive|spii|"
+    r"length|max|limit|exceed|budget|filter|safety|moderat|polic|prohibit|recit|block|refus|sensitive|spii|"
     r"err|abort|cancel|timeout|interrupt|tool|function|incomplete|pause|malformed|other|unspecified",
     re.IGNORECASE,
 )

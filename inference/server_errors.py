@@ -7,7 +7,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,9 +30,11 @@ _REFUSED = (
     r"safety (?:system|filter|setting|reason|polic)|guard-?rail|data_inspection|inappropriate|harmful|prohibited|"
     r"unsafe|sensitive|invalid_prompt|violat\w* (?:our|the|of our|usage)"
 )
+_KEY = r"api[\s_-]?key"  # 400 and 403 only: limits of rate name the key, too
 # Kind, statuses and pattern: an error is of the kind of the first row that has its status, and whose pattern is in its text.
 _KINDS = (
     (ACCOUNT, {400, 402, 403, 429}, _ACCOUNT),
+    (ACCOUNT, {400, 403}, _KEY),
     (REFUSED, {400, 403, 422, 451}, _REFUSED),
     (ACCOUNT, {401, 402, 403, 404}, ""),
     (REFUSED, {451}, ""),
@@ -41,7 +43,7 @@ _KINDS = (
 # How servers refuse a field that they do not know, or a value that they do not take.
 _UNSUPPORTED = re.compile(
     r"un(?:support|know|recogni[sz]|expect|avail)|not (?:\w+ )?(?:support|permit|allow|accept|recogni[sz]|valid)|no such|"
-    r"no longer|extra|forbid|invalid|deprecated|only|instead|must be|cannot",
+    r"no longer|extra|forbid|invalid|deprecated|only|instead|must be|cannot|equal to 1\b",
     re.IGNORECASE,
 )
 _TOO_LONG = re.compile(r"context|too (?:large|long|many)|max_model_len", re.IGNORECASE)  # this request only
@@ -106,15 +108,25 @@ def read_error(status: int, body: Any, prompt: str = "", fields: Collection[str]
     ServerError(status=422, kind='other', message='body.n: Extra inputs are not permitted', refused=('n',))
     """
     message = server_message(body)
-    details = body if isinstance(body, dict) else {}
-    inner = details.get("innererror") if isinstance(details.get("innererror"), dict) else {}
-    labels = [details.get(name) for name in ("code", "type", "param")] + [inner.get("code")]
-    text = " ".join([message[:1000], *(label for label in labels if isinstance(label, str))])
+    text = " ".join([message[:1000], *labels_of(body)])
     kind = next((kind for kind, of, pattern in _KINDS if status in of and re.search(pattern, text, re.IGNORECASE)), OTHER)
     named = [name for name in fields if re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text)]
     is_about_fields = 400 <= status < 500 and kind == OTHER and _UNSUPPORTED.search(text) and not _TOO_LONG.search(text)
     refused = tuple(named) if is_about_fields else ()
     return ServerError(status, kind, without_prompt(message, prompt, named) or "no message", refused)
+
+
+def labels_of(body: Any) -> Iterator[str]:
+    """The codes, types and fields that an error names, also those of the errors inside it.
+
+    >>> list(labels_of([{"error": {"param": "n", "innererror": {"code": "content_filter"}}}]))
+    ['n', 'content_filter']
+    """
+    if isinstance(body, dict):
+        yield from (body[name] for name in ("code", "type", "param") if isinstance(body.get(name), str))
+    parts = body.values() if isinstance(body, dict) else body if isinstance(body, list) else ()
+    for part in parts:
+        yield from labels_of(part)
 
 
 def server_message(body: Any) -> str:
@@ -178,8 +190,11 @@ def error_in_reply(response: Any) -> tuple[int, Any] | None:
     if not error:
         return None
     code = error.get("code") if isinstance(error, dict) else None
-    code = int(code) if isinstance(code, (int, str)) and re.fullmatch(r"[45]\d\d", str(code)) else 500
-    return code, error
+    if isinstance(code, (int, str)) and re.fullmatch(r"[45]\d\d", str(code)):
+        return int(code), error
+    # without a status: 400 if the text tells that another try would get the same, as `_KINDS` reads it
+    text = " ".join([server_message(error), *labels_of(error)])
+    return 400 if re.search(rf"{_ACCOUNT}|{_REFUSED}|{_KEY}", text, re.IGNORECASE) else 500, error
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

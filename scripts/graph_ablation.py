@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from evaluation.score import TOO_FEW
 from pipeline.cli import Parser, at_least, run
+from pipeline.errors import UserError
 from pipeline.files import atomic_path, read_json, require, write_json
 from pipeline.progress import Summary, print_table
 
@@ -87,7 +88,7 @@ def write_rows(root: Path, output: Path, settings: RowSettings) -> dict[str, int
     from mimiciv_dataset.patients import read_subject_ids
 
     of_stay = read_conditions(root / "mimiciv")
-    stays = read_outcomes(root / "mimiciv")["ED_Hospitalization"]
+    stays = read_outcomes(root / "mimiciv").get("ED_Hospitalization", {})
     test_patients = set(read_subject_ids(root / "patient_data/test.csv"))
     chosen: dict[str, list[Row]] = {"train": [], "test": []}
     conditions: dict[str, str] = {}
@@ -99,6 +100,11 @@ def write_rows(root: Path, output: Path, settings: RowSettings) -> dict[str, int
                 conditions[sample_id(normalise_row(row))] = of_stay[stay.stay_id]
         chosen["train"] += evenly_spaced(rows["train"], settings.train_rows)
         chosen["test"] += evenly_spaced(rows["test"], settings.test_rows)
+    if not all(chosen.values()):
+        got = f"{len(chosen['train']):,} for training, {len(chosen['test']):,} for testing"
+        raise UserError(
+            f"{root}: expected rows of {' and '.join(TASKS)}, got {got}. Make more --patients in another directory."
+        )
     for name, rows in chosen.items():
         write_csv(output / f"{name}.csv", rows)
     write_json(output / "conditions.json", conditions)

@@ -234,6 +234,10 @@ def test_primekg_alone(tmp_path: Path) -> None:
         ("icd_code,icd_version,mondo_id\nI10,10,MONDO:0000005\n4019,9,MONDO:0000005\n",
          {("I10", "10"): [Disease(5, "same_as")], ("4019", "9"): [Disease(5, "same_as")]}),
         ("ICD10,MONDO\nE11.9,0000007\n", {("E119", "10"): [Disease(7, "same_as")]}),
+        ("\ufeff#x\nicd,icd_version,mondo\n4019,9.0,7.0\n", {("4019", "9"): [Disease(7, "same_as")]}),
+        ("icd,icd_version,mondo\nE11.9,ICD-10-CM,7\n", {("E119", "10"): [Disease(7, "same_as")]}),
+        (SSSOM + "http://purl.obolibrary.org/obo/MONDO_0000005\texactMatch\thttp://hl7.org/fhir/sid/icd-10/I10\n"
+         "MONDO:0000005\tskos:exactMatch\thttp://id.who.int/icd/entity/5\n", {("I10", "10"): [Disease(5, "same_as")]}),
     ],
 )  # fmt: skip
 def test_maps_of_icd_codes(tmp_path: Path, text: str, codes: dict[tuple[str, str], list[Disease]]) -> None:
@@ -249,6 +253,25 @@ def test_maps_of_laboratory_items(tmp_path: Path) -> None:
     assert read_loinc_map(tmp_path / "map.csv") == {"2345-7": [3074], "718-7": [1903]}
 
 
+def test_codes_and_names_that_other_programs_have_written(root: Path, tmp_path: Path, linked: Graph) -> None:
+    """Whole numbers as 5.0, and MONDO's mark of names that phenotypes have too, link the same."""
+    flags = write_primekg(tmp_path, {"Glucose": "1", "Sodium": "3", "Lipase": "7", "Albumin": "4", "Creatinine": "99"})
+    text = (tmp_path / "kg.csv").read_text(encoding="utf-8")
+    text = re.sub(r",disease,([^,]*),", r",disease,\1 (disease),", re.sub(r",(\d+),(disease|effect)", r",\1.0,\2", text))
+    (tmp_path / "kg.csv").write_text(text, encoding="utf-8")
+    graph = build(root, str(tmp_path / "graph"), *flags)
+    assert read_json(graph.folder / "about.json")["coverage"] == read_json(linked.folder / "about.json")["coverage"]
+    assert graph.path("Metoprolol", "Hypertension, NOS")[2] == "hypertension (disease)"
+
+
+def test_a_relation_without_rows_is_reported(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_primekg(tmp_path)
+    text = (tmp_path / "kg.csv").read_text(encoding="utf-8")
+    (tmp_path / "kg.csv").write_text(text.replace("\nindication,", "\nIndication,"), encoding="utf-8")
+    build(root, str(tmp_path / "graph"), "--primekg", tmp_path / "kg.csv")
+    assert "kg.csv: no rows with the relation indication. If" in capsys.readouterr().err
+
+
 def drop_column(text: str) -> str:
     return text.replace("x_type", "kind", 1)
 
@@ -261,6 +284,12 @@ def drop_column(text: str) -> str:
         ("mondo.sssom.tsv", lambda text: text.replace("subject_id", "a"), "expected columns icd and mondo"),
         ("loinc2hpo-annotations.tsv", lambda text: text.replace("hpoTermId", "term"), "expected columns loinc and hpo"),
         ("d_labitems_to_loinc.csv", lambda text: "", "expected a CSV or TSV"),
+        (
+            "mondo.sssom.tsv",
+            lambda text: text.replace("ICD", "DOID"),
+            r"mondo\.sssom\.tsv: expected a map with codes, got none",
+        ),
+        ("loinc2hpo-annotations.tsv", lambda text: text.replace("\tH\t", "\tN\t").replace("\tL\t", "\tN\t"), "got none that"),
     ],
 )
 def test_malformed_files_are_errors(root: Path, tmp_path: Path, file: str, change: Callable[[str], str], message: str) -> None:
@@ -277,6 +306,7 @@ def test_malformed_files_are_errors(root: Path, tmp_path: Path, file: str, chang
         ([], "expected --umls_dir, or --free or --primekg, got none"),
         (["--free", "--umls_dir", "META"], "got both"),
         (["--free", "--icd_map", "map.csv"], "--icd_map: expected --primekg with it"),
+        (["--primekg", "."], "expected the file of --primekg, got a directory"),
         (["--primekg", "none.csv"], "none.csv: expected the file of --primekg"),
     ],
 )

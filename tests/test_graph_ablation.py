@@ -115,6 +115,16 @@ def causes_in_tables(root: Path) -> dict[str, set[tuple[str, str]]]:
     return causes
 
 
+def test_too_few_patients_are_an_error(root: Path, tmp_path: Path) -> None:
+    for path in root.iterdir():
+        if path.name != "patient_data":
+            (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "patient_data").mkdir()
+    (tmp_path / "patient_data/test.csv").write_text("subject_id\n1\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"got \d+ for training, 0 for testing\. Make more --patients"):
+        write_rows(tmp_path, tmp_path / "out", RowSettings(5, 5))
+
+
 def test_causes_and_shares_are_those_of_the_raw_tables(root: Path, ablation: Path) -> None:
     """A chain that cites everything has the share of causes that the tables say."""
     conditions, twin = read_json(ablation / "conditions.json"), causes_in_tables(root)

@@ -156,6 +156,9 @@ DIALECTS: dict[str, tuple[Callable[[Body], dict[str, Any]], int]] = {
     "headings of another level": (each({"content": chain().replace("## ", "#### ")}), 0),
     "headings with a colon": (each({"content": re.sub(r"^(## .*)$", r"\1:", chain(), flags=re.M)}), 0),
     "headings in bold": (each({"content": re.sub(r"^## (.*)$", r"**\1**", chain(), flags=re.M)}), 0),
+    "headings with steps": (each({"content": re.sub(r"^## ", "## Step 1: ", chain(), flags=re.M)}), 0),
+    "rules and odd spaces": (each({"content": "\ufeff" + chain().replace("\n## ", "\n---\n\n##\u00a0")}), 0),
+    "n is too large": (refuses("n", message="body.{}: Input should be less than or equal to 1"), 1 + 2 * ROWS),
     "a text after the colon": (each({"content": chain().replace("## Reasoning\n", "## Reasoning: ")}), 0),
 }
 
@@ -181,6 +184,10 @@ REFUSALS = {
     "an inner code": {
         "status": 400,
         "body": b'{"error": {"message": "No.", "innererror": {"code": "ResponsibleAIPolicyViolation"}}}',
+    },
+    "a code in the details": {
+        "status": 400,
+        "body": b'{"error": {"message": "No.", "code": "BadRequest", "details": [{"code": "content_filter"}]}}',
     },
     "usage policies": {"status": 400, "message": "Your prompt was flagged as potentially violating our usage policy."},
     "legal reasons": {"status": 451, "message": "no"},
@@ -213,6 +220,10 @@ ENDS = {
     "key": (
         {"status": 401, "message": "Incorrect API key provided: sk-abc***xyz"},
         "HTTP 401: Incorrect API key .*OPENAI_API_KEY",
+    ),
+    "key in a reply": (
+        {"body": b'{"error": {"message": "API key not valid", "code": "invalid_argument"}}'},
+        "HTTP 200 with the error 400: API key not valid",
     ),
     "credit": ({"status": 402, "message": "This request requires more credits"}, "HTTP 402: .* more credits. Add credit"),
     "balance": ({"status": 400, "message": "Your credit balance is too low"}, "HTTP 400: Your credit balance is too low. Add"),
@@ -278,6 +289,8 @@ PASSING = {
     ),
     "an error object": ({"body": b'{"object": "error", "message": "engine is dead", "code": 500}'}, "500: engine is dead"),
     "no choices": ({"body": b'{"choices": []}'}, "no choices"),
+    "a list": ({"body": b'[{"error": "busy"}]'}, "no choices"),
+    "null": ({"body": b"null"}, "no choices"),
     "choices that are no list": ({"body": b'{"choices": {"0": "x"}}'}, "no choices"),
     "half a body": ({"body": b'{"id": "x", "choi'}, "not readable"),
     "a closed connection": ({"drop": True}, "no connection"),
@@ -319,7 +332,7 @@ def test_other_errors_are_named(name: str, run: Run) -> None:
     assert set(run.chains.values()) == {3}
 
 
-@pytest.mark.parametrize("reason", ["length", "max_tokens", "MAX_TOKENS", "content_filter", "error"])
+@pytest.mark.parametrize("reason", ["length", "MAX_TOKENS", "model_context_window_exceeded", "content_filter", "error"])
 def test_chains_that_are_cut_off_are_kept_in_the_log_only(reason: str, run: Run) -> None:
     messages = [{"content": chain()[:80]}, {"content": None, "reasoning_content": "Let me think"}, TEXT]
     with ScriptedServer(lambda body, number: choices(*messages, reason=reason)) as server:
@@ -454,6 +467,8 @@ def test_killed_while_choices_come_one_by_one(run: Run, small_root: Path, marked
         (400, {"message": "The response was blocked by our safety system"}, REFUSED),
         (400, {"message": "maximum context length is 8192 tokens"}, OTHER),
         (400, ["odd"], OTHER),
+        (403, {"message": "Access to this resource is prohibited for your API key"}, ACCOUNT),
+        (429, {"message": "Rate limit reached for your API key"}, RETRY),
         (500, None, RETRY),
     ],
 )

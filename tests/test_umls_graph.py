@@ -318,6 +318,12 @@ def test_a_rel_counts_although_its_row_has_a_rela(tmp_path: Path) -> None:
     assert Graph(tmp_path / "graph").path("DM", "Hyperglycemia") is None
 
 
+def test_a_graph_without_relations_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_umls(tmp_path / "META", [("C0000001", "Asthma"), ("C0000002", "Wheeze")], [("C0000001", "XR", "C0000002")])
+    main(["--umls_dir", str(tmp_path / "META"), "--output_path", str(tmp_path / "graph")])
+    assert "warning: " in (err := capsys.readouterr().err) and "graph: no relations, so there are no paths." in err
+
+
 @pytest.mark.parametrize(
     ("types", "passes"), [(["T079"], False), (["T201"], False), (["T047"], True), (["T080", "T047"], True), ([], True)]
 )

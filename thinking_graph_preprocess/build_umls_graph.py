@@ -35,7 +35,7 @@ from pipeline.work import Tick, Unit, run_units
 from thinking_graph_preprocess.sources import drug_tables_source, emergency_diagnoses, file_source, umls_source
 from thinking_graph_preprocess.umls_files import rrf_path
 
-STEP, RULES = "thinking_graph_preprocess/build_umls_graph.py", 4
+STEP, RULES = "thinking_graph_preprocess/build_umls_graph.py", 5
 MAPS = ("primekg", "icd_map", "loinc_map", "labitem_map")  # flags of files that are added to the free vocabularies
 
 
@@ -71,6 +71,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     about = read_json(output / "about.json")
     if coverage := about.get("coverage"):
         print_coverage(coverage)
+    if not about["edges"]:
+        print(f"warning: {output}: no relations, so there are no paths. Check the files it is made from.", file=sys.stderr)
     dropped = "".join(f"; {count:,} {reason}" for reason, count in about["dropped"].items() if count)
     summary.print(f"{about['nodes']:,} concepts, {about['edges']:,} directed relations{dropped} → {output}")
 
@@ -84,7 +86,8 @@ def check_sources(umls_dir: Path | None, free: bool, maps: Mapping[str, Path]) -
         if name in maps and needed not in maps:
             raise UserError(f"--{name}: expected --{needed} with it, got none. Set both, or none.")
     for name, path in maps.items():
-        require(path, f"the file of --{name}", "docs/thinking_graph.md says where to download it")
+        if not require(path, f"the file of --{name}", "docs/thinking_graph.md says where to download it").is_file():
+            raise UserError(f"{path}: expected the file of --{name}, got a directory. Name the file in it.")
 
 
 def graph_sources(

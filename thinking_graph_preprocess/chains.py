@@ -39,10 +39,13 @@ _HEADING = re.compile(r"## (.+) \[([^\]\n]*)\]")
 _FENCED = re.compile(r"^[ \t]*(`{3,}|~{3,})[^\n`]*\n(.*?)(?:^[ \t]*\1[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
 
 
+_RULE = re.compile(r"^[ \t]*(?:-{3,}|\*{3,}|_{3,})[ \t]*\n(?=\s*[#*_]*[ \t]*#)", re.MULTILINE)  # above a heading
+
+
 def _heading_variants(heading: str) -> re.Pattern[str]:
     """Lines that may stand for a heading: marked in another way, or its name and a colon. Group 1: the text after a colon."""
     name = heading.removeprefix("## ").replace(" ", r"[ \t]+").removesuffix("s") + "s?"
-    marks = r"(?=[#*_\d])[*_]*[ \t]*#{0,6}[ \t]*[*_]*(?:\d+[.)][ \t]*)?[*_]*"
+    marks = r"(?=[#*_\d])[*_]*[ \t]*#{0,6}[ \t]*[*_]*(?:(?:step[ \t]+)?\d+[.):][ \t]*)?[*_]*"
     after_colon = r"[ \t]*:[ \t]*[*_]*[ \t]*([^\n]*)"
     marked = rf"{marks}{name}[ \t]*[*_#]*(?:{after_colon})?"
     return re.compile(rf"^[ \t]*(?:{marked}|{name}[ \t]*:)[ \t]*$", re.MULTILINE | re.IGNORECASE)
@@ -160,12 +163,14 @@ def normalised(chain: str, sections: bool = True) -> str:
     r"""A chain as it was asked for: without a code fence around it, its headings as in `SECTIONS`, nothing before the first.
 
     Headings of another level, in bold, in another case, with a number or a colon are replaced where the right one is missing.
+    Rules between the sections are left out.
 
     >>> normalised("Here it is:\n```\n### Extraction\na\n**Reasoning:**\nb\n## Final Results: c\n```\nI hope it helps.")
     '## Extraction\na\n## Reasoning\nb\n## Final Results\nc'
     """
     headings = SECTIONS if sections else (FINAL,)
     chain = "\n".join(chain.splitlines()) if "\r" in chain else chain
+    chain = _RULE.sub("", chain.replace("\u00a0", " ").removeprefix("\ufeff"))
     for fenced in _FENCED.finditer(chain):
         if all(_VARIANTS[heading].search(fenced[2]) for heading in headings):
             chain = fenced[2] if sections else f"{chain[: fenced.start()]}{fenced[2]}"

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from pipeline.errors import UserError
 from pipeline.files import require
 
-DIGITS = re.compile(r"(\d+)$")
+DIGITS = re.compile(r"(\d+)(?:\.0)?$")  # spreadsheets and pandas write whole numbers as 5.0
 
 # Predicates of an SSSOM file by which the ICD code means the disease or a kind of it, depending on the subject.
 EXACT, BROADER = "same_as", "isa"
@@ -58,9 +58,19 @@ def _column(columns: Sequence[str], part: str) -> str | None:
     )
 
 
+def _split_code(text: str) -> tuple[str, str]:
+    """The prefix of a code, which may be an IRI, and the code.
+
+    >>> _split_code("ICD10CM:I10"), _split_code("http://purl.bioontology.org/ontology/ICD10CM/I10"), _split_code("I10")
+    (('ICD10CM', 'I10'), ('ontology/ICD10CM', 'I10'), ('', 'I10'))
+    """
+    *prefix, code = re.split(r"[:/]", text)
+    return "/".join(prefix[-2:]), code
+
+
 def _icd_pairs(row: dict[str, str]) -> Iterator[tuple[str, str, Disease]]:
     if "subject_id" in row and "object_id" in row:
-        subject_is_icd = row["object_id"].upper().startswith("MONDO")
+        subject_is_icd = "MONDO" in row["object_id"].upper()
         icd, mondo = (row["subject_id"], row["object_id"]) if subject_is_icd else (row["object_id"], row["subject_id"])
         predicate = re.split(r"[:/#]", row.get("predicate_id", "exactMatch"))[-1].lower()
         relation = (OF_SUBJECT_ICD if subject_is_icd else OF_SUBJECT_MONDO).get(predicate)
@@ -70,10 +80,10 @@ def _icd_pairs(row: dict[str, str]) -> Iterator[tuple[str, str, Disease]]:
     else:
         column = _column(list(row), "icd")
         icd, mondo, relation = row[column], row[_column(list(row), "mondo")], EXACT
-        version = row.get("icd_version", "") or ("9" if "9" in column else "10" if "10" in column else "")
-    prefix, _, code = icd.rpartition(":")
+        version = next((each for each in ("9", "10") if each in (row.get("icd_version") or column)), "")
+    prefix, code = _split_code(icd)
     code, term = code.replace(".", "").strip().upper(), DIGITS.search(mondo)
-    if "icd11" in prefix.lower() or not code or term is None:
+    if re.search("icd-?11|entity", prefix.lower()) or not code or term is None:
         return
     version = version or ("9" if "9" in prefix else "10" if "10" in prefix else "10" if code[0].isalpha() else "9")
     yield code, version, Disease(int(term.group(1)), relation)
@@ -109,7 +119,7 @@ def read_rows(path: Path, expected: str, has_columns: Callable[[Sequence[str]], 
 
     require(path, "a code map", "docs/thinking_graph.md says where to download it")
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             header = next((line for line in file if not line.startswith("#")), "")
         separator = "\t" if "\t" in header else ","
         quote = None if separator == "\t" else '"'

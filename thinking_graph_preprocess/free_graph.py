@@ -265,7 +265,7 @@ class Links:
         self._by_name: dict[tuple[str, str], int] = {}  # type and simplified name
         for number, (kind, code, name) in enumerate(graph.nodes.iter_rows(), first):
             nodes.names.append(name)
-            self._by_name.setdefault((kind, simplify_term(name)), number)
+            self._by_name.setdefault((kind, simplify_term(name.removesuffix(" (disease)"))), number)  # as MONDO marks some
             for part in code.split("_") if kind != primekg.DRUG else ():  # a grouped disease has the codes of all its diseases
                 if match := DIGITS.search(part):
                     self._by_code.setdefault((kind, int(match.group(1))), number)
@@ -283,6 +283,11 @@ class Links:
         icd_map = code_maps.read_icd_map(sources.icd_map) if sources.icd_map else {}
         loinc_map = code_maps.read_loinc_map(sources.loinc_map) if sources.loinc_map else {}
         labitem_map = code_maps.read_labitem_map(sources.labitem_map) if sources.labitem_map else {}
+        for name, codes_of in (("icd_map", icd_map), ("loinc_map", loinc_map), ("labitem_map", labitem_map)):
+            if (path := getattr(sources, name)) and not codes_of:
+                raise UserError(
+                    f"{path}: expected a map with codes, got none that can be read. Choose another file for --{name}."
+                )
         coverage = {}
         for version in ("9", "10"):
             of_version = {code: node for (code, version_of), node in codes.items() if version_of == version}

@@ -6,6 +6,7 @@ interactions of drugs, and anything about genes, exposures, pathways or anatomy.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,6 +77,11 @@ def read_primekg(path: Path) -> PrimeKG:
     if rows.is_empty():
         expected = f"expected relations such as {next(iter(RELATIONS))} between drugs and diseases, got none"
         raise UserError(f"{path}: {expected}. Set --primekg to kg.csv of PrimeKG: {HOW_TO_GET}.")
+    if missing := set(RELATIONS) - set(rows["relation"]):
+        names = ", ".join(name for name in RELATIONS if name in missing)
+        print(
+            f"warning: {path}: no rows with the relation {names}. If this is not intended, download it again.", file=sys.stderr
+        )
     columns = ["type", "id", "name"]
     both = pl.concat([rows.select(**dict(zip(columns, map(pl.col, names), strict=True))) for names in ends.values()])
     nodes = both.unique(["type", "id"], keep="first", maintain_order=True)
