@@ -57,7 +57,8 @@ def test_sampling(capsys: pytest.CaptureFixture[str]) -> None:
 
     main(["--rows", "2000"])
     header, row = cells(capsys.readouterr().out)
-    assert header == ["rows", "MB", "CPU s", "µs per row", "peak MiB"] and row[0] == "2,000" and int(row[4]) > 100
+    assert header == ["rows", "MB", "CPU s", "µs per row", "peak MiB"] and row[0] == "2,000"
+    assert int(row[4].replace(",", "")) > 100
 
 
 def test_index_reading(small_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,9 +77,9 @@ def test_viewer(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_graph() -> None:
     done = command("benchmarks/graph.py", "--nodes", 2000, "--relations", 10000, "--pairs", 50)
-    first, *_, limited, free = done.stdout.splitlines()
-    assert first.startswith("2,000 concepts, 10,000 relations: built in")
-    assert limited.startswith("| 10 hops, 2,000 concepts | ") and free.startswith("| none | ")
+    assert done.stdout.startswith("2,000 concepts, 10,000 relations: built in")
+    limits = [tuple(row[:2]) for row in cells(done.stdout)[1:]]
+    assert limits == [("10, 2,000", "any"), ("10, 2,000", "2,000"), ("10, 2,000", "200"), ("no limit", "2,000")]
 
 
 @pytest.mark.slow

@@ -93,7 +93,7 @@ def test_what_is_no_server(small_root: Path, tiny_model: Path, tmp_path: Path) -
 
     assert "expected a server, got no connection" in error("http://127.0.0.1:9/v1", "--chat")
     with ScriptedServer(lambda body, number: {}, models_status=401) as server:
-        assert "HTTP 401: expected a key that the server accepts" in error(server.url, "--chat")
+        assert "got HTTP 401: no message. Set a key that the server accepts" in error(server.url, "--chat")
         assert not server.asked
     assert "Pass it as --tokenizer, or add --chat" in error(server.url)
     assert "expected a folder with a tokenizer" in error(server.url, "--tokenizer", small_root)
