@@ -46,12 +46,18 @@ from pipeline.progress import Summary
 from pipeline.provenance import Provenance, Source
 from pipeline.work import Tick, Unit, Workers, run_units
 from thinking_graph_preprocess.concept_files import FREE_TEXT, GRAPH_TASKS, SHOWN_EVENTS, TEXT, concept_schema, normalise
-from thinking_graph_preprocess.concept_lexicon import build_lexicon, find_or_build, lexicon_record, lexicon_sources
+from thinking_graph_preprocess.concept_lexicon import (
+    RULES,
+    STEP,
+    build_lexicon,
+    find_or_build,
+    lexicon_record,
+    lexicon_sources,
+)
 from thinking_graph_preprocess.matchers import DictionaryMatcher, Matcher, check_quickumls, make_matcher
 from thinking_graph_preprocess.sources import quickumls_source
 from thinking_graph_preprocess.text_mentions import mention_lines, read_terms
 
-STEP, RULES = "thinking_graph_preprocess/concept_extraction.py", 2
 WRITE_ROWS = 200_000  # least number of rows of concepts to write at a time, whole patients
 
 

@@ -34,7 +34,8 @@ from thinking_graph_preprocess.umls_files import rrf_path, scan_english_terms, s
 if TYPE_CHECKING:
     import numpy as np
 
-FORMAT = 2  # version of the rules: raised when the same sources give another lexicon
+# Of concept_extraction.py, for its lexicon and its concepts: raised when the same sources give others.
+STEP, RULES = "thinking_graph_preprocess/concept_extraction.py", 2
 MIN_LETTERS = 3  # least number of letters of a term: shorter ones ("as", "ca") mostly mean something else
 ARRAYS = ("keys", "concepts", "names", "name_ends", "cuis")  # files of a lexicon
 MAX_ACRONYM = 5  # largest number of letters of an acronym: longer words in capitals are other names
@@ -187,11 +188,10 @@ def lexicon_record(folder: Path, sources: Sequence[Source], arguments: Sequence[
     own, and none is ever outdated.
     """
     sources = [replace(source, by="files") for source in sources]
-    settings = {"format": FORMAT, "min_letters": MIN_LETTERS, "everyday": sorted(EVERYDAY), "junk": sorted(JUNK)}
+    settings = {"min_letters": MIN_LETTERS, "everyday": sorted(EVERYDAY), "junk": sorted(JUNK)}
     settings["clinical_names"] = sha256(NAMES_FILE.read_text(encoding="utf-8"))
     settings["semantic_types"] = sorted(SEMANTIC_TYPES)
-    step = "thinking_graph_preprocess/concept_extraction.py"
-    record = Provenance(folder, step, sources, settings, arguments=arguments, flag="--lexicon_dir")
+    record = Provenance(folder, STEP, sources, settings, RULES, arguments, flag="--lexicon_dir")
     digest = sha256(json.dumps(record.made_from, sort_keys=True))
     kind = "umls" if sources[0].name == "umls" else "free"
     return replace(record, output=folder / f"{kind}-{digest[:12]}"), digest
