@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,9 +12,9 @@ from conftest import command
 from mimiciv_dataset.index_rows import read_rows
 
 
-def cells(said: str) -> list[list[str]]:
+def cells(output: str) -> list[list[str]]:
     """The rows of the Markdown tables of an output, without the lines under their headings."""
-    lines = [line for line in said.splitlines() if line.startswith("| ") and "---" not in line]
+    lines = [line for line in output.splitlines() if line.startswith("| ") and "---" not in line]
     return [[cell.strip() for cell in line[1:-1].split("|")] for line in lines]
 
 
@@ -84,13 +85,16 @@ def test_graph() -> None:
 
 @pytest.mark.slow
 def test_evidence_of_the_demo(test_data: Path) -> None:
-    """Samples get graphs from the free vocabularies, and more where every name is known and linked."""
+    """The free vocabularies say little without passing through lists of items; a knowledge graph links most diagnoses."""
     done = command("benchmarks/evidence.py", "--mimic_dir", test_data / "data/mimic-iv-demo", "--maps_from",
                    test_data / "data/index_mapping/hosp")  # fmt: skip
     rows = cells(done.stdout)[1:]
     shares = {task: (float(free.rstrip("%")), float(linked.rstrip("%"))) for task, _, free, _, _, linked, *_ in rows}
     assert all(free <= linked for free, linked in shares.values())
-    assert shares["diagnoses_icd"][0] > 50 and sum(free > 0 for free, _ in shares.values()) > 15
+    assert 0 < shares["diagnoses_icd"][0] < 20 and shares["diagnoses_icd"][1] > 50
+    assert sum(linked > 0 for _, linked in shares.values()) >= 10
+    through_lists = re.findall(r": ([\d,]+) of ([\d,]+) paths through a list of items", done.stdout)
+    assert len(through_lists) == 4 and all(through == "0" and paths != "0" for through, paths in through_lists)
 
 
 @pytest.mark.slow
