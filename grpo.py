@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 def main(script_args: GRPOArguments, args: GRPOConfig, model_args: ModelConfig, notes: list[str]) -> None:
     from training import runs
+    from training.grpo_trainer import RenderedGRPOTrainer, keep_vllm_weights_replaceable
     from training.overrides import apply_overrides, trainer_options
     from training.rewards import BRIER, DECISION, REWARDS, for_trl, scores
     from training.samples import PromptSamples, lazy_dataset
-    from training.trainer import RenderedGRPOTrainer, keep_vllm_weights_replaceable
     from training.uploads import HubUpload, check_uploads
 
     summary = Summary("grpo.py")

@@ -111,7 +111,7 @@ def test_rewards_read_what_the_evaluation_reads(tiny_model: Path, monkeypatch: p
     """Marks of reasoning that are special tokens are kept, and the end-of-turn token ends the completion."""
     import trl
 
-    from training.trainer import RenderedGRPOTrainer
+    from training.grpo_trainer import RenderedGRPOTrainer
 
     tokenizer = load_tokenizer(str(tiny_model))
     tokenizer.add_special_tokens({"additional_special_tokens": ["[THINK]", "[/THINK]"]})
