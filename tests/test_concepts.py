@@ -347,7 +347,7 @@ def test_bad_input(noted: Path, rrf: Path, tmp_path: Path, extracted: Path) -> N
     assert "MRCONSO.RRF: expected 18 columns, each ended by a bar, got 2" in refused(out, "--umls_dir", broken)
     with (write_rrf(tmp_path / "broken") / "MRCONSO.RRF").open("a") as file:
         file.write("C1|" * 30 + "\n")
-    assert "MRCONSO.RRF: expected complete rows, got 1" in refused(out, "--umls_dir", broken)
+    assert ": expected complete rows, got 1" in refused(out, "--umls_dir", broken)
     german = write_rrf(tmp_path / "german") / "MRCONSO.RRF"
     german.write_text(german.read_text().replace("|ENG|", "|GER|"))
     assert "expected English terms" in refused(out, "--umls_dir", german.parent)

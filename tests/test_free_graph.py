@@ -283,7 +283,7 @@ def drop_column(text: str) -> str:
         ("kg.csv", lambda text: text.splitlines()[0], "expected relations such as indication"),
         ("mondo.sssom.tsv", lambda text: text.replace("subject_id", "a"), "expected columns icd and mondo"),
         ("loinc2hpo-annotations.tsv", lambda text: text.replace("hpoTermId", "term"), "expected columns loinc and hpo"),
-        ("d_labitems_to_loinc.csv", lambda text: "", "expected a CSV or TSV"),
+        ("d_labitems_to_loinc.csv", lambda text: "", "expected columns itemid and loinc, got an empty file"),
         (
             "mondo.sssom.tsv",
             lambda text: text.replace("ICD", "DOID"),

@@ -119,9 +119,9 @@ def test_bad_input_is_an_error(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
-        ("MRREL", lambda text: text[:-40], "got 1 truncated"),
-        ("MRCONSO", lambda text: text[:-30], "got 1 truncated"),
-        ("MRREL", lambda text: text + b"C0000001|A|" * 20 + b"\n", "got 1 truncated or with other fields"),
+        ("MRREL", lambda text: text[:-40], "row 9: expected complete rows, got 1 truncated"),
+        ("MRCONSO", lambda text: text[:-30], "row 24: expected complete rows, got 1 truncated"),
+        ("MRREL", lambda text: text + b"C0000001|A|" * 20 + b"\n", "row 10: .* got 1 truncated or with other fields"),
         ("MRCONSO", lambda text: text.replace(b"Sepsis", b"S\xe9psis"), "expected an RRF file"),
         ("MRCONSO", lambda text: text.replace(b"|ENG|", b"|GER|"), "expected English names"),
         ("MRDOC", lambda text: b"RELA|isa|inverse_isa|\n", "expected 4 columns"),

@@ -33,9 +33,9 @@ from pipeline.progress import Summary, print_table
 from pipeline.provenance import Provenance, Source
 from pipeline.work import Tick, Unit, run_units
 from thinking_graph_preprocess.sources import drug_tables_source, emergency_diagnoses, file_source, umls_source
-from thinking_graph_preprocess.umls_files import rrf_path
+from thinking_graph_preprocess.umls_files import find_rrf, rrf_path
 
-STEP, RULES = "thinking_graph_preprocess/build_umls_graph.py", 5
+STEP, RULES = "thinking_graph_preprocess/build_umls_graph.py", 6
 MAPS = ("primekg", "icd_map", "loinc_map", "labitem_map")  # flags of files that are added to the free vocabularies
 
 
@@ -100,7 +100,7 @@ def graph_sources(
             files.append(file_source(path, "emergency_diagnoses", digests))
         return [index_mapping_source(index_mapping, verify), drug_tables_source(mimic_dir, digests), *files]
     files = [rrf_path(umls_dir, name) for name in ("MRCONSO", "MRREL")]
-    files += [path for name in ("MRSTY", "MRDOC") if (path := umls_dir / f"{name}.RRF").exists()]
+    files += [path for name in ("MRSTY", "MRDOC") if (path := find_rrf(umls_dir, name)).exists()]
     return [umls_source(umls_dir, files, digests)]
 
 

@@ -280,7 +280,8 @@ class Links:
         self, codes: dict[tuple[str, str], int], drugs: dict[int, list[str]], items: Sequence[Item], sources: FreeSources
     ) -> dict[str, dict[str, int]]:
         """Link all vocabularies; return for each the number of its names, and of those that are linked by code and by name."""
-        icd_map = code_maps.read_icd_map(sources.icd_map) if sources.icd_map else {}
+        icd9 = [code for code, version in codes if version == "9"]
+        icd_map = code_maps.read_icd_map(sources.icd_map, icd9) if sources.icd_map else {}
         loinc_map = code_maps.read_loinc_map(sources.loinc_map) if sources.loinc_map else {}
         labitem_map = code_maps.read_labitem_map(sources.labitem_map) if sources.labitem_map else {}
         for name, codes_of in (("icd_map", icd_map), ("loinc_map", loinc_map), ("labitem_map", labitem_map)):

@@ -14,7 +14,7 @@ from pipeline.errors import UserError
 from pipeline.progress import progress
 from thinking_graph_preprocess.graph_writer import MAX_DEGREE, Edges, term_table
 from thinking_graph_preprocess.term_search import words_of
-from thinking_graph_preprocess.umls_files import scan_english_terms, scan_rrf
+from thinking_graph_preprocess.umls_files import find_rrf, scan_english_terms, scan_rrf
 from thinking_graph_preprocess.umls_graph import INVERSE
 
 # Values of REL that are not part of a graph: not related, siblings of one parent, MeSH qualifiers, deleted (UMLS Reference
@@ -64,7 +64,7 @@ def read_umls(folder: Path) -> GraphContent:
 
 def umls_transit(folder: Path, names: pl.DataFrame) -> np.ndarray | None:
     """Whether a path may pass through each concept: its semantic types are not all in `QUALIFYING_TYPES`."""
-    if not (folder / "MRSTY.RRF").exists():
+    if not find_rrf(folder, "MRSTY").exists():
         print(f"warning: {folder}: no MRSTY.RRF. Paths can pass through qualifiers and time aspects.", file=sys.stderr)
         return None
     is_qualifying = pl.col("TUI").is_in(QUALIFYING_TYPES).all()
@@ -99,7 +99,7 @@ def umls_edges(folder: Path, relations: pl.LazyFrame, cuis: pl.Series) -> Edges:
 
 def read_inverses(folder: Path) -> dict[str, str]:
     """Relation → its inverse, from MRDOC (TYPE rela_inverse, rel_inverse); empty without the file."""
-    if not (folder / "MRDOC.RRF").exists():
+    if not find_rrf(folder, "MRDOC").exists():
         print(f"warning: {folder}: no MRDOC.RRF. Inverse relations are named {INVERSE}NAME.", file=sys.stderr)
         return {}
     rows = scan_rrf(folder, "MRDOC").filter(pl.col("TYPE").is_in(["rela_inverse", "rel_inverse"])).select("VALUE", "EXPL")

@@ -15,6 +15,7 @@ import polars as pl
 
 from pipeline.errors import UserError
 from pipeline.files import require
+from thinking_graph_preprocess.delimited_files import check_whole
 
 DRUG, DISEASE, PHENOTYPE = "drug", "disease", "effect/phenotype"  # values of x_type and y_type
 
@@ -57,8 +58,13 @@ class PrimeKG(NamedTuple):
 
 
 def read_primekg(path: Path) -> PrimeKG:
-    """Read kg.csv, streamed: memory is that of the statements that are kept, about 7 % of the file."""
-    frame = pl.scan_csv(require(path, "PrimeKG", HOW_TO_GET), infer_schema=False)
+    """Read kg.csv, gzipped or not, streamed: memory is that of the statements that are kept, about 7 % of the file.
+
+    Raises:
+        UserError: the file has other columns, none of the statements, or is cut off.
+    """
+    check_whole(require(path, "PrimeKG", HOW_TO_GET))
+    frame = pl.scan_csv(path, infer_schema=False)
     order = pl.DataFrame(
         {"relation": list(RELATIONS), "source_type": [r.source for r in RELATIONS.values()]}
         | {"target_type": [r.target for r in RELATIONS.values()], "label": range(len(RELATIONS))}
@@ -68,7 +74,10 @@ def read_primekg(path: Path) -> PrimeKG:
     except pl.exceptions.PolarsError:
         expected = f"expected a CSV with columns {', '.join(COLUMNS)}, got another file"
         raise UserError(f"{path}: {expected}. Set --primekg to kg.csv of PrimeKG: {HOW_TO_GET}.") from None
-    rows = rows.drop_nulls().join(order, on="relation", maintain_order="left")
+    if unnamed := len(rows) - len(rows := rows.drop_nulls()):
+        expected = "expected a type, code and name of both ends of each statement"
+        print(f"warning: {path}: {expected}, got {unnamed:,} without, which are left out.", file=sys.stderr)
+    rows = rows.join(order, on="relation", maintain_order="left")
     is_forward = (pl.col("x_type") == pl.col("source_type")) & (pl.col("y_type") == pl.col("target_type"))
     is_backward = (pl.col("y_type") == pl.col("source_type")) & (pl.col("x_type") == pl.col("target_type"))
     ends = {end: [f"{end}_{part}" for part in ("type", "id", "name")] for end in ("x", "y")}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import UserError
 from pipeline.files import require
+from thinking_graph_preprocess.delimited_files import read_bytes
 
 if TYPE_CHECKING:
     import polars as pl
@@ -24,12 +25,17 @@ COLUMNS = {
 CUI = r"^C\d{7}$"
 
 
+def find_rrf(folder: Path, name: str) -> Path:
+    """Where an RRF file is, if it exists: `NAME.RRF`, or gzipped."""
+    path = folder / f"{name}.RRF"
+    return packed if not path.exists() and (packed := folder / f"{name}.RRF.gz").exists() else path
+
+
 def rrf_path(folder: Path, name: str) -> Path:
     """The path of an RRF file (a key of `COLUMNS`) of a UMLS install, after checking the number of its columns."""
     install = "set --umls_dir to the META directory that MetamorphoSys installs"
-    path, expected = require(folder / f"{name}.RRF", "a file of the UMLS Metathesaurus", install), len(COLUMNS[name])
-    with path.open(encoding="utf-8", errors="replace") as file:
-        number = file.readline().count("|")
+    path = require(find_rrf(folder, name), "a file of the UMLS Metathesaurus", install)
+    expected, number = len(COLUMNS[name]), next(read_bytes(path), b"").partition(b"\n")[0].count(b"|")
     if number != expected:
         raise UserError(f"{path}: expected {expected} columns, each ended by a bar, got {number}. Install UMLS again.")
     return path
@@ -50,11 +56,13 @@ def scan_rrf(folder: Path, name: str) -> pl.LazyFrame:
     columns = [*COLUMNS[name], "_"]  # a bar ends the last field, too
     frame = pl.scan_csv(path, separator="|", has_header=False, quote_char=None, infer_schema=False, new_columns=columns)
     try:
-        broken = frame.select((~is_complete[name]).fill_null(True).sum()).collect(engine="streaming").item()
-    except pl.exceptions.ComputeError:
+        broken = frame.with_row_index("row", 1).filter((~is_complete[name]).fill_null(True)).select(pl.len(), pl.min("row"))
+        count, row = broken.collect(engine="streaming").row(0)
+    except (pl.exceptions.ComputeError, OSError):  # the latter of truncated gzip data
         raise UserError(f"{path}: expected an RRF file, got a malformed one. Copy the file again.") from None
-    if broken:
-        raise UserError(f"{path}: expected complete rows, got {broken:,} truncated or with other fields. Copy the file again.")
+    if count:
+        got = f"{count:,} truncated or with other fields"
+        raise UserError(f"{path}, row {row:,}: expected complete rows, got {got}. Copy the file again.")
     return frame
 
 
