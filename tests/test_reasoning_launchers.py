@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from conftest import REPO, command
 from scripted_server import ScriptedServer
 from test_launchers import bash
 from test_training_samples import index_of
-from tiny_evidence import answer_of, chain, read_chains, record_of, write_evidence
+from tiny_evidence import answer_of, chain, prompt_of, read_chains, record_of, write_evidence
+from tiny_primekg import write_primekg
 
 SYNTHESIS, ARRAY = "scripts/reasoning_synthesis/synthesis.sh", "scripts/reasoning_synthesis/array.slurm"
 
@@ -57,10 +59,8 @@ def test_the_kept_chains_train_stage_two(small_root: Path, tiny_model: Path, tmp
     assert (tmp_path / "out/model.safetensors").exists()
 
 
-@pytest.mark.slow
-def test_all_steps(synthetic_root: Path, tmp_path: Path) -> None:
-    """From trajectories and an index to kept chains by one command, in two chunks, with a graph of free vocabularies."""
-    root = tmp_path / "datas"
+def whole_root(synthetic_root: Path, root: Path) -> Path:
+    """A data folder with trajectories, dictionaries, index and split, before the first step of the synthesis."""
     (root / "patient_data").mkdir(parents=True)
     for name in ("patients_ehr", "index_mapping", "mimiciv"):
         (root / name).symlink_to(synthetic_root / name)
@@ -69,12 +69,20 @@ def test_all_steps(synthetic_root: Path, tmp_path: Path) -> None:
     command("mimiciv_dataset/task_sample_info_gen.py", "--root_dir", root, "--output_path", root / "task_index/patient",
             "--group", "patient")  # fmt: skip
     command("preprocess/split_patients.py", "--root_dir", root, "--ehr_dir", root / "patients_ehr", "--test_ratio", 0.1)
+    return root
+
+
+def good(body: dict, number: int) -> dict:
+    """A chain that is accepted, whatever the record."""
+    event = record_of(body).split("## ")[1].splitlines()[0].strip()
+    return {"text": chain(f"- **{event}**: seen", f"From **{event}** it follows.", answer_of(body))}
+
+
+@pytest.mark.slow
+def test_all_steps(synthetic_root: Path, tmp_path: Path) -> None:
+    """From trajectories and an index to kept chains by one command, in two chunks, with a graph of free vocabularies."""
+    root = whole_root(synthetic_root, tmp_path / "datas")
     index = index_of(synthetic_root, tmp_path, "emar", "labevents", rows=6)
-
-    def good(body: dict, number: int) -> dict:
-        event = record_of(body).split("## ")[1].splitlines()[0].strip()
-        return {"text": chain(f"- **{event}**: seen", f"From **{event}** it follows.", answer_of(body))}
-
     with ScriptedServer(good) as server:
         words = ("--root_dir", root, "--index", index, "--model", "m", "--base_url", server.url, "--chunks", 2, "--", "--n", 1)
         done = bash(SYNTHESIS, *words)
@@ -84,6 +92,36 @@ def test_all_steps(synthetic_root: Path, tmp_path: Path) -> None:
     evidence = root / "evidence_datas"
     assert (evidence / "graph/about.json").exists() and len(list((evidence / "evidence").glob("*-of-2.csv"))) == 2
     assert len(rows(evidence / "kept/reasoning.csv")) == 12
+
+
+@pytest.mark.slow
+def test_all_steps_with_an_open_knowledge_graph(synthetic_root: Path, tmp_path: Path) -> None:
+    """PrimeKG and its maps reach the graph, the recommended limit the paths, and the paths the prompts."""
+    root = whole_root(synthetic_root, tmp_path / "datas")
+    index = index_of(synthetic_root, tmp_path, "diagnoses_icd", "emar", rows=20)
+    flags = ("--root_dir", root, "--index", index, "--model", "m", *write_primekg(tmp_path / "kg"))
+    with ScriptedServer(good) as server:
+        done = bash(SYNTHESIS, *flags, "--base_url", server.url, "--", "--n", 1)
+    assert done.returncode == 0 and "ICD-10 diagnoses" in done.stdout, done.stderr
+    paths = [path for row in rows(root / "evidence_datas/evidence" / Path(index).name) if row["graph"]
+             for path in json.loads(row["graph"])["umls_graph"]]  # fmt: skip
+    assert {"has_ingredient", "has_indication"} & {relation for path in paths for relation in path[1::2]}
+    assert max(len(path) // 2 for path in paths) <= 5
+    asked = [prompt_of(body) for _, _, body in server.asked]
+    assert any("- " + " → ".join(path) in prompt for path in paths for prompt in asked)
+    assert rows(root / "evidence_datas/kept/reasoning.csv")
+
+
+def test_flags_of_the_graph_are_passed_on(tmp_path: Path) -> None:
+    """To the steps that take them; the limit of PrimeKG's paths can be another one."""
+    (tmp_path / "index.csv").touch()
+    flags = ("--index", tmp_path / "index.csv", "--model", "m", "--base_url", "http://127.0.0.1:1/v1", "--dry_run")
+    maps = ("--primekg", "kg.csv", "--icd_map", "a b.tsv", "--loinc_map", "c.tsv", "--labitem_map", "d.csv")
+    printed = bash(SYNTHESIS, *flags, *maps).stdout
+    assert r"--free --primekg kg.csv --icd_map a\ b.tsv --loinc_map c.tsv --labitem_map d.csv" in printed
+    assert "--max_hops 5" in printed and "--max_hops 7" in bash(SYNTHESIS, *flags, *maps, "--max_hops", 7).stdout
+    printed = bash(SYNTHESIS, *flags, "--umls_dir", "META").stdout
+    assert printed.count("--umls_dir META") == 2 and "--max_hops" not in printed
 
 
 def test_a_failed_step_stops_the_run(small_root: Path, tmp_path: Path) -> None:
@@ -126,6 +164,7 @@ def test_help_and_wrong_use() -> None:
         (model, "--index FILE: expected an index CSV"),
         ((*model, "--from", "nowhere"), "--from nowhere: expected one of concepts"),
         ((*model, "--chunks", "0"), "--chunks 0: expected a whole number"),
+        ((*model, "--umls_dir", "META", "--icd_map", "map.csv"), "--umls_dir and --icd_map: expected one of them, got both"),
         (("--model",), "--model: expected a value"),
         (("--modle", "m"), "unknown argument --modle"),
     ):
