@@ -25,6 +25,7 @@ from thinking_graph_preprocess.build_umls_graph import main
 from thinking_graph_preprocess.graph_writer import Edges, term_table, write_graph
 from thinking_graph_preprocess.matchers import check_quickumls
 from thinking_graph_preprocess.umls_graph import Graph, SearchLimits, simplify_term, term_hash
+from thinking_graph_preprocess.vocabularies import CHARTED_ITEM, DIAGNOSIS, DRUG, LAB_ITEM
 
 CASES = TEST_DATA / "cases/graph/umls_relations"
 NAMES = [
@@ -301,6 +302,12 @@ def test_umls_relations_by_meaning(tmp_path: Path) -> None:
         [("C0000001", "is_not_finding_of_disease", "C0000002")],
         [("C0000001", "has_time_aspect", "C0000010"), ("C0000002", "has_time_aspect", "C0000010")],
         [("C0000001", "sib_in_isa", "C0000002")],
+        [("C0000010", "has_member", "C0000001"), ("C0000002", "member_of", "C0000010")],
+        [("C0000001", "co-occurs_with", "C0000002")],
+        [("C0000001", "may_be_qualified_by", "C0000010"), ("C0000010", "may_qualify", "C0000002")],
+        [("C0000001", "disease_has_no_finding", "C0000002")],
+        [("C0000001", "ruled_out_by", "C0000002")],
+        [("C0000001", "has_divisor", "C0000010"), ("C0000010", "divisor_of", "C0000002")],
     ]
     true = [("C0000001", "affects", "C0000011"), ("C0000011", "RO", "C0000012"), ("C0000012", "isa", "C0000002")]
     for number, relations in enumerate(middle):
@@ -345,6 +352,27 @@ def test_no_path_through_a_concept_that_too_many_share(tmp_path: Path) -> None:
     graph = make_graph(tmp_path / "graph", 2004, edges, ["isa"])
     assert graph.shortest(1, 2) == [1, 2002, 2003, 2] and graph.shortest(1, 3) == [] and graph.shortest(1, 0) == [1, 0]
     assert Graph(graph.folder, SearchLimits(max_degree=2001)).shortest(1, 2) == [1, 0, 2]
+
+
+def test_a_term_of_several_concepts_means_what_fits(tmp_path: Path) -> None:
+    """A disorder rather than a temperature, whatever the CUIs; a drug where drugs are asked for; as written before all."""
+    names = [("C0000001", "Cold Temperature"), ("C0000001", "Cold"), ("C0000002", "Common Cold"), ("C0000002", "Cold"),
+             ("C0000003", "Lung Disease"), ("C0000003", "COLD"), ("C0000004", "Cold brand"), ("C0000004", "Cold"),
+             ("C0000005", "Iron"), ("C0000006", "Iron measurement"), ("C0000006", "Iron")]  # fmt: skip
+    write_umls(tmp_path, names, [("C0000005", "RO", "C0000006")])
+    kinds = {"C0000001": "T070", "C0000002": "T047", "C0000003": "T047", "C0000004": "T121", "C0000005": "T121",
+             "C0000006": "T059"}  # fmt: skip
+    rows = "".join(f"{cui}|{kind}|A|name|AT1||\n" for cui, kind in kinds.items())
+    (tmp_path / "MRSTY.RRF").write_text(rows, encoding="utf-8")
+    main(["--umls_dir", str(tmp_path), "--output_path", str(tmp_path / "graph")])
+    graph = Graph(tmp_path / "graph")
+
+    def meant(term: str, vocabulary: str | None = None) -> str:
+        return graph.name(graph.node_of_term(term, vocabulary))
+
+    assert meant("cold") == meant("Cold") == meant("cold", DIAGNOSIS) == meant("cold", CHARTED_ITEM) == "Common Cold"
+    assert meant("COLD") == meant("COLD", DIAGNOSIS) == "Lung Disease" and meant("cold", DRUG) == "Cold brand"
+    assert meant("iron") == meant("iron", DRUG) == "Iron" and meant("iron", LAB_ITEM) == "Iron measurement"
 
 
 @pytest.mark.skipif(not CASES.exists(), reason=f"no {CASES}")

@@ -35,7 +35,7 @@ from pipeline.work import Tick, Unit, run_units
 from thinking_graph_preprocess.sources import drug_tables_source, emergency_diagnoses, file_source, umls_source
 from thinking_graph_preprocess.umls_files import find_rrf, rrf_path
 
-STEP, RULES = "thinking_graph_preprocess/build_umls_graph.py", 6
+STEP, RULES = "thinking_graph_preprocess/build_umls_graph.py", 7
 MAPS = ("primekg", "icd_map", "loinc_map", "labitem_map")  # flags of files that are added to the free vocabularies
 
 

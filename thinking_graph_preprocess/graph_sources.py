@@ -16,6 +16,16 @@ from thinking_graph_preprocess.graph_writer import MAX_DEGREE, Edges, term_table
 from thinking_graph_preprocess.term_search import words_of
 from thinking_graph_preprocess.umls_files import find_rrf, scan_english_terms, scan_rrf
 from thinking_graph_preprocess.umls_graph import INVERSE
+from thinking_graph_preprocess.vocabularies import (
+    DIAGNOSIS,
+    DIAGNOSIS_CATEGORY,
+    DRUG,
+    DRUG_CLASS,
+    LAB_ITEM,
+    PROCEDURE,
+    PROCEDURE_CATEGORY,
+    qualified,
+)
 
 # Values of REL that are not part of a graph: not related, siblings of one parent, MeSH qualifiers, deleted (UMLS Reference
 # Manual, "Abbreviations used in data elements").
@@ -29,6 +39,20 @@ QUALIFYING_TYPES = words_of("""
     T016 T090 T091 T092 T093 T094 T095 T096 T097 T098 T099 T100 T101
     T051 T052 T057 T062 T063 T064 T065 T066 T089 T170 T171
 """)
+
+# Semantic types of what the names of a vocabulary mean. A term of several concepts means the first that fits, and one that
+# is an answer of a vocabulary means a concept that fits it.
+DISORDERS = words_of("T019 T020 T033 T037 T046 T047 T048 T049 T050 T184 T190 T191")
+DRUGS = words_of("T103 T104 T109 T114 T116 T121 T123 T125 T126 T127 T129 T131 T195 T197 T200")
+TYPES = {
+    DIAGNOSIS: DISORDERS,
+    DIAGNOSIS_CATEGORY: DISORDERS,
+    DRUG: DRUGS,
+    DRUG_CLASS: DRUGS,
+    PROCEDURE: words_of("T058 T060 T061"),
+    PROCEDURE_CATEGORY: words_of("T058 T060 T061"),
+    LAB_ITEM: words_of("T034 T059"),
+}
 
 
 class GraphContent(NamedTuple):
@@ -56,21 +80,43 @@ def read_umls(folder: Path) -> GraphContent:
         raise UserError(f"{folder / 'MRCONSO.RRF'}: {expected}. Make the UMLS subset with English sources.")
     rows = rows.sort("rank", "CUI", maintain_order=True).unique(["CUI", "STR"], keep="first", maintain_order=True)
     names = rows.unique("CUI", keep="first", maintain_order=True).sort("CUI").select(cui="CUI", name="STR")
-    nodes = names.select("cui", node=pl.int_range(pl.len(), dtype=pl.Int32))
-    terms = rows.join(nodes, left_on="CUI", right_on="cui", maintain_order="left").select("STR", "node")
-    table = term_table(progress(terms.iter_rows(), total=len(terms), desc="terms", unit="term"))
-    return GraphContent(names, table, umls_edges(folder, relations, names["cui"]), umls_transit(folder, names))
+    nodes = names.select(CUI="cui", node=pl.int_range(pl.len(), dtype=pl.Int32))
+    kinds = nodes.join(umls_kinds(folder), on="CUI", how="left", maintain_order="left")
+    table = term_table(umls_terms(rows.join(kinds, on="CUI", maintain_order="left").drop("CUI")))
+    transit = ~kinds["closed"].fill_null(False).to_numpy()
+    return GraphContent(names, table, umls_edges(folder, relations, names["cui"]), transit)
 
 
-def umls_transit(folder: Path, names: pl.DataFrame) -> np.ndarray | None:
-    """Whether a path may pass through each concept: its semantic types are not all in `QUALIFYING_TYPES`."""
+def umls_kinds(folder: Path) -> pl.DataFrame:
+    """What the semantic types of each concept (CUI) decide, in columns.
+
+    Returns:
+        `closed`, whether no path passes through it, as its types are all in `QUALIFYING_TYPES`, and for each vocabulary of
+        `TYPES` whether one of its types fits; no rows without MRSTY.
+    """
+    columns = {"closed": pl.col("TUI").is_in(QUALIFYING_TYPES).all()}
+    columns |= {vocabulary: pl.col("TUI").is_in(types).any() for vocabulary, types in TYPES.items()}
     if not find_rrf(folder, "MRSTY").exists():
         print(f"warning: {folder}: no MRSTY.RRF. Paths can pass through qualifiers and time aspects.", file=sys.stderr)
-        return None
-    is_qualifying = pl.col("TUI").is_in(QUALIFYING_TYPES).all()
-    types = scan_rrf(folder, "MRSTY").group_by("CUI").agg(is_qualifying.alias("closed"))
-    closed = types.filter("closed").select("CUI").collect(engine="streaming")["CUI"]
-    return ~names["cui"].is_in(closed.implode()).to_numpy()
+        return pl.DataFrame(schema={"CUI": pl.String, **dict.fromkeys(columns, pl.Boolean)})
+    return scan_rrf(folder, "MRSTY").group_by("CUI").agg(**columns).collect(engine="streaming")
+
+
+def umls_terms(rows: pl.DataFrame) -> Iterator[tuple[str, int]]:
+    """Yield the names of all concepts (`STR`, `node`, `rank`, and the columns of `umls_kinds`) for a `term_table`.
+
+    Of several concepts a term means one that it is the preferred name of, else one that fits the first vocabulary of `TYPES`,
+    else the one with the lowest CUI. If it is a term of a vocabulary, it means one that fits this vocabulary, if there is one.
+    """
+    order = pl.coalesce(*(pl.when(name).then(at) for at, name in enumerate(TYPES)), pl.lit(len(TYPES)))
+    rows = rows.sort(pl.col("rank") > 0, order, "node")
+    yield from progress(rows.select("STR", "node").iter_rows(), total=len(rows), desc="terms", unit="term")
+    rows = rows.with_columns(key=pl.col("STR").str.to_lowercase().hash())
+    several = rows.group_by("key").agg(pl.col("node").n_unique()).filter(pl.col("node") > 1)
+    ambiguous = rows.join(several, on="key", how="semi", maintain_order="left")
+    for vocabulary in TYPES:
+        fitting = ambiguous.filter(vocabulary).unique("STR", keep="first", maintain_order=True)
+        yield from ((qualified(vocabulary, term), node) for term, node in fitting.select("STR", "node").iter_rows())
 
 
 def umls_edges(folder: Path, relations: pl.LazyFrame, cuis: pl.Series) -> Edges:

@@ -20,10 +20,13 @@ from thinking_graph_preprocess.umls_graph import FORMAT, INVERSE, simplify_term,
 # Relations with one of these in their name, or in that of their inverse, are not part of a graph.
 FORBIDDEN = re.compile(
     "|".join((
-        "subset_includes_concept|concept_in_subset|^sib_in_|answer_(to|list)|has_answer",  # lists of unrelated concepts
-        "(^|_)exclu|(^|_)is_not_|(^|_)not_",  # exclusions: disease_excludes_finding, is_not_finding_of_disease
+        "subset|^sib_in_|answer_(to|list)|has_answer|^(has_)?member(_of)?$|^co[-_]occurs",  # lists of unrelated concepts
+        # exclusions: disease_excludes_finding, is_not_finding_of_disease
+        "(^|_)exclu|(^|_)(no|not|absent|without)_|rule[ds]?_out",
         "contraindicat",  # has_contraindicated_drug, contraindicated_with_disease, those of MED-RT
-        "time_aspect|time_modifier|scale_type|^(has_)?(scale|property|class|method)(_of)?$",  # attributes of a laboratory test
+        "qualif(y|ies|ied)",  # may_be_qualified_by
+        "time_aspect|time_modifier|scale_type|aggregation_view",  # attributes of a laboratory test
+        "^(has_)?(scale|property|class|method|challenge|divisor|suffix|adjustment)(_of)?$",
     ))
 )  # fmt: skip
 SORT_ROWS = 1 << 20  # edges unpacked at a time
