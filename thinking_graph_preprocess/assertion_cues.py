@@ -13,6 +13,7 @@ Columns of the table:
              comma: for an `end` cue, which counts only after a comma ("No fever, new cough")
              result: backward, but a test is not its own result ("cultures were negative"), or the next word ("neg HSM")
              section: forward, or the whole section if it is a heading
+             from: forward from the first of the words in `ends` ("evaluate this patient with cirrhosis for varices")
              opening: forward if it begins a clause ("Should fever recur, ...")
              label: forward if a colon, a dash or a mention follows ("Father: gout")
   scope      most words it reaches; for adjacent: most words between mention and cue
@@ -41,6 +42,9 @@ CLASSES: dict[str, tuple[str, ...]] = {
     "be": ("is", "are", "was", "were", "been", "being", "be"),
     "not": ("not", "cannot", *(f"{verb}n't" for verb in _CONTRACTED), *(f"{verb}nt" for verb in _CONTRACTED)),
     "surely": ("entirely", "completely", "definitively", "definitely", "fully", "reliably", "absolutely", "totally"),
+    "exclude": ("exclude", "rule out", "r/o"),
+    "kind": ("radiographic", "ct", "clinical", "imaging", "sonographic", "mr", "mri", "echocardiographic", "ecg", "ekg",
+             "laboratory", "objective", "definite", "definitive", "convincing", "obvious", "clear", "strong", "other", "new"),
     "unseen": ("seen", "identified", "detected", "visualized", "appreciated", "noted", "demonstrated", "found", "evident",
                "observed", "present", "visible", "confirmed", "documented", "diagnosed", "proven", "recorded",
                "apparent", "reported", "endorsed", "elicited", "palpated", "heard"),
@@ -49,18 +53,22 @@ CLASSES: dict[str, tuple[str, ...]] = {
                  "siblings", "half brother", "half sister", "grandmother", "grandfather", "grandparent", "grandparents", "mgm",
                  "mgf", "pgm", "pgf", "aunt", "aunts", "uncle", "uncles", "cousin", "cousins", "niece", "nephew", "son",
                  "sons", "daughter", "daughters", "children", "child", "relative", "relatives", "wife", "husband", "spouse",
-                 "first degree relative", "first degree relatives"),
+                 "first degree relative", "first degree relatives", "stepmother", "stepfather", "boyfriend", "girlfriend",
+                 "partner", "fiance", "roommate", "friend", "neighbor", "coworker"),
     "noticed": ("noticed", "noted", "called", "found", "seen", "reported", "witnessed", "brought", "stated", "to call",
                 "observed", "been concerned", "concerns", "concern"),
+    "procedure": ("the procedure", "this procedure", "surgery", "the surgery", "the operation", "treatment", "therapy",
+                  "anticoagulation", "transfusion", "sedation", "anesthesia"),
     "show": ("show", "reveal", "demonstrate", "identify", "detect", "find", "suggest", "indicate", "yield"),
     "believe": ("think", "believe", "feel", "suspect", "thinks", "believes", "feels", "thought"),
     "did": ("did", "does", "has", "had", "is", "was"),
     "he": ("he", "she", "they", "the patient", "patient", "pt"),
-    "him": ("him", "her", "patient", "pt", "the patient", "closely", "carefully", "regularly"),
+    "him": ("him", "her", "patient", "pt", "the patient", "this patient", "closely", "carefully", "regularly"),
     "suspected": ("suspected", "considered", "entertained", "questioned", "feared", "thought", "thought to be", "felt"),
     "emergency": ("the ed", "ed", "the er", "er", "the emergency room", "the emergency department", "the hospital"),
     "doctor": ("your doctor", "the doctor", "your physician", "your pcp", "md", "ho", "us", "911", "the clinic", "the office",
-               "your surgeon", "your cardiologist", "your nurse", "your primary care doctor", "provider", "your provider"),
+               "your surgeon", "your cardiologist", "your nurse", "your primary care doctor", "provider", "your provider",
+               "dr"),
 }  # fmt: skip
 
 

@@ -43,6 +43,7 @@ _STATED = {
     "worsening",
     "improving",
     "unchanged",
+    "likely",
     "is",
     "are",
     "was",
@@ -51,10 +52,11 @@ _STATED = {
 _LABEL_SCOPE = 25  # words that a label such as "Precautions:" reaches
 _HISTORY = {"pmh", "pmhx", "hx", "history"}  # words before a list of diagnoses
 
-# Marks before or after a finding: (+), (-), [x], [ ], and + or - written next to it.
+# Marks before or after a finding: (+), (-), [x], [ ], and + or - written next to it; a grade ("no murmur, 1+ edema").
 _MARK = re.compile(
     r"""\(\s?(?P<sign>[-+−–])\s?\) | (?<!\w)(?P<sign_ve>[-+−–])ve\b(?:\s+for\b)? | \[(?P<box>[ xX+-]?)\]
-    | (?<![\w+/)-])(?P<before>[-+−]|(?<=[,;:.]\s)\+\s)(?=[^\W\d_]) | (?<=\w)\s?(?P<after>[-+−])(?=[,;.)]|$)""",
+    | (?<![\w+/)-])(?P<before>[-+−]|(?<=[,;:.]\s)\+\s)(?=[^\W\d_]) | (?<=\w)\s?(?P<after>[-+−])(?=[,;.)]|$)
+    | (?<=[,;:.]\s)[1-4](?P<grade>\+)(?=\s)""",
     re.MULTILINE | re.VERBOSE,
 )
 _QUERY = re.compile(r"(?:(?<=^)|(?<=[\s(/,:]))\?+ ?(?=\w)|(?<=\w)\?+", re.MULTILINE)
@@ -147,8 +149,19 @@ class _Note:
             is_last = at > end and self.comma(at) and not self.list_goes_on(at)
             if is_last and (commas_end or "," in rule.ends or (negated and self.is_stated(at))):
                 break
+            if is_last and negated and self.lower(at - 1) in TESTS:
+                break  # "no pneumothorax on CXR, rib fractures"
             at += 1
         return end, at
+
+    def forward_from(self, cue: Cue) -> tuple[int, int] | None:
+        """The tokens that a cue reaches after the first of the words in `ends`, or None if its clause has none of them."""
+        at = cue.end
+        while not self.is_clause_end(at):
+            if self.lower(at) in cue.rule.ends:
+                return self.forward(Cue(cue.start, at + 1, cue.rule))
+            at += 1
+        return None
 
     def backward(self, cue: Cue) -> tuple[int, int]:
         """The tokens that a cue reaches before it. Only a list ("A, B and C were ruled out") reaches across a comma."""
@@ -250,9 +263,11 @@ def unasserted(
     marks = list(_marks(text, starts))
     negations = frozenset(start for start, _, number in found if rules[number].category == "negated")
     note = _Note(text, words, starts, mentions, {}, {}, frozenset(at for at, _, _, _ in marks), negations)
-    cues = []
+    cues, spans = [], set(mentions)
     for start, end, number in found:
         rule = rules[number]
+        if rule.category == "end" and (start, end) in spans:
+            continue  # "no HE": an acronym, not the pronoun
         if rule.category == "end":
             if rule.direction != "comma" or (note.comma(start) and not note.list_goes_on(start)):
                 note.ends[start] = note.last_of_ends[end - 1] = rule.ends
@@ -310,6 +325,8 @@ def _span(note: _Note, cue: Cue) -> tuple[int, int] | None:
             return (end, end + 1) if any(mention[0] == end for mention in note.mentions) else None
         case "section":
             return note.section(cue) if note.is_heading(cue) else note.forward(cue)
+        case "from":
+            return note.forward_from(cue)
         case "opening":
             return note.forward(cue) if note.is_clause_start(start) else None
         case "label":

@@ -124,7 +124,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_argument("--matcher", choices=("dictionary", "quickumls"), help="how free text is searched")
     cli.add_argument("--umls_dir", type=Path, help="UMLS install: the directory with MRCONSO.RRF and MRSTY.RRF")
     cli.add_argument("--quickumls", type=Path, help="QuickUMLS installation ($QUICKUMLS or $QUICK_UMLS)")
-    cli.add_argument("--text", help="print the mentions in this text and end: begin, end, concept, name, asserted, cue")
+    cli.add_argument(
+        "--text", help="print the mentions in this text, or in standard input (-), as JSON lines, and end"
+    )
     cli.add_argument("--terms", type=Path, metavar="FILE", help="with --text: names, one a line, in place of a lexicon")
     cli.add_num_workers("--num_worker")
     cli.add_chunks()
@@ -144,7 +146,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             with contextlib.redirect_stdout(sys.stderr):  # what building a lexicon reports
                 built = find_or_build(args.lexicon_dir, args.umls_dir, args.index_mapping, args.cache_dir)
             searched = make_matcher(quickumls if matcher == "quickumls" else None, built)
-        for line in mention_lines(searched, args.text):
+        text = sys.stdin.buffer.read().decode(errors="replace") if args.text == "-" else args.text
+        for line in mention_lines(searched, text):
             print(line)
         return
     if args.terms:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 # Of concept_extraction.py, for its lexicon and its concepts: raised when the same sources give others.
-STEP, RULES = "thinking_graph_preprocess/concept_extraction.py", 2
+STEP, RULES = "thinking_graph_preprocess/concept_extraction.py", 3
 MIN_LETTERS = 3  # least number of letters of a term: shorter ones ("as", "ca") mostly mean something else
 ARRAYS = ("keys", "concepts", "names", "name_ends", "cuis")  # files of a lexicon
 MAX_ACRONYM = 5  # largest number of letters of an acronym: longer words in capitals are other names

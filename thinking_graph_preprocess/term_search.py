@@ -25,8 +25,8 @@ WRAPPED = 50  # notes are wrapped at about 75 characters: a line that is shorter
 
 _HEADING = r"[A-Z][A-Za-z/&() -]{0,40}:"
 _ITEM = r"[-*•#+>]|\d{1,2}[.)]\s"
-# Not the period of a title, nor that of a letter before a small one ("E. coli", "e.g. this").
-_PERIOD = r"(?<!\b[DM]r)(?<!\bMs)(?<!\bMrs)(?<!\bvs)(?:(?<!\b[A-Za-z])(?<!\bpt)|(?!\.\s+[a-z]))\."
+# Not the period of a title or of St., nor that of a letter before a small one ("E. coli", "e.g. this") or "C. Diff".
+_PERIOD = r"(?<!\b[DM]r)(?<!\bMs)(?<!\bMrs)(?<!\bSt)(?<!\bvs)(?:(?<!\b[A-Za-z])(?<!\bpt)|(?!\.\s+(?:[a-z]|Coli|Diff)))\."
 _TOKEN = re.compile(
     rf"""(?P<word>[^\W_]+)
     | (?P<paragraph>\n(?=[^\S\n]*(?:\n|{_HEADING})))
