@@ -124,9 +124,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_argument("--matcher", choices=("dictionary", "quickumls"), help="how free text is searched")
     cli.add_argument("--umls_dir", type=Path, help="UMLS install: the directory with MRCONSO.RRF and MRSTY.RRF")
     cli.add_argument("--quickumls", type=Path, help="QuickUMLS installation ($QUICKUMLS or $QUICK_UMLS)")
-    cli.add_argument(
-        "--text", help="print the mentions in this text, or in standard input (-), as JSON lines, and end"
-    )
+    cli.add_argument("--text", help="print the mentions in this text, or in standard input (-), as JSON lines, and end")
     cli.add_argument("--terms", type=Path, metavar="FILE", help="with --text: names, one a line, in place of a lexicon")
     cli.add_num_workers("--num_worker")
     cli.add_chunks()
