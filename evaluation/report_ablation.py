@@ -62,6 +62,7 @@ def ablation(report: Report) -> Markup | None:
         text
         + grid([_causes_figure(result), _f1_figure(result), _differences_figure(result)], 420)
         + _chains_table(result)
+        + _citations_table(result)
         + _scores_table(result)
     )
 
@@ -114,19 +115,24 @@ def _differences_figure(result: Mapping[str, Any]) -> Markup:
 
 def _chains_table(result: Mapping[str, Any]) -> Markup:
     rows = []
-    for arm in [arm for arm in ARMS if "chains" in result["arms"][arm]]:
-        chains, *answers = (result["arms"][arm][key] for key in CITING)
-        counts = [chains[key] for key in ("chains", "passed", "kept", "cited")]
-        of_answers = [cell for of in answers for cell in (of["cited"], of["in_record"], value_cell(of, "share"))]
-        rows.append([ARMS[arm], *counts, value_cell(chains, "share"), *of_answers])
-    caption = (
-        "Chains that were written and accepted, rows with an accepted one, the events that these cite, and the share of true "
-        "causes among them; then the events that held-out answers cite, and those that the record has, by name and time and "
-        "by name and content. 95 % intervals below."
-    )
-    cited = ("in record", "true causes")
-    columns = ["arm", "written", "accepted", "rows kept", "cited", "true causes"]
-    return table(caption, [*columns, "cited in answers", *cited, "by content", *cited], rows)
+    for arm, chains in _citing(result, "chains"):
+        rows.append([arm, *(chains[key] for key in ("rows", "chains", "passed", "kept"))])
+    caption = "Rows for which chains were written, the chains, those accepted by the filter, and rows with an accepted one."
+    return table(caption, ["arm", "rows", "chains", "accepted", "rows kept"], rows)
+
+
+def _citations_table(result: Mapping[str, Any]) -> Markup:
+    rows = []
+    for key, who in CITING.items():
+        for arm, of in _citing(result, key):
+            rows.append([who.replace("\n", ", "), arm, of["cited"], of["in_record"], value_cell(of, "share")])
+    caption = "Events that chains cite, those that the record has, and the share of true causes. 95 % intervals below."
+    return table(caption, ["cited by", "arm", "events", "in the record", "true causes"], rows)
+
+
+def _citing(result: Mapping[str, Any], key: str) -> list[tuple[str, Mapping[str, Any]]]:
+    """The arms with chains, by their name on the page, and the counts of those who cite."""
+    return [(name, result["arms"][arm][key]) for arm, name in ARMS.items() if key in result["arms"][arm]]
 
 
 def _scores_table(result: Mapping[str, Any]) -> Markup:

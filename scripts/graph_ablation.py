@@ -18,8 +18,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the packages of this checkout
 
 import csv
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -28,15 +28,18 @@ from pipeline.cli import Parser, at_least, run
 from pipeline.errors import UserError
 from pipeline.files import atomic_path, read_json, require, write_json
 from pipeline.progress import Summary, print_table
+from pipeline.provenance import Provenance, Source, content_of, output_of
 
 if TYPE_CHECKING:
     from evaluation.predictions import Prediction
     from mimiciv_dataset.mimiciv import MIMICIV
     from mimiciv_dataset.text import SampleText
 
+STEP, RULES = "scripts/graph_ablation.py", 1
 TASKS = ("diagnosis", "diagnosis_ccs")
 WITHOUT_CHAINS, WITHOUT_GRAPH, WITH_GRAPH = ARMS = ("without_chains", "without_graph", "with_graph")
 DIFFERENCES = ((WITHOUT_GRAPH, WITHOUT_CHAINS), (WITH_GRAPH, WITHOUT_CHAINS), (WITH_GRAPH, WITHOUT_GRAPH))
+FILES = {"rows": ("train", "test"), "arms": tuple(f"arms/{arm}" for arm in ARMS)}  # CSVs of a step
 SEMANTIC_TYPES = {"disease": "T047", "drug": "T121", "test": "T059", "category": "T033"}  # by kind of concept, for MRSTY
 RESAMPLES = 2000
 
@@ -60,15 +63,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_argument("--test_rows", type=at_least(1), default=300, help="rows: test rows of each task at most (300)")
     cli.add_argument("--seeds", type=at_least(1), default=1, help="result: number of training seeds (1)")
     cli.add_argument("--writer", default="scripted-writer", help="result: model that wrote the chains (scripted-writer)")
+    cli.add_rerun_flags()
     args = cli.parse_args(argv)
     summary, root, output = Summary("graph_ablation"), args.root_dir, args.output_path
+
+    def records(sources: Sequence[Source], **settings: int) -> list[Provenance]:
+        """Of the CSVs of this step."""
+        paths, step = [output / f"{name}.csv" for name in FILES[args.step]], f"{STEP} {args.step}"
+        return [Provenance(path, step, sources, settings, RULES, cli.arguments, is_file=True) for path in paths]
+
     if args.step == "rows":
-        counts = write_rows(root, output, RowSettings(args.train_rows, args.test_rows))
-        done = " and ".join(f"{number:,} {name} rows" for name, number in counts.items())
+        settings = RowSettings(args.train_rows, args.test_rows)
+        of_rows = records(row_sources(root, args.verify), **asdict(settings))
+        done = recorded(of_rows, lambda: write_rows(root, output, settings), args.overwrite, args.verify)
     elif args.step == "knowledge":
         done = f"{write_knowledge(output / 'META'):,} statements"
     elif args.step == "arms":
-        done = f"{write_arms(output):,} rows of each arm"
+        kept = [kept_source(output, arm, args.verify) for arm in ARMS[1:]]
+        done = recorded(records(kept), lambda: write_arms(output), args.overwrite, args.verify)
     else:
         result = measure(root, output, args.seeds) | {"writer": args.writer}
         write_json(output / "result.json", result)
@@ -77,7 +89,32 @@ def main(argv: Sequence[str] | None = None) -> None:
     summary.print(f"{done} → {output}")
 
 
+def recorded(records: Sequence[Provenance], write: Callable[[], dict[str, int]], overwrite: bool, verify: bool) -> str:
+    """Write the CSVs of these records, unless all are up to date, and complete the records; says what was written.
+
+    Args:
+        write: writes all of them, and returns their names and numbers of rows.
+        overwrite, verify: as of `Provenance.begin`.
+    """
+    begun = [record.begin(overwrite, verify) for record in records]  # each says whether it is up to date
+    if not any(begun):
+        return "nothing new"
+    counts = write()
+    for record, rows in zip(records, counts.values(), strict=True):
+        record.complete(rows=rows)
+    return " and ".join(f"{rows:,} {name} rows" for name, rows in counts.items())
+
+
 # --- rows
+
+
+def row_sources(root: Path, verify: bool = False) -> list[Source]:
+    """What `write_rows` reads."""
+    from mimiciv_dataset.sources import index_sources
+
+    truth = [root / "mimiciv" / name for name in ("synthetic_truth.csv", "synthetic_causes.csv.gz")]
+    contents = [content_of(path.name, path, verify=verify) for path in (*truth, root / "patient_data/test.csv")]
+    return [*index_sources(root / "task_index/all", verify=verify), *contents]
 
 
 def write_rows(root: Path, output: Path, settings: RowSettings) -> dict[str, int]:
@@ -85,11 +122,10 @@ def write_rows(root: Path, output: Path, settings: RowSettings) -> dict[str, int
     from evaluation.synthetic_truth import read_conditions, read_outcomes, rows_of, with_outcomes
     from mimiciv_dataset.index_files import sample_id
     from mimiciv_dataset.index_rows import normalise_row
-    from mimiciv_dataset.patients import read_subject_ids
 
     of_stay = read_conditions(root / "mimiciv")
     stays = read_outcomes(root / "mimiciv").get("ED_Hospitalization", {})
-    test_patients = set(read_subject_ids(root / "patient_data/test.csv"))
+    test_patients = {row["subject_id"] for row in rows_of(root / "patient_data/test.csv")}  # none, of a few patients
     chosen: dict[str, list[Row]] = {"train": [], "test": []}
     conditions: dict[str, str] = {}
     for task in TASKS:
@@ -169,21 +205,26 @@ def kept_file(output: Path, arm: str) -> Path:
     return output / f"chains/{arm}/kept.csv"
 
 
-def write_arms(output: Path) -> int:
-    """Write the training sets: the rows that have a chain in both arms with chains; returns their number."""
+def kept_source(output: Path, arm: str, verify: bool = False) -> Source:
+    """The chains of an arm as an input."""
+    path = require(kept_file(output, arm), "the chains that were kept", "run filter_reasoning.py")
+    return output_of(f"kept/{arm}", path, "thinking_graph_preprocess/filter_reasoning.py", is_ancestor=False, verify=verify)
+
+
+def write_arms(output: Path) -> dict[str, int]:
+    """Write the training sets: the rows that have a chain in both arms with chains; returns the numbers of rows by arm."""
     from evaluation.synthetic_truth import rows_of
     from mimiciv_dataset.index_files import sample_id
     from mimiciv_dataset.index_rows import normalise_row
 
-    fix = "run filter_reasoning.py"
-    kept = {arm: list(rows_of(require(kept_file(output, arm), "the chains that were kept", fix))) for arm in ARMS[1:]}
+    kept = {arm: list(rows_of(kept_file(output, arm))) for arm in ARMS[1:]}
     by_id = {arm: {sample_id(normalise_row(row)): row for row in rows} for arm, rows in kept.items()}
     common = [identity for identity in by_id[WITHOUT_GRAPH] if identity in by_id[WITH_GRAPH]]
     for arm, rows in by_id.items():
         write_csv(output / f"arms/{arm}.csv", [rows[identity] for identity in common])
     plain = [{name: value for name, value in by_id[WITH_GRAPH][i].items() if name != "reasoning"} for i in common]
     write_csv(output / f"arms/{WITHOUT_CHAINS}.csv", plain)
-    return len(common)
+    return dict.fromkeys(ARMS, len(common))
 
 
 # --- result

@@ -269,7 +269,7 @@ def test_the_arms_have_the_same_rows(ablation: Path, tmp_path: Path) -> None:
     index = [{name.replace("context_", "period_"): value for name, value in row.items()} for row in rows]
     for arm, kept in (("without_graph", index[:8]), ("with_graph", index[2:])):
         write_csv(tmp_path / f"chains/{arm}/kept.csv", [row | {"reasoning": f"{arm} {n}"} for n, row in enumerate(kept)])
-    assert write_arms(tmp_path) == 6
+    assert write_arms(tmp_path) == dict.fromkeys(ARMS, 6)
     arms = {arm: list(rows_of(tmp_path / f"arms/{arm}.csv")) for arm in ARMS}
     ids = {arm: [sample_id(normalise_row(row)) for row in of_arm] for arm, of_arm in arms.items()}
     assert ids["without_chains"] == ids["without_graph"] == ids["with_graph"]
@@ -327,11 +327,18 @@ def test_the_ablation_from_patients_to_the_page(tmp_path: Path) -> None:
     again = bash("scripts/reproduce/graph_ablation.sh", *words)
     assert again.returncode == 0 and again.stdout.count(" 0 samples answered, ") == 6, again.stdout[-2000:]
     assert read_json(tmp_path / "root/graph_ablation/result.json") == result
+    assert "unknown" not in done.stdout + again.stdout, "each step knows what its input was made from"
+    other = bash("scripts/reproduce/graph_ablation.sh", "--root_dir", tmp_path / "root", "--steps", 3)
+    assert other.returncode == 2 and "expected the flags that it was begun with (--patients 150 " in other.stderr
 
 
 def test_wrong_flags_are_one_line(tmp_path: Path) -> None:
     for words, message in (
         (("--seed", "0"), "--seed 0: expected a whole number from 1."),
+        (("--seeds", "0"), "--seeds 0: expected a whole number from 1."),
+        (("--patients", "1.5"), "--patients 1.5: expected a whole number from 1."),
+        (("--steps", "x"), "--steps x: expected a whole number from 1."),
+        (("--model", "none"), "--model none: expected the directory of a model, got none."),
         (("model",), "expected flags, got model."),
         (("--output_path", "x"), "Everything is below --root_dir."),
     ):

@@ -36,6 +36,8 @@ def test_the_page_is_readable(browser: Browser, report: Path, width: int, height
     visible = "[...document.querySelectorAll('body *')].filter(e => e.getClientRects().length)"
     too_wide = f"{visible}.filter(e => !e.closest('.scroll') && e.getBoundingClientRect().right > innerWidth + 1)"
     assert browser.js(f"{too_wide}.map(e => e.tagName + ' ' + e.textContent.slice(0, 40))") == []
+    tables = "[...document.querySelectorAll('#from-graph-to-score > .scroll')]"
+    assert width < 1280 or browser.js(f"{tables}.filter(e => e.scrollWidth > e.clientWidth).length") == 0, "no need to scroll"
     # Letters as they are seen: the size of the font times the scale of the chart it stands in.
     scale = "(e.ownerSVGElement ? e.ownerSVGElement.getBoundingClientRect().width / e.ownerSVGElement.width.baseVal.value : 1)"
     sizes = f"{visible}.filter(e => [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim()))"

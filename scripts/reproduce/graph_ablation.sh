@@ -29,9 +29,20 @@ options+=([model]="$repo/scripts/quickstart_model" [base_url]="" [writer]=script
 parse_flags "$@"
 [ ${#models[@]} -eq 0 ] || fail "expected flags, got ${models[0]}. Pass the model with --model."
 [ -z "$results$dataset" ] || fail "expected neither --dataset_name nor --output_path, got one. Everything is below --root_dir."
-[[ ${options[seed]} =~ ^[1-9][0-9]*$ ]] || fail "--seed ${options[seed]}: expected a whole number from 1."
+for name in patients seed seeds steps rows test_rows; do
+  [[ ${options[$name]} =~ ^[1-9][0-9]*$ ]] || fail "--$name ${options[$name]}: expected a whole number from 1."
+done
+[ -f "${options[model]}/config.json" ] || fail "--model ${options[model]}: expected the directory of a model, got none."
+model=$(cd "${options[model]}" && pwd)
 make_directory "$root"
 root=$(cd "$root" && pwd)
+# The flags that decide the result. More --seeds can be added later.
+given=$(printf -- '--%s ' "patients ${options[patients]}" "seed ${options[seed]}" "steps ${options[steps]}" "rows ${options[rows]}" \
+  "test_rows ${options[test_rows]}" "writer ${options[writer]}" "model $model")
+flags_file="$root/graph_ablation.txt"
+[ ! -f "$flags_file" ] || [ "$(cat "$flags_file")" = "$given" ] || \
+  fail "$root: expected the flags that it was begun with ($(cat "$flags_file")), got others. Choose another --root_dir."
+echo "$given" > "$flags_file"
 out="$root/graph_ablation" results="$root/graph_ablation/results" evidence="$root/evidence_datas"
 tasks=(diagnosis diagnosis_ccs)
 export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false  # so small a model is trained faster on one core
@@ -79,21 +90,21 @@ do_step scripts/graph_ablation.py arms
 
 # train ARM SEED: train an arm from the model, unless that is finished.
 train() {
-  local model="$root/models/$1-$2"
-  [ ! -f "$model/ehr_training.json" ] || return 0
-  echo; echo "== $1, seed $2: training $model"
-  (cd "$repo" && "$python" sft.py --root_dir "$root" --model_name_or_path "${options[model]}" --output_dir "$model" --overwrite \
+  local trained="$root/models/$1-$2"
+  [ ! -f "$trained/ehr_training.json" ] || return 0
+  echo; echo "== $1, seed $2: training $trained"
+  (cd "$repo" && "$python" sft.py --root_dir "$root" --model_name_or_path "$model" --output_dir "$trained" --overwrite \
     --dataset_name "$out/arms/$1.csv" --max_steps "${options[steps]}" --seed "$2" --per_device_train_batch_size 16 \
     --max_length 1200 --learning_rate 1e-3 --warmup_steps 0.05 --weight_decay 0.1 --bf16 False --dtype float32 \
-    --gradient_checkpointing False --save_strategy no --logging_steps 50 --report_to none > "$model.log" 2>&1) \
-    || { code=$?; [ $code = 130 ] && interrupted; tail -n 20 "$model.log" >&2; exit $code; }
+    --gradient_checkpointing False --save_strategy no --logging_steps 50 --report_to none > "$trained.log" 2>&1) \
+    || { code=$?; [ $code = 130 ] && interrupted; tail -n 20 "$trained.log" >&2; exit $code; }
 }
 mkdir -p "$root/models" "$results"
 for seed in $(seq 0 $((options[seeds] - 1))); do
   for arm in without_chains without_graph with_graph; do
     train $arm "$seed"
     answer=(--think_prompt); [ $arm != without_chains ] || answer=()
-    evaluate "$arm-$seed" "$root/models/$arm-$seed" "$out/test.csv" --batch 16 --max_seq_len 1456 --max_new_tokens 256 "${answer[@]}"
+    evaluate "$arm-$seed" "$root/models/$arm-$seed" "$out/test.csv" --batch 16 --max_seq_len 1584 --max_new_tokens 384 "${answer[@]}"
   done
 done
 [ ${#failed[@]} -eq 0 ] || fail "failed: ${failed[*]}. See the errors above, and run the same command again to resume."
