@@ -9,27 +9,22 @@ chooses the server of a request.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-from inference.dialects import usage_of
-from inference.server_errors import (
-    ACCOUNT,
-    RETRY,
-    ServerError,
-    error_in_reply,
-    parsed,
-    read_error,
-    retry_after,
-    server_message,
-    without_prompt,
-)
+from inference.dialects import unwrapped, usage_of
+from inference.server_errors import EVERY_REQUEST, MODEL, RETRY, ServerError, error_in_body, read_error
+from inference.server_messages import parsed, server_message, without_prompt
 from inference.servers import UNAVAILABLE, Server, Servers, connection_error
 from inference.settings import ServerSettings
 from pipeline.errors import UserError
+from pipeline.signals import on_signals
 
 if TYPE_CHECKING:
     from openai import APIStatusError
@@ -41,8 +36,9 @@ MAX_TRIES = 7  # of a request, before its error is reported
 MAX_WAIT = 60.0  # seconds between two tries, unless the server asks for more
 LONGEST_PAUSE = 900.0  # seconds that a server may ask to wait; if it asks for more, the run ends
 MAX_FAILURES = 20  # requests that failed in all tries before a run ends: the first ones, or consecutive ones later on
-MAX_LISTED = 10  # models of a server that an error names
-MAX_ACCOUNT_ERRORS = 3  # consecutive errors of the account before a run ends that had replies; without any it ends at once
+MAX_UNREADABLE = 3  # first requests that got replies which cannot be read, and may be paid for, before a run ends
+MAX_ACCOUNT_ERRORS = 3  # consecutive ones of a server that had answered before it gets no more requests; otherwise one
+LAST_WAIT = 120.0  # seconds that replies on their way are awaited after Ctrl-C or SIGTERM
 RESUME = "Run the same command again to resume"
 
 
@@ -111,6 +107,10 @@ class RequestError(Exception):
         return self.cause is None or self.cause.kind == RETRY
 
 
+class InterruptError(Exception):
+    """Ends a run after Ctrl-C or SIGTERM."""
+
+
 class Client:
     """Sends requests to the servers of a model."""
 
@@ -119,7 +119,7 @@ class Client:
         self.usage = Usage()
         self.servers = Servers(settings, model)
         self.is_local = all(server.is_local for server in self.servers.servers)
-        self._answered, self._failures, self._consecutive_failures, self._account_errors = False, 0, 0, 0
+        self._answered, self._failures, self._consecutive_failures, self._unreadable = False, 0, 0, 0
         self._end: BaseException | None = None  # why no more requests are sent
         self._workers: list[asyncio.Task[None]] = []
         self._sending: set[asyncio.Task[None]] = set()  # workers whose request is on its way
@@ -136,15 +136,24 @@ class Client:
 
         Raises:
             UserError: no request can succeed. By then, all replies to requests that were on their way have been yielded.
+            KeyboardInterrupt: Ctrl-C or SIGTERM, after replies on their way have been awaited for `LAST_WAIT` seconds. At the
+                second signal they are given up.
         """
-        stream = self._stream(requests)
+        stream, signals = self._stream(requests), []
 
         async def next_reply() -> tuple[int, Reply] | None:
             return await anext(stream, None)
 
+        def call(step: Callable[[], None], number: int) -> None:
+            signals.append(number)
+            self._runner.get_loop().call_soon_threadsafe(step)
+
         try:
-            while (reply := self._runner.run(next_reply())) is not None:
-                yield reply
+            with on_signals(partial(call, self._finish), partial(call, self._give_up)):
+                while (reply := self._runner.run(next_reply())) is not None:
+                    yield reply
+        except InterruptError:
+            raise KeyboardInterrupt(*signals[:1]) from None
         finally:
             self._runner.run(stream.aclose())
 
@@ -194,12 +203,29 @@ class Client:
             for worker in {*self._workers} - self._sending - {asyncio.current_task()}:
                 worker.cancel()
 
+    def _finish(self) -> None:
+        """Send no more requests after a signal, and await replies on their way, which are paid for, for a while."""
+        wait = f"Waiting at most {LAST_WAIT:g} s for {len(self._sending)} replies on their way; a second Ctrl-C ends at once"
+        print(f"warning: interrupted: no more requests are sent. {wait}.", file=sys.stderr)
+        self._stop(InterruptError())
+        asyncio.get_running_loop().call_later(LAST_WAIT, self._give_up)
+
+    def _give_up(self) -> None:
+        """Await nothing more."""
+        for worker in self._workers:
+            worker.cancel()
+
     async def _ask(self, request: Request) -> Reply:
         """Send one request, repeated if need be."""
-        from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
+        from tenacity import AsyncRetrying, stop_after_attempt
 
-        retry = retry_if_exception(lambda error: isinstance(error, RequestError) and error.retry and not self._end)
-        attempts = AsyncRetrying(stop=stop_after_attempt(self.max_tries), wait=_wait, retry=retry, reraise=True)
+        def is_repeated(state: RetryCallState) -> bool:
+            error = state.outcome.exception()
+            if not isinstance(error, RequestError) or self._end:
+                return False
+            return error.retry or (error.elsewhere and state.attempt_number < len(self.servers.servers))
+
+        attempts = AsyncRetrying(stop=stop_after_attempt(self.max_tries), wait=_wait, retry=is_repeated, reraise=True)
         failed = None
         try:
             async for attempt in attempts:
@@ -218,13 +244,13 @@ class Client:
         """Send a request once, when limits and pauses allow it; a `RequestError` if there is no usable response."""
         async with self.servers.slot(request.tokens, avoid) as server:
             self.usage.requests += 1
-            worker = asyncio.current_task()
+            worker, sent_at = asyncio.current_task(), time.monotonic()
             self._sending.add(worker)
             try:
                 response = await self._respond(server, request)
             finally:
                 self._sending.discard(worker)
-            self.servers.answered(server)
+            self.servers.answered(server, sent_at)
             if counts := usage_of(response):
                 self.usage.prompt_tokens += counts["prompt_tokens"]
                 self.usage.completion_tokens += counts["completion_tokens"]
@@ -235,74 +261,105 @@ class Client:
         """The response of a server, which has choices; a `RequestError` if it has none."""
         import openai
 
-        endpoint = server.openai.chat.completions if request.endpoint == "chat" else server.openai.completions
+        is_chat = request.endpoint == "chat"
+        endpoint = server.openai.chat.completions if is_chat else server.openai.completions
         try:
-            response = await endpoint.create(**request.body, extra_headers=server.headers)
+            raw = await endpoint.with_raw_response.create(**request.body, extra_headers=server.headers)
         except openai.APIStatusError as error:
             raise await self._refusal(server, request, error) from None
         except openai.APIConnectionError as error:
             reason = str(connection_error(server.url, error, self.settings.timeout))
             self.servers.unavailable(server, reason)
             raise RequestError(reason, server, elsewhere=bool(self.servers.others(server))) from None
-        except (openai.APIResponseValidationError, ValueError):  # ValueError: not JSON
-            raise RequestError("the reply of the server is not readable: expected JSON, got a part of it", server) from None
-        if isinstance(response, str):
-            page = without_prompt(server_message(response), request.prompt) or "nothing"
-            raise RequestError(f"the reply of the server is not readable: expected JSON, got text ({page})", server)
-        if reported := error_in_reply(response):
+        with contextlib.suppress(openai.APIResponseValidationError, ValueError):  # ValueError: not JSON
+            if _has_choices(response := raw.parse()):
+                return response
+        body = unwrapped(raw.text)
+        if isinstance(body, dict) and _has_choices(response := _constructed(body, is_chat)):
+            return response
+        reason = "the reply of the server has no choices"
+        if isinstance(body, str):
+            page = without_prompt(server_message(body), request.prompt) or "nothing"
+            reason = f"the reply of the server is not readable: expected JSON, got text ({page})"
+            if body.startswith(("{", "[")):
+                reason = "the reply of the server is not readable: expected JSON, got a part of it"
+        elif reported := error_in_body(body):
             error = read_error(*reported, request.prompt, request.refusable)
-            raise RequestError(f"HTTP 200 with the error {error.status}: {error.message}", server, error)
-        if not isinstance(choices := getattr(response, "choices", None), list) or not choices:
-            raise RequestError("the reply of the server has no choices", server)
-        return response
+            raise self._after_error(server, error, f"HTTP 200 with the error {error.status}: {error.message}")
+        raise RequestError(reason, server, ServerError(raw.status_code, RETRY, reason))
 
     async def _refusal(self, server: Server, request: Request, error: APIStatusError) -> RequestError:
         """What follows from a response with an error."""
-        body = parsed(error.body) if isinstance(error.body, str) else error.body
-        refusal = read_error(error.status_code, body, request.prompt, request.refusable)
-        wait = retry_after(error.response.headers) if refusal.kind == RETRY else None
-        if wait is not None:
-            if MAX_WAIT < wait <= LONGEST_PAUSE and server.resume_at < time.monotonic():
-                print(f"warning: {server.url} asks to wait for {wait:.0f} s: {refusal}.", file=sys.stderr)
-            server.resume_at = max(server.resume_at, time.monotonic() + wait)
+        response = error.response
+        refusal = read_error(error.status_code, parsed(response.text), request.prompt, request.refusable, response.headers)
         if refusal.status in UNAVAILABLE:
             self.servers.unavailable(server, f"HTTP {refusal.status}")
         elif refusal.status < 500:
             self.servers.answered(server)
-        others = self.servers.others(server, within=LONGEST_PAUSE)
-        elsewhere = (refusal.status in UNAVAILABLE or refusal.status == 429) and bool(others)
-        if wait is not None and wait > LONGEST_PAUSE and not others:
-            until = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + min(wait, 1e8)))
-            got = f"{refusal}, and a request to wait for {wait / 3600:,.3g} hours"
-            self._stop(UserError(f"{server.url}: expected replies, got {got}. Run the same command again after {until}."))
         reason = str(refusal)
         if 300 <= refusal.status < 400:
-            reason = f"HTTP {refusal.status}: a redirect, which is not followed. Give the URL of the API itself"
-        if refusal.status == 404 and (models := await server.models()):
-            reason += f"; the server has {', '.join(models[:MAX_LISTED])}"
-        return RequestError(reason, server, refusal, wait, elsewhere)
+            target = urlsplit(response.headers.get("location", ""))._replace(query="", fragment="").geturl() or "nowhere"
+            reason = f"HTTP {refusal.status}: a redirect to {target}, which is not followed. Give the URL of the API itself"
+        if refusal.kind == MODEL:
+            reason += await server.alternatives()
+        return self._after_error(server, refusal, reason)
+
+    def _after_error(self, server: Server, error: ServerError, reason: str) -> RequestError:
+        """What follows from an error that a server reported: a pause, another server, or the end of the run."""
+        wait = error.pause if error.kind == RETRY else None
+        if wait is not None:
+            if MAX_WAIT < wait <= LONGEST_PAUSE and server.resume_at < time.monotonic():
+                print(f"warning: {server.url} asks to wait for {wait:.0f} s: {error}.", file=sys.stderr)
+            server.resume_at = max(server.resume_at, time.monotonic() + wait)
+        others = self.servers.others(server, within=LONGEST_PAUSE)
+        elsewhere = bool(others) and (error.status in {*UNAVAILABLE, 429} or error.kind in EVERY_REQUEST)
+        if wait is not None and wait > LONGEST_PAUSE and not others:
+            until = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + min(wait, 1e8)))
+            got = f"{error}, and a request to wait for {wait / 3600:,.3g} hours"
+            self._stop(UserError(f"{server.url}: expected replies, got {got}. Run the same command again after {until}."))
+        if error.kind in EVERY_REQUEST:
+            server.refusals, server.refused_at = server.refusals + 1, time.monotonic()
+            is_last = server.refusals >= (MAX_ACCOUNT_ERRORS if server.has_replied else 1)
+            if is_last and not self.servers.exclude(server, reason):
+                self._stop(UserError(f"{server.url}: expected replies, got {reason.rstrip('. ')}. {error.fix}. {RESUME}."))
+        elif error.fix and not error.refused:
+            reason = f"{reason.rstrip('. ')}. {error.fix}"
+        return RequestError(reason, server, error, wait, elsewhere)
 
     def _check(self, reply: Reply) -> None:
         """End a run that makes no progress: no request was ever answered, or the server has gone away."""
         if reply.response is not None:
-            self._answered, self._consecutive_failures, self._account_errors = True, 0, 0
+            self._answered, self._consecutive_failures = True, 0
             return
         if reply.cause and reply.cause.refused:
             return  # the sender deals with it
         self._failures += 1
         self._consecutive_failures += reply.cause is None or reply.cause.kind == RETRY
-        self._account_errors += reply.cause is not None and reply.cause.kind == ACCOUNT
-        got = reply.error.rstrip(". ")
-        if self._account_errors >= (MAX_ACCOUNT_ERRORS if self._answered else 1):
-            self._stop(UserError(f"{self.url}: expected replies, got {got}. {reply.cause.fix}. {RESUME}."))
-        if self._consecutive_failures >= MAX_FAILURES or (self._failures >= MAX_FAILURES and not self._answered):
-            fix = f"Fix the cause. {RESUME}"
+        self._unreadable += reply.cause is not None and reply.cause.status == 200
+        first = MAX_UNREADABLE if self._unreadable == self._failures else MAX_FAILURES
+        if self._consecutive_failures >= MAX_FAILURES or (self._failures >= first and not self._answered):
+            got, fix = reply.error.rstrip(". "), f"Fix the cause. {RESUME}"
             self._stop(UserError(f"{self.url}: expected replies, got errors only, such as {got}. {fix}."))
 
     def close(self) -> None:
         """Close the connections."""
         self._runner.run(self.servers.close())
         self._runner.close()
+
+
+def _has_choices(response: Any) -> bool:
+    """Whether a response has choices that are paid for: not only errors in their place."""
+    if not isinstance(choices := getattr(response, "choices", None), list) or not choices:
+        return False
+    return not all((getattr(choice, "model_extra", None) or {}).get("error") for choice in choices)
+
+
+def _constructed(body: dict[str, Any], is_chat: bool) -> ChatCompletion | Completion:
+    """A response from its body, unchecked, as servers leave fields out."""
+    from openai.types import Completion
+    from openai.types.chat import ChatCompletion
+
+    return (ChatCompletion if is_chat else Completion).construct(**body)
 
 
 def _wait(state: RetryCallState) -> float:

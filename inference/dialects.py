@@ -1,9 +1,12 @@
-"""How servers of the chat endpoint write a reply: content as a text or parts, reasoning apart, several names of one thing."""
+"""How servers write a reply: content as a text or parts, reasoning apart, streams, envelopes, several names of one thing."""
 
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from typing import Any
+
+from inference.server_messages import parsed
 
 # Finish reasons of a reply that the model did not end itself: its length, a filter, an error, a call of a tool. Others (stop,
 # eos, stop_sequence, end_turn, …) say that it is whole; so does none at all, which servers send that do not know.
@@ -12,9 +15,13 @@ _CUT_OFF = re.compile(
     r"err|abort|cancel|timeout|interrupt|tool|function|incomplete|pause|malformed|other|unspecified",
     re.IGNORECASE,
 )
+_LENGTH = re.compile(r"length|max|limit|exceed|budget", re.IGNORECASE)
 _FILTERED = re.compile(r"filter|safety|moderat|polic|prohibit|recit|block|refus|sensitive|spii", re.IGNORECASE)
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # half of a character that a server cut in two
 _TEXT_PARTS = {"text", "output_text", None}  # types of parts that are the answer; the others are reasoning, images, tools
+_REASONING = ("reasoning", "reasoning_content", "reasoning_details", "thinking", "thinking_blocks")  # fields of a message
+_PART_TEXTS = ("text", "thinking", "reasoning", "summary", "content")  # fields of a part
+_ENVELOPES = ("data", "result", "response", "body")  # fields that hold the whole reply behind some gateways
 
 
 def is_whole(finish_reason: Any) -> bool:
@@ -26,16 +33,27 @@ def is_whole(finish_reason: Any) -> bool:
     return not (isinstance(finish_reason, str) and _CUT_OFF.search(finish_reason))
 
 
+def is_cut_by_length(finish_reason: Any) -> bool:
+    """Whether a reply with this finish reason was cut off because it was too long."""
+    return isinstance(finish_reason, str) and bool(_LENGTH.search(finish_reason))
+
+
 def content_of(choice: Any) -> str:
     """The answer of a choice: its content, a text or the text parts of a list; "" if it has not the form of the API."""
-    return _joined(getattr(getattr(choice, "message", None), "content", None), reasoning=False)
+    message = getattr(choice, "message", None)
+    if message is None:  # as of the completions endpoint
+        return _joined(getattr(choice, "text", None), reasoning=False)
+    return _joined(message if isinstance(message, str) else getattr(message, "content", None), reasoning=False)
 
 
 def reasoning_of(choice: Any) -> str:
     """The reasoning that a server separates from the answer: a field of its own, or parts of the content."""
     message = getattr(choice, "message", None)
-    for name in ("reasoning", "reasoning_content"):
-        if isinstance(text := getattr(message, name, None), str) and text.strip():
+    for name in _REASONING:
+        value = getattr(message, name, None)
+        parts = value if isinstance(value, list) else [value]
+        text = "".join(part if isinstance(part, str) else _text_of_part(part) for part in parts)
+        if text.strip():
             return _LONE_SURROGATE.sub("", text)
     return _joined(getattr(message, "content", None), reasoning=True)
 
@@ -80,7 +98,63 @@ def _joined(content: Any, reasoning: bool) -> str:
 def _part(part: Any, reasoning: bool) -> str:
     if isinstance(part, str):
         return "" if reasoning else part
-    if (part.get("type") in _TEXT_PARTS) == reasoning:
-        return ""
-    values = [part.get(name) for name in ("text", "thinking", "reasoning")]
+    return _text_of_part(part) if (part.get("type") in _TEXT_PARTS) != reasoning else ""
+
+
+def _text_of_part(part: Any) -> str:
+    values = [part.get(name) for name in _PART_TEXTS] if isinstance(part, dict) else []
     return "".join(value if isinstance(value, str) else _joined(value, reasoning=False) for value in values if value)
+
+
+# --- replies in another form than that of the API
+
+
+def unwrapped(text: str) -> Any:
+    """The body of a response whose form is not that of the API: of a stream, in an envelope, or with something around it.
+
+    >>> unwrapped('{"code": 0, "data": {"choices": [{"text": "a"}]}}')
+    {'choices': [{'text': 'a'}]}
+    """
+    body = parsed(text)
+    if isinstance(body, str):
+        body = of_stream(body) or body
+    for name in _ENVELOPES:
+        inner = body.get(name) if isinstance(body, dict) and not body.get("choices") else None
+        inner = parsed(inner) if isinstance(inner, str) else inner
+        if isinstance(inner, dict) and inner.get("choices"):
+            return inner
+    return body
+
+
+def of_stream(text: str) -> dict[str, Any] | None:
+    r"""The reply that a stream of server-sent events makes up, which some servers send unasked; None if the text is none.
+
+    >>> event = 'data: {"choices": [{"index": 0, "delta": {"content": "%s"}, "finish_reason": %s}]}\n\n'
+    >>> of_stream(event % ("a", "null") + event % ("b", '"stop"') + "data: [DONE]")["choices"]
+    [{'index': 0, 'finish_reason': 'stop', 'message': {'role': 'assistant', 'content': 'ab'}}]
+    """
+    events = [parsed(line.partition(":")[2]) for line in text.splitlines() if line.startswith("data:")]
+    events = [event for event in events if isinstance(event, dict)]
+    if not events:
+        return None
+    texts: dict[int, dict[str, str]] = defaultdict(lambda: defaultdict(str))
+    reasons: dict[int, Any] = {}
+    body: dict[str, Any] = {}
+    for event in events:
+        body |= {name: value for name, value in event.items() if value is not None}
+        for choice in event.get("choices") or ():
+            index, delta = choice.get("index") or 0, choice.get("delta") or choice.get("message") or {}
+            for name, value in delta.items():
+                texts[index][name] += value if isinstance(value, str) and name != "role" else ""
+            texts[index]["text"] += choice.get("text") or ""
+            reasons[index] = choice.get("finish_reason") or reasons.get(index)
+    is_whole_stream = "[DONE]" in text or any(reasons.values())
+    choices = []
+    for index in sorted(texts):
+        written = {name: value for name, value in texts[index].items() if value}
+        choice = {"index": index, "finish_reason": reasons[index] if is_whole_stream else "incomplete"}
+        if "text" in written:
+            choices.append(choice | {"text": written["text"]})
+        else:
+            choices.append(choice | {"message": {"role": "assistant", "content": ""} | written})
+    return body | {"choices": choices, "object": "chat.completion"}

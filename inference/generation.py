@@ -75,6 +75,7 @@ class Tally:
     """Numbers of prompts: with a reply, too long even after truncation, truncated so that they fit, and by error."""
 
     answered: int = 0
+    useful: int = 0  # replies of the chat endpoint with a whole choice
     too_long: int = 0
     truncated: int = 0
     errors: Counter[str] = field(default_factory=Counter)
@@ -116,7 +117,8 @@ def generate_and_record(
             write(line)
             tally.cut_off.update(str(reason) for reason in line.get("finish_reasons") or () if not is_whole(reason))
             if meter and line.get("finish_reasons"):
-                num_useless = None if num_useless is None or is_useful(line) else num_useless + 1
+                tally.useful += is_useful(line)
+                num_useless = None if tally.useful else num_useless + 1
                 meter.problem = useless_replies(MAX_USELESS, line) if num_useless == MAX_USELESS else meter.problem
         error, missing = (line or {}).get("error"), missing_choices(prompt, of_prompt)
         if missing and not error:

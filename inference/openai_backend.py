@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from inference.backends import NEUTRAL_SAMPLING, Generation, Query, end_token_ids, load_builder, sampling_seed
 from inference.client import Client, Reply, Request
-from inference.dialects import content_of, is_whole, reasoning_of
+from inference.dialects import content_of, is_cut_by_length, is_whole, reasoning_of
 from inference.p_yes import p_yes_from_top_tokens, yes_no_tokens
 from inference.server_errors import REFUSED
 from inference.settings import InferenceSettings
@@ -65,7 +65,7 @@ class OpenAIBackend:
         self._neutral: dict[str, Any] = NEUTRAL_SAMPLING | NO_PENALTIES if is_neutral else {}
         self._refused: set[str] = set()  # optional fields that the server does not know
         self._extra_body = dict(extra_body or {})
-        self._sends_all_choices = True
+        self._sends_all_choices, self._keeps_limit = True, True
 
     def answer(self, queries: Iterable[Query]) -> Iterator[tuple[int, Generation]]:
         """See `Backend.answer`.
@@ -114,6 +114,7 @@ class OpenAIBackend:
                         yield number, replace(Generation.scored(*scored), **tokens_of(reply.response))
                 else:
                     self._check_choices(query, len(reply.response.choices))
+                    self._check_length(reply.response)
                     text, reason = self._form.read(reply.response.choices[0])
                     yield number, Generation(text, reason, response=reply.response, **tokens_of(reply.response))
             if not again:
@@ -174,6 +175,18 @@ class OpenAIBackend:
             effect = "the others are asked for, and the prompt is paid for again each time"
             print(f"warning: {self.client.url} sends {number} of {query.choices} choices: {effect}.", file=sys.stderr)
             self._sends_all_choices = False
+
+    def _check_length(self, response: Any) -> None:
+        """Report a server that takes another limit of tokens than it was sent."""
+        used, number, limit = tokens_of(response)["completion_tokens"], len(response.choices), self.decoding.max_new_tokens
+        if not self._keeps_limit or not isinstance(used, int):
+            return
+        is_short = all(is_cut_by_length(getattr(choice, "finish_reason", None)) for choice in response.choices)
+        if used > 2 * limit * number or (is_short and 0 < used < limit * number / 2):
+            got = f"replies of {used / number:,.0f} tokens" + (" that were cut off" if is_short else "")
+            fix = f"It may know another field ({MAX_COMPLETION_TOKENS}), or its context is full"
+            print(f"warning: {self.client.url}: expected at most {limit:,} tokens, got {got}. {fix}.", file=sys.stderr)
+            self._keeps_limit = False
 
 
 def names_in(fields: Mapping[str, Any]) -> list[str]:

@@ -1,99 +1,132 @@
-"""What errors of OpenAI-compatible servers mean, and their messages, without patient text."""
+"""What errors of OpenAI-compatible servers mean: whether the prompt, the account or the moment is their cause."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
-import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-KEY_VARIABLE = "OPENAI_API_KEY"
-MESSAGE_LENGTH = 300  # characters of a server's message in an error
+from inference.server_messages import KEY_VARIABLE, labels_of, pause_of, retry_after, server_message, without_prompt
 
 # Kinds of errors.
 REFUSED = "refused"  # this prompt: content filters and moderation, which would refuse it again
-ACCOUNT = "account"  # every request: key, credit, quota, model or URL
+TOO_LONG = "too long"  # this prompt, or the reply that is asked for, is longer than the server allows
+ACCOUNT = "account"  # every request: key, credit or quota
+MODEL = "model"  # every request: the model or the URL
 RETRY = "retry"  # another try may succeed
 OTHER = "other"  # this request, as far as one can tell
+EVERY_REQUEST = {ACCOUNT, MODEL}
 
-RETRIED = {408, 409, 425, 429}  # statuses that another try may not get; and all from 500 on
+RETRIED = {408, 409, 424, 425, 429, 498}  # statuses that another try may not get; and all from 500 on
+_CLIENT, _SERVER = {*range(400, 500)}, {*range(500, 600)}
+_BUSY = (
+    r"throttl|too many (?:concurrent )?requests|too many tokens, please|rate[\s_-]*limit|overload|try(?:ing)? again|temporar|"
+    r"(?:server|system|model)\w* (?:is |are )?(?:currently |still |too )*(?:busy|loading|starting|warming)|at capacity"
+)
 _ACCOUNT = (
-    r"insufficient[\s_-]*(?:quota|balance|credit|fund)|current[\s_-]quota|quota[\s_-]exhausted|billing|credit balance|"
-    r"(?:more|enough|out of|no|add) credits?\b|arrear|account (?:is )?(?:deactivated|suspended|disabled|overdue)"
+    r"insufficient[\s_-]*(?:\w+[\s_-])?(?:quota|balance|credit|fund)|current[\s_-]quota|quota[\s_-]exhausted|billing|"
+    r"credit balance|balance (?:is )?(?:too low|insufficient|not enough|exhausted)|余额不足|欠费|"
+    r"(?:more|enough|out of|no|add|available) credits?\b|arrear|spend(?:ing)? (?:limit|cap)|payment (?:required|method)|"
+    r"(?:budget|key|monthly|weekly) (?:limit |has been |was )?exceeded|budget_exceeded|(?:subscription|trial) (?:has |is )?"
+    r"(?:expired|ended)|(?:account|organi[sz]ation|project|team|user|key) (?:\w+ ){0,3}(?:deactivated|suspended|disabled|"
+    r"overdue|revoked|expired)"
+)
+_KEY = r"(?:api|access|secret)[\s_-]?key|(?:invalid|expired|incorrect|missing) (?:\w+ )?token|unauthori[sz]ed|authenticat"
+_FILTER = (
+    r"content[\s_-]*(?:filter|polic|management|violation|safety)|responsible[\s_]?ai|block_?reason|prohibited[\s_]content|"
+    r"moderation|safety (?:system|filter|setting|reason|polic)|guard-?rail|data_inspection"
 )
 _REFUSED = (
-    r"moderat|flagged|content[\s_-]*(?:filter|polic|management|violation|safety)|responsible[\s_]?ai|usage polic|"
-    r"safety (?:system|filter|setting|reason|polic)|guard-?rail|data_inspection|inappropriate|harmful|prohibited|"
-    r"unsafe|sensitive|invalid_prompt|violat\w* (?:our|the|of our|usage)"
+    rf"{_FILTER}|moderat|flagged|usage polic|inappropriate|harmful|prohibited|unsafe|sensitive|invalid_prompt|"
+    r"violat\w* (?:our|the|of our|usage)|blocked by"
 )
-_KEY = r"api[\s_-]?key"  # 400 and 403 only: limits of rate name the key, too
+_TOKENS = r"max(?:imum)?[_ ]?(?:completion_|new_|output_|output )?tokens"
+_TOO_LONG = (
+    r"context[\s_-]*(?:length|window|size|limit)|max_model_len|string_above_max_length|input length|length of input|"
+    r"reduce (?:the |your )?(?:length|prompt|input|message)|"
+    r"(?:prompt|input|request|message|sequence|content|payload|body|entity|text)s?`?\b.{0,40}\btoo (?:long|large)|"
+    r"too (?:long|large|many tokens)\b.{0,40}\b(?:prompt|input|context|model)|must have less than \d+ tokens|"
+    r"(?:prompt|input|sequence|request)\w*\b.{0,60}\b(?:exceed|longer than|greater than|larger than|over the limit|>)|"
+    r"exceed\w*\b.{0,60}\b(?:tokens|token count|token limit|length|input|context)|tokens?\b.{0,80}exceed|"
+    rf"{_TOKENS}\W.{{0,60}}(?:too (?:large|big|high|long)|exceed|at most|maximum|range|greater|larger|<=|>)|"
+    rf"(?:range|limit|maximum)\b.{{0,30}}\b{_TOKENS}"
+)
+_MODEL = (
+    r"(?:model|deployment)\b.{0,60}\b(?:not (?:found|exist|available|valid|supported|served|recogni[sz]ed)|"
+    r"does(?: not|n't) exist|unknown|invalid|deprecated|retired|decommissioned)|"
+    r"(?:invalid|unknown|unsupported|no such|not a valid|undefined) (?:model|deployment)|model_(?:not_found|decommissioned)"
+)
 # Kind, statuses and pattern: an error is of the kind of the first row that has its status, and whose pattern is in its text.
 _KINDS = (
-    (ACCOUNT, {400, 402, 403, 429}, _ACCOUNT),
+    (RETRY, _CLIENT - {401, 402, 413, 422, 429, 451}, _BUSY),  # some gateways send what is busy as 400, 403 or 404
+    (RETRY, _SERVER, rf"{_BUSY}|unavailable|timed?[\s_-]?out"),
+    (ACCOUNT, {400, 402, 403, 429, *_SERVER}, _ACCOUNT),
     (ACCOUNT, {400, 403}, _KEY),
+    (TOO_LONG, {400, 413, 422, *_SERVER}, _TOO_LONG),
     (REFUSED, {400, 403, 422, 451}, _REFUSED),
-    (ACCOUNT, {401, 402, 403, 404}, ""),
+    (REFUSED, _SERVER, _FILTER),
+    (MODEL, {400, 422}, _MODEL),
+    (ACCOUNT, {401, 402, 403}, ""),
+    (MODEL, {404, 405, 410}, ""),
+    (TOO_LONG, {413}, ""),
     (REFUSED, {451}, ""),
-    (RETRY, {*RETRIED, *range(500, 600)}, ""),
+    (RETRY, {*RETRIED, *_SERVER}, ""),
 )
 # How servers refuse a field that they do not know, or a value that they do not take.
 _UNSUPPORTED = re.compile(
-    r"un(?:support|know|recogni[sz]|expect|avail)|not (?:\w+ )?(?:support|permit|allow|accept|recogni[sz]|valid)|no such|"
-    r"no longer|extra|forbid|invalid|deprecated|only|instead|must be|cannot|equal to 1\b",
+    r"un(?:support|know|recogni[sz]|expect|avail)|not (?:\w+ )?(?:support|permit|allow|accept|recogni[sz]|valid|enabled)|"
+    r"no such|no longer|extra|forbid|invalid|deprecated|only|instead|must be|cannot|equal to 1\b",
     re.IGNORECASE,
 )
-_TOO_LONG = re.compile(r"context|too (?:large|long|many)|max_model_len", re.IGNORECASE)  # this request only
-# What to do about errors of the account.
+# How they name a field of ours otherwise, or mean it without a name.
+_MEANT = {
+    "temperature": r"default \(?1(?:\.0)?\)?|sampling param|\b1(?:\.0)? is (?:the only|supported|allowed)",
+    "n": r"(?:multiple|several) (?:choices|completions|candidates|generations)|candidate_?count|"
+    r"(?:one|single) (?:choice|completion|candidate|generation)|num(?:ber)?_?(?:of_| of )?(?:choices|completions|generations)",
+    "seed": r"determinis|random_?seed",
+}
+# What to do about an error, by status or kind.
 FIXES = {
     401: f"Set a key that the server accepts in ${KEY_VARIABLE}",
-    403: f"Check that the key in ${KEY_VARIABLE} may use this model",
-    404: "Check the URL (…/v1) and the name of the model",
+    403: f"Check that the key in ${KEY_VARIABLE} may use this model, and that no gateway blocks the requests",
+    MODEL: "Check the URL (…/v1) and the name of the model",
+    ACCOUNT: f"Add credit or quota to the account, or use another key in ${KEY_VARIABLE}",
+    TOO_LONG: "Lower --max_seq_len, or --max_new_tokens",
 }
-NO_CREDIT = f"Add credit or quota to the account, or use another key in ${KEY_VARIABLE}"
-
-# Terms of error messages that are logged although the request may have them too.
-COMMON_TERMS = frozenset(
-    re.findall(
-        r"\w+",
-        "a an and any are as at be by can cannot could does exceed exceeded exceeds expected failed following for "
-        "found from got has have in input invalid is it length limit logprobs long longer longest maximum model "
-        "must no not of on only or output please prompt request requested requests s server should support "
-        "supported t than that the this to token tokens too unsupported use value was with you your "
-        "access account again api available bad be been blocked body check chosen client code content context credit "
-        "credits current currently day default details detected different due error errors exist extra field fields "
-        "filter filtered flagged forbidden gateway hour in inputs insufficient instead internal key large management max "
-        "message messages minute moderation more name one our out overloaded parameter parameters per permitted plan policy "
-        "provider quota rate reached refused requires response retry returned route service size such support temporarily "
-        "time timeout try triggering type unavailable unexpected unknown unrecognized up upstream usage values wait we "
-        "were will low read i m sorry help assist comply answer",
-    )
-)
-_SECRET = re.compile(r"\b(?:sk|pk|gsk|hf|xai|nvapi)[-_]\S+|\S*\*{3,}\S*")  # keys, and keys that a server has masked
 
 
 @dataclass(frozen=True)
 class ServerError:
-    """An error that a server reported: its kind, its message for the log, and fields of the request that it refuses."""
+    """An error that a server reported.
+
+    Attributes:
+        status: of HTTP.
+        kind: one of those above.
+        message: for the log.
+        refused: fields of the request that the server refuses.
+        pause: seconds that it asks to wait; None: it does not.
+    """
 
     status: int
     kind: str
     message: str
     refused: tuple[str, ...] = ()
+    pause: float | None = None
 
     def __str__(self) -> str:
         return f"HTTP {self.status}: {self.message}"
 
     @property
-    def fix(self) -> str:
-        """What to do about an error of the account."""
-        return FIXES.get(self.status, NO_CREDIT)
+    def fix(self) -> str | None:
+        """What to do about the error; None: nothing is known."""
+        return FIXES.get(self.status if self.kind == ACCOUNT and self.status in FIXES else self.kind)
 
 
-def read_error(status: int, body: Any, prompt: str = "", fields: Collection[str] = ()) -> ServerError:
+def read_error(
+    status: int, body: Any, prompt: str = "", fields: Collection[str] = (), headers: Mapping[str, str] | None = None
+) -> ServerError:
     """The error in a response.
 
     Args:
@@ -101,125 +134,62 @@ def read_error(status: int, body: Any, prompt: str = "", fields: Collection[str]
         body: of the response, parsed if it is JSON.
         prompt: terms of it are left out of the message.
         fields: of the request that the server may not know.
+        headers: of the response.
 
-    >>> read_error(400, {"message": "No.", "code": "content_filter"})
-    ServerError(status=400, kind='refused', message='No. (content_filter)', refused=())
-    >>> read_error(422, {"detail": [{"loc": ["body", "n"], "msg": "Extra inputs are not permitted"}]}, "n", ["n"])
-    ServerError(status=422, kind='other', message='body.n: Extra inputs are not permitted', refused=('n',))
+    >>> read_error(400, {"message": "No.", "code": "content_filter"}).kind
+    'refused'
+    >>> read_error(422, {"detail": [{"loc": ["body", "n"], "msg": "Extra inputs are not permitted"}]}, "n", ["n"]).refused
+    ('n',)
     """
     message = server_message(body)
-    text = " ".join([message[:1000], *labels_of(body)])
+    text = " ".join([message[:4000], *labels_of(body)])
     kind = next((kind for kind, of, pattern in _KINDS if status in of and re.search(pattern, text, re.IGNORECASE)), OTHER)
-    named = [name for name in fields if re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text)]
-    is_about_fields = 400 <= status < 500 and kind == OTHER and _UNSUPPORTED.search(text) and not _TOO_LONG.search(text)
-    refused = tuple(named) if is_about_fields else ()
-    return ServerError(status, kind, without_prompt(message, prompt, named) or "no message", refused)
+    pause = retry_after(headers or {})
+    if pause is None and (pause := pause_of(body)) and status == 429 and not re.search("insufficient", text, re.IGNORECASE):
+        kind = RETRY  # a limit that ends by itself, although the message speaks of quota and billing
+    refused: tuple[str, ...] = ()
+    if status in (400, 422) and kind in (OTHER, MODEL) and _UNSUPPORTED.search(text):
+        refused = fields_in(text, fields)
+        kind = OTHER if refused else kind
+    return ServerError(status, kind, without_prompt(message, prompt, refused) or "no message", refused, pause)
 
 
-def labels_of(body: Any) -> Iterator[str]:
-    """The codes, types and fields that an error names, also those of the errors inside it.
+def fields_in(text: str, fields: Collection[str]) -> tuple[str, ...]:
+    """The fields that a text names, or, if it names none, those that it means.
 
-    >>> list(labels_of([{"error": {"param": "n", "innererror": {"code": "content_filter"}}}]))
-    ['n', 'content_filter']
+    >>> fields_in("Only the default (1) value is supported.", ["temperature", "n"])
+    ('temperature',)
     """
-    if isinstance(body, dict):
-        yield from (body[name] for name in ("code", "type", "param") if isinstance(body.get(name), str))
-    parts = body.values() if isinstance(body, dict) else body if isinstance(body, list) else ()
-    for part in parts:
-        yield from labels_of(part)
+    named = [name for name in fields if re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text, _case(name))]
+    return tuple(named or [name for name in fields if name in _MEANT and re.search(_MEANT[name], text, re.IGNORECASE)])
 
 
-def server_message(body: Any) -> str:
-    """What a server says in the body of an error: its messages and its code, without fields that echo the request.
+def _case(name: str) -> int:
+    return re.IGNORECASE if len(name) > 1 else 0
 
-    >>> server_message({"error": {"message": "Too many", "code": "rate_limit"}, "input": "a record"})
-    'Too many (rate_limit)'
-    >>> server_message("<html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>")
-    '502 Bad Gateway'
+
+def error_in_body(body: Any) -> tuple[int, Any] | None:
+    """Status and body of an error that a server reports in a response with HTTP 200; None without one.
+
+    >>> error_in_body({"choices": [], "promptFeedback": {"blockReason": "SAFETY"}})
+    (400, {'message': 'the prompt was blocked: SAFETY', 'code': 'content_filter'})
     """
-    if isinstance(body, str):
-        if not re.search(r"<(?:html|body|head|title|h1)\b", body, re.IGNORECASE):
-            return " ".join(body.split())
-        title = re.search(r"<(title|h1)\b[^>]*>(.*?)</\1>", body, re.IGNORECASE | re.DOTALL)
-        return " ".join(re.sub(r"<[^>]*>", " ", title[2] if title else body).split())
-    if isinstance(body, list):
-        return "; ".join(filter(None, map(server_message, body)))
-    if not isinstance(body, dict):
-        return ""
-    parts = [server_message(body.get(name)) for name in ("error", "message", "msg", "detail", "error_msg", "errors")]
-    if isinstance(body.get("metadata"), dict):  # a gateway's report of what the provider behind it said
-        parts.append(server_message(body["metadata"].get("raw")))
-    text = "; ".join(dict.fromkeys(filter(None, parts)))
-    if isinstance(body.get("loc"), list):
-        text = f"{'.'.join(map(str, body['loc']))}: {text}"
-    code = body.get("code")
-    return f"{text} ({code})".strip() if isinstance(code, str) and not code.isdigit() and code not in text else text
-
-
-def without_prompt(message: str, prompt: str, known: Collection[str] = ()) -> str:
-    """A message, shortened for the log, without keys and without the terms that the prompt has too: it is patient text.
-
-    Terms of `COMMON_TERMS` and `known` ones are kept.
-
-    >>> without_prompt("too many tokens: the prompt has 40000", "An old man with chest pain, 9000 units of heparin")
-    'too many tokens: the prompt has 40000'
-    >>> without_prompt("cannot parse 'Heparin' at 9000", "An old man with chest pain, 9000 units of heparin")
-    "cannot parse '…' at …"
-    """
-    prompt, kept = prompt.casefold(), {*COMMON_TERMS, *(term for name in known for term in re.findall(r"\w+", name))}
-
-    def shown(term: re.Match[str]) -> str:
-        text = term[0].casefold()
-        return term[0] if text in kept or text not in prompt else "…"
-
-    if key := os.environ.get(KEY_VARIABLE):
-        message = message.replace(key, "…")
-    message = re.sub(r"\w+", shown, _SECRET.sub("…", message))
-    message = re.sub(r"…(?:[^\w…]*…)+", "…", " ".join(message.split()))
-    return message if len(message) <= MESSAGE_LENGTH else message[:MESSAGE_LENGTH] + "…"
-
-
-def error_in_reply(response: Any) -> tuple[int, Any] | None:
-    """Status and body of an error that a server reports in a response with HTTP 200; None without one."""
-    if isinstance(choices := getattr(response, "choices", None), list) and choices:
-        errors = [(getattr(choice, "model_extra", None) or {}).get("error") for choice in choices]
-        error = errors[0] if all(errors) else None  # otherwise there are choices, which are paid for
-    else:
-        body = getattr(response, "model_extra", None) or {}
-        error = body.get("error") or (body if getattr(response, "object", None) == "error" else None)
-    if not error:
+    text = json.dumps(body)
+    if blocked := re.search(r'"block_?reason(?:_?message)?"\s*:\s*"([^"]+)"|"filtered"\s*:\s*(true)', text, re.IGNORECASE):
+        return 400, {"message": f"the prompt was blocked: {blocked[1] or 'content filter'}", "code": "content_filter"}
+    error = body.get("error") or body if isinstance(body, dict) else body
+    if isinstance(body, dict) and isinstance(body.get("choices"), list):  # errors in place of all choices
+        error = next(
+            (choice["error"] for choice in body["choices"] if isinstance(choice, dict) and choice.get("error")), error
+        )
+    if not server_message(error):
         return None
-    code = error.get("code") if isinstance(error, dict) else None
-    if isinstance(code, (int, str)) and re.fullmatch(r"[45]\d\d", str(code)):
-        return int(code), error
-    # without a status: 400 if the text tells that another try would get the same, as `_KINDS` reads it
+    for name in ("code", "status", "status_code", "statusCode", "http_status"):
+        for part in (error, body):
+            if isinstance(part, dict) and re.fullmatch(r"[45]\d\d", str(part.get(name))):
+                return int(part[name]), error
+    # without a status: 400 if the text tells that another try would get the same
     text = " ".join([server_message(error), *labels_of(error)])
-    return 400 if re.search(rf"{_ACCOUNT}|{_REFUSED}|{_KEY}", text, re.IGNORECASE) else 500, error
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait by the Retry-After header of a response, a number or a date (RFC 9110, 10.2.3); None without one.
-
-    `retry-after-ms`, milliseconds, is what some servers send too.
-
-    >>> retry_after({"retry-after": "1.5"}), retry_after({"retry-after": "soon"}), retry_after({})
-    (1.5, None, None)
-    """
-    from email.utils import parsedate_to_datetime
-
-    for name, read in (
-        ("retry-after-ms", lambda number: float(number) / 1000),
-        ("retry-after", float),
-        ("retry-after", lambda date: parsedate_to_datetime(date).timestamp() - time.time()),
-    ):
-        with contextlib.suppress(ValueError, OverflowError):
-            return max(0.0, read(headers.get(name, "")))
-    return None
-
-
-def parsed(text: str) -> Any:
-    """A text as JSON if it is JSON."""
-    try:
-        return json.loads(text.lstrip("\ufeff"))
-    except ValueError:
-        return text
+    lasting = rf"{_ACCOUNT}|{_KEY}|{_REFUSED}|{_TOO_LONG}|{_MODEL}"
+    is_busy = re.search(_BUSY, text, re.IGNORECASE)
+    return 400 if re.search(lasting, text, re.IGNORECASE) and not is_busy else 500, error

@@ -2,7 +2,8 @@
 
 Several servers of the same model share the requests: the one with the fewest in flight gets the next. A server that is
 unavailable for several requests in a row is left out, and the others answer its requests. It is tried again after a pause,
-which doubles each time. The last one is never left out.
+which doubles each time. One that refuses the key or the model, or whose account is exhausted, gets no more requests. The last
+one is never left out.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import contextlib
 import ipaddress
 import os
+import re
 import socket
 import ssl
 import sys
@@ -21,18 +23,20 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, parse_qsl, urlsplit, urlunsplit
 from urllib.request import getproxies_environment, proxy_bypass_environment
 
-from inference.server_errors import KEY_VARIABLE, read_error
+from inference.server_errors import read_error
+from inference.server_messages import KEY_VARIABLE, parsed
 from inference.settings import ServerSettings
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from openai import APIConnectionError, AsyncOpenAI
 
-UNAVAILABLE = {502, 503, 504, 529}  # statuses of a server that is stopped, or not started yet
+UNAVAILABLE = {502, 503, 504, *range(520, 525), 529, 530}  # statuses of a server that is stopped, or not started yet
 API_VERSION = "api-version"  # in the query of a URL: Azure
 REPORTED = ("id", "root", "parent", "max_model_len")  # fields of a listed model that are not the time of the listing
 CONNECT_TIMEOUT = 30.0  # seconds to wait for a connection
 LIST_TIMEOUT = 10.0  # seconds to wait for the list of models
+MAX_LISTED = 10  # models of a server that an error names
 MAX_UNANSWERED = 3  # consecutive requests that a server is unavailable for, before it is left out
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds before a server that was left out is tried again
 
@@ -43,6 +47,10 @@ class UnavailableError(Exception):
     def __init__(self, reason: str, connected: bool = True) -> None:
         super().__init__(reason)
         self.connected = connected
+
+
+class RefusalError(Exception):
+    """A server that refuses the key, and what to do."""
 
 
 class Pace:
@@ -80,6 +88,10 @@ class Server:
     unanswered: int = 0  # consecutive requests that it was unavailable for
     try_at: float | None = None  # when it is tried again if it is left out; None: it is not
     pause: float = FIRST_PAUSE
+    has_replied: bool = False  # with choices
+    refusals: int = 0  # consecutive errors that every request would get
+    refused_at: float = 0.0  # when the last one came
+    excluded: bool = False  # gets no more requests because of them
     _openai: AsyncOpenAI | None = field(default=None, repr=False)
 
     @property
@@ -123,11 +135,25 @@ class Server:
         except (openai.OpenAIError, ValueError, TypeError, AttributeError):  # another kind of reply
             return []
 
+    async def alternatives(self) -> str:
+        """What an error that no request can avoid should say: the models of the server, or where its API seems to be."""
+        if models := await self.models():
+            further = f" and {len(models) - MAX_LISTED} more" if len(models) > MAX_LISTED else ""
+            return f"; the server has {', '.join(models[:MAX_LISTED])}{further}"
+        if not urlsplit(self.url).path.rstrip("/").endswith("/v1"):
+            below = Server(urlunsplit(_with_v1(self.url)), self.is_local, self.requests, self.tokens, self.timeout)
+            try:
+                if await below.models():
+                    return f"; there is an API at {below.url}"
+            finally:
+                await below.close()
+        return ""
+
     async def report(self, model: str) -> dict[str, Any]:
         """What the server says of a model; empty if it does not list it.
 
         Raises:
-            UserError: the key is refused.
+            RefusalError: the key is refused.
             UnavailableError: the server does not answer.
         """
         import openai
@@ -136,9 +162,9 @@ class Server:
             page = await self.openai.with_options(timeout=LIST_TIMEOUT).models.list(extra_headers=self.headers)
             listed = [entry.model_dump() for entry in page.data]
         except openai.APIStatusError as error:
-            if error.status_code == 401:
-                refusal = read_error(401, error.body)
-                raise UserError(f"{self.url}: expected a list of models, got {refusal}. {refusal.fix}.") from None
+            if error.status_code == 401 and "scope" not in error.response.text:  # keys may lack the right to list models
+                refusal = read_error(401, parsed(error.response.text))
+                raise RefusalError(f"{self.url}: expected a list of models, got {refusal}. {refusal.fix}.") from None
             if error.status_code in UNAVAILABLE:
                 raise UnavailableError(f"HTTP {error.status_code}") from None
             return {}  # some servers list nothing, or not to every key
@@ -183,15 +209,21 @@ class Servers:
     async def start(self) -> None:
         """Check that several servers have the same model, and leave out those that do not answer."""
         if self._report is None and len(self.servers) > 1:
-            self._report, unavailable = await self._reports()
-            for server, reason in unavailable.items():
-                self._leave_out(server, reason)
+            self._report, errors = await self._reports()
+            for server, error in errors.items():
+                if isinstance(error, RefusalError):
+                    self.exclude(server, str(error).removeprefix(f"{server.url}: "))
+                else:
+                    self._leave_out(server, str(error))
 
-    async def _reports(self) -> tuple[dict[str, Any], dict[Server, str]]:
-        """What the servers say of the model, and why servers do not answer."""
+    async def _reports(self) -> tuple[dict[str, Any], dict[Server, Exception]]:
+        """What the servers say of the model, and the errors of servers that do not answer or refuse the key."""
         results = await asyncio.gather(*(each.report(self.model) for each in self.servers), return_exceptions=True)
         by_server = dict(zip(self.servers, results, strict=True))
-        errors = {server: error for server, error in by_server.items() if isinstance(error, UnavailableError)}
+        errors = {server: error for server, error in by_server.items() if isinstance(error, (UnavailableError, RefusalError))}
+        refusals = [error for error in errors.values() if isinstance(error, RefusalError)]
+        if len(errors) == len(self.servers) and refusals:
+            raise UserError(str(refusals[0]))
         if len(errors) == len(self.servers) and (len(errors) > 1 or not next(iter(errors.values())).connected):
             urls = ", ".join(server.url for server in self.servers)
             fix = "Start the server, or check host and port of the URL"
@@ -203,7 +235,7 @@ class Servers:
         reference = next(filter(None, reports.values()), {})
         for server, report in reports.items():
             self._compare(server, report, reference)
-        return reference, {server: str(error) for server, error in errors.items()}
+        return reference, errors
 
     def _compare(self, server: Server, report: dict[str, Any], reference: dict[str, Any]) -> None:
         """Check that a server has the model of the others."""
@@ -250,7 +282,8 @@ class Servers:
 
     def _ready(self) -> list[Server]:
         now = time.monotonic()
-        return [s for s in self.servers if s.in_flight < self.limit and max(s.resume_at, s.try_at or 0.0) <= now]
+        used = [server for server in self.servers if not server.excluded and server.in_flight < self.limit]
+        return [server for server in used if max(server.resume_at, server.try_at or 0.0) <= now]
 
     async def _is_allowed(self, server: Server, tokens: int) -> bool:
         """Wait for a server's limits; False if the request must choose a server again."""
@@ -261,18 +294,25 @@ class Servers:
                 self._compare(server, await server.report(self.model), self._report)
             except UnavailableError:
                 return False
+            except RefusalError as error:
+                if not self.exclude(server, str(error)):
+                    raise UserError(str(error)) from None
+                return False
         await server.tokens.take(tokens)
         await server.requests.take()
-        if server.resume_at <= time.monotonic() and (is_trial or server.try_at is None):
+        if not server.excluded and server.resume_at <= time.monotonic() and (is_trial or server.try_at is None):
             return True
         # A pause began meanwhile: take another turn after it, or all that wait would be sent at once when it ends.
         server.tokens.correct(-tokens)
         server.requests.correct(-1)
         return False
 
-    def answered(self, server: Server) -> None:
-        """Note that a server answered a request."""
+    def answered(self, server: Server, sent_at: float | None = None) -> None:
+        """Note that a server answered a request; `sent_at`: when it was sent, if the answer has choices."""
         server.unanswered = 0
+        if sent_at is not None:
+            server.has_replied = True
+            server.refusals *= sent_at <= server.refused_at  # a reply to an earlier request does not end the refusals
         if server.try_at is not None:
             server.try_at, server.pause = None, FIRST_PAUSE
             self._changed.set()
@@ -287,7 +327,21 @@ class Servers:
     def others(self, server: Server, within: float = float("inf")) -> Sequence[Server]:
         """The other servers that are not left out, and take requests again `within` these seconds."""
         latest = time.monotonic() + within
-        return [other for other in self.servers if other is not server and other.try_at is None and other.resume_at <= latest]
+        used = [other for other in self.servers if other is not server and not other.excluded]
+        return [other for other in used if other.try_at is None and other.resume_at <= latest]
+
+    def exclude(self, server: Server, reason: str) -> bool:
+        """Send no more requests to a server that refuses them all; returns False if there is no other one."""
+        if all(other.excluded for other in self.servers if other is not server):
+            return False
+        if not server.excluded:
+            server.excluded = True
+            print(f"warning: {server.url} gets no more requests: {reason.rstrip('. ')}.", file=sys.stderr)
+        if not self.others(server):  # those that were left out have the requests now
+            for other in self.servers:
+                other.try_at = None
+        self._changed.set()
+        return True
 
     def _leave_out(self, server: Server, reason: str) -> None:
         self._postpone(server)
@@ -317,11 +371,28 @@ def certificates() -> ssl.SSLContext:
     return ssl.create_default_context(cafile=certifi.where())
 
 
+# What to do about a certificate that cannot be verified, by the code of OpenSSL.
+_CERTIFICATE_FIXES = {
+    9: "Check the clock of this machine",
+    10: "Its owner must renew it",
+    62: "Use the host name that the certificate is for",
+    64: "Use the host name that the certificate is for, not its address",
+}
+_CERTIFICATE_FIX = "Set $SSL_CERT_FILE to a file (PEM) with the certificate of its authority"
+# Errors of a connection that was made, by class.
+_BROKEN = {
+    "RemoteProtocolError": "no reply: the connection was closed",
+    "ReadError": "no reply: the connection was closed",
+    "WriteError": "no reply: the connection was closed",
+    "DecodingError": "a reply that cannot be decompressed",
+}
+
+
 def connection_error(url: str, error: APIConnectionError, timeout: float) -> UnavailableError:
     """What a connection error of the `openai` package says, which names no class for the several kinds.
 
     Raises:
-        UserError: the certificate of the server cannot be verified, or a proxy refuses.
+        UserError: the connection cannot be made secure, or a proxy refuses.
     """
     import openai
 
@@ -330,15 +401,19 @@ def connection_error(url: str, error: APIConnectionError, timeout: float) -> Una
         causes.append(cause)
         cause = cause.__cause__ or cause.__context__
     if refused := next((cause for cause in causes if isinstance(cause, ssl.SSLCertVerificationError)), None):
-        fix = "Set $SSL_CERT_FILE to a file (PEM) with the certificate of its authority"
+        fix = _CERTIFICATE_FIXES.get(refused.verify_code, _CERTIFICATE_FIX)
         raise UserError(f"{url}: expected a certificate that can be verified, got: {refused.verify_message}. {fix}.")
+    if plain := next((cause for cause in causes if isinstance(cause, ssl.SSLError) and "VERSION" in str(cause.reason)), None):
+        fix = "If the server has no certificate, its URL begins with http://"
+        raise UserError(f"{url}: expected a secure connection, got {plain.reason.replace('_', ' ').lower()}. {fix}.")
     name = type(error.__cause__ or error).__name__
     if name == "ProxyError":
         fix = "Check $HTTPS_PROXY and $HTTP_PROXY, or add the host to $NO_PROXY"
         raise UserError(f"{url}: expected a connection by the proxy, got: {error.__cause__}. {fix}.")
     if name not in ("ConnectError", "ConnectTimeout") and isinstance(error, openai.APITimeoutError):
         return UnavailableError(f"no reply within {timeout:g} s")
-    return UnavailableError(f"no connection: {name}", connected=name not in ("ConnectError", "ConnectTimeout"))
+    connected = name not in ("ConnectError", "ConnectTimeout")
+    return UnavailableError(_BROKEN.get(name) or f"no connection: {name}", connected)
 
 
 def check_host(url: str, allow_remote: bool = False) -> bool:
@@ -362,6 +437,10 @@ def check_host(url: str, allow_remote: bool = False) -> bool:
         entries = []  # only a proxy may know its address
         if not uses_proxy(parts):
             raise UserError(f"{url}: expected a host with an address, got no address for {parts.hostname}.") from None
+    if is_url and (parts.username or parts.password):
+        raise UserError(f"{parts.hostname}: expected a URL without a user name and password, got them in it. Remove them.")
+    if is_url and (endpoint := re.search(r"/(?:chat/)?completions/?$", parts.path)):
+        raise UserError(f"{url}: expected the URL of an API, got that of an endpoint. Remove {endpoint[0]}.")
     if not is_url:
         raise UserError(f"{url}: expected the URL of an API, such as http://127.0.0.1:8000/v1, got something else.")
     addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in entries]
@@ -376,6 +455,11 @@ def check_host(url: str, allow_remote: bool = False) -> bool:
             "yourself: python -m vllm.entrypoints.openai.api_server --model MODEL"
         )
     return False
+
+
+def _with_v1(url: str) -> SplitResult:
+    parts = urlsplit(url)
+    return parts._replace(path=f"{parts.path.rstrip('/')}/v1")
 
 
 def uses_proxy(parts: SplitResult) -> bool:

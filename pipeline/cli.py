@@ -8,6 +8,7 @@ import difflib
 import errno
 import itertools
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -38,15 +39,15 @@ def run(main: Callable[[], int | None], resume: str = "Run the same command agai
     """Run the `main` of a command and exit.
 
     Exit codes: what `main` returns (0 by default); 1 if the disk refuses or standard output is closed; 2 for a `UserError`
-    or a missing package; 130 for Ctrl-C, with `resume`, which says how to
-    continue. Errors that a user can fix are one line on standard error.
+    or a missing package; 130 for Ctrl-C, and 143 for SIGTERM where a step finishes something first, with `resume`, which says
+    how to continue. Errors that a user can fix are one line on standard error.
     """
     try:
         sys.exit(main() or 0)
     except UserError as error:
         message, code = f"error: {error}", 2
-    except KeyboardInterrupt:
-        message, code = f"interrupted. {resume}", 130
+    except KeyboardInterrupt as error:  # its argument is the signal, if a step has caught it
+        message, code = f"interrupted. {resume}", 128 + (error.args or (signal.SIGINT,))[0]
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if not package or (REPOSITORY / package).exists() or (REPOSITORY / f"{package}.py").exists():

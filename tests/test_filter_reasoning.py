@@ -21,7 +21,16 @@ from mimiciv_dataset.text import SampleText
 from pipeline.errors import UserError
 from pipeline.files import read_json
 from thinking_graph_preprocess import filter_reasoning, reasoning_generation
-from thinking_graph_preprocess.chains import REASONS, AnswerLimits, CitedEvents, answer_faults, faults, mentions_given
+from thinking_graph_preprocess.chains import (
+    REASONS,
+    AnswerLimits,
+    CitedEvents,
+    answer_faults,
+    faults,
+    mentions_given,
+    normalised,
+    split_sections,
+)
 
 SCRIPT = "thinking_graph_preprocess/filter_reasoning.py"
 
@@ -256,7 +265,7 @@ def test_a_verifier_must_reach_the_answer(small_root: Path, tmp_path: Path, caps
     with ScriptedServer(script) as server:
         flags = flags_for(small_root, evidence, tmp_path, "--verifier_model", "reader", "--base_url", server.url)
         assert filter_reasoning.main(flags) == 1
-        assert "no reply on 1 chains: HTTP 400: not now" in capsys.readouterr().err and len(server.asked) == 4
+        assert "no reply to 1 chains: HTTP 400: not now" in capsys.readouterr().err and len(server.asked) == 4
         assert not (tmp_path / "kept.csv").exists()
         broken = False
         assert filter_reasoning.main(flags) == 0
@@ -318,6 +327,74 @@ def test_talk_of_what_was_given_is_found(text: str) -> None:
 )  # fmt: skip
 def test_talk_of_the_patient_is_not_taken_for_it(text: str) -> None:
     assert not list(mentions_given(f"## Reasoning\n{text}\n"))
+
+
+def with_headings(form: str) -> str:
+    """A chain whose headings have another form: {0} stands for the name, {1} for its number."""
+    numbers = iter(range(1, 9))
+    return re.sub(r"^## (.*)$", lambda heading: form.format(heading[1], next(numbers)), chain(), flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "{0}",
+        "{0}:",
+        "{0}\n==========",
+        "{0}\n---",
+        "<h3>{0}</h3>",
+        '<h2 class="x">{0}:</h2>',
+        "({1}) {0}",
+        "{1}. {0}",
+        "{1}) {0}",
+        "Step {1}: {0}",
+        "### Step {1} - {0}",
+        "II. {0}",
+        "**{0}**",
+        "**{0}:**",
+        "**{0}**:",
+        "**Step {1}: {0}**",
+        "__{0}__",
+        "# {0}",
+        "#### {0} ####",
+        "##\u00a0{0}",
+        "\u200b## {0}\u200b",
+        "##\u2009{0}",
+        "## {0}：",
+        "***\n## {0}",
+    ],
+)
+def test_forms_of_headings_are_read(form: str) -> None:
+    assert normalised(with_headings(form)) == chain()
+    assert normalised(f"Here is the chain:\n\n{with_headings(form)}") == chain()
+    assert normalised(f"Sure.\n```markdown\n{with_headings(form)}\n```\nI hope that it helps.") == chain()
+
+
+def test_odd_spaces_and_bullets_are_read() -> None:
+    assert normalised(chain().replace("\n- ", "\n• ").replace("## ", "## \u200b")) == chain()
+    assert (
+        normalised(with_headings("{0}").upper()).count("## ") == 3 and normalised(chain().replace("\n", "\u2028")) == chain()
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        chain().replace("## Reasoning", ""),
+        "Reasoning\na\nExtraction\nb\nFinal Results\n- c",
+        with_headings("{0}") + "\nReasoning\nb",
+        "Extraction of events, reasoning and final results follow.\n- a",
+        "Extraction\nReasoning\nb\nFinal Results\nc",
+        "The extraction\nx\nMy reasoning\ny\nThe final results\nz",
+        "Extraction is hard.\nReasoning is too.\nFinal Results vary.",
+        "- Extraction\n- Reasoning\n- Final Results",
+        "I did extraction: yes\nreasoning: yes\nfinal results: yes",
+        "",
+        "## Final Results\n- c",
+    ],
+)
+def test_what_lacks_a_section_is_still_rejected(text: str) -> None:
+    assert split_sections(normalised(text)) is None
 
 
 NAMES = st.lists(st.text("ABKab +%0.9,", min_size=1, max_size=6).map(str.strip).filter(bool), min_size=1, max_size=6)

@@ -3,33 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
-import socket
 import ssl
 import subprocess
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import REPO
 from scripted_server import ScriptedServer
-from tiny_evidence import chain, prompt_of, read_chains, write_evidence
+from synthesis_run import ROWS, TEXT, Body, Run, choices, each, good, patient_of, write_marked
+from tiny_evidence import chain, prompt_of, read_chains
 
 from inference import client
-from inference.server_errors import ACCOUNT, OTHER, REFUSED, RETRY, read_error, retry_after
-from pipeline.errors import UserError
-from pipeline.files import read_json
-from thinking_graph_preprocess import filter_reasoning, reasoning_generation
-
-SHARED = Path(os.environ.get("EHR_TEST_DATA", "")) / "cases/graph/rude_server_modes.py"
-ROWS = 6
-Body = dict[str, Any]
 
 
 @pytest.fixture(autouse=True)
@@ -39,76 +29,12 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def marked(small_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Evidence whose prompts name the row: the path of its graph ends in the patient's number."""
-    path = write_evidence(small_root, tmp_path_factory.mktemp("marked") / "emar.csv", rows=ROWS)
-    first, *rows = path.read_text(encoding="utf-8").splitlines()
-    rows = [row.replace("Finding", f"patient {row.split(',')[0]}") for row in rows]
-    path.write_text("\n".join([first, *rows]) + "\n", encoding="utf-8")
-    return path
-
-
-class Run:
-    """Runs of the two commands on the rows of `marked`."""
-
-    def __init__(self, root: Path, evidence: Path, output: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        self.output, self.capsys = output, capsys
-        self.inputs = ["--root_dir", root, "--data_index_dir", evidence]
-        self.messages = ""
-
-    def generate(self, url: str, *flags: object) -> int | str:
-        """The exit code of reasoning_generation.py, or the error that ended it."""
-        words = [*self.inputs, "--output_path", self.output, "--model", "m", "--base_url", url, "--num_worker", 1, *flags]
-        try:
-            return reasoning_generation.main(list(map(str, words)))
-        except UserError as error:
-            return str(error)
-        finally:
-            out, err = self.capsys.readouterr()
-            self.messages = out + err
-
-    def kept(self, *flags: object) -> int:
-        """The number of rows with a chain that the filter keeps."""
-        output = self.output / "kept.csv"
-        words = [*self.inputs, "--reasoning_path", self.output, "--output_path", output, *flags]
-        filter_reasoning.main(list(map(str, words)))
-        return read_json(output.with_suffix(".reasons.json"))["all"]["kept"]
-
-    @property
-    def chains(self) -> Counter[str]:
-        """The number of chains of each patient."""
-        counts: Counter[str] = Counter()
-        for line in read_chains(self.output):
-            counts[line["subject_id"]] += len(line["choices"])
-        return counts
-
-    def errors(self) -> list[str]:
-        return [line["error"] for line in read_chains(self.output) if line["error"]]
+    return write_marked(small_root, tmp_path_factory.mktemp("marked"))
 
 
 @pytest.fixture
 def run(small_root: Path, marked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     return Run(small_root, marked, tmp_path / "out", capsys)
-
-
-def patient_of(body: Body) -> str:
-    return re.search(r"patient (\d+)", prompt_of(body))[1]
-
-
-def good(body: Body) -> dict[str, Any]:
-    return {"text": chain()}
-
-
-def choices(*messages: dict[str, Any], reason: Any = "stop", **fields: Any) -> dict[str, Any]:
-    """A reply with these messages as choices."""
-    listed = [{"index": i, "finish_reason": reason, "message": {"role": "assistant"} | m} for i, m in enumerate(messages)]
-    usage = {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12}
-    reply = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": listed, "usage": usage} | fields
-    return {"body": json.dumps(reply).encode()}
-
-
-def each(message: dict[str, Any], reason: Any = "stop", **fields: Any) -> Callable[[Body], dict[str, Any]]:
-    """A script that sends a message as each choice that is asked for."""
-    return lambda body: choices(*[message] * (body.get("n") or 1), reason=reason, **fields)
 
 
 def refuses(*fields: str, message: str = "Unsupported parameter: '{}' is not supported with this model.") -> Callable:
@@ -122,7 +48,6 @@ def refuses(*fields: str, message: str = "Unsupported parameter: '{}' is not sup
 
 
 THOUGHT = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
-TEXT = {"content": chain()}
 # Servers that are understood: each row gets its three chains, all of which are kept, and a second run sends nothing.
 DIALECTS: dict[str, tuple[Callable[[Body], dict[str, Any]], int]] = {
     # name: script, and requests beyond one for each row
@@ -289,18 +214,18 @@ PASSING = {
     ),
     "an error object": ({"body": b'{"object": "error", "message": "engine is dead", "code": 500}'}, "500: engine is dead"),
     "no choices": ({"body": b'{"choices": []}'}, "no choices"),
-    "a list": ({"body": b'[{"error": "busy"}]'}, "no choices"),
+    "a list": ({"body": b'[{"error": "busy"}]'}, "HTTP 200 with the error 500: busy"),
     "null": ({"body": b"null"}, "no choices"),
     "choices that are no list": ({"body": b'{"choices": {"0": "x"}}'}, "no choices"),
     "half a body": ({"body": b'{"id": "x", "choi'}, "not readable"),
-    "a closed connection": ({"drop": True}, "no connection"),
+    "a closed connection": ({"drop": True}, "no reply: the connection was closed"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", PASSING)
 def test_what_may_pass_is_tried_again_and_named(name: str, run: Run) -> None:
     answer, expected = PASSING[name]
-    with ScriptedServer(lambda body, number: answer if number < 7 else good(body)) as server:
+    with ScriptedServer(lambda body, number: good(body) if number in (0, *range(8, 99)) else answer) as server:
         assert run.generate(server.url) == 1 and re.search(f"no reply to 1 rows: .*{expected}", run.messages)
         assert len(server.asked) == 7 + ROWS - 1
         assert run.generate(server.url) == 0 and len(server.asked) == 7 + ROWS
@@ -310,7 +235,7 @@ def test_what_may_pass_is_tried_again_and_named(name: str, run: Run) -> None:
 # What is wrong with one request, or with all for a reason that only the message tells: not tried again.
 OTHERS = {
     "too large": ({"status": 413, "body": b"<h1>Request Entity Too Large</h1>"}, "HTTP 413: Request Entity Too Large"),
-    "a redirect": ({"status": 307, "headers": {"Location": "http://127.0.0.1:9/v1"}, "body": b""}, "HTTP 307: a redirect"),
+    "a redirect": ({"status": 307, "headers": {"Location": "http://127.0.0.1:9/v1"}, "body": b""}, "HTTP 307: a redirect to http://127.0.0.1:9/v1"),
     "a detail of a field": (
         {"status": 422, "body": json.dumps({"message": {"detail": [{"loc": ["body", "max_completion_tokens"], "msg":
                                                         "Extra inputs are not permitted", "input": chain()}]}}).encode()},
@@ -336,8 +261,9 @@ def test_other_errors_are_named(name: str, run: Run) -> None:
 def test_chains_that_are_cut_off_are_kept_in_the_log_only(reason: str, run: Run) -> None:
     messages = [{"content": chain()[:80]}, {"content": None, "reasoning_content": "Let me think"}, TEXT]
     with ScriptedServer(lambda body, number: choices(*messages, reason=reason)) as server:
-        assert run.generate(server.url) == 0 and f"{3 * ROWS} chains were cut off ({3 * ROWS} by {reason})" in run.messages
-        assert run.generate(server.url) == 0 and len(server.asked) == ROWS
+        assert run.generate(server.url) == 1 and f"{3 * ROWS} chains were cut off ({3 * ROWS} by {reason})" in run.messages
+        assert "none of 6 rows has a whole chain" in run.messages
+        assert run.generate(server.url) == 1 and len(server.asked) == ROWS
     assert read_chains(run.output)[0]["choices"] == [chain()[:80], "<think>\nLet me think", chain()]
     assert run.kept() == 0
 
@@ -453,88 +379,3 @@ def test_killed_while_choices_come_one_by_one(run: Run, small_root: Path, marked
         assert run.generate(server.url) == 0
         assert len(server.asked) == asked + 3 * ROWS - recorded
     assert set(run.chains.values()) == {3} and run.kept() == ROWS
-
-
-@pytest.mark.parametrize(
-    ("status", "body", "kind"),
-    [
-        (429, {"message": "Rate limit reached for requests per minute"}, RETRY),
-        (429, {"message": "Quota exceeded for metric: requests per minute"}, RETRY),
-        (429, {"type": "insufficient_quota"}, ACCOUNT),
-        (403, {"code": "billing_not_active"}, ACCOUNT),
-        (403, "forbidden", ACCOUNT),
-        (400, {"code": "data_inspection_failed"}, REFUSED),
-        (400, {"message": "The response was blocked by our safety system"}, REFUSED),
-        (400, {"message": "maximum context length is 8192 tokens"}, OTHER),
-        (400, ["odd"], OTHER),
-        (403, {"message": "Access to this resource is prohibited for your API key"}, ACCOUNT),
-        (429, {"message": "Rate limit reached for your API key"}, RETRY),
-        (500, None, RETRY),
-    ],
-)
-def test_kinds_of_errors(status: int, body: Any, kind: str) -> None:
-    assert read_error(status, body).kind == kind
-
-
-def test_times_to_wait() -> None:
-    assert retry_after({"retry-after": "86400"}) == 86400 and retry_after({"retry-after-ms": "1500"}) == 1.5
-    assert retry_after({"retry-after": "Thu, 01 Jan 1970 00:00:00 GMT"}) == 0
-    assert retry_after({"retry-after": "inf"}) == float("inf") and retry_after({"retry-after": "-1"}) == 0
-
-
-# --- a server that others wrote
-
-GOOD = """
-    good mct_422 mct_ignored temp_400 fr_eos fr_none fr_empty fr_stop_sequence parts rc_stop rc_both n_ignored n_400 fence pre
-    h3 hcolon hbold crlf halfthink nousage nulltok azure surrogate
-"""
-# Rows that are not kept, and what is said of them.
-BAD = {
-    "rc_length": "chains were cut off (18 by length)", "fr_length": "by length", "fr_max_tokens": "by max_tokens",
-    "cf_reason": "by content_filter", "refusal": "I cannot help with that", "refusal_text": "", "cf_400": "content_filter",
-    "mod_403": "your input was flagged", "mod_403p": "your input was flagged", "quota_429": "insufficient_quota",
-    "credits_402": "requires more credits", "ra_day": "wait for 24 hours", "err200": "Too Many Requests", "503": "overloaded",
-    "html": "login", "redir": "redirect", "mct_422b": "max_completion_tokens: Extra inputs", "choices_nomsg": "no text",
-    "nonsense": "no such mode",
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def rude_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    folder = tmp_path_factory.mktemp("rude")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with subprocess.Popen([sys.executable, str(SHARED), str(port)], cwd=folder) as process:
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port)).close()
-                break
-            except ConnectionRefusedError:
-                time.sleep(0.05)
-        yield f"http://127.0.0.1:{port}", folder / "requests.log"
-        process.terminate()
-
-
-@pytest.mark.slow  # the kinds of its modes are tested above
-@pytest.mark.skipif(not SHARED.exists(), reason="needs cases/graph of $EHR_TEST_DATA")
-@pytest.mark.parametrize("mode", [*GOOD.split(), *BAD])
-def test_rude_server(mode: str, rude_server: tuple[str, Path], run: Run) -> None:
-    base, log = rude_server
-    url = f"{base}/{mode}/v1" + ("?api-version=2024-10-21" if mode == "azure" else "")
-
-    def asked() -> int:
-        return sum(f"/{mode}/" in line for line in (log.read_text().splitlines() if log.exists() else ()))
-
-    first = run.generate(url)
-    said, chains, requests = f"{first} {run.messages}", run.chains, asked()
-    if mode not in BAD:
-        assert first == 0 and set(chains.values()) == {3} and len(chains) == ROWS
-        assert run.generate(url) == 0 and asked() == requests and run.kept() == ROWS
-    else:
-        assert BAD[mode] in said
-        run.generate(url)
-        assert all(run.chains[patient] == number for patient, number in chains.items() if number), (
-            "no reply is asked for twice"
-        )
-        assert sum(run.chains.values()) < 3 * ROWS or run.kept() == 0

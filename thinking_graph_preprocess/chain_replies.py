@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
+from inference.chat_lines import is_useful
 from inference.costs import Meter
 from pipeline.cli import Chunk, chunk_paths
 from pipeline.digests import DIGESTS_CACHE, FileDigests
@@ -17,7 +18,19 @@ from thinking_graph_preprocess.chain_prompts import ReplySettings
 
 STEP = "thinking_graph_preprocess/reasoning_generation.py"
 REPLIES = "reasoning.jsonl"
-ALL = 1 << 30  # chains of a row that gets no more
+
+
+@dataclass
+class Received:
+    """What the logs have: the number of chains by key, and the keys of rows that were refused, or have a whole chain."""
+
+    chains: Counter[str] = field(default_factory=Counter)
+    refused: set[str] = field(default_factory=set)
+    whole: set[str] = field(default_factory=set)
+
+    def missing(self, key: str, number: int) -> int:
+        """How many of this number of chains a row is still to get."""
+        return 0 if key in self.refused else max(0, number - self.chains[key])
 
 
 class RepliesDirectory:
@@ -27,21 +40,19 @@ class RepliesDirectory:
         self.folder = folder
         self.log = folder / REPLIES
 
-    def received(self, meter: Meter, retry_refused: bool = False) -> dict[str, int]:
-        """The number of chains in the logs by key, 0 if there are errors only; a meter counts the cost of all lines.
-
-        It is `ALL` for a row that was refused, unless `retry_refused`.
-        """
-        numbers: Counter[str] = Counter()
+    def received(self, meter: Meter, retry_refused: bool = False) -> Received:
+        """What the logs have; a meter counts the cost of all lines. With `retry_refused`, no row counts as refused."""
+        received = Received()
         for path in chunk_paths(self.log):
             for number, (_, line) in enumerate(read_jsonl(path), 1):
                 if "key" not in line:
                     fix = "Remove that line and run again"
                     raise UserError(f"{path}, line {number}: expected a field key, got none. {fix}.")
                 meter.add_earlier(line)
-                is_refused = line.get("refused") and not retry_refused
-                numbers[line["key"]] += ALL if is_refused else len(line["choices"])
-        return numbers
+                received.chains[line["key"]] += len(line["choices"])
+                received.refused |= {line["key"]} if line.get("refused") and not retry_refused else set()
+                received.whole |= {line["key"]} if is_useful(line) else set()
+        return received
 
     def begin(self, provenance: Provenance, overwrite: bool, verify: bool) -> bool:
         """As `Provenance.begin`; but if the inputs have changed, or with --overwrite, replies are kept and compared anew."""
@@ -63,7 +74,7 @@ class RepliesDirectory:
     def settings(self) -> ReplySettings | None:
         """The settings of the present requests; None without a record."""
         recorded = (read_record(folder_record(self.folder)) or {}).get("settings")
-        names = [field.name for field in fields(ReplySettings)]
+        names = [each.name for each in fields(ReplySettings)]
         return recorded and ReplySettings(**{name: recorded[name] for name in names if name in recorded})
 
     def source(self, verify: bool = False) -> Source:

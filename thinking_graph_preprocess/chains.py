@@ -35,6 +35,9 @@ _CITED = re.compile(_CITATION)
 _CITED_LINE = re.compile(rf"\s*(?:(?:\d+[.)]|[-*])\s+)?{_CITATION}")
 _LIST_MARKER = re.compile(r"\n\s*(?:\d+[.)]|[-*])\s+")
 _HEADING = re.compile(r"## (.+) \[([^\]\n]*)\]")
+_SPACE = re.compile(r"[^\S\n\t\r ]")  # NBSP and other spaces; line ends of Unicode are replaced before
+_INVISIBLE = re.compile("[\u200b-\u200d\u2060\ufeff]")
+_BULLET = re.compile(r"^([ \t]*)[•·◦▪‣●○■–][ \t]+", re.MULTILINE)
 # A code block, also one that does not end.
 _FENCED = re.compile(r"^[ \t]*(`{3,}|~{3,})[^\n`]*\n(.*?)(?:^[ \t]*\1[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
 
@@ -43,12 +46,17 @@ _RULE = re.compile(r"^[ \t]*(?:-{3,}|\*{3,}|_{3,})[ \t]*\n(?=\s*[#*_]*[ \t]*#)",
 
 
 def _heading_variants(heading: str) -> re.Pattern[str]:
-    """Lines that may stand for a heading: marked in another way, or its name and a colon. Group 1: the text after a colon."""
+    """Lines that may stand for a heading: marked in another way (Markdown, HTML, numbers, underlined), or its name alone.
+
+    Group 1: the text after the colon of a marked one.
+    """
     name = heading.removeprefix("## ").replace(" ", r"[ \t]+").removesuffix("s") + "s?"
-    marks = r"(?=[#*_\d])[*_]*[ \t]*#{0,6}[ \t]*[*_]*(?:(?:step[ \t]+)?\d+[.):][ \t]*)?[*_]*"
-    after_colon = r"[ \t]*:[ \t]*[*_]*[ \t]*([^\n]*)"
-    marked = rf"{marks}{name}[ \t]*[*_#]*(?:{after_colon})?"
-    return re.compile(rf"^[ \t]*(?:{marked}|{name}[ \t]*:)[ \t]*$", re.MULTILINE | re.IGNORECASE)
+    number = r"[(\[]?(?:(?:step|section|part)[ \t]*)?(?:\d{1,2}|[ivx]{1,4}|[a-c])[ \t]*[.):\]–—-]+[ \t]*"
+    marks = rf"(?=[#*_<(\[\d]|step|section|part|[ivxa-c]{{1,4}}[.)])(?:<h[1-6][^>\n]*>)?[#*_ \t]*(?:{number})?[*_ \t]*"
+    after_colon = r"[ \t]*[:：][ \t]*[*_]*(?:</h[1-6]>)?[ \t]*([^\n]*)"
+    marked = rf"{marks}{name}[ \t]*[*_#]*(?:</h[1-6]>)?(?:{after_colon})?"
+    underline = r"(?:\n[ \t]*(?:={2,}|-{2,}))?"
+    return re.compile(rf"^[ \t]*(?:{marked}|{name}[ \t]*[:：]?){underline}[ \t]*$", re.MULTILINE | re.IGNORECASE)
 
 
 _VARIANTS = {heading: _heading_variants(heading) for heading in SECTIONS}
@@ -162,15 +170,15 @@ def faults(
 def normalised(chain: str, sections: bool = True) -> str:
     r"""A chain as it was asked for: without a code fence around it, its headings as in `SECTIONS`, nothing before the first.
 
-    Headings of another level, in bold, in another case, with a number or a colon are replaced where the right one is missing.
-    Rules between the sections are left out.
+    Headings of another level, in bold, in HTML, underlined, without a mark, in another case, with a number or a colon are
+    replaced where the right one is missing. Rules between the sections are left out, odd spaces are spaces, and bullets `-`.
 
     >>> normalised("Here it is:\n```\n### Extraction\na\n**Reasoning:**\nb\n## Final Results: c\n```\nI hope it helps.")
     '## Extraction\na\n## Reasoning\nb\n## Final Results\nc'
     """
     headings = SECTIONS if sections else (FINAL,)
-    chain = "\n".join(chain.splitlines()) if "\r" in chain else chain
-    chain = _RULE.sub("", chain.replace("\u00a0", " ").removeprefix("\ufeff"))
+    chain = "\n".join(chain.splitlines())
+    chain = _RULE.sub("", _BULLET.sub(r"\1- ", _SPACE.sub(" ", _INVISIBLE.sub("", chain))))
     for fenced in _FENCED.finditer(chain):
         if all(_VARIANTS[heading].search(fenced[2]) for heading in headings):
             chain = fenced[2] if sections else f"{chain[: fenced.start()]}{fenced[2]}"

@@ -27,7 +27,7 @@ from functools import cached_property
 from typing import Any
 
 from inference.answers import split_reasoning
-from inference.chat_lines import chat_line
+from inference.chat_lines import chat_line, report_errors
 from inference.costs import CostSettings, Meter
 from inference.dialects import is_whole
 from inference.generation import ID_COLUMNS, Prompt, finished_keys, generate_and_record
@@ -67,7 +67,7 @@ from thinking_graph_preprocess.chains import REASONS, AnswerLimits, CitedEvents,
 from thinking_graph_preprocess.evidence_rows import EvidenceFiles, EvidenceFileSettings, EvidenceRow
 from thinking_graph_preprocess.reasoning_generation import NO_URL, add_server_flags
 
-STEP, RULES = "thinking_graph_preprocess/filter_reasoning.py", 3
+STEP, RULES = "thinking_graph_preprocess/filter_reasoning.py", 4
 VERDICTS = "verified.jsonl"
 # Counts of the table before the reasons: rows of the index, those with chains, those with one to keep; chains, good ones.
 COUNTS = ("rows", "answered", "kept", "chains", "passed")
@@ -362,10 +362,7 @@ def verify(judge: Judge, rows: Sequence[tuple[EvidenceRow, Offsets]], chunk: Chu
 
         with contextlib.closing(backend):
             tally = generate_and_record(prompts(), backend, write, chat_line, bar, meter)
-    for reason, number in tally.errors.most_common():
-        print(f"no reply on {number:,} chains: {reason}; the same command sends them again", file=sys.stderr)
-    for reason, number in tally.refused.most_common():
-        print(f"refused {number:,} chains: {reason}; --retry_refused sends them again", file=sys.stderr)
+    report_errors(tally, "chains")
     if meter.stopped:
         print(f"stopped before --max_cost {meter.costs.max_cost:g}: not all chains are verified", file=sys.stderr)
     print(f"verifier: {len(keys):,} chains, {meter.status()}", flush=True)

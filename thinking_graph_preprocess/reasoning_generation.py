@@ -9,6 +9,9 @@ requests only. There is no default server: data of MIMIC-IV patients may not be 
 
 The prompt of a row is prompts/with_knowledge.txt, or prompts/without_knowledge.txt if it has no graph; --prompts names a
 directory with your own wording. --dry_run prints the first prompt and sends nothing.
+
+Exit codes: 1 if rows are left without a reply, refused ones aside, or if no row has a whole chain; 2 if the run cannot go on.
+After Ctrl-C or SIGTERM, no more requests are sent, replies on their way are recorded, and the codes are 130 and 143.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from inference.chat_lines import chat_line
+from inference.chat_lines import chat_line, report_errors
 from inference.checks import served_model
 from inference.costs import CostSettings, Meter
 from inference.generation import generate_and_record
@@ -121,25 +124,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     log = chunk.path(replies.log)
     with append_jsonl(log) as write:
-        received, pending = replies.received(meter, args.retry_refused), [(row, args.n) for row in rows]
-        if received:
+        received, keys, pending = replies.received(meter, args.retry_refused), {}, [(row, args.n) for row in rows]
+        if received.chains:
             keys = {prompter.key(row): row for row in progress(rows, desc="compare with replies", unit="row")}
-            pending = [(row, args.n - received.get(key, 0)) for key, row in keys.items() if received.get(key, 0) < args.n]
-            earlier = sum(number > 0 for key, number in received.items() if key not in keys)
+            pending = [(row, number) for key, row in keys.items() if (number := received.missing(key, args.n))]
+            earlier = sum(number > 0 for key, number in received.chains.items() if key not in keys)
             if chunk.number == 1 and not is_part and earlier:
                 print(f"{earlier:,} replies of earlier inputs or settings are not used")
         with contextlib.closing(backend), progress(total=len(pending), desc="reasoning_generation", unit="row") as bar:
             try:
                 tally = generate_and_record(itertools.starmap(prompter, pending), backend, write, chat_line, bar, meter)
-            except UserError:
+            except (UserError, KeyboardInterrupt):
                 print(f"ended after {bar.n:,} of {len(pending):,} rows; {meter.status()} → {log}", file=sys.stderr)
                 raise
-    if not (tally.errors or meter.stopped or is_part):
+    has_chains = tally.useful > 0 or not received.whole.isdisjoint(keys)
+    if has_chains and not (tally.errors or meter.stopped or is_part):
         replies.complete(provenance, chunk)
-    for reason, count in tally.errors.most_common():
-        print(f"no reply to {count:,} rows: {reason}; the same command sends them again", file=sys.stderr)
-    for reason, count in tally.refused.most_common():
-        print(f"refused {count:,} rows: {reason}; --retry_refused sends them again", file=sys.stderr)
+    report_errors(tally, "rows")
     if tally.cut_off:
         reasons = ", ".join(f"{count:,} by {reason}" for reason, count in tally.cut_off.most_common())
         fix = f"If it is their length, raise --max_new_tokens {args.max_new_tokens}"
@@ -149,9 +150,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if meter.stopped:
         remaining = len(pending) - tally.too_long - tally.answered - tally.errors.total() - tally.refused.total()
         print(f"stopped before --max_cost {args.max_cost:g}: {remaining:,} rows remain", file=sys.stderr)
-    done = f"{tally.answered:,} rows answered, {len(rows) - len(pending):,} already finished, {tally.truncated:,} truncated"
-    summary.print(f"{done}; {meter.status()} → {log}", tally.answered, "rows")
-    return 1 if tally.errors or meter.stopped else 0
+    refused = len(received.refused & keys.keys())
+    done = f"{tally.answered:,} rows answered, {len(rows) - len(pending) - refused:,} already finished"
+    if refused + tally.refused.total():
+        done += f", {refused + tally.refused.total():,} refused (--retry_refused sends them again)"
+    summary.print(f"{done}, {tally.truncated:,} truncated; {meter.status()} → {log}", tally.answered, "rows")
+    if not has_chains:
+        print(f"none of {len(rows):,} rows has a whole chain: see the messages above, and `error` in {log}", file=sys.stderr)
+    return 1 if tally.errors or meter.stopped or not has_chains else 0
 
 
 if __name__ == "__main__":
