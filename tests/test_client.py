@@ -234,9 +234,9 @@ def test_a_proxy_of_the_environment_does_not_see_local_requests(monkeypatch: pyt
 
 
 def test_a_server_that_never_answers_ends_the_run() -> None:
-    with ScriptedServer(lambda body, number: {"status": 400, "message": "unknown model"}) as server:
+    with ScriptedServer(lambda body, number: {"status": 400, "message": "odd request"}) as server:
         client = Client(ServerSettings(server.url, num_worker=4), "m")
-        with pytest.raises(UserError, match="got errors only, such as HTTP 400: unknown model"):
+        with pytest.raises(UserError, match="got errors only, such as HTTP 400: odd request"):
             list(client.send(chat("x") for _ in range(500)))
     assert len(server.asked) < 30
 
