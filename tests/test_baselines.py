@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import command
+from forked import command
 from tiny_mimic import read_trajectories
 
 from evaluation.baselines import features, main

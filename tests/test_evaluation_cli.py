@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import command
+from forked import command
 
 from pipeline.files import read_json
 

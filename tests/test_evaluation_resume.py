@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import REPO, command
+from conftest import REPO
+from forked import command
 from sklearn import metrics
 from test_evaluation_cli import lines, same
 

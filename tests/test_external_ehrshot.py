@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from conftest import command
+from forked import command
 
 from evaluation.external.ehrshot import QUESTIONS, main
 from mimiciv_dataset.tasks import ALL_TASKS

@@ -6,8 +6,8 @@ import json
 from importlib.util import find_spec
 from pathlib import Path
 
+import forked
 import pytest
-from conftest import command
 from model_families import FAMILIES, make_model
 from scripted_server import ScriptedServer
 from served_model import serve
@@ -151,9 +151,9 @@ def test_training_on_a_family_without_system_turn_and_with_its_own_end_token(row
         model = make_model(name, tmp_path)
         common = ["--root_dir", tmp_path, "--dataset_name", rows, "--report_to", "none", "--max_steps", 1]
         common += ["--model_name_or_path", model, "--per_device_train_batch_size", 2]
-        command("sft.py", *common, "--output_dir", tmp_path / f"sft-{name}", "--max_length", 2000)
-        command("grpo.py", *common, "--output_dir", tmp_path / f"rl-{name}", "--num_generations", 2, "--eos_token", end,
-                "--max_completion_length", 8)  # fmt: skip
+        forked.command("sft.py", *common, "--output_dir", tmp_path / f"sft-{name}", "--max_length", 2000)
+        forked.command("grpo.py", *common, "--output_dir", tmp_path / f"rl-{name}", "--num_generations", 2, "--eos_token", end,
+                       "--max_completion_length", 8)  # fmt: skip
         for stage in ("sft", "rl"):
             folder = tmp_path / f"{stage}-{name}"
             tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -173,7 +173,7 @@ def test_training_on_a_family_without_system_turn_and_with_its_own_end_token(row
 # --- all backends
 
 
-@pytest.mark.slow  # about a minute for each family: two starts of vLLM
+@pytest.mark.slow  # three starts of vLLM for each family
 @pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
 @pytest.mark.parametrize("name", FAMILIES)
 def test_all_backends_agree(name: str, rows: Path, tmp_path: Path) -> None:
@@ -186,8 +186,7 @@ def test_all_backends_agree(name: str, rows: Path, tmp_path: Path) -> None:
             for mode, thinking in (("plain", []), ("think", ["--think_prompt", "--think_risk"])):
                 output, served = tmp_path / f"{backend}-{mode}", model.name if backend == "server" else model
                 if backend == "vllm":  # its engine needs a process of its own
-                    words = [*words_of(rows, output, served), *flags, *thinking]
-                    command("test.py", *words)
+                    forked.command("test.py", *words_of(rows, output, served), *flags, *thinking)
                 else:
                     run(rows, output, served, *flags, *thinking)
                 runs[backend, mode] = lines_of(output)

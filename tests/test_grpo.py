@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import REPO, command
+from conftest import REPO
+from forked import command
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file

@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import REPO, command
+from conftest import REPO
+from forked import command
 from test_evaluation_cli import flags, lines
 
 from inference.prompts import PLAIN, PromptBuilder

@@ -8,7 +8,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import REPO, command
+from conftest import REPO
+from forked import command
 from test_evaluation_cli import flags, lines, same
 
 from inference.replicas import gpu_groups, visible_gpus

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import REPO
+from forked import command
 from test_evaluation_cli import lines
 from test_evaluation_resume import write_index
 
@@ -36,7 +37,7 @@ VLLM_MARKS = [pytest.mark.slow, pytest.mark.skipif(find_spec("vllm") is None, re
 
 @pytest.mark.parametrize("backend", [[], pytest.param(["--use_vllm"], marks=VLLM_MARKS)], ids=["transformers", "vllm"])
 def test_an_adapter_answers_as_the_merged_model(
-    backend: list[str], synthetic_root: Path, tiny_model: Path, tmp_path: Path, run_command
+    backend: list[str], synthetic_root: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     save_adapter(tiny_model, tmp_path / "adapter", tmp_path / "merged")
     index = write_index(tmp_path / "index.csv", synthetic_root, TASKS, 6)
@@ -46,7 +47,7 @@ def test_an_adapter_answers_as_the_merged_model(
         words = ["--root_dir", synthetic_root, "--dataset_name", index, "--model_name_or_path", model, "--output_path",
                  tmp_path / name, "--max_seq_len", 1500, "--max_new_tokens", 12, *backend, *more]  # fmt: skip
         if backend:  # an engine of its own each time
-            run_command("test.py", *words)
+            command("test.py", *words)
         else:
             runpy.run_path(str(REPO / "test.py"))["main"](list(map(str, words)))
         found = {line["prompt_sha256"]: line["outputs"][0] for line in lines(tmp_path / name).values()}

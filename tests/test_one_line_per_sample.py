@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import command
+from forked import command
 from rendered_rows import SECRET, rendered_row, rendered_rows, write_rows
 from scripted_server import ScriptedServer
 from test_row_checks import evaluate

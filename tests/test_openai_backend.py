@@ -9,7 +9,7 @@ from math import log
 from pathlib import Path
 
 import pytest
-from conftest import command
+from forked import command
 from scripted_server import ScriptedServer
 from test_evaluation_cli import flags
 from test_evaluation_cli import lines as lines_by_key

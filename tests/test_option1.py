@@ -11,7 +11,8 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from conftest import REPO, command
+from conftest import REPO
+from forked import command
 
 from mimiciv_dataset.mimiciv import MIMICIV
 from mimiciv_dataset.trajectory import Trajectories

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import command
+from forked import command
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rendered_rows import rendered_row, rendered_rows, write_rows

@@ -16,7 +16,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from conftest import REPO, command
+from conftest import REPO
+from forked import command
 from test_training_samples import CHAIN, index_of
 
 from inference.backends import load_tokenizer
@@ -56,10 +57,10 @@ def words(root: Path, model: Path, data: Path | str, output: Path, *more: object
 
 def train(script: str, flags: list[str], launch: tuple[str, ...] = (), check: bool = True, **env: str):
     """Run a trainer, with a launcher before it, from the repository as its users do."""
-    start = [str(BIN / launch[0]), *launch[1:]] if launch else [sys.executable]
-    done = subprocess.run(
-        [*start, str(REPO / script), *flags], capture_output=True, text=True, cwd=REPO, env={**os.environ, **QUIET, **env}
-    )
+    if not launch:
+        return command(script, *flags, check=check, cwd=REPO, **QUIET, **env)
+    start = [str(BIN / launch[0]), *launch[1:], str(REPO / script)]
+    done = subprocess.run([*start, *flags], capture_output=True, text=True, cwd=REPO, env={**os.environ, **QUIET, **env})
     assert not check or done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     return done
 

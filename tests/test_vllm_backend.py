@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forked import command
 
 from inference.backends import Query, load_backend
 from inference.settings import DecodingSettings, InferenceSettings, ModelSettings, PromptSettings
@@ -52,7 +53,7 @@ def lora(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def outputs(
-    small_root: Path, tiny_model: Path, lora: Path, tmp_path_factory: pytest.TempPathFactory, run_command
+    small_root: Path, tiny_model: Path, lora: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, dict[Place, dict]]:
     """Output lines by sample of four runs of test.py."""
     index = small_root / "task_index/all"
@@ -60,7 +61,7 @@ def outputs(
 
     def run(*flags: str) -> dict[Place, dict]:
         folder = tmp_path_factory.mktemp("outputs")
-        run_command("test.py", "--root_dir", small_root, "--model_name_or_path", tiny_model, "--dataset_name", names,
+        command("test.py", "--root_dir", small_root, "--model_name_or_path", tiny_model, "--dataset_name", names,
                     "--output_path", folder, "--max_seq_len", 4096, "--max_new_tokens", 12, "--batch", 4, *flags)  # fmt: skip
         lines = map(json.loads, (folder / "outputs.jsonl").read_text(encoding="utf-8").splitlines())
         place = ("task", "subject_id", "period_begin", "period_end")
@@ -148,9 +149,7 @@ def test_sampling_depends_on_prompt_and_number_only(sampling: Any) -> None:
     assert all(a != b for a, b in zip(first, texts(sampling, prompts, sample=1), strict=True))
 
 
-def test_tokenizers_in_python_and_a_models_own_settings(
-    slow_model: Path, small_root: Path, tmp_path: Path, run_command
-) -> None:
+def test_tokenizers_in_python_and_a_models_own_settings(slow_model: Path, small_root: Path, tmp_path: Path) -> None:
     """Both backends agree with a tokenizer in Python and the model's own penalty."""
     penalised = tmp_path / "penalised"
     shutil.copytree(slow_model, penalised)
@@ -158,7 +157,7 @@ def test_tokenizers_in_python_and_a_models_own_settings(
     (penalised / "generation_config.json").write_text(json.dumps(own), encoding="utf-8")
 
     def run(name: str, *flags: str) -> dict[str, dict]:
-        run_command("test.py", "--root_dir", small_root, "--model_name_or_path", penalised, "--limit", 8, "--dataset_name",
+        command("test.py", "--root_dir", small_root, "--model_name_or_path", penalised, "--limit", 8, "--dataset_name",
                     small_root / "task_index/all/emar.csv", "--output_path", tmp_path / name, "--max_seq_len", 900,
                     "--max_new_tokens", 12, "--batch", 3, *flags)  # fmt: skip
         lines = map(json.loads, (tmp_path / name / "outputs.jsonl").read_text(encoding="utf-8").splitlines())
