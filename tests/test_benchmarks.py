@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import command
+from test_evaluation_resume import write_index
 
 from mimiciv_dataset.index_rows import read_rows
 
@@ -98,8 +99,8 @@ def test_evidence_of_the_demo(test_data: Path) -> None:
 
 
 @pytest.mark.slow
-def test_train_speed(synthetic_root: Path) -> None:
-    index = ",".join(str(synthetic_root / f"task_index/all/{task}.csv") for task in ("emar", "ICU_Stay_7day"))
+def test_train_speed(synthetic_root: Path, tmp_path: Path) -> None:
+    index = write_index(tmp_path / "index.csv", synthetic_root, ("emar", "ICU_Stay_7day"), 12)
     done = command("benchmarks/train_speed.py", "--root_dir", synthetic_root, "--dataset_name", index, "--max_length", 256,
                    "--batch", 2, "--steps", 2, "--rounds", 1)  # fmt: skip
     useful = {row[0]: float(row[1].rstrip("%")) for row in cells(done.stdout) if row[1].endswith("%")}
