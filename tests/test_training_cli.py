@@ -79,7 +79,7 @@ def interrupt(output: Path, step: int) -> None:
     write_json(output / "provenance.json", read_json(output / "provenance.json") | {"complete": False})
 
 
-TORCHRUN = ("torchrun", "--nproc_per_node", "2", "--master_port", "29511")
+TORCHRUN = ("torchrun", "--standalone", "--nproc_per_node", "2")  # on a free port: tests run in parallel
 
 
 @pytest.fixture(scope="module")
