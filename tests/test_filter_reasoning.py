@@ -208,7 +208,12 @@ def test_nothing_kept_is_an_error_that_shows_why(small_root: Path, tmp_path: Pat
 def test_chains_without_sections(small_root: Path, tmp_path: Path) -> None:
     """Those of --without_format are held to all that does not need the sections."""
     free = "She has pain (**Triage [2150-01-01 08:00:01]**).\n\n## Final Results\n" + "\n".join(TARGET)
-    choices = [[free], [free.replace("08:00:01", "09:00:00")], [free.replace("Aspirin", "Insulin")], [free.replace("##", "")]]
+    choices = [
+        [free],
+        [free.replace("08:00:01", "09:00:00")],
+        [free.replace("Aspirin", "Insulin")],
+        [free.replace("## Final Results\n", "")],
+    ]
     evidence = write_evidence(small_root, tmp_path / "evidence.csv", rows=4)
     generate(small_root, evidence, tmp_path, choices, "--without_format")
     assert filter_reasoning.main(flags_for(small_root, evidence, tmp_path)) == 0
