@@ -35,6 +35,7 @@ from test_external_ehrshot import write_ehrshot
 from test_index_mapping import write_sources
 from tiny_eicu import write_eicu
 from tiny_evidence import answer_of, chain, prompt_of, record_of
+from tiny_hetionet import write_hetionet
 from tiny_meds import ROWS, write_meds, write_mimiciv_meds
 from tiny_mimic import write_mimic_with_ecg
 from tiny_omop import write_omop
@@ -313,12 +314,14 @@ def test_every_command_and_program_runs(
     model = write_model(tmp_path / "model", synthetic_root)
     names = [("C0000001", "Glucose"), ("C0000002", "Sodium"), ("C0000003", "Insulin")]
     write_primekg(tmp_path / "primekg")
+    write_hetionet(tmp_path / "hetionet")
     world = World(tmp_path, {
         "DOWNLOADS": downloads,
         "RXNORM": write_sources(tmp_path / "RXNORM/rrf").parent,
         "META": write_umls(tmp_path / "META", names, [("C0000001", "isa", "C0000002"), ("C0000002", "isa", "C0000003")]),
         "kg.csv": tmp_path / "primekg/kg.csv",
         "mondo.sssom.tsv": tmp_path / "primekg/mondo.sssom.tsv",
+        "HETIONET": tmp_path / "hetionet",
         "DIR": tmp_path / "maps",
         "DOWNLOAD_DIR": tmp_path / "download",
         "RELEASED.jsonl": "released.jsonl",

@@ -303,9 +303,9 @@ def test_malformed_files_are_errors(root: Path, tmp_path: Path, file: str, chang
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "expected --umls_dir, or --free or --primekg, got none"),
+        ([], "expected --umls_dir, or --free, --primekg or --hetionet, got none"),
         (["--free", "--umls_dir", "META"], "got both"),
-        (["--free", "--icd_map", "map.csv"], "--icd_map: expected --primekg with it"),
+        (["--free", "--icd_map", "map.csv"], "--icd_map: expected --primekg or --hetionet with it"),
         (["--primekg", "."], "expected the file of --primekg, got a directory"),
         (["--primekg", "none.csv"], "none.csv: expected the file of --primekg"),
     ],

@@ -113,13 +113,15 @@ def test_all_steps_with_an_open_knowledge_graph(synthetic_root: Path, tmp_path: 
 
 
 def test_flags_of_the_graph_are_passed_on(tmp_path: Path) -> None:
-    """To the steps that take them; the limit of PrimeKG's paths can be another one."""
+    """To the steps that take them; the limit of the paths of an open knowledge graph can be another one."""
     (tmp_path / "index.csv").touch()
     flags = ("--index", tmp_path / "index.csv", "--model", "m", "--base_url", "http://127.0.0.1:1/v1", "--dry_run")
     maps = ("--primekg", "kg.csv", "--icd_map", "a b.tsv", "--loinc_map", "c.tsv", "--labitem_map", "d.csv")
     printed = bash(SYNTHESIS, *flags, *maps).stdout
     assert r"--free --primekg kg.csv --icd_map a\ b.tsv --loinc_map c.tsv --labitem_map d.csv" in printed
     assert "--max_hops 5" in printed and "--max_hops 7" in bash(SYNTHESIS, *flags, *maps, "--max_hops", 7).stdout
+    printed = bash(SYNTHESIS, *flags, "--hetionet", "tsv", "--icd_map", "a.tsv").stdout
+    assert "--free --hetionet tsv --icd_map a.tsv" in printed and "--max_hops 5" in printed
     printed = bash(SYNTHESIS, *flags, "--umls_dir", "META").stdout
     assert printed.count("--umls_dir META") == 2 and "--max_hops" not in printed
 

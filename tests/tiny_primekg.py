@@ -218,6 +218,16 @@ def statements() -> list[tuple[str, tuple[str, str], tuple[str, str]]]:
     return rows
 
 
+def icd_rows(disease: str, mondo: int) -> list[str]:
+    """The rows of MONDO's SSSOM file that map a disease of `DISEASES` to its ICD codes."""
+    (codes,) = [codes for name, codes, *_ in table(DISEASES) if name == disease]
+    rows = []
+    for icd in codes.split():
+        system, dotted = ("ICD10CM" if icd[0].isalpha() and icd != "V08" else "ICD9CM"), f"{icd[:3]}.{icd[3:]}".rstrip(".")
+        rows.append(f"MONDO:{mondo:07}\t{disease}\tskos:exactMatch\t{system}:{dotted}\t")
+    return rows
+
+
 def write_primekg(folder: Path, itemids: Mapping[str, str] | None = None) -> list[str]:
     """Write kg.csv, mondo.sssom.tsv, loinc2hpo-annotations.tsv and d_labitems_to_loinc.csv; return the flags that name them.
 
@@ -243,11 +253,8 @@ def write_primekg(folder: Path, itemids: Mapping[str, str] | None = None) -> lis
             for ends in ((source, target), (target, source)):  # the release has every statement in both directions
                 writer.writerow([relation, DISPLAY.get(relation, relation), *cells[ends[0]], *cells[ends[1]]])
     lines = ["# mapping_set_id: made up", "subject_id\tsubject_label\tpredicate_id\tobject_id\tobject_label"]
-    for disease, codes, *_ in table(DISEASES):
-        mondo = f"MONDO:{code['disease', disease].split('_')[-1 if disease != 'heart failure' else 1].zfill(7)}"
-        for icd in codes.split():
-            system, dotted = ("ICD10CM" if icd[0].isalpha() and icd != "V08" else "ICD9CM"), f"{icd[:3]}.{icd[3:]}".rstrip(".")
-            lines.append(f"{mondo}\t{disease}\tskos:exactMatch\t{system}:{dotted}\t")
+    for disease, *_ in table(DISEASES):
+        lines += icd_rows(disease, int(code["disease", disease].split("_")[-1 if disease != "heart failure" else 1]))
     (folder / "mondo.sssom.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     lines = ["loincId\tloincScale\toutcome\thpoTermId\tsupplementalTermId\tcuration\tcomment"]
     for _, loinc, *ends in tests:

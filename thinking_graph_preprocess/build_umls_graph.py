@@ -1,17 +1,18 @@
-"""Build the concept graph that umls_graph.py searches, from UMLS, from free vocabularies, or from these and PrimeKG.
+"""Build the concept graph that umls_graph.py searches, from UMLS, or from free vocabularies and PrimeKG or Hetionet.
 
     build_umls_graph.py --umls_dir META --output_path DIR    # directory with MRCONSO, MRREL, MRSTY and MRDOC
     build_umls_graph.py --free --output_path DIR             # no licence needed: ICD, CCS, ATC, categories of items
     build_umls_graph.py --primekg kg.csv --icd_map mondo.sssom.tsv --loinc_map loinc2hpo-annotations.tsv \\
       --labitem_map d_labitems_to_loinc.csv --output_path DIR    # the same and PrimeKG
+    build_umls_graph.py --hetionet HETIONET --icd_map mondo.sssom.tsv --output_path DIR    # or Hetionet
 
 Nodes are the concepts with an English name that is not suppressed. Edges are the relations between them, in both directions:
 a row (CUI1, RELA, CUI2) of MRREL means "CUI2 RELA CUI1" (REL where RELA is empty); the inverse has its name from MRDOC, else
 `inverse_` and the name. The graph is written as memory-mapped arrays. Relations are streamed; memory is that of the names of
 the concepts, then 16 bytes for each relation.
 
-Diagnoses reach PrimeKG's diseases by code where --icd_map has it, drugs by ingredient, laboratory items by LOINC and HPO, and
-what has no code by its name. A table shows how many names of each vocabulary do.
+Diagnoses reach the diseases of PrimeKG or Hetionet by code where --icd_map has it, drugs by ingredient, laboratory items those
+of PrimeKG by LOINC and HPO, and what has no code by its name. A table shows how many names of each vocabulary do.
 """
 
 from __future__ import annotations
@@ -32,11 +33,18 @@ from pipeline.files import read_json, require
 from pipeline.progress import Summary, print_table
 from pipeline.provenance import Provenance, Source
 from pipeline.work import Tick, Unit, run_units
-from thinking_graph_preprocess.sources import drug_tables_source, emergency_diagnoses, file_source, umls_source
+from thinking_graph_preprocess.sources import (
+    drug_tables_source,
+    emergency_diagnoses,
+    file_source,
+    hetionet_source,
+    umls_source,
+)
 from thinking_graph_preprocess.umls_files import find_rrf, rrf_path
 
 STEP, RULES = "thinking_graph_preprocess/build_umls_graph.py", 7
-MAPS = ("primekg", "icd_map", "loinc_map", "labitem_map")  # flags of files that are added to the free vocabularies
+OPEN_GRAPHS = {"primekg": "PrimeKG", "hetionet": "Hetionet"}  # flag → open knowledge graph
+NEEDS = {"icd_map": tuple(OPEN_GRAPHS), "loinc_map": ("primekg",), "labitem_map": ("loinc_map",)}  # map → flags, one with it
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -44,7 +52,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_argument("--umls_dir", type=Path, help="directory with MRCONSO.RRF, MRREL.RRF, MRSTY.RRF, MRDOC.RRF")
     cli.add_argument("--free", action="store_true", help="use the free vocabularies of --index_mapping in place of UMLS")
     cli.add_argument("--primekg", type=Path, help="kg.csv of PrimeKG, to which the free vocabularies are linked")
-    cli.add_argument("--icd_map", type=Path, help="ICD codes → MONDO: an SSSOM file, or a table (with --primekg)")
+    cli.add_argument(
+        "--hetionet", type=Path, help="directory with nodes.tsv and edges.sif.gz of Hetionet, in place of PrimeKG"
+    )
+    cli.add_argument(
+        "--icd_map", type=Path, help="ICD codes → MONDO: an SSSOM file, or a table (with --primekg or --hetionet)"
+    )
     cli.add_argument("--loinc_map", type=Path, help="LOINC codes → HPO: annotations of loinc2hpo, or a table (with --primekg)")
     cli.add_argument("--labitem_map", type=Path, help="items of d_labitems → LOINC codes (with --loinc_map)")
     cli.add_path("--index_mapping", default="index_mapping", help="dictionaries and code maps, without UMLS")
@@ -53,14 +66,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_rerun_flags()
     args = cli.parse_args(argv)
     summary = Summary("build_umls_graph")
-    maps = {name: path for name in MAPS if (path := getattr(args, name))}
+    maps = {name: path for name in (*OPEN_GRAPHS, *NEEDS) if (path := getattr(args, name))}
     check_sources(args.umls_dir, args.free, maps)
     output: Path = args.output_path
     digests = FileDigests(output.parent / DIGESTS_CACHE, args.verify)
     sources = graph_sources(args.umls_dir, args.index_mapping, args.mimic_dir, maps, digests, args.verify)
-    settings = {
-        "source": "UMLS" if args.umls_dir else "free vocabularies and PrimeKG" if args.primekg else "free vocabularies"
-    }
+    free = " and ".join(["free vocabularies", *(title for name, title in OPEN_GRAPHS.items() if name in maps)])
+    settings = {"source": "UMLS" if args.umls_dir else free}
     provenance = Provenance(output, STEP, sources, settings, RULES, cli.arguments)
     if not provenance.begin(args.overwrite, args.verify):
         return
@@ -81,11 +93,18 @@ def check_sources(umls_dir: Path | None, free: bool, maps: Mapping[str, Path]) -
     """Check that the flags name one kind of graph, and the files that belong to it."""
     if bool(umls_dir) == bool(free or maps):
         got = "both" if umls_dir else "none of them"
-        raise UserError(f"build_umls_graph.py: expected --umls_dir, or --free or --primekg, got {got}. Choose one.")
-    for name, needed in (("icd_map", "primekg"), ("loinc_map", "primekg"), ("labitem_map", "loinc_map")):
-        if name in maps and needed not in maps:
-            raise UserError(f"--{name}: expected --{needed} with it, got none. Set both, or none.")
+        raise UserError(
+            f"build_umls_graph.py: expected --umls_dir, or --free, --primekg or --hetionet, got {got}. Choose one."
+        )
+    if maps.keys() >= OPEN_GRAPHS.keys():
+        raise UserError("--primekg and --hetionet: expected one open knowledge graph, got both. Build one graph of each.")
+    for name, needed in NEEDS.items():
+        if name in maps and maps.keys().isdisjoint(needed):
+            flags = " or ".join(f"--{flag}" for flag in needed)
+            raise UserError(f"--{name}: expected {flags} with it, got none. Set both, or none.")
     for name, path in maps.items():
+        if name == "hetionet":  # a directory, which `hetionet_files` checks
+            continue
         if not require(path, f"the file of --{name}", "docs/thinking_graph.md says where to download it").is_file():
             raise UserError(f"{path}: expected the file of --{name}, got a directory. Name the file in it.")
 
@@ -93,9 +112,10 @@ def check_sources(umls_dir: Path | None, free: bool, maps: Mapping[str, Path]) -
 def graph_sources(
     umls_dir: Path | None, index_mapping: Path, mimic_dir: Path, maps: Mapping[str, Path], digests: FileDigests, verify: bool
 ) -> list[Source]:
-    """What the graph is made from: UMLS if `umls_dir` is given, else free vocabularies and `maps` (the files of `MAPS`)."""
+    """What the graph is made from: UMLS if `umls_dir` is given, else free vocabularies and `maps` (flag → path)."""
     if umls_dir is None:
-        files = [file_source(path, name, digests) for name, path in maps.items()]
+        files = [file_source(path, name, digests) for name, path in maps.items() if name != "hetionet"]
+        files += [hetionet_source(maps["hetionet"], digests)] if "hetionet" in maps else []
         if (path := emergency_diagnoses(mimic_dir)) is not None:
             files.append(file_source(path, "emergency_diagnoses", digests))
         return [index_mapping_source(index_mapping, verify), drug_tables_source(mimic_dir, digests), *files]
@@ -118,7 +138,7 @@ def build_graph(
 
 
 def print_coverage(coverage: Mapping[str, Mapping[str, int]]) -> None:
-    """Print how many names of each vocabulary of MIMIC-IV are linked to PrimeKG."""
+    """Print how many names of each vocabulary of MIMIC-IV are linked to the open knowledge graph."""
     rows = []
     for vocabulary, counts in coverage.items():
         linked = counts["by code"] + counts["by name"]

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mimiciv_dataset.cells import clean_id
+from pipeline.errors import UserError
 from thinking_graph_preprocess.delimited_files import read_rows
 
 DIGITS = re.compile(r"(\d+)(?:\.0)?$")  # spreadsheets and pandas write whole numbers as 5.0
+DOID, MONDO = (re.compile(rf"\b{ontology}[:_](\d+)\b", re.IGNORECASE) for ontology in ("DOID", "MONDO"))
 LOINC = re.compile(r"(?:^|:)(\d{1,7}-\d)$")
 
 # Predicates of an SSSOM file by which the ICD code means the disease or a kind of it, depending on the subject.
@@ -72,6 +74,25 @@ def read_icd_map(path: Path, known_icd9: Collection[str] = ()) -> dict[tuple[str
         got = f"{len(ambiguous):,} that mean several codes with and without them, which are left out"
         print(f"warning: {path}: expected ICD-9 codes with leading zeros, got {got}.", file=sys.stderr)
     return dict(diseases)
+
+
+def read_doid_map(path: Path) -> dict[int, list[int]]:
+    """DOID term → MONDO terms of the same disease, from an SSSOM file of MONDO.
+
+    Raises:
+        UserError: the file has other columns, or no such terms.
+    """
+    terms: dict[int, list[int]] = defaultdict(list)
+    for row in read_rows(path, "subject_id, predicate_id and object_id", {"subject_id", "object_id"}.issubset):
+        ends = f"{row['subject_id']} {row['object_id']}"
+        doid, mondo = DOID.search(ends), MONDO.search(ends)
+        if doid and mondo and _predicate(row) == "exactmatch" and not row.get("predicate_modifier"):
+            terms[int(doid.group(1))].append(int(mondo.group(1)))
+    if not terms:
+        raise UserError(
+            f"{path}: expected rows that map MONDO to DOID, got none. Set --icd_map to mondo.sssom.tsv, or omit it."
+        )
+    return dict(terms)
 
 
 def _warn(path: Path, unread: int, rows: int, expected: str) -> None:
@@ -143,9 +164,12 @@ def _sssom(row: dict[str, str]) -> tuple[str | None, str, str]:
     """The relation, the ICD code and the MONDO code of a row of an SSSOM file."""
     ends = row["subject_id"], row["object_id"]
     subject_is_icd = "MONDO" in ends[1].upper()
-    predicate = re.split(r"[:/#]", row.get("predicate_id", "exactMatch"))[-1].lower()
-    relation = (OF_SUBJECT_ICD if subject_is_icd else OF_SUBJECT_MONDO).get(predicate)
+    relation = (OF_SUBJECT_ICD if subject_is_icd else OF_SUBJECT_MONDO).get(_predicate(row))
     return (relation, *(ends if subject_is_icd else reversed(ends)))
+
+
+def _predicate(row: dict[str, str]) -> str:
+    return re.split(r"[:/#]", row.get("predicate_id", "exactMatch"))[-1].lower()
 
 
 def _icd_pairs(row: dict[str, str]) -> Iterator[tuple[IcdCode, Disease]]:

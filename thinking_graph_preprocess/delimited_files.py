@@ -103,8 +103,8 @@ def malformed_row(path: Path, line: int, expected: int, got: int) -> UserError:
     return UserError(f"{path}, line {line:,}: expected {expected} columns, got {got}. {cause}.")
 
 
-def check_whole(path: Path) -> None:
-    """Raise an error if a large CSV is cut off: gzip data are truncated, or the last line has no end and too few cells."""
+def check_whole(path: Path, separator: str = ",") -> None:
+    """Raise an error if a large table is cut off: gzip data are truncated, or the last line has no end and too few cells."""
     lines, tail, header = 0, b"", b""
     for block in read_bytes(path):
         lines += block.count(b"\n")
@@ -112,6 +112,6 @@ def check_whole(path: Path) -> None:
         tail = (tail + block)[-(1 << 16) :]
     if tail.endswith(b"\n") or not lines:
         return
-    expected, got = (len(cells_of(line.decode("utf-8", "replace"), ",")) for line in (header, tail.rpartition(b"\n")[2]))
+    expected, got = (len(cells_of(line.decode("utf-8", "replace"), separator)) for line in (header, tail.rpartition(b"\n")[2]))
     if got < expected:
         raise malformed_row(path, lines + 1, expected, got)

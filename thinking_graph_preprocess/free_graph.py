@@ -1,4 +1,4 @@
-"""The graph of vocabularies that need no licence, and of PrimeKG, which the names of MIMIC-IV reach by code or by name.
+"""The graph of vocabularies that need no licence, and of an open knowledge graph, which MIMIC-IV reaches by code or by name.
 
 ICD codes belong to shorter codes and to CCS categories, drugs to ATC classes, laboratory and charted items to categories. A
 node is a name in one vocabulary: the fluid "Ascites" of a laboratory item is not the diagnosis.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, combinations
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from mimiciv_dataset.csv_checks import read_raw_header
 from mimiciv_dataset.events import MISSING
 from mimiciv_dataset.lookups import Lookups, ndc_key, read_text_csv
 from pipeline.errors import UserError
-from thinking_graph_preprocess import code_maps, primekg
+from thinking_graph_preprocess import code_maps, open_graphs
 from thinking_graph_preprocess.code_maps import DIGITS
 from thinking_graph_preprocess.graph_sources import GraphContent
 from thinking_graph_preprocess.graph_writer import Edges, term_table
@@ -41,7 +41,7 @@ from thinking_graph_preprocess.vocabularies import (
 
 MAX_DEGREE = 200  # relations of a concept that a path passes through: a class or side effect that more share says little
 
-# Relations between the vocabularies of MIMIC-IV and towards PrimeKG, and their inverses.
+# Relations between the vocabularies of MIMIC-IV and towards an open knowledge graph, and their inverses.
 INVERSES = {
     "isa": "inverse_isa",
     "same_as": "same_as",
@@ -86,7 +86,8 @@ class FreeSources:
 
     index_mapping: Path
     mimic_dir: Path
-    primekg: Path | None = None
+    primekg: Path | None = None  # this or Hetionet
+    hetionet: Path | None = None  # directory
     icd_map: Path | None = None
     loinc_map: Path | None = None
     labitem_map: Path | None = None
@@ -141,7 +142,7 @@ class Nodes:
 
 
 def read_free(sources: FreeSources) -> GraphContent:
-    """The graph of the free vocabularies and, if it is given, PrimeKG."""
+    """The graph of the free vocabularies and, if one is given, an open knowledge graph."""
     nodes, lookups = Nodes(), Lookups(sources.index_mapping)
     codes = add_diagnoses_and_procedures(nodes, lookups)
     add_emergency_titles(nodes, codes, sources.mimic_dir)
@@ -149,14 +150,16 @@ def read_free(sources: FreeSources) -> GraphContent:
     items = add_items(nodes, lookups)
     batches, relations, inverses = [], list(INVERSES), dict(INVERSES)
     coverage: dict[str, dict[str, int]] = {}
-    if sources.primekg:
-        graph = primekg.read_primekg(sources.primekg)
+    for name, release in open_graphs.OPEN_GRAPHS.items():  # of which at most one is given
+        if (path := getattr(sources, name)) is None:
+            continue
+        graph = open_graphs.read_open_graph(path, release)
         first = len(nodes.names)
-        coverage = Links(nodes, graph).link(codes, drugs, items, sources)
+        coverage = Links(nodes, graph, sources.icd_map).link(codes, drugs, items, sources)
         nodes.closed += (first + graph.groupings()).tolist()
         batches.append((first + graph.source, first + graph.target, len(relations) + graph.label))
-        relations += [relation.name for relation in primekg.RELATIONS.values()]
-        inverses |= {relation.name: relation.inverse for relation in primekg.RELATIONS.values()}
+        relations += [relation.name for relation in release.relations.values()]
+        inverses |= {relation.name: relation.inverse for relation in release.relations.values()}
     batches.append(nodes.edges())
     if not nodes.names:
         raise UserError(f"{sources.index_mapping}: expected dictionaries, got none. Run preprocess/build_index_mapping.py.")
@@ -253,28 +256,35 @@ def add_items(nodes: Nodes, lookups: Lookups) -> list[Item]:
     return items
 
 
-# --- links to PrimeKG
+# --- links to an open knowledge graph
 
 
 class Links:
-    """Links the names of MIMIC-IV to the nodes of PrimeKG: by code where a map has it, then by name. Adds these nodes."""
+    """Links the names of MIMIC-IV to the nodes of a graph: by code where a map has it, then by name. Adds these nodes."""
 
-    def __init__(self, nodes: Nodes, graph: primekg.PrimeKG) -> None:
+    def __init__(self, nodes: Nodes, graph: open_graphs.OpenGraph, icd_map: Path | None) -> None:
         self._nodes, self._closed, first = nodes, set(nodes.closed), len(nodes.names)
+        ontologies = graph.release.ontologies
+        doid_map = code_maps.read_doid_map(icd_map) if icd_map and "DOID" in ontologies.values() else {}
         self._by_code: dict[tuple[str, int], int] = {}  # type and number in MONDO or HPO
         self._by_name: dict[tuple[str, str], int] = {}  # type and simplified name
         for number, (kind, code, name) in enumerate(graph.nodes.iter_rows(), first):
             nodes.names.append(name)
             self._by_name.setdefault((kind, simplify_term(name.removesuffix(" (disease)"))), number)  # as MONDO marks some
-            for part in code.split("_") if kind != primekg.DRUG else ():  # a grouped disease has the codes of all its diseases
-                if match := DIGITS.search(part):
-                    self._by_code.setdefault((kind, int(match.group(1))), number)
-        for kind in (primekg.DISEASE, primekg.PHENOTYPE, primekg.DRUG):
+            # a grouped disease has the codes of all its diseases
+            numbers = [int(term) for part in code.split("_") for term in DIGITS.findall(part)] if kind in ontologies else []
+            if ontologies.get(kind) == "DOID":
+                numbers = [mondo for doid in numbers for mondo in doid_map.get(doid, ())]
+            for term in numbers:
+                self._by_code.setdefault((kind, term), number)
+        for kind in (*open_graphs.FINDINGS, open_graphs.DRUG):
             of_kind = enumerate(graph.nodes["type"], first)
-            nodes.terms[f"{kind} of PrimeKG"] = [(nodes.names[number], number) for number, name in of_kind if name == kind]
+            terms = [(nodes.names[number], number) for number, name in of_kind if name == kind]
+            nodes.terms[f"{kind} of {graph.release.name}"] = terms
         for (kind, name), number in self._by_name.items():
-            if kind == primekg.PHENOTYPE:
-                nodes.state(number, "same_as", self._by_name.get((primekg.DISEASE, name)))
+            for other, later in combinations(open_graphs.FINDINGS, 2):
+                if kind == later:
+                    nodes.state(number, "same_as", self._by_name.get((other, name)))
 
     def link(
         self, codes: dict[tuple[str, str], int], drugs: dict[int, list[str]], items: Sequence[Item], sources: FreeSources
@@ -320,22 +330,22 @@ class Links:
         """
         for size in range(len(code), 2, -1):
             diseases = icd_map.get((code[:size], version), ())
-            known = [each for each in diseases if (primekg.DISEASE, each.mondo) in self._by_code]
+            known = [each for each in diseases if (open_graphs.DISEASE, each.mondo) in self._by_code]
             shorter = [codes[code[:length]] for length in range(size, len(code)) if code[:length] in codes]
             is_reached = bool(shorter) and shorter[-1] not in self._closed
             for disease in known if not is_reached else ():
                 relation = disease.relation if size == len(code) else code_maps.BROADER
-                self._nodes.state(codes[code], relation, self._by_code[primekg.DISEASE, disease.mondo])
+                self._nodes.state(codes[code], relation, self._by_code[open_graphs.DISEASE, disease.mondo])
             if known:
                 return True
         return False
 
     def _link_names(self, numbers: Iterable[int], relation: str | None = None) -> set[int]:
-        """Link nodes to the disease or phenotype with their name; return those that are."""
+        """Link nodes to the disease, phenotype or side effect with their name; return those that are."""
         linked = set()
         for number in sorted(numbers):
             for variant, default in title_variants(self._nodes.names[number]):
-                keys = ((kind, simplify_term(variant)) for kind in (primekg.DISEASE, primekg.PHENOTYPE))
+                keys = ((kind, simplify_term(variant)) for kind in open_graphs.FINDINGS)
                 target = next((self._by_name[key] for key in keys if key in self._by_name), None)
                 if target is not None:
                     self._nodes.state(number, relation or default, target)
@@ -344,7 +354,7 @@ class Links:
         return linked
 
     def _link_drugs(self, substances: dict[int, list[str]]) -> set[int]:
-        """Link drugs to the drug of PrimeKG that is their ingredient, by their own name or that of their ATC class."""
+        """Link drugs to the drug of the graph that is their ingredient, by their own name or that of their ATC class."""
         linked = set()
         for number, names in substances.items():
             targets = [target for name in names if (target := self._ingredient(name)) is not None]
@@ -362,7 +372,7 @@ class Links:
                 if len(part) < 4 or (part in NOT_ALONE and len(words) > 1):
                     continue
                 for term in (part, SYNONYMS.get(part, "")):
-                    if (target := self._by_name.get((primekg.DRUG, term))) is not None:
+                    if (target := self._by_name.get((open_graphs.DRUG, term))) is not None:
                         return target
         return None
 
@@ -374,7 +384,7 @@ class Links:
             if item.node in of_blood and item.fluid != "Blood":
                 continue
             for term in loinc_map.get(labitem_map.get(item.itemid, item.loinc), ()):
-                if (target := self._by_code.get((primekg.PHENOTYPE, term))) is not None:
+                if (target := self._by_code.get((open_graphs.PHENOTYPE, term))) is not None:
                     self._nodes.state(item.node, "has_abnormal_result", target)
                     linked.add(item.node)
         return linked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from importlib.metadata import version
@@ -9,11 +10,13 @@ from pathlib import Path
 
 from mimiciv_dataset.lookups import find_table
 from pipeline.digests import FileDigests, content_digest, visible_files
+from pipeline.errors import UserError
 from pipeline.files import sha256
 from pipeline.provenance import Source, output_of, unknown_origin
 from pipeline.records import CONTENT, read_record, record_path
 
 DRUG_TABLES = {"hosp/prescriptions": "drug", "ed/medrecon": "name"}  # raw table with an NDC → its column of names
+HETIONET_TABLES = [re.compile(rf"^(hetionet\S*-)?{name}(\.gz)?$") for name in (r"nodes\.tsv", r"edges\.sif")]
 
 
 def step_output(name: str, path: Path, made_by: str, *, is_ancestor: bool = True, verify: bool = False) -> Source:
@@ -42,6 +45,25 @@ def umls_source(folder: Path, files: Iterable[Path], digests: FileDigests) -> So
 def file_source(path: Path, name: str, digests: FileDigests) -> Source:
     """A large file without a record. Its digest is cached."""
     return _files_source(name, path.parent, [path], digests)
+
+
+def hetionet_source(folder: Path, digests: FileDigests) -> Source:
+    """The tables of Hetionet. Their digests are cached."""
+    return _files_source("hetionet", folder, hetionet_files(folder), digests)
+
+
+def hetionet_files(folder: Path) -> tuple[Path, Path]:
+    """The tables of nodes and edges of Hetionet, which can be gzipped, and whose names can begin with a version.
+
+    Raises:
+        UserError: the directory does not have both.
+    """
+    files = sorted(folder.glob("*"))
+    paths = [next((path for path in files if pattern.search(path.name)), None) for pattern in HETIONET_TABLES]
+    if None in paths:
+        expected = "expected a directory with nodes.tsv and edges.sif.gz, which can begin with hetionet-v1.0-, got others"
+        raise UserError(f"{folder}: {expected}. Download hetnet/tsv of https://github.com/hetio/hetionet.")
+    return tuple(paths)
 
 
 def drug_tables_source(mimic_dir: Path, digests: FileDigests) -> Source:

@@ -4,9 +4,9 @@ set -euo pipefail
 
 usage() {
   cat <<'TEXT'
-usage: synthesis.sh --index FILE --model NAME --base_url URL [--root_dir DIR] [--umls_dir META] [--primekg FILE]
-                    [--icd_map FILE] [--loinc_map FILE] [--labitem_map FILE] [--max_hops N] [--chunks N] [--from STEP]
-                    [--dry_run] [-- FLAGS...]
+usage: synthesis.sh --index FILE --model NAME --base_url URL [--root_dir DIR] [--umls_dir META]
+                    [--primekg FILE] [--hetionet HETIONET] [--icd_map FILE] [--loinc_map FILE] [--labitem_map FILE]
+                    [--max_hops N] [--chunks N] [--from STEP] [--dry_run] [-- FLAGS...]
 
 Steps   concepts     the task index by patient, if missing      DIR/task_index/patient
                      the concepts that each event mentions      DIR/evidence_datas/concepts
@@ -24,7 +24,9 @@ Steps   concepts     the task index by patient, if missing      DIR/task_index/p
 --umls_dir META UMLS files, for concepts and graph; without them free vocabularies are used
 --primekg FILE  kg.csv of PrimeKG, which is added to the free vocabularies; --icd_map, --loinc_map and --labitem_map name the
                 maps by which codes reach it (build_umls_graph.py --help)
---max_hops N    most relations of a path (10; 5 with --primekg, whose longer paths say little)
+--hetionet HETIONET
+                directory with the tables of Hetionet, which is used in place of PrimeKG, with --icd_map or without
+--max_hops N    most relations of a path (10; 5 with --primekg or --hetionet, whose longer paths say little)
 --chunks N      processes of the steps concepts and evidence, which is also split into N files (1)
 --from STEP     first step to run; earlier ones must be complete (concepts)
 --dry_run       print the commands
@@ -39,17 +41,18 @@ TEXT
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
 
 steps=(concepts coexistence graph evidence reasoning filter)
-root=./datas index="" model="" urls=() umls="" primekg=() hops="" chunks=1 from=concepts dry="" flags=()
+root=./datas index="" model="" urls=() umls="" open_graph=() hops="" chunks=1 from=concepts dry="" flags=()
 while [ $# -gt 0 ]; do
   case $1 in
     -h|--help) usage; exit 0 ;;
     --dry_run) dry=yes; shift ;;
     --) shift; flags=("$@"); break ;;
-    --root_dir|--index|--model|--base_url|--umls_dir|--primekg|--icd_map|--loinc_map|--labitem_map|--max_hops|--chunks|--from)
+    --root_dir|--index|--model|--base_url|--umls_dir|--primekg|--hetionet|--icd_map|--loinc_map|--labitem_map|--max_hops|\
+    --chunks|--from)
       [ $# -gt 1 ] || fail "$1: expected a value."
       case $1 in
         --root_dir) root=$2 ;; --index) index=$2 ;; --model) model=$2 ;; --base_url) urls+=(--base_url "$2") ;; --umls_dir) umls=$2 ;;
-        --primekg|--icd_map|--loinc_map|--labitem_map) primekg+=("$1" "$2") ;; --max_hops) hops=$2 ;;
+        --primekg|--hetionet|--icd_map|--loinc_map|--labitem_map) open_graph+=("$1" "$2") ;; --max_hops) hops=$2 ;;
         --chunks) chunks=$2 ;; --from) from=$2 ;;
       esac
       shift 2 ;;
@@ -58,8 +61,8 @@ while [ $# -gt 0 ]; do
 done
 [[ " ${steps[*]} " == *" $from "* ]] || fail "--from $from: expected one of ${steps[*]}."
 [[ $chunks =~ ^[1-9][0-9]*$ ]] || fail "--chunks $chunks: expected a whole number of at least 1."
-[ -z "$umls" ] || [ ${#primekg[@]} = 0 ] || fail "--umls_dir and ${primekg[0]}: expected one of them, got both."
-if [ -z "$hops" ] && [ ${#primekg[@]} -gt 0 ]; then hops=5; fi
+[ -z "$umls" ] || [ ${#open_graph[@]} = 0 ] || fail "--umls_dir and ${open_graph[0]}: expected one of them, got both."
+if [ -z "$hops" ] && [ ${#open_graph[@]} -gt 0 ]; then hops=5; fi
 [ -n "$model" ] || fail "--model NAME: expected a model."
 [ ${#urls[@]} -gt 0 ] || fail "--base_url URL: expected a server. There is no default, so that no patient data leaves your machine by accident."
 case $from in concepts|coexistence|graph|evidence) [ -f "$index" ] || fail "--index ${index:-FILE}: expected an index CSV." ;; esac
@@ -103,7 +106,7 @@ for name in "${steps[@]}"; do
         --patient_ehr_path "$root/patients_ehr" --output_path "$evidence" ;;
     graph)
       if [ -n "$umls" ]; then step "$graphs/build_umls_graph.py" --umls_dir "$umls"
-      else step "$graphs/build_umls_graph.py" --free ${primekg[@]+"${primekg[@]}"}
+      else step "$graphs/build_umls_graph.py" --free ${open_graph[@]+"${open_graph[@]}"}
       fi ;;
     evidence)
       chunked "$graphs/evidence_generation.py" --data_index_path "$index" ${hops:+--max_hops "$hops"} ;;
