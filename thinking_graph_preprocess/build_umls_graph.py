@@ -42,7 +42,7 @@ from thinking_graph_preprocess.sources import (
 )
 from thinking_graph_preprocess.umls_files import find_rrf, rrf_path
 
-STEP, RULES = "thinking_graph_preprocess/build_umls_graph.py", 7
+STEP, RULES = "thinking_graph_preprocess/build_umls_graph.py", 8
 OPEN_GRAPHS = {"primekg": "PrimeKG", "hetionet": "Hetionet"}  # flag → open knowledge graph
 NEEDS = {"icd_map": tuple(OPEN_GRAPHS), "loinc_map": ("primekg",), "labitem_map": ("loinc_map",)}  # map → flags, one with it
 
@@ -105,7 +105,7 @@ def check_sources(umls_dir: Path | None, free: bool, maps: Mapping[str, Path]) -
     for name, path in maps.items():
         if name == "hetionet":  # a directory, which `hetionet_files` checks
             continue
-        if not require(path, f"the file of --{name}", "docs/thinking_graph.md says where to download it").is_file():
+        if not require(path, f"the file of --{name}", "download it as docs/thinking_graph.md says").is_file():
             raise UserError(f"{path}: expected the file of --{name}, got a directory. Name the file in it.")
 
 

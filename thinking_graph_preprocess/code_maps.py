@@ -169,6 +169,7 @@ def _sssom(row: dict[str, str]) -> tuple[str | None, str, str]:
 
 
 def _predicate(row: dict[str, str]) -> str:
+    """The predicate of a row of an SSSOM file, in lower case without its prefix."""
     return re.split(r"[:/#]", row.get("predicate_id", "exactMatch"))[-1].lower()
 
 
@@ -203,18 +204,28 @@ def read_loinc_map(path: Path) -> dict[str, list[int]]:
 
 
 def read_labitem_map(path: Path) -> dict[str, str]:
-    """Item of d_labitems → LOINC code, from MIMIC's d_labitems_to_loinc.csv or a table with columns itemid and loinc."""
+    """Item of d_labitems → LOINC code, from MIMIC's d_labitems_to_loinc.csv or a table with columns itemid and loinc.
+
+    d_labitems_to_loinc.csv has columns of OMOP, or in another version those of SSSOM (`mimic:50931`, `loinc:2345-7`).
+    """
     codes, rows, unread = {}, 0, 0
-
-    def code_column(columns: Sequence[str]) -> str | None:
-        return "omop_concept_code" if "omop_concept_code" in columns else _column(columns, "loinc")
-
-    for row in read_rows(path, "itemid and loinc", lambda columns: _column(columns, "itemid") and code_column(columns)):
-        if row.get("omop_vocabulary_id", "LOINC") == "LOINC":
-            itemid, loinc = clean_id(row[_column(list(row), "itemid")]), LOINC.search(row[code_column(list(row))])
+    for row in read_rows(path, "itemid and loinc, or subject_id, predicate_id and object_id", _labitem_columns):
+        item, code = (row[column] for column in _labitem_columns(list(row)))
+        is_loinc = row.get("omop_vocabulary_id", "LOINC") == "LOINC"
+        if is_loinc and (not row.get("predicate_id") or _predicate(row) in _BOTH_WAYS):
+            itemid, loinc = clean_id(_split_code(item)[1]), LOINC.search(code)
             rows += 1
             unread += itemid is None or loinc is None
             if itemid and loinc:
                 codes[itemid] = loinc.group(1)
     _warn(path, unread, rows, "with an item and a LOINC code")
     return codes
+
+
+def _labitem_columns(columns: Sequence[str]) -> tuple[str, str] | None:
+    """The columns of a map that have laboratory items and LOINC codes."""
+    if {"subject_id", "object_id"} <= set(columns):
+        return "subject_id", "object_id"
+    code = "omop_concept_code" if "omop_concept_code" in columns else _column(columns, "loinc")
+    item = _column(columns, "itemid")
+    return (item, code) if item and code else None

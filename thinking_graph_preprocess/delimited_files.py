@@ -56,7 +56,7 @@ def read_rows(path: Path, expected: str, has_columns: Callable[[Sequence[str]], 
     Raises:
         UserError: there are no `expected` columns, or the file is malformed or cut off.
     """
-    require(path, "a code map", "docs/thinking_graph.md says where to download it")
+    require(path, "a code map", "download it as docs/thinking_graph.md says")
     try:
         text = b"".join(read_bytes(path)).decode("utf-8-sig")
     except UnicodeDecodeError:

@@ -253,6 +253,7 @@ def add_items(nodes: Nodes, lookups: Lookups) -> list[Item]:
                 nodes.state(node, "has_category", nodes.add_list(kind, row[column] or ""))
             kinds = source == "d_labitems", row.get("linksto") in ("inputevents", "ingredientevents")
             items.append(Item(row["itemid"], node, row["label"], row.get("fluid") or "", row.get("loinc_code") or "", *kinds))
+    nodes.closed += nodes.of_vocabulary(LAB_ITEM)  # a path through a test would join its low and its high results
     return items
 
 
@@ -354,14 +355,24 @@ class Links:
         return linked
 
     def _link_drugs(self, substances: dict[int, list[str]]) -> set[int]:
-        """Link drugs to the drug of the graph that is their ingredient, by their own name or that of their ATC class."""
+        """Link drugs to the drug of the graph that their own name contains, or else that their ATC class is."""
         linked = set()
         for number, names in substances.items():
-            targets = [target for name in names if (target := self._ingredient(name)) is not None]
-            if targets:
-                self._nodes.state(number, "has_ingredient", targets[0])
+            own, *classes = names
+            targets = [self._ingredient(own), *(self._drug(simplify_term(name)) for name in classes)]
+            target = next((each for each in targets if each is not None), None)
+            if target is not None:
+                self._nodes.state(number, "has_ingredient", target)
                 linked.add(number)
         return linked
+
+    def _drug(self, term: str) -> int | None:
+        """The drug of the graph with a simplified name, or with that of its ingredient.
+
+        The name of an ATC class has to be one as a whole: folic acid analogues do not contain folic acid.
+        """
+        found = (self._by_name.get((open_graphs.DRUG, name)) for name in (term, SYNONYMS.get(term, "")))
+        return next((number for number in found if number is not None), None)
 
     def _ingredient(self, name: str) -> int | None:
         """The drug that a name contains as words, of several the longest, then the first."""
@@ -371,9 +382,8 @@ class Links:
                 part = " ".join(words[begin : begin + size])
                 if len(part) < 4 or (part in NOT_ALONE and len(words) > 1):
                     continue
-                for term in (part, SYNONYMS.get(part, "")):
-                    if (target := self._by_name.get((open_graphs.DRUG, term))) is not None:
-                        return target
+                if (target := self._drug(part)) is not None:
+                    return target
         return None
 
     def _link_tests(self, tests: Sequence[Item], loinc_map: dict[str, list[int]], labitem_map: dict[str, str]) -> set[int]:

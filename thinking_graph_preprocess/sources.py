@@ -44,7 +44,7 @@ def umls_source(folder: Path, files: Iterable[Path], digests: FileDigests) -> So
 
 def file_source(path: Path, name: str, digests: FileDigests) -> Source:
     """A large file without a record. Its digest is cached."""
-    return _files_source(name, path.parent, [path], digests)
+    return replace(_files_source(name, path.parent, [path], digests), path=path)
 
 
 def hetionet_source(folder: Path, digests: FileDigests) -> Source:
