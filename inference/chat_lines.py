@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from inference.backends import TOO_LONG, Generation
-from inference.dialects import is_cut_by_length, is_whole, refusal_of, text_of, usage_of
+from inference.dialects import finish_reason_of, is_cut_by_length, is_whole, refusal_of, text_of, usage_of
 from inference.server_messages import without_prompt
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def chat_line(prompt: Prompt, replies: Sequence[Generation]) -> Line | None:
         line = prompt.line | {"choices": [], "finish_reasons": [], "usage": None, "error": reply.error}
         return line | ({"refused": True} if reply.refused else {})
     choices = reply.response.choices
-    texts, reasons = list(map(text_of, choices)), [getattr(choice, "finish_reason", None) for choice in choices]
+    texts, reasons = list(map(text_of, choices)), list(map(finish_reason_of, choices))
     line = prompt.line | {"choices": texts, "finish_reasons": reasons, "usage": usage_of(reply.response), "error": None}
     if any(texts) or all(map(is_cut_by_length, reasons)):
         return line
@@ -54,7 +54,8 @@ def chat_line(prompt: Prompt, replies: Sequence[Generation]) -> Line | None:
     error = f"no text ({', '.join(sorted(set(map(str, reasons))))})"
     if refusal is None:
         return line | {"choices": [], "error": error}
-    return line | {"choices": [], "error": f"{error}: {without_prompt(refusal, prompt.text)}", "refused": True}
+    reason = "" if refusal in reasons else f": {without_prompt(refusal, prompt.text)}"
+    return line | {"choices": [], "error": f"{error}{reason}", "refused": True}
 
 
 def report_errors(tally: Tally, things: str) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from inference.dialects import unwrapped, usage_of
-from inference.server_errors import EVERY_REQUEST, MODEL, RETRY, ServerError, error_in_body, read_error
+from inference.server_errors import EVERY_REQUEST, MODEL, OTHER, RETRY, ServerError, error_in_body, read_error
 from inference.server_messages import parsed, server_message, without_prompt
 from inference.servers import UNAVAILABLE, Server, Servers, connection_error
 from inference.settings import ServerSettings
@@ -286,7 +286,10 @@ class Client:
         elif reported := error_in_body(body):
             error = read_error(*reported, request.prompt, request.refusable)
             raise self._after_error(server, error, f"HTTP 200 with the error {error.status}: {error.message}")
-        raise RequestError(reason, server, ServerError(raw.status_code, RETRY, reason))
+        is_paid_for = isinstance(body, dict) and bool(
+            usage_of(_constructed(body, is_chat))
+        )  # the same prompt would get the same
+        raise RequestError(reason, server, ServerError(raw.status_code, OTHER if is_paid_for else RETRY, reason))
 
     async def _refusal(self, server: Server, request: Request, error: APIStatusError) -> RequestError:
         """What follows from a response with an error."""
@@ -301,7 +304,7 @@ class Client:
             target = urlsplit(response.headers.get("location", ""))._replace(query="", fragment="").geturl() or "nowhere"
             reason = f"HTTP {refusal.status}: a redirect to {target}, which is not followed. Give the URL of the API itself"
         if refusal.kind == MODEL:
-            reason += await server.alternatives()
+            reason = reason.rstrip(". ") + await server.alternatives()
         return self._after_error(server, refusal, reason)
 
     def _after_error(self, server: Server, error: ServerError, reason: str) -> RequestError:

@@ -12,7 +12,8 @@ from inference.server_messages import parsed
 # eos, stop_sequence, end_turn, …) say that it is whole; so does none at all, which servers send that do not know.
 _CUT_OFF = re.compile(
     r"length|max|limit|exceed|budget|filter|safety|moderat|polic|prohibit|recit|block|refus|sensitive|spii|"
-    r"err|abort|cancel|timeout|interrupt|tool|function|incomplete|pause|malformed|other|unspecified",
+    r"err|abort|cancel|timeout|interrupt|insufficient|truncat|repetition|overload|unavailable|disconnect|guard|armor|"
+    r"tool|function|incomplete|partial|pause|malformed|other|unspecified|unknown",
     re.IGNORECASE,
 )
 _LENGTH = re.compile(r"length|max|limit|exceed|budget", re.IGNORECASE)
@@ -22,6 +23,13 @@ _TEXT_PARTS = {"text", "output_text", None}  # types of parts that are the answe
 _REASONING = ("reasoning", "reasoning_content", "reasoning_details", "thinking", "thinking_blocks")  # fields of a message
 _PART_TEXTS = ("text", "thinking", "reasoning", "summary", "content")  # fields of a part
 _ENVELOPES = ("data", "result", "response", "body")  # fields that hold the whole reply behind some gateways
+
+
+def finish_reason_of(choice: Any) -> str | None:
+    """The finish reason of a choice, a text or the type of an object; None if it has none."""
+    reason = getattr(choice, "finish_reason", None)
+    reason = reason.get("type") if isinstance(reason, dict) else reason
+    return reason if isinstance(reason, str) else None
 
 
 def is_whole(finish_reason: Any) -> bool:
@@ -66,7 +74,7 @@ def text_of(choice: Any) -> str:
     """
     text = content_of(choice).strip()
     reasoning = "" if text else reasoning_of(choice).strip()
-    return f"<think>\n{reasoning}" if reasoning and not is_whole(getattr(choice, "finish_reason", None)) else text or reasoning
+    return f"<think>\n{reasoning}" if reasoning and not is_whole(finish_reason_of(choice)) else text or reasoning
 
 
 def refusal_of(choice: Any) -> str | None:
@@ -74,8 +82,8 @@ def refusal_of(choice: Any) -> str | None:
     refusal = getattr(getattr(choice, "message", None), "refusal", None)
     if isinstance(refusal, str) and refusal.strip():
         return refusal.strip()
-    reason = getattr(choice, "finish_reason", None)
-    return reason if isinstance(reason, str) and _FILTERED.search(reason) else None
+    reason = finish_reason_of(choice)
+    return reason if reason and _FILTERED.search(reason) else None
 
 
 def usage_of(response: Any) -> dict[str, int] | None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from inference.backends import NEUTRAL_SAMPLING, Generation, Query, end_token_ids, load_builder, sampling_seed
 from inference.client import Client, Reply, Request
-from inference.dialects import content_of, is_cut_by_length, is_whole, reasoning_of
+from inference.dialects import content_of, finish_reason_of, is_cut_by_length, is_whole, reasoning_of
 from inference.p_yes import p_yes_from_top_tokens, yes_no_tokens
 from inference.server_errors import REFUSED
 from inference.settings import InferenceSettings
@@ -181,7 +181,7 @@ class OpenAIBackend:
         used, number, limit = tokens_of(response)["completion_tokens"], len(response.choices), self.decoding.max_new_tokens
         if not self._keeps_limit or not isinstance(used, int):
             return
-        is_short = all(is_cut_by_length(getattr(choice, "finish_reason", None)) for choice in response.choices)
+        is_short = all(is_cut_by_length(finish_reason_of(choice)) for choice in response.choices)
         if used > 2 * limit * number or (is_short and 0 < used < limit * number / 2):
             got = f"replies of {used / number:,.0f} tokens" + (" that were cut off" if is_short else "")
             fix = f"It may know another field ({MAX_COMPLETION_TOKENS}), or its context is full"
@@ -233,7 +233,7 @@ class CompletionForm:
 
     def read(self, choice: CompletionChoice) -> tuple[str, str]:
         """(text, finish reason) of a choice."""
-        return choice.text, choice.finish_reason or "stop"
+        return choice.text, finish_reason_of(choice) or "stop"
 
     def first_position(self, choice: CompletionChoice) -> Iterator[tuple[str, float]]:
         """Yield (token text, log-probability) of the first position."""
@@ -260,7 +260,7 @@ class ChatForm:
 
         Reasoning that the server separates from the answer becomes a think block again, open if it was cut off there.
         """
-        finish_reason = getattr(choice, "finish_reason", None)
+        finish_reason = finish_reason_of(choice)
         text, reasoning = content_of(choice), reasoning_of(choice)
         if reasoning:
             cut_off = not is_whole(finish_reason) and not text

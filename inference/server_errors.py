@@ -8,7 +8,15 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from inference.server_messages import KEY_VARIABLE, labels_of, pause_of, retry_after, server_message, without_prompt
+from inference.server_messages import (
+    KEY_VARIABLE,
+    labels_of,
+    pause_of,
+    retry_after,
+    server_message,
+    without_prompt,
+    without_quotes,
+)
 
 # Kinds of errors.
 REFUSED = "refused"  # this prompt: content filters and moderation, which would refuse it again
@@ -22,21 +30,24 @@ EVERY_REQUEST = {ACCOUNT, MODEL}
 RETRIED = {408, 409, 424, 425, 429, 498}  # statuses that another try may not get; and all from 500 on
 _CLIENT, _SERVER = {*range(400, 500)}, {*range(500, 600)}
 _BUSY = (
-    r"throttl|too many (?:concurrent )?requests|too many tokens, please|rate[\s_-]*limit|overload|try(?:ing)? again|temporar|"
+    r"throttl|too many (?:concurrent )?requests|too many tokens, please|rate[\s_-]*limit|overload|temporar|queue is full|"
     r"(?:server|system|model)\w* (?:is |are )?(?:currently |still |too )*(?:busy|loading|starting|warming)|at capacity"
 )
+_AGAIN = r"try(?:ing)? again"  # said of what is busy, but also "… with another prompt", so that others come first
+_PASSING = rf"{_BUSY}|unavailable|timed?[\s_-]?out"
 _ACCOUNT = (
     r"insufficient[\s_-]*(?:\w+[\s_-])?(?:quota|balance|credit|fund)|current[\s_-]quota|quota[\s_-]exhausted|billing|"
     r"credit balance|balance (?:is )?(?:too low|insufficient|not enough|exhausted)|余额不足|欠费|"
     r"(?:more|enough|out of|no|add|available) credits?\b|arrear|spend(?:ing)? (?:limit|cap)|payment (?:required|method)|"
     r"(?:budget|key|monthly|weekly) (?:limit |has been |was )?exceeded|budget_exceeded|(?:subscription|trial) (?:has |is )?"
     r"(?:expired|ended)|(?:account|organi[sz]ation|project|team|user|key) (?:\w+ ){0,3}(?:deactivated|suspended|disabled|"
-    r"overdue|revoked|expired)"
+    r"overdue|revoked|expired|restricted)|usage limits|must be verified|(?:location|country|region)\b.{0,20}not supported"
 )
 _KEY = r"(?:api|access|secret)[\s_-]?key|(?:invalid|expired|incorrect|missing) (?:\w+ )?token|unauthori[sz]ed|authenticat"
 _FILTER = (
     r"content[\s_-]*(?:filter|polic|management|violation|safety)|responsible[\s_]?ai|block_?reason|prohibited[\s_]content|"
-    r"moderation|safety (?:system|filter|setting|reason|polic)|guard-?rail|data_inspection"
+    r"moderation|safety (?:system|filter|setting|reason|polic)|guard-?rail|data_inspection|content exists risk|high risk|"
+    r"\bpii(?![a-z])|\bphi[\s_]detected|敏感|不安全|违规"
 )
 _REFUSED = (
     rf"{_FILTER}|moderat|flagged|usage polic|inappropriate|harmful|prohibited|unsafe|sensitive|invalid_prompt|"
@@ -50,24 +61,29 @@ _TOO_LONG = (
     r"too (?:long|large|many tokens)\b.{0,40}\b(?:prompt|input|context|model)|must have less than \d+ tokens|"
     r"(?:prompt|input|sequence|request)\w*\b.{0,60}\b(?:exceed|longer than|greater than|larger than|over the limit|>)|"
     r"exceed\w*\b.{0,60}\b(?:tokens|token count|token limit|length|input|context)|tokens?\b.{0,80}exceed|"
-    rf"{_TOKENS}\W.{{0,60}}(?:too (?:large|big|high|long)|exceed|at most|maximum|range|greater|larger|<=|>)|"
+    rf"{_TOKENS}\W.{{0,60}}(?:too (?:large|big|high|long)|exceed|at (?:most|least)|maximum|range|greater|larger|<=|>)|"
+    r"maximum tokens\b.{0,30}\bexceed|"
     rf"(?:range|limit|maximum)\b.{{0,30}}\b{_TOKENS}"
 )
 _MODEL = (
     r"(?:model|deployment)\b.{0,60}\b(?:not (?:found|exist|available|valid|supported|served|recogni[sz]ed)|"
-    r"does(?: not|n't) exist|unknown|invalid|deprecated|retired|decommissioned)|"
-    r"(?:invalid|unknown|unsupported|no such|not a valid|undefined) (?:model|deployment)|model_(?:not_found|decommissioned)"
+    r"does(?: not|n't) exist|(?:is|are)n.t supported|unknown|invalid|deprecated|retired|decommissioned)|"
+    r"(?:invalid|unknown|unsupported|no such|not a valid|undefined|unable to access) (?:[\w-]+ )?(?:model|deployment)|"
+    r"no models? (?:is |are )?loaded|model[\s_](?:not[\s_](?:found|available|exist)|decommissioned)"
 )
 # Kind, statuses and pattern: an error is of the kind of the first row that has its status, and whose pattern is in its text.
 _KINDS = (
     (RETRY, _CLIENT - {401, 402, 413, 422, 429, 451}, _BUSY),  # some gateways send what is busy as 400, 403 or 404
-    (RETRY, _SERVER, rf"{_BUSY}|unavailable|timed?[\s_-]?out"),
-    (ACCOUNT, {400, 402, 403, 429, *_SERVER}, _ACCOUNT),
+    (RETRY, _SERVER, _PASSING),
+    (ACCOUNT, {400, 402, 403, 412, 429, *_SERVER}, _ACCOUNT),
     (ACCOUNT, {400, 403}, _KEY),
     (TOO_LONG, {400, 413, 422, *_SERVER}, _TOO_LONG),
+    (TOO_LONG, {429}, "request too large"),
+    (RETRY, _SERVER, _AGAIN),
     (REFUSED, {400, 403, 422, 451}, _REFUSED),
-    (REFUSED, _SERVER, _FILTER),
-    (MODEL, {400, 422}, _MODEL),
+    (REFUSED, {446, *_SERVER}, _FILTER),
+    (MODEL, {400, 404, 422}, _MODEL),
+    (RETRY, _CLIENT - {401, 402, 413, 422, 429, 451}, _AGAIN),
     (ACCOUNT, {401, 402, 403}, ""),
     (MODEL, {404, 405, 410}, ""),
     (TOO_LONG, {413}, ""),
@@ -142,13 +158,15 @@ def read_error(
     ('n',)
     """
     message = server_message(body)
-    text = " ".join([message[:4000], *labels_of(body)])
+    text = " ".join([without_quotes(message[:4000], prompt), *labels_of(body)])
     kind = next((kind for kind, of, pattern in _KINDS if status in of and re.search(pattern, text, re.IGNORECASE)), OTHER)
     pause = retry_after(headers or {})
     if pause is None and (pause := pause_of(body)) and status == 429 and not re.search("insufficient", text, re.IGNORECASE):
         kind = RETRY  # a limit that ends by itself, although the message speaks of quota and billing
     refused: tuple[str, ...] = ()
-    if status in (400, 422) and kind in (OTHER, MODEL) and _UNSUPPORTED.search(text):
+    is_passing = kind != RETRY or re.search(f"{_PASSING}|{_AGAIN}", text, re.IGNORECASE)
+    may_name_field = kind in (OTHER, MODEL) if status in (400, 422) else status in (500, 501) and not is_passing
+    if may_name_field and _UNSUPPORTED.search(text):
         refused = fields_in(text, fields)
         kind = OTHER if refused else kind
     return ServerError(status, kind, without_prompt(message, prompt, refused) or "no message", refused, pause)

@@ -12,6 +12,7 @@ from typing import Any
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 MESSAGE_LENGTH = 300  # characters of a server's message in an error
+QUOTE_LENGTH = 5  # words of the prompt in a row that make a quotation
 
 # Fields that hold messages, in lower case; others may echo the request.
 _MESSAGES = (
@@ -108,6 +109,31 @@ def without_prompt(message: str, prompt: str, known: Collection[str] = ()) -> st
     message = re.sub(r"\w+", shown, _SECRET.sub("…", message))
     message = re.sub(r"…(?:[^\w…]*…)+", "…", " ".join(message.split()))
     return message if len(message) <= MESSAGE_LENGTH else message[:MESSAGE_LENGTH] + "…"
+
+
+def without_quotes(message: str, prompt: str) -> str:
+    """A message with blanks for what it quotes from the prompt, `QUOTE_LENGTH` words in a row or more.
+
+    The words of a patient's record do not tell what kind of error it is.
+
+    >>> without_quotes("Invalid: 'a history of being sensitive to it'", "She has a history of being sensitive to it.").split()
+    ['Invalid:', "'", "'"]
+    """
+
+    def terms(text: str) -> list[re.Match[str]]:
+        return list(re.finditer(r"\w+", text.replace(r"\n", "  ")))
+
+    def runs(found: list[re.Match[str]]) -> list[tuple[str, ...]]:
+        words = [term[0].casefold() for term in found]
+        return list(zip(*(words[first:] for first in range(QUOTE_LENGTH)), strict=False))
+
+    in_message, of_prompt = terms(message), set(runs(terms(prompt)))
+    shown = list(message)
+    for first, run in enumerate(runs(in_message)):
+        if run in of_prompt:
+            begin, end = in_message[first].start(), in_message[first + QUOTE_LENGTH - 1].end()
+            shown[begin:end] = " " * (end - begin)
+    return "".join(shown)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -23,6 +25,7 @@ KINDS: list[tuple[int, Any, str]] = [
     (400, {"__type": "ThrottlingException", "message": "Too many requests, please wait before trying again."}, RETRY),
     (403, {"message": "Rate limit exceeded"}, RETRY),
     (404, {"message": "The model is temporarily overloaded"}, RETRY),
+    (404, {"message": "Not ready, please try again"}, RETRY),
     (424, "upstream failed", RETRY),
     (429, {"type": "insufficient_quota"}, ACCOUNT),
     (429, {"message": "Your account is suspended due to insufficient balance"}, ACCOUNT),
@@ -34,9 +37,18 @@ KINDS: list[tuple[int, Any, str]] = [
     (403, {"message": "Your team has used all available credits or reached its monthly spending limit."}, ACCOUNT),
     (400, {"message": "Budget has been exceeded! Current cost: 10.1", "type": "budget_exceeded"}, ACCOUNT),
     (400, {"message": "This organization has been disabled."}, ACCOUNT),
+    (400, {"message": "You have reached your specified API usage limits. You will regain access on 2026-12-01."}, ACCOUNT),
+    (400, {"message": "Organization has been restricted."}, ACCOUNT),
+    (400, {"message": "User location is not supported for the API use."}, ACCOUNT),
+    (412, {"message": "Account x is suspended, possibly due to failure to pay past invoices"}, ACCOUNT),
     (429, {"message": "账户已欠费，请充值后重试", "code": "1113"}, ACCOUNT),
     (400, {"code": "data_inspection_failed"}, REFUSED),
     (400, {"message": "The response was blocked by our safety system"}, REFUSED),
+    (400, {"message": "Your prompt was flagged. Please try again with another.", "code": "invalid_prompt"}, REFUSED),
+    (400, {"message": "Content Exists Risk", "code": "invalid_request_error"}, REFUSED),
+    (400, {"code": "1301", "message": "系统检测到输入或生成内容可能包含不安全或敏感内容"}, REFUSED),
+    (446, {"message": "The guardrail checks defined in the config failed."}, REFUSED),
+    (400, {"message": "The input contains personal information", "code": "pii_detected"}, REFUSED),
     (500, {"error": {"message": "No.", "code": "content_filter"}}, REFUSED),
     (500, {"message": "litellm.ContentPolicyViolationError: no"}, REFUSED),
     (502, {"error": {"message": "blocked", "status": "PROHIBITED_CONTENT"}}, REFUSED),
@@ -45,6 +57,10 @@ KINDS: list[tuple[int, Any, str]] = [
     (400, {"message": "x is not a valid model ID"}, MODEL),
     (422, {"detail": "Model x not found"}, MODEL),
     (404, {"message": "model 'x' not found, try pulling it first"}, MODEL),
+    (404, {"message": "The deployment does not exist. If it is new, please wait a moment and try again."}, MODEL),
+    (400, {"message": "No models loaded. Please load a model"}, MODEL),
+    (400, {"message": "Unable to access non-serverless model x."}, MODEL),
+    (400, {"message": "Invocation of model ID x with on-demand throughput isn't supported."}, MODEL),
     (405, "Method Not Allowed", MODEL),
     (410, {"message": "The model was decommissioned"}, MODEL),
     (400, {"message": "n is not supported with this model"}, OTHER),
@@ -71,6 +87,9 @@ LENGTHS = [  # vLLM, OpenAI, Anthropic, Gemini, Mistral, Cerebras, llama.cpp, TG
     "max_tokens: 8192 > 4096, which is the maximum allowed number of output tokens",
     "Request too large for model",
     "the request body is too large",
+    "input length and `max_tokens` exceed context limit: 190000 + 20000 > 200000, decrease input length and try again",
+    "The maximum tokens you requested exceeds the model limit of 4096. Try again with a maximum tokens value that is lower",
+    "max_tokens must be at least 1, got -904.",
 ]
 
 
@@ -102,6 +121,23 @@ def test_what_is_too_long_is_known_in_many_words(text: str, status: int) -> None
 def test_fields_that_are_refused(text: str, field: str) -> None:
     assert fields_in(text, FIELDS) == (field,)
     assert read_error(400, {"error": {"message": text}}, fields=FIELDS).refused == (field,)
+
+
+def test_fields_that_a_server_refuses_with_500() -> None:
+    error = read_error(500, {"error": {"message": "Only one completion choice is allowed", "code": 500}}, fields=FIELDS)
+    assert (error.kind, error.refused) == (OTHER, ("n",))
+    assert (
+        read_error(500, {"message": "temperature too high, only 2 GPUs are available, try again"}, fields=FIELDS).kind == RETRY
+    )
+
+
+@pytest.mark.parametrize("quoted", [str, json.dumps, lambda messages: messages[0]["content"]])
+def test_words_of_the_prompt_do_not_tell_the_kind(quoted: Callable[[Any], str]) -> None:
+    text = "## Triage\n- Allergy: sensitive to penicillin\n- Moderate pain, flagged as unsafe to walk\n- High risk of falls"
+    messages = [{"role": "user", "content": text}]
+    message = f"1 validation error for messages: input_value={quoted(messages)}"
+    assert read_error(400, {"error": {"message": message}}, f" {messages}").kind == OTHER
+    assert read_error(400, {"error": {"message": f"flagged: {quoted(messages)}"}}, f" {messages}").kind == REFUSED
 
 
 def test_messages() -> None:

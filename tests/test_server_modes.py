@@ -244,6 +244,8 @@ OTHERS = {
     "a limit of this request": ({"status": 400, "message": "max_tokens is too large: 4096, it must be at most 100"},
                                 "HTTP 400: max_tokens is too large: 4096"),
     "a call of a tool": (choices({"content": None, "tool_calls": []}, reason="tool_calls"), r"no text \(tool_calls\)"),
+    "tokens without a choice": ({"body": b'{"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 0}}'},
+                                "the reply of the server has no choices"),
     "a choice without a message": ({"body": b'{"choices": [{"index": 0, "finish_reason": "stop"}]}'}, r"no text \(stop\)"),
 }  # fmt: skip
 
@@ -257,11 +259,15 @@ def test_other_errors_are_named(name: str, run: Run) -> None:
     assert set(run.chains.values()) == {3}
 
 
-@pytest.mark.parametrize("reason", ["length", "MAX_TOKENS", "model_context_window_exceeded", "content_filter", "error"])
-def test_chains_that_are_cut_off_are_kept_in_the_log_only(reason: str, run: Run) -> None:
+CUT_OFF = ["length", "MAX_TOKENS", "model_context_window_exceeded", "content_filter", "error", "insufficient_system_resource"]
+
+
+@pytest.mark.parametrize("reason", [*CUT_OFF, {"type": "length", "length": 9}])
+def test_chains_that_are_cut_off_are_kept_in_the_log_only(reason: str | dict[str, Any], run: Run) -> None:
+    name = reason["type"] if isinstance(reason, dict) else reason
     messages = [{"content": chain()[:80]}, {"content": None, "reasoning_content": "Let me think"}, TEXT]
     with ScriptedServer(lambda body, number: choices(*messages, reason=reason)) as server:
-        assert run.generate(server.url) == 1 and f"{3 * ROWS} chains were cut off ({3 * ROWS} by {reason})" in run.messages
+        assert run.generate(server.url) == 1 and f"{3 * ROWS} chains were cut off ({3 * ROWS} by {name})" in run.messages
         assert "none of 6 rows has a whole chain" in run.messages
         assert run.generate(server.url) == 1 and len(server.asked) == ROWS
     assert read_chains(run.output)[0]["choices"] == [chain()[:80], "<think>\nLet me think", chain()]
