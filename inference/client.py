@@ -221,9 +221,7 @@ class Client:
 
         def is_repeated(state: RetryCallState) -> bool:
             error = state.outcome.exception()
-            if not isinstance(error, RequestError) or self._end:
-                return False
-            return error.retry or (error.elsewhere and state.attempt_number < len(self.servers.servers))
+            return isinstance(error, RequestError) and not self._end and (error.retry or error.elsewhere)
 
         attempts = AsyncRetrying(stop=stop_after_attempt(self.max_tries), wait=_wait, retry=is_repeated, reraise=True)
         failed = None
@@ -315,7 +313,8 @@ class Client:
                 print(f"warning: {server.url} asks to wait for {wait:.0f} s: {error}.", file=sys.stderr)
             server.resume_at = max(server.resume_at, time.monotonic() + wait)
         others = self.servers.others(server, within=LONGEST_PAUSE)
-        elsewhere = bool(others) and (error.status in {*UNAVAILABLE, 429} or error.kind in EVERY_REQUEST)
+        is_of_server = error.kind in EVERY_REQUEST or (error.kind == RETRY and error.status in {*UNAVAILABLE, 429})
+        elsewhere = bool(others) and is_of_server
         if wait is not None and wait > LONGEST_PAUSE and not others:
             until = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + min(wait, 1e8)))
             got = f"{error}, and a request to wait for {wait / 3600:,.3g} hours"

@@ -44,7 +44,9 @@ COMMON_TERMS = frozenset(
         "were will low read i m sorry help assist comply answer",
     )
 )
-_SECRET = re.compile(r"\b(?:sk|pk|gsk|hf|xai|nvapi)[-_]\S+|\S*\*{3,}\S*")  # keys, and keys that a server has masked
+# Keys, keys that a server has masked, and texts in another code.
+_SECRET = re.compile(r"\b(?:sk|pk|gsk|hf|xai|nvapi)[-_]\S+|\S*\*{3,}\S*|[A-Za-z0-9+/=]{60,}|\w{40,}")
+_ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})|\\+u([0-9A-Fa-f]{4})")  # of a character, in URLs and JSON
 
 
 def labels_of(body: Any) -> Iterator[str]:
@@ -91,7 +93,8 @@ def server_message(body: Any) -> str:
 def without_prompt(message: str, prompt: str, known: Collection[str] = ()) -> str:
     """A message, shortened for the log, without keys and without the terms that the prompt has too: it is patient text.
 
-    Terms of `COMMON_TERMS` and `known` ones are kept.
+    Terms of `COMMON_TERMS` and `known` ones are kept. Escapes of URLs and JSON are undone first, and what may be text in
+    another code, such as base64, is left out.
 
     >>> without_prompt("too many tokens: the prompt has 40000", "An old man with chest pain, 9000 units of heparin")
     'too many tokens: the prompt has 40000'
@@ -106,6 +109,7 @@ def without_prompt(message: str, prompt: str, known: Collection[str] = ()) -> st
 
     if key := os.environ.get(KEY_VARIABLE):
         message = message.replace(key, "…")
+    message = _ESCAPE.sub(lambda code: chr(int(code[1] or code[2], 16)), message)
     message = re.sub(r"\w+", shown, _SECRET.sub("…", message))
     message = re.sub(r"…(?:[^\w…]*…)+", "…", " ".join(message.split()))
     return message if len(message) <= MESSAGE_LENGTH else message[:MESSAGE_LENGTH] + "…"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import signal
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote_plus
 
 import pytest
 from conftest import REPO
@@ -359,12 +361,29 @@ def test_a_host_behind_a_proxy_needs_leave(run: Run, monkeypatch: pytest.MonkeyP
         assert len(proxy.asked) == ROWS and all(head["host"] == "models.invalid" for head in proxy.heads)
 
 
-def test_no_patient_text_in_messages(run: Run) -> None:
-    """Messages of servers can quote the prompt."""
-    with ScriptedServer(lambda body, number: {"status": 400, "message": f"cannot read: {prompt_of(body)}"}) as server:
-        assert run.generate(server.url) == 1 and "HTTP 400: cannot read: " in run.messages
+ECHOES: dict[str, Callable[[str], str]] = {
+    "plain": str,
+    "JSON": json.dumps,
+    "URL": quote_plus,
+    "escapes": lambda text: "".join(f"\\u{ord(letter):04x}" for letter in text),
+    "base64": lambda text: base64.b64encode(text.encode()).decode(),
+    "capitals": str.upper,
+}
+
+
+@pytest.mark.parametrize("name", ECHOES)
+def test_no_patient_text_in_messages(name: str, run: Run) -> None:
+    """Messages of servers can quote the prompt, from any place on, in the code of another layer."""
+
+    def script(body: Body, number: int) -> dict[str, Any]:
+        prompt = prompt_of(body)
+        return {"status": 400, "message": f"cannot read: {ECHOES[name](prompt[prompt.find('Triage') :])}"}
+
+    with ScriptedServer(script) as server:
+        assert run.generate(server.url, "--limit", 1) == 1 and "HTTP 400: cannot read: " in run.messages
+    told = f"{run.messages}{run.errors()}"
     for text in ("Triage", "Sodium", "Heparin", "2150"):
-        assert text not in run.messages + str(run.errors())
+        assert not any(echo(text)[:6] in told for echo in ECHOES.values())
 
 
 def test_killed_while_choices_come_one_by_one(run: Run, small_root: Path, marked: Path) -> None:

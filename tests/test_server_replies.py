@@ -125,6 +125,20 @@ def test_a_server_whose_account_ends_leaves_the_rows_to_the_others(status: int, 
     assert set(run.chains.values()) == {3}
 
 
+def test_rows_that_a_revoked_key_met_go_to_the_others(run: Run) -> None:
+    """The other server is busy meanwhile: a row may meet the refusing one several times until that gets no more."""
+    listed = [{"id": "m", "object": "model"}]
+    revoked = {"status": 401, "message": "revoked"}
+
+    def script(body: Body, number: int) -> dict[str, Any]:
+        return good(body) if number == 0 else revoked
+
+    slow = ScriptedServer(lambda body, n: good(body) | {"delay": 0.1}, models=listed)
+    with ScriptedServer(script, models=listed) as a, slow as b:
+        assert run.generate(a.url, "--base_url", b.url) == 0 and len(a.asked) <= 4 and not run.errors()
+    assert set(run.chains.values()) == {3}
+
+
 def test_a_refused_key_at_the_start_leaves_that_server_out(run: Run) -> None:
     with ScriptedServer(lambda body, n: good(body), models_status=401) as a, ScriptedServer(lambda body, n: good(body)) as b:
         assert run.generate(a.url, "--base_url", b.url) == 0 and f"warning: {a.url} gets no more requests" in run.messages
