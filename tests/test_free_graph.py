@@ -231,13 +231,14 @@ def test_the_coverage_of_each_vocabulary(linked: Graph, root: Path, capsys: pyte
     assert re.search(r"ICD-9 diagnoses +3 +3 +0 +100.0%", printed) and re.search(r"laboratory items +5 +\d", printed)
 
 
-def test_primekg_alone(tmp_path: Path) -> None:
-    """Without dictionaries of MIMIC-IV and maps there is PrimeKG itself."""
+def test_primekg_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without dictionaries of MIMIC-IV and maps there is PrimeKG itself, and a warning."""
     (tmp_path / "index_mapping").mkdir()
     write_primekg(tmp_path / "kg")
     graph = build(tmp_path, "graph", "--primekg", tmp_path / "kg/kg.csv")
     assert graph.path("Metformin", "Hyperglycemia") == [
         "Metformin", "has_indication", "type 2 diabetes mellitus", "has_phenotype", "Hyperglycemia"]  # fmt: skip
+    assert "index_mapping: expected the dictionaries of MIMIC-IV, got no d_icd_diagnoses, " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ Columns of the table:
              result: backward, but a test is not its own result ("cultures were negative"), or the next word ("neg HSM")
              section: forward, or the whole section if it is a heading
              from: forward from the first of the words in `ends` ("evaluate this patient with cirrhosis for varices")
+             closing: backward if it ends a clause, after a mention ("chest pain denied"), else forward
              opening: forward if it begins a clause ("Should fever recur, ...")
              label: forward if a colon, a dash or a mention follows ("Father: gout")
   scope      most words it reaches; for adjacent: most words between mention and cue

@@ -327,6 +327,9 @@ def _span(note: _Note, cue: Cue) -> tuple[int, int] | None:
             return note.section(cue) if note.is_heading(cue) else note.forward(cue)
         case "from":
             return note.forward_from(cue)
+        case "closing":
+            is_last = note.is_clause_end(end) and note.mention_before(start - 1, start) is not None
+            return note.backward(cue) if is_last else note.forward(cue)
         case "opening":
             return note.forward(cue) if note.is_clause_start(start) else None
         case "label":

@@ -26,7 +26,7 @@ from pipeline.progress import progress
 from pipeline.provenance import Provenance, Source, content_of
 from pipeline.work import Tick, Unit, run_units
 from thinking_graph_preprocess.concept_files import normalise
-from thinking_graph_preprocess.sources import lexicon_source, umls_source
+from thinking_graph_preprocess.sources import lexicon_source, umls_source, warn_of_missing
 from thinking_graph_preprocess.term_search import COLON, PARAGRAPH, PhraseTable, hashes, leftmost, position_of, words_of
 from thinking_graph_preprocess.title_rules import JUNK, NAMES_FILE, clinical_names, variants
 from thinking_graph_preprocess.umls_files import rrf_path, scan_english_terms, scan_rrf
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 # Of concept_extraction.py, for its lexicon and its concepts: raised when the same sources give others.
-STEP, RULES = "thinking_graph_preprocess/concept_extraction.py", 3
+STEP, RULES = "thinking_graph_preprocess/concept_extraction.py", 4
 MIN_LETTERS = 3  # least number of letters of a term: shorter ones ("as", "ca") mostly mean something else
 ARRAYS = ("keys", "concepts", "names", "name_ends", "cuis")  # files of a lexicon
 MAX_ACRONYM = 5  # largest number of letters of an acronym: longer words in capitals are other names
@@ -269,6 +269,7 @@ def free_files(index_mapping: Path, cache_dir: Path) -> list[Path]:
         expected = "expected dictionaries such as hosp/d_icd_diagnoses.csv, got none"
         fix = "Run preprocess/build_index_mapping.py, or use UMLS with --umls_dir (--text can also use --terms)"
         raise UserError(f"{index_mapping}: {expected}. {fix}.")
+    warn_of_missing(lookups)
     return files
 
 

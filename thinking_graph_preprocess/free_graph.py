@@ -23,7 +23,7 @@ from thinking_graph_preprocess import code_maps, open_graphs
 from thinking_graph_preprocess.code_maps import DIGITS
 from thinking_graph_preprocess.graph_sources import GraphContent
 from thinking_graph_preprocess.graph_writer import Edges, term_table
-from thinking_graph_preprocess.sources import drug_tables, emergency_diagnoses
+from thinking_graph_preprocess.sources import drug_tables, emergency_diagnoses, warn_of_missing
 from thinking_graph_preprocess.term_search import words_of
 from thinking_graph_preprocess.umls_graph import simplify_term
 from thinking_graph_preprocess.vocabularies import (
@@ -144,6 +144,7 @@ class Nodes:
 def read_free(sources: FreeSources) -> GraphContent:
     """The graph of the free vocabularies and, if one is given, an open knowledge graph."""
     nodes, lookups = Nodes(), Lookups(sources.index_mapping)
+    warn_of_missing(lookups)
     codes = add_diagnoses_and_procedures(nodes, lookups)
     add_emergency_titles(nodes, codes, sources.mimic_dir)
     drugs = add_drugs(nodes, lookups, sources.mimic_dir)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-from mimiciv_dataset.lookups import find_table
+from mimiciv_dataset.lookups import Lookups, find_table
 from pipeline.digests import FileDigests, content_digest, visible_files
 from pipeline.errors import UserError
 from pipeline.files import sha256
@@ -17,6 +18,15 @@ from pipeline.records import CONTENT, read_record, record_path
 
 DRUG_TABLES = {"hosp/prescriptions": "drug", "ed/medrecon": "name"}  # raw table with an NDC → its column of names
 HETIONET_TABLES = [re.compile(rf"^(hetionet\S*-)?{name}(\.gz)?$") for name in (r"nodes\.tsv", r"edges\.sif")]
+
+CLINICAL_DICTIONARIES = ("d_icd_diagnoses", "d_icd_procedures", "d_labitems", "d_items")  # of every release of MIMIC-IV
+
+
+def warn_of_missing(lookups: Lookups) -> None:
+    """Warn if there are not all of `CLINICAL_DICTIONARIES`, whose names a free lexicon or graph then lacks."""
+    if missing := [name for name in CLINICAL_DICTIONARIES if lookups.path(name) is None]:
+        got = f"expected the dictionaries of MIMIC-IV, got no {', '.join(missing)}, so their names are missing"
+        print(f"warning: {lookups.folder}: {got}. Make them with preprocess/build_index_mapping.py.", file=sys.stderr)
 
 
 def step_output(name: str, path: Path, made_by: str, *, is_ancestor: bool = True, verify: bool = False) -> Source:
