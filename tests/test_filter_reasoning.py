@@ -314,6 +314,8 @@ def test_wrong_use_is_said(small_root: Path, tmp_path: Path) -> None:
     [
         "This agrees with the ground truth.", "as the GROUND-TRUTH shows", "the given answers", "matches the correct answer",
         "the answer is given as aspirin", "from the retrieved knowledge", "the provided paths link both", "the knowledge base",
+        "Since the answer includes aspirin, pain is treated.", "based on the answer list", "the answer given above names it",
+        "they were given to me", "the target list", "the knowledge says so",
         "UMLS relates the two", "as instructed", "the instructions ask for three sections", "from the prompt",
     ],
 )  # fmt: skip
@@ -327,6 +329,7 @@ def test_talk_of_what_was_given_is_found(text: str) -> None:
         "She answers questions appropriately.", "Given the fever, cultures are drawn.", "prompt treatment with fluids",
         "the patient was given aspirin and provided discharge instructions", "no known allergies", "correct the potassium",
         "a knowledge deficit about diabetes", "the target INR is reached", "in the right lung", "relations visited her",
+        "the solution was given to her", "her answers are slow", "as the answer to the volume loss", "target lesion",
         "The true lumen is patent.", "reference range", "expected results of the culture",
     ],
 )  # fmt: skip
@@ -396,10 +399,25 @@ def test_odd_spaces_and_bullets_are_read() -> None:
         "I did extraction: yes\nreasoning: yes\nfinal results: yes",
         "",
         "## Final Results\n- c",
+        chain().replace("## Final", "## Summary\nPain.\n\n## Final"),
+        chain() + "\n\n# Disclaimer\nNo advice.",
+        re.sub(r"^## ", "> ## ", chain(), flags=re.MULTILINE),
+        chain().replace("Extraction", "Extraktion").replace("Reasoning", "Begründung").replace("Final Results", "Ergebnis"),
+        chain().replace("Final Results", "Final Answer"),
     ],
 )
 def test_what_lacks_a_section_is_still_rejected(text: str) -> None:
     assert split_sections(normalised(text)) is None
+
+
+@pytest.mark.parametrize("remark", ["I hope that this helps!", "**Note:** ask a physician.\n\nThis is no advice."])
+def test_remarks_after_the_items_are_removed(remark: str) -> None:
+    assert normalised(f"{chain()}\n\n{remark}") == chain()
+
+
+def test_items_without_a_mark_are_no_remark() -> None:
+    assert normalised(f"{chain()}\nInsulin") == f"{chain()}\nInsulin"
+    assert "wrong_answer" in {fault.reason for fault in answer_faults(f"- {TARGET[0]}\nInsulin", TARGET[:1], AnswerLimits())}
 
 
 NAMES = st.lists(st.text("ABKab +%0.9,", min_size=1, max_size=6).map(str.strip).filter(bool), min_size=1, max_size=6)

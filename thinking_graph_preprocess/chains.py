@@ -60,6 +60,7 @@ def _heading_variants(heading: str) -> re.Pattern[str]:
 
 
 _VARIANTS = {heading: _heading_variants(heading) for heading in SECTIONS}
+_REMARK = re.compile(r"$|[*_(]*[^\W\d_]")  # a line that begins as a sentence, or is empty
 _CONCLUSION = re.compile(rf"^\s*{FINAL}\s*$", re.MULTILINE)
 _NUMBER = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d*\.\d+|\d+")
 _IN_WORD = re.compile(r"[A-Za-z_]\d+(?:\.\d+)?")  # CO2, B12: part of a name
@@ -71,6 +72,10 @@ _MENTIONS_GIVEN = re.compile(
         r"ground[\s-]*truth",
         rf"\b{_GIVEN}\s+(?:final\s+)?(?:answers?|labels?|results?\s+list)\b",
         r"\banswers?\s+(?:key|(?:is|are|was|were)\s+(?:given|provided|supplied|known))\b",
+        r"\banswer\s+(?:given|provided|supplied)\b|\b(?:answers?|target)\s+lists?\b",
+        r"\b(?:since|because|as)\s+the\s+(?:final\s+)?answers?\s+(?:is|are|includes?|contains?|lists?|names?)\b",
+        r"\b(?:given|provided|supplied|shown)\s+to\s+me\b",
+        r"\bthe\s+knowledge\s+(?:says?|states?|shows?|links?|suggests?|indicates?|lists?)\b",
         r"\b(?:given|provided|supplied|retrieved|listed|above|external)\s+(?:medical\s+|background\s+)?"
         r"(?:knowledge|relations?|relationships|paths?)\b",
         r"\bknowledge\s+(?:graphs?|bases?|paths?)\b",
@@ -168,7 +173,8 @@ def faults(
 
 
 def normalised(chain: str, sections: bool = True) -> str:
-    r"""A chain as it was asked for: without a code fence around it, its headings as in `SECTIONS`, nothing before the first.
+    r"""A chain as it was asked for: without a code fence around it, its headings as in `SECTIONS`, nothing before the first,
+    no remark after the items.
 
     Headings of another level, in bold, in HTML, underlined, without a mark, in another case, with a number or a colon are
     replaced where the right one is missing. Rules between the sections are left out, odd spaces are spaces, and bullets `-`.
@@ -189,13 +195,27 @@ def normalised(chain: str, sections: bool = True) -> str:
     first = re.search(rf"^\s*{EXTRACTION}\s*$", chain, re.MULTILINE) if sections else None
     if first and not any(heading in chain[: first.start()] for heading in SECTIONS):
         chain = chain[first.start() :]
-    return chain.strip()
+    return _without_remark(chain.strip())
+
+
+def _without_remark(chain: str) -> str:
+    r"""A chain without the sentences that follow the list under its last heading, if they name no item.
+
+    >>> _without_remark("## Final Results\n- Aspirin\n\nI hope that this helps.")
+    '## Final Results\n- Aspirin'
+    """
+    *before, answer = _CONCLUSION.split(chain)
+    lines, items = answer.splitlines(), read_items(answer)
+    is_list = before and any(_LIST_MARKER.match(f"\n{line}") for line in lines)
+    while is_list and _REMARK.match(lines[-1]) and read_items("\n".join(lines[:-1])) == items:
+        lines.pop()
+    return chain[: len(chain) - len(answer)] + "\n".join(lines) if is_list else chain
 
 
 def split_sections(chain: str, headings: Sequence[str] = SECTIONS) -> dict[str, str] | None:
     r"""The text under each heading; None unless each appears once, on its own line, in order, with text under it.
 
-    If there are several headings, nothing may precede the first.
+    If there are several headings, nothing may precede the first, and there may be no other section.
 
     >>> split_sections("## Extraction\na\n## Reasoning\nb\n## Final Results\nc")
     {'## Extraction': 'a', '## Reasoning': 'b', '## Final Results': 'c'}
@@ -205,7 +225,8 @@ def split_sections(chain: str, headings: Sequence[str] = SECTIONS) -> dict[str, 
     """
     lines = chain.strip().splitlines()
     stripped = [line.strip() for line in lines]
-    if any(stripped.count(heading) != 1 for heading in headings):
+    others = [line for line in stripped if re.match(r"##?\s", line) and line not in headings]
+    if any(stripped.count(heading) != 1 for heading in headings) or (others and len(headings) > 1):
         return None
     places = [stripped.index(heading) for heading in headings]
     if places != sorted(places) or (places[0] == 0) != (len(headings) > 1):

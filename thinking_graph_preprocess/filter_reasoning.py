@@ -67,7 +67,7 @@ from thinking_graph_preprocess.chains import REASONS, AnswerLimits, CitedEvents,
 from thinking_graph_preprocess.evidence_rows import EvidenceFiles, EvidenceFileSettings, EvidenceRow
 from thinking_graph_preprocess.reasoning_generation import NO_URL, add_server_flags
 
-STEP, RULES = "thinking_graph_preprocess/filter_reasoning.py", 4
+STEP, RULES = "thinking_graph_preprocess/filter_reasoning.py", 5
 VERDICTS = "verified.jsonl"
 # Counts of the table before the reasons: rows of the index, those with chains, those with one to keep; chains, good ones.
 COUNTS = ("rows", "answered", "kept", "chains", "passed")
