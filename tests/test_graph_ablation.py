@@ -327,7 +327,7 @@ def test_the_ablation_from_patients_to_the_page(tmp_path: Path) -> None:
     again = bash("scripts/reproduce/graph_ablation.sh", *words)
     assert again.returncode == 0 and again.stdout.count(" 0 samples answered, ") == 6, again.stdout[-2000:]
     assert read_json(tmp_path / "root/graph_ablation/result.json") == result
-    assert "unknown" not in done.stdout + again.stdout, "each step knows what its input was made from"
+    assert "origin is unknown" not in done.stdout + again.stdout, "each step knows what its input was made from"
     other = bash("scripts/reproduce/graph_ablation.sh", "--root_dir", tmp_path / "root", "--steps", 3)
     assert other.returncode == 2 and "expected the flags that it was begun with (--patients 150 " in other.stderr
 

@@ -122,6 +122,8 @@ def test_ctrl_c_is_one_line_that_says_how_to_continue(small_root: Path, tiny_mod
         while len(server.asked) < 3 and time.monotonic() - start < 120:
             time.sleep(0.1)
         run.send_signal(signal.SIGINT)
+        assert any("a second Ctrl-C ends at once" in line for line in run.stderr)
+        run.send_signal(signal.SIGINT)
         _, errors = run.communicate(timeout=60)
     assert run.returncode == 130 and "Traceback" not in errors
     assert errors.splitlines()[-1] == "interrupted. Add --resume to the same command to continue."

@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from inference.prompt_workers import sample_prompts
 from inference.settings import InferenceSettings, ModelSettings, PromptSettings
 from pipeline.errors import UserError
 
+Workers = Callable[[], list[BaseProcess]]
+
 
 @pytest.fixture
 def samples(small_root: Path) -> list[DatasetRow]:
@@ -32,39 +35,46 @@ def samples(small_root: Path) -> list[DatasetRow]:
     return read_samples(small_root, f"{index / 'emar.csv'},{index / 'LengthOfStay_3day.csv'}", PromptSettings())[:60]
 
 
+@pytest.fixture
+def workers() -> Workers:
+    """The child processes that were not there before the test: a server of other tests can be one that was."""
+    before = {process.pid for process in multiprocessing.active_children()}
+    return lambda: [process for process in multiprocessing.active_children() if process.pid not in before]
+
+
 def prompts(samples: Sequence[DatasetRow], model: Path, num_workers: int, **prompt: Any) -> Any:
     settings = InferenceSettings(ModelSettings(str(model)), prompt=PromptSettings(max_seq_len=2250, **prompt))
     return sample_prompts(samples, load_builder(settings), settings, num_workers)
 
 
-def test_the_same_prompts_in_the_same_order(samples: list[DatasetRow], tiny_model: Path) -> None:
+def test_the_same_prompts_in_the_same_order(samples: list[DatasetRow], tiny_model: Path, workers: Workers) -> None:
     ours, theirs = (list(prompts(samples, tiny_model, number)) for number in (2, 0))
     assert len(ours) == len(samples) and ours == theirs
     assert any(prompt.truncation for prompt in ours), "some do not fit"
     builder = load_builder(InferenceSettings(ModelSettings(str(tiny_model))))
     assert all(prompt.ids == builder.ids(prompt.text) and prompt.task is not None for prompt in ours)
-    assert not multiprocessing.active_children()
+    assert not workers()
 
 
-def test_an_error_arrives_as_itself(samples: list[DatasetRow], tiny_model: Path) -> None:
+def test_an_error_arrives_as_itself(samples: list[DatasetRow], tiny_model: Path, workers: Workers) -> None:
     with pytest.raises(UserError, match="expected a column reasoning in the index"):
         list(prompts(samples, tiny_model, 1, oracle_reasoning=True))
-    assert not multiprocessing.active_children()
+    assert not workers()
 
 
-def test_closing_ends_the_processes(samples: list[DatasetRow], tiny_model: Path) -> None:
+def test_closing_ends_the_processes(samples: list[DatasetRow], tiny_model: Path, workers: Workers) -> None:
     stream = prompts(samples, tiny_model, 1)
     next(stream)
-    assert len(multiprocessing.active_children()) == 1
+    assert len(workers()) == 1
     stream.close()
-    assert not multiprocessing.active_children()
+    assert not workers()
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_is_one_line(samples: list[DatasetRow], tiny_model: Path) -> None:
+def test_a_worker_that_is_killed_is_one_line(samples: list[DatasetRow], tiny_model: Path, workers: Workers) -> None:
     stream = prompts(samples, tiny_model, 1)
     next(stream)
-    multiprocessing.active_children()[0].kill()
+    workers()[0].kill()
     with pytest.raises(UserError, match="got one killed"):
         list(stream)
 
@@ -78,6 +88,8 @@ def test_ctrl_c_leaves_no_processes(small_root: Path, tiny_model: Path, tmp_path
         start = time.monotonic()
         while len(server.asked) < 3 and time.monotonic() - start < 120:
             time.sleep(0.1)
+        os.killpg(run.pid, signal.SIGINT)
+        assert any("a second Ctrl-C ends at once" in line for line in run.stderr)
         os.killpg(run.pid, signal.SIGINT)
         _, errors = run.communicate(timeout=60)
     assert run.returncode == 130 and "Traceback" not in errors
